@@ -1,0 +1,1 @@
+"""Whether the stores agree, and the repair where they do not."""

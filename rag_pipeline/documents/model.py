@@ -1,0 +1,49 @@
+"""What the steps from bytes to chunks hand to each other. Plain data, nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class ParsedDocument:
+    """A document as Markdown, and what it says of itself; None where it says nothing."""
+
+    title: str
+    """Never empty: the front matter's or the file's own title, else the first heading, else the file's name."""
+    markdown: str
+    """The content as Markdown, without front matter; NFC, `\\n` line ends, no NUL, no lone surrogate."""
+    created_at: datetime | None = None
+    """Aware, UTC."""
+    author: str | None = None
+    language: str | None = None
+    """Two lower-case letters (ISO 639-1), given by the document or detected."""
+    category: str | None = None
+    tags: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+    """What was lost or guessed, one line each, such as an encoding."""
+
+
+@dataclass(frozen=True)
+class ChunkDraft:
+    """A chunk before it has a row."""
+
+    content: str
+    """What a reader is shown; a heading line stands in the chunk that opens its section."""
+    chunk_type: str
+    """text, code, table, list, or heading (a section that has no text of its own before its sub-sections)."""
+    position: int
+    """0, 1, 2, ... in reading order."""
+    section_title: str | None
+    hierarchy_level: int
+    """1 for text outside any section or in a top-level one, 2 in a section inside that, ..."""
+    parent: int | None
+    """Position of the chunk that opens the enclosing section: for a chunk that opens a section, the opening
+    chunk of the section around it; for any other chunk, the opening chunk of its own section."""
+    token_count: int
+    char_count: int
+    embedding_text: str
+    """What is embedded: the content, with its section's title before it where the content lacks it."""
+    content_hash: str
+    """SHA-256 in hex of `chunk_type`, a NUL, and `embedding_text`: chunks with equal hashes share vectors."""

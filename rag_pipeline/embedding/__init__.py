@@ -1,0 +1,1 @@
+"""The embedders, and the cache before them."""

@@ -1,0 +1,1 @@
+"""What the project knows about languages: words, sentences, detection. Japanese first."""

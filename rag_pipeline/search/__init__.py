@@ -1,0 +1,1 @@
+"""Queries over what the write path made."""

@@ -1,0 +1,97 @@
+"""Every setting, typed, from `RAG_*` variables.
+
+Nothing else in the library reads the environment. A wrong value is a `ConfigError` that names the variable.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from rag_pipeline.errors import ConfigError
+from rag_pipeline.months import Month
+
+VectorKind = Literal["dense", "sparse", "multi"]
+VECTOR_KINDS: tuple[VectorKind, ...] = ("dense", "sparse", "multi")
+
+
+class Settings(BaseSettings):
+    """What can be set, with its default; the variable's name is the field's with `RAG_` before it."""
+
+    model_config = SettingsConfigDict(env_prefix="RAG_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    home: Path = Field(Path(".rag"), description="Where the embedded stack and Dagster keep their data.")
+    sources: Path = Field(Path("sources.yaml"), description="The file that lists the sources.")
+
+    postgres_url: SecretStr | None = Field(None, description="A PostgreSQL server; unset: the embedded one.")
+    milvus_uri: SecretStr | None = Field(None, description="A Milvus server; unset: the embedded one.")
+    redis_url: SecretStr | None = Field(None, description="A Redis server; unset: the embedded one.")
+    milvus_prefix: str = Field(
+        "",
+        pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,63})?$",
+        description="Put before every collection's name, where several deployments share one Milvus.",
+    )
+
+    embedder: str = Field("local", description="local, bge-m3, or package.module:factory.")
+    vectors: Annotated[tuple[VectorKind, ...], NoDecode] = Field(
+        VECTOR_KINDS, description="The kinds of vectors that are built, separated by commas."
+    )
+    batch_size: int = Field(64, ge=1, le=4096, description="Chunks embedded and written together.")
+    bge_m3_model: str = Field("BAAI/bge-m3", description="The name or folder of the BGE-M3 model.")
+    embedding_cache_days: int = Field(30, ge=1, description="How long an unused embedding stays cached.")
+
+    chunk_tokens: int = Field(400, ge=16, le=8192, description="The tokens that a chunk aims at.")
+    max_document_bytes: int = Field(
+        32 * 1024 * 1024, ge=1, description="Larger documents are set aside, not read."
+    )
+    parse_workers: int = Field(4, ge=1, le=64, description="Documents fetched and parsed side by side.")
+    first_month: Annotated[Month, NoDecode] = Field(
+        Month(2000, 1), description="The first month; documents dated earlier are put there."
+    )
+    max_deleted_share: float = Field(
+        0.5, gt=0, le=1, description="The share of a source's documents that one scan may find gone."
+    )
+
+    @field_validator("vectors", mode="before")
+    @classmethod
+    def _split_vectors(cls, value: object) -> object:
+        if isinstance(value, str):
+            kinds = [kind.strip() for kind in value.split(",") if kind.strip()]
+            unknown = sorted(set(kinds) - set(VECTOR_KINDS))
+            if unknown or not kinds:
+                raise ValueError(f"takes one or more of {', '.join(VECTOR_KINDS)}, separated by commas")
+            return tuple(kind for kind in VECTOR_KINDS if kind in kinds)
+        return value
+
+    @field_validator("first_month", mode="before")
+    @classmethod
+    def _parse_month(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return Month.parse(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @cached_property
+    def home_path(self) -> Path:
+        """`home` as an absolute path."""
+        return self.home.expanduser().absolute()
+
+
+def load_settings(**overrides: object) -> Settings:
+    """The settings of this process's environment.
+
+    Raises `ConfigError` with one line that names the first wrong variable.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "RAG_" + "_".join(str(part) for part in first["loc"][:1]).upper()
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{name}: {message}") from None
