@@ -1,0 +1,67 @@
+"""One manager that opens and closes all three clients, each at its first use."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from rag_pipeline.stores.milvus.connection import Milvus
+from rag_pipeline.stores.postgres.database import Database
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import redis
+
+    from rag_pipeline.stack import Endpoints
+
+_REDIS_CONNECTIONS = 20
+_REDIS_TIMEOUT_SECONDS = 5
+
+
+class StoreConnections:
+    """PostgreSQL (a pool of 5 to 20, commands end after 60 s), Milvus (10 calls at a time), Redis (at most 20).
+
+    A context manager: whatever was opened is closed at its end.
+    """
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+
+    @cached_property
+    def database(self) -> Database:
+        return Database(self._endpoints.postgres_url)
+
+    @cached_property
+    def milvus(self) -> Milvus:
+        return Milvus(self._endpoints.milvus_uri)
+
+    @cached_property
+    def redis(self) -> redis.Redis:
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        # A cache that does not answer is left out, not waited for: one try, a short timeout.
+        return redis.Redis.from_url(
+            self._endpoints.redis_url,
+            max_connections=_REDIS_CONNECTIONS,
+            socket_timeout=_REDIS_TIMEOUT_SECONDS,
+            socket_connect_timeout=1,
+            retry=Retry(NoBackoff(), 0),
+        )
+
+    def close(self) -> None:
+        """Close whatever was opened; the next use opens it anew."""
+        for name in ("database", "milvus", "redis"):
+            client = self.__dict__.pop(name, None)
+            if client is not None:
+                client.close()
+
+    def __enter__(self) -> StoreConnections:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""Milvus: the connection, the three collections' schemas and generations, and their rows."""

@@ -1,0 +1,275 @@
+"""The three collections: their schemas and indexes, and their generations.
+
+A generation is a physical collection that holds one embedder's vectors; `dense_collection`, `sparse_collection` and
+`multi_collection` are aliases that point at the running one. Each month is a partition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rag_pipeline.errors import DimensionMismatchError, RagError
+from rag_pipeline.months import Month
+from rag_pipeline.settings import VECTOR_KINDS, VectorKind
+from rag_pipeline.stores.milvus.connection import TIMEOUT_SECONDS
+
+if TYPE_CHECKING:
+    from pymilvus import CollectionSchema
+    from pymilvus.milvus_client.index import IndexParams
+
+    from rag_pipeline.stores.milvus.connection import Milvus
+
+MAX_PARTITIONS = 1024
+"""Of a real server, its default partition included. Lite does not enforce it."""
+SEARCH_EF = 128
+MAX_HITS = 100
+
+_DESCRIPTIONS: dict[str, str] = {
+    "dense": "Dense vectors for semantic search",
+    "sparse": "Sparse vectors for keyword search",
+    "multi": "Multi-vectors for fine-grained search",
+}
+_INDEXES: dict[str, dict[str, Any]] = {
+    "dense": {"index_type": "HNSW", "metric_type": "IP", "params": {"M": 16, "efConstruction": 256}},
+    "sparse": {
+        "index_type": "SPARSE_INVERTED_INDEX",
+        "metric_type": "IP",
+        "params": {"drop_ratio_build": 0.2},
+    },
+    # Read by key, not searched: the candidates' vectors are fetched and compared.
+    "multi": {"index_type": "FLAT", "metric_type": "IP", "params": {}},
+}
+
+
+def vector_field(kind: str) -> str:
+    """The name of a collection's vector field."""
+    return "vectors" if kind == "multi" else "vector"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The physical collection of one kind for one embedder."""
+
+    kind: VectorKind
+    embedder: str
+    dimension: int
+    """Of dense vectors, or of each row of the multi-vectors; 0 for sparse."""
+    prefix: str
+
+    @property
+    def alias(self) -> str:
+        """The name that searches use."""
+        return f"{self.prefix}{self.kind}_collection"
+
+    @property
+    def name(self) -> str:
+        """The physical collection's name: holds a digest of the embedder's fingerprint."""
+        digest = hashlib.sha256(self.embedder.encode()).hexdigest()[:12]
+        return f"{self.prefix}{self.kind}_{digest}"
+
+
+def generations(
+    prefix: str,
+    embedder: str,
+    dimension: int,
+    multi_dimension: int,
+    kinds: tuple[VectorKind, ...] = VECTOR_KINDS,
+) -> dict[VectorKind, Generation]:
+    """The generation of each kind for an embedder."""
+    dimensions = {"dense": dimension, "sparse": 0, "multi": multi_dimension}
+    return {kind: Generation(kind, embedder, dimensions[kind], prefix) for kind in kinds}
+
+
+class Collections:
+    """Creates, checks and counts the collections of one embedder."""
+
+    def __init__(self, milvus: Milvus, generations: dict[VectorKind, Generation]) -> None:
+        self.milvus = milvus
+        self.generations = generations
+        self._ready: set[str] = set()
+        self._partitions: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+
+    def ensure(self, month: Month | None = None) -> None:
+        """Create and load what is missing: collections, indexes, aliases, and this month's partitions.
+
+        Raises `DimensionMismatchError` or a `RagError` where an alias leads to another embedder's vectors: mixing
+        models in one collection would make every search wrong.
+        """
+        with self._lock:
+            for generation in self.generations.values():
+                if generation.name not in self._ready:
+                    self._ensure_collection(generation)
+                    self._ready.add(generation.name)
+                if month is not None:
+                    self._ensure_partition(generation, month)
+
+    def check(self) -> None:
+        """Raise where an alias leads to vectors of another embedder, before anything is written."""
+        with self.milvus.client() as client:
+            for generation in self.generations.values():
+                current = self._target(client, generation.alias)
+                if current is not None:
+                    self._check_same(client, generation, current)
+
+    def stored(self, kind: VectorKind, month: Month) -> int:
+        """How many rows a month's partition holds."""
+        name, partition = self.generations[kind].name, month.milvus_partition
+        lite = self.milvus.is_lite
+        with self.milvus.client() as client:
+            if not client.has_collection(name, timeout=TIMEOUT_SECONDS) or not client.has_partition(
+                name, partition, timeout=TIMEOUT_SECONDS
+            ):
+                return 0
+            if lite:
+                # Lite's count(*) ignores the partition; its statistics are exact, a real server's are not.
+                stats = client.get_partition_stats(name, partition, timeout=TIMEOUT_SECONDS)
+                return int(stats["row_count"])
+            rows = client.query(
+                name,
+                filter="",
+                output_fields=["count(*)"],
+                partition_names=[partition],
+                timeout=TIMEOUT_SECONDS,
+            )
+            return int(rows[0]["count(*)"])
+
+    def searchable(self, kind: VectorKind, month: Month) -> int:
+        """How many of a month's rows queries find, by the alias that searches use and the rows' own dates."""
+        bounds = (
+            f"created_timestamp >= {int(month.start.timestamp())} "
+            f"and created_timestamp < {int(month.end.timestamp())}"
+        )
+        with self.milvus.client() as client:
+            if self._target(client, self.generations[kind].alias) is None:
+                return 0
+            rows = client.query(
+                self.generations[kind].alias,
+                filter=bounds,
+                output_fields=["count(*)"],
+                consistency_level="Strong",
+                timeout=TIMEOUT_SECONDS,
+            )
+        return int(rows[0]["count(*)"])
+
+    def settle(self, kinds: tuple[VectorKind, ...] | None = None, wait_seconds: float = 60) -> None:
+        """After an ingest: have what was written indexed, so that searches are quick.
+
+        Lite searches unflushed rows by brute force, so it is told to flush, once. A real server seals and indexes
+        by itself, serves growing segments meanwhile, and limits how often it may be told.
+        """
+        if not self.milvus.is_lite:
+            return
+        for kind in kinds or tuple(self.generations):
+            name = self.generations[kind].name
+            with self.milvus.client() as client:
+                client.flush(name, timeout=max(TIMEOUT_SECONDS, wait_seconds))
+                deadline = time.monotonic() + wait_seconds
+                while time.monotonic() < deadline:
+                    index = client.describe_index(name, vector_field(kind), timeout=TIMEOUT_SECONDS)
+                    if not index or not index.get("pending_index_rows"):
+                        break
+                    time.sleep(0.1)
+
+    def _ensure_collection(self, generation: Generation) -> None:
+        with self.milvus.client() as client:
+            current = self._target(client, generation.alias)
+            if current is not None:
+                self._check_same(client, generation, current)
+            if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
+                client.create_collection(
+                    generation.name,
+                    schema=_schema(generation),
+                    index_params=_index(generation.kind),
+                    num_shards=2,
+                    consistency_level="Strong",
+                    timeout=TIMEOUT_SECONDS,
+                )
+            # After a restart Lite has indexed collections that are not loaded; loading twice is harmless.
+            client.load_collection(generation.name, timeout=TIMEOUT_SECONDS)
+            if current is None:
+                client.create_alias(generation.name, generation.alias, timeout=TIMEOUT_SECONDS)
+
+    def _ensure_partition(self, generation: Generation, month: Month) -> None:
+        key = (generation.name, month.milvus_partition)
+        if key in self._partitions:
+            return
+        with self.milvus.client() as client:
+            existing = client.list_partitions(generation.name, timeout=TIMEOUT_SECONDS)
+            if month.milvus_partition not in existing:
+                if len(existing) >= MAX_PARTITIONS:
+                    raise RagError(
+                        f"{generation.alias}: {MAX_PARTITIONS} partitions are the most a Milvus collection can have; "
+                        f"raise RAG_FIRST_MONTH so that {month} and later months fit"
+                    )
+                client.create_partition(generation.name, month.milvus_partition, timeout=TIMEOUT_SECONDS)
+        self._partitions.add(key)
+
+    @staticmethod
+    def _target(client: Any, alias: str) -> str | None:
+        """The collection that an alias leads to; None where there is no such alias."""
+        from pymilvus.exceptions import MilvusException
+
+        try:
+            return client.describe_alias(alias, timeout=TIMEOUT_SECONDS)["collection_name"]
+        except MilvusException as error:
+            if "not found" in str(error) or "not exist" in str(error) or "alias not found" in str(error):
+                return None
+            raise
+
+    @staticmethod
+    def _check_same(client: Any, generation: Generation, current: str) -> None:
+        found = _dimension(client.describe_collection(current, timeout=TIMEOUT_SECONDS), generation.kind)
+        mend = f"{generation.alias} holds another embedder's vectors; set RAG_EMBEDDER back to that one"
+        if generation.dimension and found != generation.dimension:
+            raise DimensionMismatchError(found, generation.dimension, mend)
+        if current != generation.name:
+            raise RagError(
+                f"{generation.alias} leads to {current}, not to {generation.name} of {generation.embedder}: {mend}, "
+                "or give this index a RAG_MILVUS_PREFIX and a database of its own"
+            )
+
+
+def _dimension(description: dict[str, Any], kind: VectorKind) -> int:
+    for field in description["fields"]:
+        if field["name"] == vector_field(kind):
+            return int(field["params"].get("dim", 0))
+    return 0
+
+
+def _schema(generation: Generation) -> CollectionSchema:
+    from pymilvus import DataType, MilvusClient
+
+    kind = generation.kind
+    schema = MilvusClient.create_schema(
+        auto_id=False, enable_dynamic_field=kind == "dense", description=_DESCRIPTIONS[kind]
+    )
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=255)
+    if kind == "sparse":
+        schema.add_field("vector", DataType.SPARSE_FLOAT_VECTOR)
+    else:
+        schema.add_field(vector_field(kind), DataType.FLOAT_VECTOR, dim=generation.dimension)
+    if kind == "multi":
+        schema.add_field("token_count", DataType.INT32)
+        schema.add_field("token_positions", DataType.JSON)
+    schema.add_field("document_id", DataType.VARCHAR, max_length=255)
+    schema.add_field("source_type", DataType.VARCHAR, max_length=50)
+    if kind != "multi":
+        schema.add_field("language", DataType.VARCHAR, max_length=2)
+    schema.add_field("chunk_position", DataType.INT32)
+    if kind == "sparse":
+        schema.add_field("vocabulary_size", DataType.INT32)
+    schema.add_field("created_timestamp", DataType.INT64)
+    return schema
+
+
+def _index(kind: VectorKind) -> IndexParams:
+    from pymilvus import MilvusClient
+
+    params = MilvusClient.prepare_index_params()
+    params.add_index(vector_field(kind), index_name=vector_field(kind), **_INDEXES[kind])
+    return params

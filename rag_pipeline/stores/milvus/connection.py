@@ -1,0 +1,115 @@
+"""The connection to Milvus, real or Lite, and the translation of its failures into one line."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pymilvus import MilvusClient
+
+TIMEOUT_SECONDS = 30
+_CONNECT_TIMEOUT_SECONDS = 10
+_POOL = 10
+
+
+class Milvus:
+    """One connection, at most ten calls at a time (gRPC multiplexes them; more would only queue at the server).
+
+    Opened at the first use: pymilvus takes long to import. Its `repr` and its errors never hold the password.
+    """
+
+    def __init__(self, uri: str) -> None:
+        parts = urlsplit(uri)
+        if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
+            raise StoreUnavailableError(
+                "RAG_MILVUS_URI is not the address of a server: write it as http://host:19530"
+            )
+        self.where = f"{parts.hostname}:{parts.port or 19530}"
+        scheme = "https" if parts.scheme == "https" else "http"
+        self._arguments: dict[str, Any] = {"uri": f"{scheme}://{self.where}"}
+        if parts.username:
+            self._arguments["user"] = unquote(parts.username)
+            self._arguments["password"] = unquote(parts.password or "")
+        if parts.path.strip("/"):
+            self._arguments["db_name"] = parts.path.strip("/")
+        self._client: MilvusClient | None = None
+        self._version = ""
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(_POOL)
+
+    def __repr__(self) -> str:
+        return f"Milvus({self.where})"
+
+    @contextmanager
+    def client(self) -> Iterator[MilvusClient]:
+        """The client, for one call or a few.
+
+        Raises `StoreUnavailableError` where the server cannot be reached or refuses us, and a `RagError` with the
+        server's own words where it refuses the request.
+        """
+        import grpc
+        from pymilvus.exceptions import MilvusException
+
+        with self._slots:
+            try:
+                yield self._connected()
+            except MilvusException as error:
+                raise self._translate(error) from None
+            except grpc.RpcError as error:
+                raise StoreUnavailableError(self._down(one_line(error))) from None
+
+    @property
+    def is_lite(self) -> bool:
+        """Milvus Lite answers some calls differently; where it does, callers branch on this."""
+        with self.client():
+            return self._version.startswith("milvus_lite")
+
+    def close(self) -> None:
+        """Close the connection; the next use opens it anew."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def _connected(self) -> MilvusClient:
+        with self._lock:
+            if self._client is None:
+                # pymilvus logs each error with a traceback and then raises it; it is told once, by us.
+                logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+                from pymilvus import MilvusClient
+
+                client = MilvusClient(**self._arguments, timeout=_CONNECT_TIMEOUT_SECONDS)
+                self._version = client.get_server_version(timeout=_CONNECT_TIMEOUT_SECONDS)
+                self._client = client
+            return self._client
+
+    def _translate(self, error: Any) -> RagError:
+        text = one_line(getattr(error, "message", None) or error)
+        lowered = text.lower()
+        if (
+            "fail connecting" in lowered
+            or "unavailable" in lowered
+            or ("connect" in lowered and "fail" in lowered)
+        ):
+            return StoreUnavailableError(self._down("does not answer"))
+        if "auth" in lowered or "permission" in lowered or "password" in lowered:
+            return StoreUnavailableError(f"Milvus at {self.where} refuses us: {text}; correct RAG_MILVUS_URI")
+        if "deadline" in lowered or "timeout" in lowered or "timed out" in lowered:
+            return StoreUnavailableError(self._down(f"did not answer within {TIMEOUT_SECONDS} s"))
+        if "no space" in lowered or ("disk" in lowered and "full" in lowered):
+            return StoreUnavailableError(f"Milvus at {self.where}: {text}; make room there and run again")
+        return RagError(f"Milvus at {self.where}: {text}")
+
+    def _down(self, reason: str) -> str:
+        return (
+            f"Milvus at {self.where} {reason}; start it (the embedded one: `rag-pipeline up`) and run again, "
+            "nothing was lost"
+        )

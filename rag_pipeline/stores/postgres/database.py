@@ -1,0 +1,116 @@
+"""The connection pool to PostgreSQL, and the translation of its failures into one line."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from rag_pipeline.errors import StoreUnavailableError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND_TIMEOUT_SECONDS = 60
+_POOL_MIN, _POOL_MAX = 5, 20
+_CONNECT_TIMEOUT_SECONDS = 10
+
+Row = tuple[Any, ...]
+Connection = psycopg.Connection[Row]
+
+
+class Database:
+    """A pool of 5 to 20 connections with a 60 s command timeout; sessions are in UTC.
+
+    Opened at the first use, closed by `close`. Its `repr` and its errors never hold the password.
+    """
+
+    def __init__(self, url: str, min_size: int = _POOL_MIN, max_size: int = _POOL_MAX) -> None:
+        self._url = url
+        self._sizes = (min_size, max_size)
+        self._pool: ConnectionPool[Connection] | None = None
+
+    def __repr__(self) -> str:
+        return f"Database({self.where})"
+
+    @property
+    def where(self) -> str:
+        """Host, port and database, for messages."""
+        try:
+            info = psycopg.conninfo.conninfo_to_dict(self._url)
+        except psycopg.ProgrammingError:
+            return "RAG_POSTGRES_URL (not a PostgreSQL URL)"
+        return f"{info.get('host', 'localhost')}:{info.get('port', 5432)}/{info.get('dbname', '')}"
+
+    @property
+    def _session(self) -> dict[str, Any]:
+        return {
+            "options": f"-c statement_timeout={COMMAND_TIMEOUT_SECONDS * 1000} -c timezone=UTC",
+            "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+            "application_name": "rag-pipeline",
+        }
+
+    def connect(self) -> Connection:
+        """A connection of its own, outside the pool: for locks that live as long as a session."""
+        with self._translated():
+            return psycopg.connect(self._url, **self._session)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection from the pool, one transaction: committed at the end, rolled back on an error.
+
+        Raises `StoreUnavailableError` where the server cannot be reached, refuses us, or goes away meanwhile.
+        """
+        with self._translated():
+            if self._pool is None:
+                # The first connection is made by hand, so that a wrong password is told at once and by its
+                # name; the pool would try again until its timeout and then say only that.
+                psycopg.connect(self._url, **self._session).close()
+                low, high = self._sizes
+                self._pool = ConnectionPool(
+                    self._url,
+                    min_size=low,
+                    max_size=high,
+                    kwargs=self._session,
+                    timeout=30,
+                    check=ConnectionPool.check_connection,
+                    open=True,
+                )
+            with self._pool.connection() as connection:
+                yield connection
+
+    def close(self) -> None:
+        """Give all connections back; the next use opens the pool anew."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
+            if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
+                raise
+            if isinstance(error, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
+                raise
+            raise StoreUnavailableError(f"PostgreSQL at {self.where}: {self._reason(error)}") from None
+        except psycopg.ProgrammingError as error:
+            if error.sqlstate is None and "conninfo" in str(error):
+                raise StoreUnavailableError(f"{self.where}: correct it") from None
+            raise
+
+    @staticmethod
+    def _reason(error: Exception) -> str:
+        text = one_line(error)
+        if "password authentication failed" in text or "no password supplied" in text:
+            return "the user or password is wrong; correct RAG_POSTGRES_URL"
+        if isinstance(error, psycopg.errors.DiskFull | psycopg.errors.OutOfMemory):
+            return f"{text}; make room there and run again, nothing was lost"
+        if "does not exist" in text and "database" in text:
+            return f"{text.rsplit('FATAL:', 1)[-1].strip()}; create it or correct RAG_POSTGRES_URL"
+        if "refused" in text:
+            return "does not answer; start it (the embedded one: `rag-pipeline up`) and run again"
+        return f"{text}; run again when it is back, nothing was lost"

@@ -1,0 +1,45 @@
+"""`vector_deletions`: the outbox of chunks whose vectors have to leave Milvus. A trigger on the chunks fills it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rag_pipeline.stores.postgres.database import Connection
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """A chunk that is gone from PostgreSQL."""
+
+    id: int
+    chunk_id: UUID
+    multi_vector_count: int
+
+
+def next_batch(connection: Connection, limit: int) -> list[Deletion]:
+    """The oldest deletions, locked for this transaction; those another consumer is at work on are left out."""
+    rows = connection.execute(
+        """
+        SELECT id, chunk_id, multi_vector_count FROM vector_deletions
+        ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+        """,
+        (limit,),
+    ).fetchall()
+    return [Deletion(*row) for row in rows]
+
+
+def confirm(connection: Connection, deletions: Sequence[Deletion]) -> None:
+    """Milvus has confirmed these: they leave the outbox."""
+    connection.execute("DELETE FROM vector_deletions WHERE id = ANY(%s)", ([d.id for d in deletions],))
+
+
+def backlog(connection: Connection) -> int:
+    """How many deletions have not arrived in Milvus."""
+    row = connection.execute("SELECT count(*) FROM vector_deletions").fetchone()
+    assert row is not None
+    return row[0]

@@ -1,0 +1,207 @@
+"""`documents`: one row an item that could be read, its content as Markdown and how far its chunks and vectors are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from rag_pipeline.months import Month
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from rag_pipeline.stores.postgres.database import Connection
+
+
+@dataclass(frozen=True)
+class DocumentRow:
+    """A document as a parser made it, ready to be stored."""
+
+    id: UUID
+    created_at: datetime
+    title: str
+    content: str
+    source_type: str
+    source_id: str
+    source_url: str | None
+    author: str | None
+    language: str
+    category: str | None
+    tags: list[str]
+
+
+@dataclass(frozen=True)
+class DocumentText:
+    """What the chunker needs of a document."""
+
+    id: UUID
+    created_at: datetime
+    source: str
+    """Its source_id, for messages."""
+    title: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Chunked:
+    """A document whose chunks are stored, and the counts that go with them."""
+
+    id: UUID
+    created_at: datetime
+    words: str
+    """The document's words, separated by spaces, for the full-text index."""
+    word_count: int
+    chunk_count: int
+
+
+_COLUMNS = (
+    "id, created_at, title, content, source_type, source_id, source_url, author, language, category, tags"
+)
+
+
+def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
+    """Store documents; their chunks are to be made (`processing`), the old version stays searchable till then."""
+    connection.execute(
+        """
+        CREATE TEMPORARY TABLE IF NOT EXISTS parsed (
+            id UUID, created_at TIMESTAMPTZ, title TEXT, content TEXT, source_type TEXT, source_id TEXT,
+            source_url TEXT, author TEXT, language TEXT, category TEXT, tags TEXT[]
+        ) ON COMMIT DELETE ROWS
+        """
+    )
+    with connection.cursor().copy("COPY parsed FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(
+                (
+                    row.id,
+                    row.created_at,
+                    row.title,
+                    row.content,
+                    row.source_type,
+                    row.source_id,
+                    row.source_url,
+                    row.author,
+                    row.language,
+                    row.category,
+                    row.tags,
+                )
+            )
+    connection.execute(
+        f"""
+        INSERT INTO documents AS d ({_COLUMNS}, char_count, processing_status)
+        SELECT {_COLUMNS}, length(content), 'processing' FROM parsed
+        -- An item that vanished since it was read has no key any more and needs no document.
+        WHERE EXISTS (SELECT FROM source_items i WHERE i.document_id = parsed.id)
+        ON CONFLICT (id, created_at) DO UPDATE SET
+            title = excluded.title, content = excluded.content, source_url = excluded.source_url,
+            author = excluded.author, language = excluded.language, category = excluded.category,
+            tags = excluded.tags, char_count = excluded.char_count, processing_status = 'processing',
+            indexing_status = 'pending', error_message = NULL, updated_at = now()
+        """  # noqa: S608
+    )
+    connection.execute("DELETE FROM parsed")
+
+
+def set_aside(connection: Connection, failures: Sequence[tuple[UUID, datetime, str]]) -> None:
+    """New bytes of these documents cannot be read: (id, created_at, reason). Their old version stays as it is."""
+    connection.cursor().executemany(
+        """
+        UPDATE documents SET processing_status = 'failed', error_message = %s, updated_at = now()
+        WHERE id = %s AND created_at = %s
+        """,
+        [(reason, document_id, created_at) for document_id, created_at, reason in failures],
+    )
+
+
+def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]]) -> None:
+    """These were set aside and are as they were before: their stored version is the current one again."""
+    connection.cursor().executemany(
+        """
+        UPDATE documents SET processing_status = 'completed', error_message = NULL, updated_at = now()
+        WHERE id = %s AND created_at = %s AND processing_status = 'failed'
+        """,
+        documents,
+    )
+
+
+def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -> list[DocumentText]:
+    """The next documents of a month whose chunks are to be made: at most `limit`, about `max_chars` in all."""
+    rows = connection.execute(
+        """
+        SELECT id, created_at, source_id, title, content FROM (
+            SELECT *, sum(char_count) OVER (ORDER BY id) - char_count AS before
+            FROM (
+                SELECT id, created_at, source_id, title, content, char_count FROM documents
+                WHERE processing_status IN ('pending', 'processing') AND created_at >= %(start)s AND created_at < %(end)s
+                ORDER BY id LIMIT %(limit)s
+            ) next
+        ) counted WHERE before < %(chars)s ORDER BY id
+        """,
+        {"start": month.start, "end": month.end, "limit": limit, "chars": max_chars},
+    ).fetchall()
+    return [DocumentText(*row) for row in rows]
+
+
+def mark_chunked(connection: Connection, documents: Sequence[Chunked]) -> None:
+    """The chunks of these documents are stored: their processing is completed, their vectors are to be made."""
+    connection.cursor().executemany(
+        """
+        UPDATE documents SET processing_status = 'completed', indexing_status = 'indexing', error_message = NULL,
+            content_words = to_tsvector('japanese', %s), word_count = %s, chunk_count = %s, updated_at = now()
+        WHERE id = %s AND created_at = %s
+        """,
+        [(d.words, d.word_count, d.chunk_count, d.id, d.created_at) for d in documents],
+    )
+
+
+def retry_failed(connection: Connection) -> int:
+    """Make the chunks that could not be embedded pending again, and their documents; how many documents."""
+    connection.execute(
+        """
+        UPDATE document_chunks SET embedding_status = 'pending', embedding_error = NULL, updated_at = now()
+        WHERE embedding_status = 'failed' AND NOT retired
+        """
+    )
+    return connection.execute(
+        """
+        UPDATE documents SET indexing_status = 'indexing', error_message = NULL, updated_at = now()
+        WHERE indexing_status = 'failed'
+        """
+    ).rowcount
+
+
+def months_with_work(connection: Connection) -> list[Month]:
+    """The months whose items, documents or chunks are not yet as they should be, oldest first."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM') FROM (
+            SELECT document_created_at AS moment FROM source_items WHERE state IN ('pending', 'gone')
+            UNION ALL
+            SELECT created_at FROM documents WHERE processing_status IN ('pending', 'processing')
+                OR indexing_status IN ('pending', 'indexing')
+        ) work ORDER BY 1
+        """
+    ).fetchall()
+    return [Month.parse(month) for (month,) in rows]
+
+
+def work_digest(connection: Connection, month: Month) -> str:
+    """Changes whenever a month's pending work does: keys a run so that the same work is not asked for twice."""
+    row = connection.execute(
+        """
+        SELECT md5(concat(
+            (SELECT string_agg(concat_ws('/', source_type, source_id, state, seen_fingerprint, seen_recipe), '|'
+                               ORDER BY source_type, source_id)
+             FROM source_items WHERE state IN ('pending', 'gone')
+                AND document_created_at >= %(start)s AND document_created_at < %(end)s),
+            (SELECT string_agg(concat_ws('/', id, processing_status, indexing_status, updated_at), '|' ORDER BY id)
+             FROM documents WHERE created_at >= %(start)s AND created_at < %(end)s
+                AND (processing_status IN ('pending', 'processing') OR indexing_status IN ('pending', 'indexing')))
+        ))
+        """,
+        {"start": month.start, "end": month.end},
+    ).fetchone()
+    assert row is not None
+    return row[0]

@@ -1,0 +1,9 @@
+"""What Alembic runs: our revisions on the connection that `schema.migrate` hands over."""
+
+from alembic import context
+
+from rag_pipeline.stores.postgres.schema import VERSION_TABLE
+
+context.configure(connection=context.config.attributes["connection"], version_table=VERSION_TABLE)
+with context.begin_transaction():
+    context.run_migrations()

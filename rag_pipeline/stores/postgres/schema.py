@@ -1,0 +1,94 @@
+"""The schema's version, and the way to it. Monthly partitions are made here too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rag_pipeline.errors import RagError
+from rag_pipeline.months import Month
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rag_pipeline.stores.postgres.database import Database
+
+HEAD = "0001"
+"""The newest revision in `migrations/versions`; a test holds it to that."""
+VERSION_TABLE = "rag_schema_version"
+"""Not Alembic's default, which Dagster uses where both live in one database."""
+
+_OLDEST_SERVER = 150000
+
+
+def migrate(database: Database) -> bool:
+    """Bring the database to `HEAD`; True where there was something to do.
+
+    Cheap where there was not: Alembic is only imported for real work. Several processes may call this at once.
+    """
+    if _version(database) == HEAD:
+        return False
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.pool import NullPool
+
+    with database.connection() as connection:
+        server = connection.info.server_version
+        if server < _OLDEST_SERVER:
+            raise RagError(f"PostgreSQL {server // 10000} is too old: 15 or newer is needed")
+    config = Config()
+    config.set_main_option("script_location", "rag_pipeline.stores.postgres:migrations")
+    engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    engine.dispose()
+    return True
+
+
+def _version(database: Database) -> str | None:
+    with database.connection() as connection:
+        row = connection.execute("SELECT to_regclass(%s)", (VERSION_TABLE,)).fetchone()
+        if row is None or row[0] is None:
+            return None
+        found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
+    version = found[0] if found else None
+    if version is not None and version > HEAD:
+        raise RagError(
+            f"the database's schema is at revision {version}, this program knows {HEAD}: "
+            "install the newer rag-pipeline that migrated it"
+        )
+    return version
+
+
+def ensure_months(database: Database, months: Iterable[Month]) -> list[Month]:
+    """Create the partitions of these months that are missing; the months that were."""
+    wanted = sorted(set(months))
+    with database.connection() as connection:
+        missing = [
+            month
+            for (month,) in connection.execute(
+                """
+                SELECT wanted.month FROM unnest(%s::text[]) AS wanted(month)
+                WHERE to_regclass('documents_' || replace(wanted.month, '-', '_')) IS NULL
+                   OR to_regclass('document_chunks_' || replace(wanted.month, '-', '_')) IS NULL
+                ORDER BY 1
+                """,
+                ([str(month) for month in wanted],),
+            ).fetchall()
+        ]
+        for month in missing:
+            connection.execute("SELECT create_monthly_partition(%s)", (Month.parse(month).start.date(),))
+    return [Month.parse(month) for month in missing]
+
+
+def existing_months(database: Database) -> list[Month]:
+    """The months that have a partition, in order."""
+    with database.connection() as connection:
+        names = connection.execute(
+            "SELECT c.relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid "
+            "WHERE inhparent = 'documents'::regclass ORDER BY 1"
+        ).fetchall()
+    return [Month.parse(name.removeprefix("documents_").replace("_", "-")) for (name,) in names]

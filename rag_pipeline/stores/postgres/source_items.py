@@ -1,0 +1,236 @@
+"""`source_items`: what each source holds. Scans write it; the write path works off it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from rag_pipeline.months import Month
+    from rag_pipeline.sources.model import Item
+    from rag_pipeline.stores.postgres.database import Connection
+
+
+@dataclass(frozen=True)
+class PendingItem:
+    """An item whose document is to be made or made anew."""
+
+    source_type: str
+    source_id: str
+    source: str
+    """The source's name."""
+    name: str
+    locator: str
+    url: str | None
+    document_id: UUID
+    created_at: datetime
+    fingerprint: str
+    recipe: str
+    content_hash: str | None
+    """Of the bytes that were last ingested by the same recipe."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a pending item: ingested, or failed with an error."""
+
+    item: PendingItem
+    content_hash: str | None = None
+    error: str | None = None
+
+
+def unknown(connection: Connection, source_type: str, source_ids: Sequence[str]) -> set[str]:
+    """Which of these ids no scan has seen before (or has seen vanish)."""
+    rows = connection.execute(
+        """
+        SELECT seen.id FROM unnest(%s::text[]) AS seen(id)
+        WHERE NOT EXISTS (SELECT FROM source_items i WHERE i.source_type = %s AND i.source_id = seen.id)
+        """,
+        (list(source_ids), source_type),
+    ).fetchall()
+    return {source_id for (source_id,) in rows}
+
+
+def merge(
+    connection: Connection,
+    source_type: str,
+    source: UUID,
+    number: int,
+    recipe: str,
+    items: Sequence[tuple[Item, datetime]],
+) -> tuple[int, int]:
+    """Store what a slice of a pass saw; (new, changed).
+
+    `items` come with the time that decides a new document's month; a known document keeps its own for ever.
+    An item is pending when its fingerprint or its recipe is not the ingested one. A failed one stays so until
+    either changes.
+    """
+    connection.execute(
+        """
+        CREATE TEMPORARY TABLE IF NOT EXISTS scanned (
+            source_id TEXT, name TEXT, locator TEXT, url TEXT, fingerprint TEXT, created_at TIMESTAMPTZ
+        ) ON COMMIT DELETE ROWS
+        """
+    )
+    with connection.cursor().copy("COPY scanned FROM STDIN") as copy:
+        for item, created_at in items:
+            copy.write_row((item.source_id, item.name, item.locator, item.url, item.fingerprint, created_at))
+    row = connection.execute(
+        """
+        WITH before AS (
+            SELECT i.source_id, i.state FROM source_items i JOIN scanned USING (source_id)
+            WHERE i.source_type = %(type)s
+        ), merged AS (
+            INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
+                seen_fingerprint, seen_recipe, seen_pass)
+            SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s
+            FROM scanned
+            ON CONFLICT (source_type, source_id) DO UPDATE SET
+                source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
+                seen_pass = excluded.seen_pass, last_seen_at = now(),
+                state = CASE
+                    WHEN i.state = 'failed' AND (i.seen_fingerprint, i.seen_recipe)
+                        = (excluded.seen_fingerprint, excluded.seen_recipe) THEN 'failed'
+                    -- Back to what was ingested before: its document has to be told so.
+                    WHEN i.state = 'failed' THEN 'pending'
+                    WHEN (i.ingested_fingerprint, i.ingested_recipe)
+                        IS DISTINCT FROM (excluded.seen_fingerprint, excluded.seen_recipe) THEN 'pending'
+                    ELSE 'ingested'
+                END,
+                seen_fingerprint = excluded.seen_fingerprint, seen_recipe = excluded.seen_recipe
+            RETURNING i.source_id, i.state
+        )
+        SELECT count(*) FILTER (WHERE before.source_id IS NULL),
+               count(*) FILTER (WHERE before.state <> 'pending' AND merged.state = 'pending')
+        FROM merged LEFT JOIN before USING (source_id)
+        """,
+        {"type": source_type, "source": source, "recipe": recipe, "pass": number},
+    ).fetchone()
+    assert row is not None
+    connection.execute("DELETE FROM scanned")
+    return row[0], row[1]
+
+
+def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]:
+    """(items that the pass did not see, all items of the source); those already known to be gone not counted."""
+    row = connection.execute(
+        """
+        SELECT count(*) FILTER (WHERE seen_pass < %s), count(*)
+        FROM source_items WHERE source = %s AND state <> 'gone'
+        """,
+        (number, source),
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def mark_gone(connection: Connection, source: UUID, number: int) -> int:
+    """What a complete pass did not see is gone; how many."""
+    return connection.execute(
+        "UPDATE source_items SET state = 'gone' WHERE source = %s AND seen_pass < %s AND state <> 'gone'",
+        (source, number),
+    ).rowcount
+
+
+def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -> int:
+    """Make what was set aside pending again, of all sources or the named ones; how many."""
+    return connection.execute(
+        """
+        UPDATE source_items i SET state = 'pending' FROM sources s
+        WHERE s.id = i.source AND i.state = 'failed' AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
+        """,
+        {"names": None if sources is None else list(sources)},
+    ).rowcount
+
+
+def pending(
+    connection: Connection, month: Month, limit: int, after: tuple[str, str] = ("", "")
+) -> list[PendingItem]:
+    """The next pending items of a month in the order of their keys."""
+    rows = connection.execute(
+        """
+        SELECT i.source_type, i.source_id, s.name, i.name, i.locator, i.url, i.document_id, i.document_created_at,
+            i.seen_fingerprint, i.seen_recipe,
+            CASE WHEN i.ingested_recipe = i.seen_recipe THEN i.content_hash END
+        FROM source_items i JOIN sources s ON s.id = i.source
+        WHERE i.state = 'pending' AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
+            AND (i.source_type, i.source_id) > (%(type)s, %(id)s)
+        ORDER BY i.source_type, i.source_id LIMIT %(limit)s
+        """,
+        {"start": month.start, "end": month.end, "type": after[0], "id": after[1], "limit": limit},
+    ).fetchall()
+    return [PendingItem(*row) for row in rows]
+
+
+def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
+    """Store what became of pending items. An item that a scan changed meanwhile stays pending."""
+    connection.cursor().executemany(
+        """
+        UPDATE source_items SET
+            state = CASE
+                WHEN (seen_fingerprint, seen_recipe) IS DISTINCT FROM (%(fingerprint)s, %(recipe)s) THEN 'pending'
+                WHEN state <> 'pending' THEN state
+                WHEN %(error)s::text IS NULL THEN 'ingested' ELSE 'failed' END,
+            error_message = %(error)s,
+            ingested_fingerprint = CASE WHEN %(error)s::text IS NULL THEN %(fingerprint)s
+                ELSE ingested_fingerprint END,
+            ingested_recipe = CASE WHEN %(error)s::text IS NULL THEN %(recipe)s ELSE ingested_recipe END,
+            content_hash = coalesce(%(content_hash)s, content_hash),
+            ingested_at = CASE WHEN %(error)s::text IS NULL THEN now() ELSE ingested_at END
+        WHERE source_type = %(type)s AND source_id = %(id)s
+        """,
+        [
+            {
+                "type": outcome.item.source_type,
+                "id": outcome.item.source_id,
+                "fingerprint": outcome.item.fingerprint,
+                "recipe": outcome.item.recipe,
+                "content_hash": outcome.content_hash,
+                "error": outcome.error,
+            }
+            for outcome in outcomes
+        ],
+    )
+
+
+def delete_gone(connection: Connection, month: Month, limit: int) -> int:
+    """Delete up to `limit` gone items of a month, their documents and chunks with them; how many.
+
+    The trigger on the chunks puts their vectors into the outbox in the same transaction.
+    """
+    return connection.execute(
+        """
+        DELETE FROM source_items WHERE (source_type, source_id) IN (
+            SELECT source_type, source_id FROM source_items
+            WHERE state = 'gone' AND document_created_at >= %s AND document_created_at < %s LIMIT %s
+        )
+        """,
+        (month.start, month.end, limit),
+    ).rowcount
+
+
+def overview(connection: Connection, failed_only: bool, limit: int | None = None) -> list[dict[str, Any]]:
+    """Every item with its document's state, by source and id; `failed_only`: what is set aside or failed."""
+    cursor = connection.execute(
+        """
+        SELECT s.name AS source, i.source_type, i.source_id, coalesce(d.title, i.name) AS title,
+            to_char(i.document_created_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month,
+            CASE i.state WHEN 'failed' THEN 'failed' ELSE coalesce(d.processing_status, 'pending') END
+                AS processing_status,
+            coalesce(d.indexing_status, CASE i.state WHEN 'failed' THEN 'failed' ELSE 'pending' END)
+                AS indexing_status,
+            coalesce(i.error_message, d.error_message) AS error
+        FROM source_items i
+        JOIN sources s ON s.id = i.source
+        LEFT JOIN documents d ON d.id = i.document_id AND d.created_at = i.document_created_at
+        WHERE NOT %(failed)s OR i.state = 'failed' OR d.indexing_status = 'failed'
+        ORDER BY 1, 2, 3 LIMIT %(limit)s
+        """,
+        {"failed": failed_only, "limit": limit},
+    )
+    names = [column.name for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -1,0 +1,195 @@
+"""The schema: the data model's tables and indexes are there, and the traps it repairs stay repaired."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import psycopg
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres.database import Connection, Database
+
+JANUARY = Month(2024, 1)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url, min_size=1)
+    schema.migrate(database)
+    yield database
+    database.close()
+
+
+def _item(connection: Connection, created_at: datetime, name: str = "a.md") -> tuple[object, datetime]:
+    source = connection.execute(
+        "INSERT INTO sources (source_type, name, connection_config) VALUES ('filesystem', 'docs', '{}') "
+        "ON CONFLICT (source_type, name) DO UPDATE SET updated_at = now() RETURNING id"
+    ).fetchone()
+    assert source
+    row = connection.execute(
+        """
+        INSERT INTO source_items (source_type, source_id, source, name, locator, document_created_at,
+            seen_fingerprint, seen_recipe, seen_pass)
+        VALUES ('filesystem', %s, %s, %s, %s, %s, 'f', 'r', 1) RETURNING document_id
+        """,
+        (f"docs:{name}", source[0], name, name, created_at),
+    ).fetchone()
+    assert row
+    connection.execute(
+        "INSERT INTO documents (id, created_at, title, content, source_type, source_id) "
+        "VALUES (%s, %s, 'T', 'C', 'filesystem', %s)",
+        (row[0], created_at, f"docs:{name}"),
+    )
+    return row[0], created_at
+
+
+def _chunks(connection: Connection, document: tuple[object, datetime], count: int, live: bool = True) -> None:
+    for position in range(count):
+        connection.execute(
+            """
+            INSERT INTO document_chunks (document_id, document_created_at, content, position, content_hash, live,
+                content_words, multi_vector_count)
+            VALUES (%s, %s, 'text', %s, '', %s, to_tsvector('japanese', '検索 索引'), 3)
+            """,
+            (*document, position, live),
+        )
+
+
+def test_head_is_the_newest_revision_and_migrating_twice_does_nothing(database: Database) -> None:
+    config = Config()
+    config.set_main_option("script_location", "rag_pipeline.stores.postgres:migrations")
+    assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
+    assert schema.migrate(database) is False
+
+
+def test_two_processes_may_migrate_at_once(database_url: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    databases = [Database(database_url, min_size=1) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(schema.migrate, databases))
+    for database in databases:
+        database.close()
+
+
+def test_all_tables_and_indexes_of_the_data_model(database: Database) -> None:
+    with database.connection() as connection:
+        tables = {
+            name for (name,) in connection.execute("SELECT relname FROM pg_class WHERE relkind IN ('r', 'p')")
+        }
+        indexes = {
+            name for (name,) in connection.execute("SELECT relname FROM pg_class WHERE relkind IN ('i', 'I')")
+        }
+    assert {"documents", "document_chunks", "sources", "users", "api_keys"} <= tables
+    assert {"source_items", "source_scans", "vector_deletions", "term_statistics"} <= tables
+    assert {
+        *("idx_documents_source", "idx_documents_status", "idx_documents_created", "idx_documents_language"),
+        *("idx_documents_category", "idx_documents_tags", "idx_documents_fulltext"),
+        *(
+            "idx_chunks_document",
+            "idx_chunks_embedding_status",
+            "idx_chunks_vector_ids",
+            "idx_chunks_hierarchy",
+        ),
+        *("idx_chunks_parent", "idx_chunks_fulltext", "idx_chunks_search_optimized"),
+        *("idx_sources_type", "idx_sources_active", "idx_sources_sync_schedule", "idx_sources_name_type"),
+        *("idx_sources_active_sync", "idx_users_email", "idx_users_role", "idx_users_active"),
+        *("idx_users_permissions", "idx_api_keys_user", "idx_api_keys_active", "idx_api_keys_expires"),
+    } <= indexes
+
+
+def test_bounds_of_partitions_are_utc_whatever_the_session(database: Database) -> None:
+    connection = database.connect()
+    connection.execute("SET timezone = 'Asia/Tokyo'")
+    connection.execute("SELECT create_monthly_partition('2024-01-15')")
+    connection.execute("SELECT create_monthly_partition('2024-01-01')")
+    connection.execute("SET timezone = 'UTC'")
+    bounds = connection.execute(
+        "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'documents_2024_01'"
+    ).fetchone()
+    connection.commit()
+    connection.close()
+    assert bounds == ("FOR VALUES FROM ('2024-01-01 00:00:00+00') TO ('2024-02-01 00:00:00+00')",)
+
+
+def test_missing_months_are_made_once(database: Database) -> None:
+    wanted = [Month(2024, 2), Month(2023, 12), Month(2024, 2)]
+    assert schema.ensure_months(database, wanted) == [Month(2023, 12), Month(2024, 2)]
+    assert schema.ensure_months(database, wanted) == []
+    assert schema.existing_months(database) == [Month(2023, 12), Month(2024, 2)]
+
+
+def test_a_source_id_is_unique_over_all_months(database: Database) -> None:
+    schema.ensure_months(database, [JANUARY, JANUARY.next()])
+    with database.connection() as connection:
+        document, _ = _item(connection, JANUARY.start)
+    with pytest.raises(psycopg.errors.UniqueViolation), database.connection() as connection:
+        _item(connection, JANUARY.end)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation), database.connection() as connection:
+        connection.execute(
+            "INSERT INTO documents (id, created_at, title, content, source_type, source_id) "
+            "VALUES (%s, %s, 'T', 'C', 'filesystem', 'docs:a.md')",
+            (uuid4(), JANUARY.end),
+        )
+    assert document
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM source_items",
+        "DELETE FROM documents",
+        "DELETE FROM documents_2024_01",
+        "DELETE FROM document_chunks",
+        "DELETE FROM document_chunks_2024_01",
+    ],
+)
+def test_deleted_chunks_reach_the_outbox_by_whatever_way(database: Database, statement: str) -> None:
+    schema.ensure_months(database, [JANUARY])
+    with database.connection() as connection:
+        document = _item(connection, datetime(2024, 1, 31, 23, 59, tzinfo=UTC))
+        _chunks(connection, document, 5)
+        connection.execute(
+            "INSERT INTO term_statistics VALUES ('検索', '2024-01-01', 5), ('', '2024-01-01', 5)"
+        )
+    with database.connection() as connection:
+        connection.execute(statement)  # type: ignore[call-overload]
+        outbox = connection.execute(
+            "SELECT count(*), sum(multi_vector_count) FROM vector_deletions"
+        ).fetchone()
+        statistics = dict(connection.execute("SELECT term, chunks FROM term_statistics").fetchall())  # type: ignore[arg-type]
+    assert outbox == (5, 15)
+    assert statistics == {"検索": 0, "": 0}
+
+
+def test_a_deletion_that_is_rolled_back_leaves_the_outbox_alone(database: Database) -> None:
+    schema.ensure_months(database, [JANUARY])
+    with database.connection() as connection:
+        _chunks(connection, _item(connection, JANUARY.start), 2)
+    with pytest.raises(RuntimeError), database.connection() as connection:
+        connection.execute("DELETE FROM documents")
+        raise RuntimeError
+    with database.connection() as connection:
+        assert connection.execute("SELECT count(*) FROM vector_deletions").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM document_chunks").fetchone() == (2,)
+
+
+def test_japanese_words_are_found_by_the_configuration(database: Database) -> None:
+    with database.connection() as connection:
+        row = connection.execute(
+            "SELECT to_tsvector('japanese', '全文 検索 postgresql') @@ to_tsquery('japanese', '検索 & PostgreSQL')"
+        ).fetchone()
+    assert row == (True,)
+
+
+@pytest.mark.parametrize("language", ["JA", "j", "日本"])
+def test_constraints_of_the_data_model_hold(database: Database, language: str) -> None:
+    schema.ensure_months(database, [JANUARY])
+    with database.connection() as connection:
+        _item(connection, JANUARY.start)
+    with pytest.raises(psycopg.errors.CheckViolation), database.connection() as connection:
+        connection.execute("UPDATE documents SET language = %s", (language,))
