@@ -17,7 +17,7 @@ from rag_pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TEXT = re.compile(r"^(\d{4})-(\d{2})(?:-01)?$")
+_TEXT = re.compile(r"^([0-9]{4})-([0-9]{2})(?:-01)?$")
 
 
 @dataclass(frozen=True, order=True)
@@ -79,7 +79,7 @@ class Month:
     @classmethod
     def from_milvus_partition(cls, name: str) -> Month | None:
         """The month of a Milvus partition, or None where the name is not one of ours."""
-        match = re.match(r"^m_(\d{4})_(\d{2})$", name)
+        match = re.match(r"^m_([0-9]{4})_([0-9]{2})$", name)
         return cls(int(match[1]), int(match[2])) if match else None
 
     def next(self) -> Month:

@@ -1,0 +1,109 @@
+"""Ingest: scan the sources, then run every month with pending work; what `rag-pipeline ingest` does.
+
+How a month is run is handed in: the command line runs the Dagster job, so that its runs show in the UI; tests and
+programs may run the steps alone (`run_month`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
+from rag_pipeline.indexing.chunks import chunk_documents
+from rag_pipeline.indexing.deletions import drain_deletions
+from rag_pipeline.indexing.documents import ingest_documents
+from rag_pipeline.indexing.scan import scan_source
+from rag_pipeline.indexing.vectors import index_vectors
+from rag_pipeline.indexing.verify import verify
+from rag_pipeline.stores.postgres import deletions, documents, source_items, sources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rag_pipeline.indexing.pipeline import Pipeline
+    from rag_pipeline.months import Month
+
+
+@dataclass
+class Ingested:
+    """What came of an ingest; the counts are in the pipeline's tally."""
+
+    months: list[Month] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    """Sources that could not be scanned and months whose run failed, one line each; the others went on."""
+    warnings: list[str] = field(default_factory=list)
+    unconfigured: list[str] = field(default_factory=list)
+    """Sources that are no longer in `sources.yaml`: their documents stay until `sources --remove`."""
+
+
+def ingest(
+    pipeline: Pipeline,
+    *,
+    only_sources: Sequence[str] = (),
+    only_months: Sequence[Month] = (),
+    confirm_deletions: bool = False,
+    retry_failed: bool = False,
+    run: Callable[[Pipeline, Month], None] | None = None,
+) -> Ingested:
+    """Bring the index to what the sources hold.
+
+    Raises `StoreUnavailableError` where a store is down; what was done stays, and the next ingest goes on from there.
+    """
+    run = run or run_month
+    result = Ingested()
+    configured = [pipeline.source(name) for name in only_sources] or list(pipeline.sources.values())
+    with pipeline.stores.database.connection() as connection:
+        result.unconfigured = sources.set_active(
+            connection, [(source.type, source.name) for source in pipeline.sources.values()]
+        )
+        if retry_failed:
+            source_items.retry_failed(connection, list(only_sources) or None)
+            documents.retry_failed(connection)
+    for config in configured:
+        try:
+            scanned = scan_source(pipeline, config, confirm_deletions=confirm_deletions)
+        except StoreUnavailableError:
+            raise
+        except RagError as error:
+            result.errors.append(one_line(error))
+            continue
+        result.warnings += [
+            f"source {config.name}: {problem}; nothing of this source counts as gone"
+            for problem in scanned.problems
+        ]
+    with pipeline.stores.database.connection() as connection:
+        pending = documents.months_with_work(connection)
+    months = [month for month in pending if not only_months or month in only_months]
+    for number, month in enumerate(months):
+        pipeline.progress("months", number, len(months))
+        try:
+            run(pipeline, month)
+        except StoreUnavailableError:
+            raise
+        except RagError as error:
+            result.errors.append(f"{month}: {one_line(error)}")
+        result.months.append(month)
+    with pipeline.stores.database.connection() as connection:
+        waiting = deletions.backlog(connection)
+    if waiting:
+        drain_deletions(pipeline)
+    return result
+
+
+def run_month(pipeline: Pipeline, month: Month) -> None:
+    """A month's whole run: documents, chunks, vectors, deletions, and the counts compared.
+
+    Raises a `RagError` where expected, stored and searchable are not the same.
+    """
+    with pipeline.month_lock(month):
+        ingest_documents(pipeline, month)
+        chunk_documents(pipeline, month)
+        index_vectors(pipeline, month)
+        drain_deletions(pipeline)
+        for kind in pipeline.settings.vectors:
+            counts = verify(pipeline, month, kind)
+            if not counts.equal:
+                raise RagError(
+                    f"{counts}: run again; if it stays so, something else writes to this collection"
+                )

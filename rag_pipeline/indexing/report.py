@@ -1,0 +1,29 @@
+"""What a person wants to see of a month: the newest documents, the sizes of its chunks, what is set aside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rag_pipeline.stores.postgres import overview
+
+if TYPE_CHECKING:
+    from rag_pipeline.indexing.pipeline import Pipeline
+    from rag_pipeline.months import Month
+
+
+def newest_documents(pipeline: Pipeline, month: Month, limit: int = 10) -> list[tuple[Any, ...]]:
+    """(title, language, created_at, chunks) of a month's newest documents."""
+    with pipeline.stores.database.connection() as connection:
+        return overview.newest(connection, month, limit)
+
+
+def chunk_profile(pipeline: Pipeline, month: Month) -> list[tuple[str, int]]:
+    """(range of tokens, chunks) of a month, in steps of 100 tokens."""
+    with pipeline.stores.database.connection() as connection:
+        return overview.sizes(connection, month)
+
+
+def set_aside(pipeline: Pipeline, month: Month) -> list[tuple[str, str]]:
+    """(source_id, reason) of a month's documents that cannot be read or embedded."""
+    with pipeline.stores.database.connection() as connection:
+        return overview.set_aside(connection, month)
