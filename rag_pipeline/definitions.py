@@ -1,0 +1,10 @@
+"""The Dagster code location, nothing else."""
+
+import dagster as dg
+
+from rag_pipeline.defs.build import build_defs
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return build_defs()

@@ -1,0 +1,29 @@
+"""All definitions together, from the settings and `sources.yaml` alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from rag_pipeline.defs.assets import index_assets, source_assets
+from rag_pipeline.defs.checks import index_checks
+from rag_pipeline.defs.jobs import index_month
+from rag_pipeline.defs.resources import pipeline_resource
+from rag_pipeline.defs.sensors import index_pending_months, sync_sensor
+from rag_pipeline.settings import load_settings
+from rag_pipeline.sources.config import load_sources
+
+
+def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """The code location. `resource_overrides` put other resources in the place of ours: an open pipeline, say."""
+    settings = load_settings()
+    sources = load_sources(settings.sources)
+    return dg.Definitions(
+        assets=[*source_assets(sources), *index_assets(sources, settings.vectors)],
+        asset_checks=index_checks(settings.vectors),
+        jobs=[index_month],
+        sensors=[*(sync_sensor(source) for source in sources), index_pending_months(sources)],
+        resources={"pipeline": pipeline_resource, **(resource_overrides or {})},
+        # Steps of a month share the embedder and the connections; a process for each would start seven times.
+        executor=dg.in_process_executor,
+    )

@@ -1,0 +1,50 @@
+"""Progress on a terminal: one line that is written over; elsewhere, a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_TERMINAL_SECONDS = 0.1
+_LOG_SECONDS = 5.0
+
+
+class ProgressLine:
+    """Called with a stage and how far it is, from any thread; a context manager that leaves a clean line."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._written = 0
+        # A short command says nothing where nobody watches.
+        self._next = time.monotonic() + (0 if self._terminal else _LOG_SECONDS)
+        self._lock = threading.Lock()
+
+    def __call__(self, stage: str, done: int, total: int | None = None) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if now < self._next:
+                return
+            self._next = now + (_TERMINAL_SECONDS if self._terminal else _LOG_SECONDS)
+            text = f"{stage}: {done:,}" + (f" of {total:,}" if total is not None else "")
+            if self._terminal:
+                self._stream.write("\r" + text.ljust(self._written))
+                self._written = len(text)
+            else:
+                self._stream.write(text + "\n")
+            self._stream.flush()
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._terminal and self._written:
+            self._stream.write("\r" + " " * self._written + "\r")
+            self._stream.flush()
