@@ -13,7 +13,7 @@ class Item:
     """One thing that exists in a source, known without reading its bytes."""
 
     key: str
-    """Its place in the scan's order; a scan goes on after a key."""
+    """Its place in the scan's order; a scan goes on after a key. Any text PostgreSQL can store."""
     source_id: str
     """Unique among all sources of a type (the source's name is part of it), at most 255 characters, printable."""
     locator: str
@@ -34,6 +34,7 @@ class ScanProblem:
     """Something that could not be listed: a folder without permission, say. What lies there is not gone."""
 
     key: str
+    """The locators of what lies there begin with this."""
     path: str
     reason: str
 
@@ -44,17 +45,19 @@ class Source(Protocol):
     def scan(self, after: str | None = None) -> Iterator[Item | ScanProblem]:
         """All items with a key greater than `after`, in the order of their keys, listed lazily.
 
-        Raises `SourceError` where the source as a whole cannot be listed.
+        Raises `SourceError` where the source as a whole cannot be listed, at the end too: only a scan that ends
+        normally has seen everything.
         """
         ...
 
     def fetch(self, locator: str, max_bytes: int) -> bytes:
         """The item's bytes.
 
-        Raises `DocumentError` where it cannot be read, has vanished, or is larger than `max_bytes`.
+        Raises `DocumentError` where it cannot be read, has vanished, or is larger than `max_bytes`, and
+        `SourceError` where the source as a whole cannot be reached: then the item is not to blame.
         """
         ...
 
     def head(self, locator: str, size: int) -> bytes:
-        """The first bytes of an item, at most `size`. Raises `DocumentError` like `fetch`."""
+        """The first bytes of an item, at most `size`. Raises what `fetch` raises."""
         ...

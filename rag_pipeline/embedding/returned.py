@@ -1,0 +1,114 @@
+"""What embedders return, in all its shapes, as `ChunkVectors`. The shapes are those that `plug` promises to take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rag_pipeline.embedding.base import ChunkVectors, FloatArray, SparseVector
+
+_KINDS = ("dense", "sparse", "multi")
+
+
+def as_chunk_vectors(
+    returned: Any, texts: Sequence[str], kinds: Sequence[str], count_tokens: Callable[[str], int]
+) -> list[ChunkVectors]:
+    """One `ChunkVectors` a text, of the kinds asked for. `count_tokens` counts where the embedder did not.
+
+    Raises `TypeError` or `ValueError`, with a text for the embedder's author, if `returned` has none of the shapes
+    or is not about as many texts.
+    """
+    if _is_one(returned) and len(texts) == 1:
+        returned = [returned]
+    if isinstance(returned, Sequence) and returned and all(_is_one(item) for item in returned):
+        _same_number(returned, texts, "results")
+        return [_of_one(item, text, kinds, count_tokens) for item, text in zip(returned, texts, strict=True)]
+    columns = _columns(returned)
+    dense, sparse, multi = (columns[kind] if kind in kinds else None for kind in _KINDS)
+    if dense is not None:
+        matrix = _floats(dense)
+        # One text's vector may come without the batch dimension.
+        dense = matrix[None, :] if matrix.ndim == 1 and len(texts) == 1 else matrix
+        if dense.ndim != 2:
+            raise ValueError(f"dense has {dense.ndim} dimensions and not 2, (texts, dimension)")
+    if isinstance(sparse, Mapping) and len(texts) == 1:
+        sparse = [sparse]
+    for kind, column in zip(_KINDS, (dense, sparse, multi), strict=True):
+        if column is not None:
+            _same_number(column, texts, f"{kind} vectors")
+    return [
+        ChunkVectors(
+            dense=None if dense is None else dense[index],
+            sparse=None if sparse is None else _sparse(sparse[index]),
+            multi=None if multi is None else _matrix(multi[index]),
+            token_count=count_tokens(text),
+        )
+        for index, text in enumerate(texts)
+    ]
+
+
+def _is_one(item: Any) -> bool:
+    """Whether this is about one text: has our attributes, with a dense vector that is one vector or none."""
+    if isinstance(item, ChunkVectors):
+        return True
+    if isinstance(item, Mapping) or not any(hasattr(item, kind) for kind in _KINDS):
+        return False
+    dense = getattr(item, "dense", None)
+    return dense is None or np.ndim(dense) == 1
+
+
+def _of_one(item: Any, text: str, kinds: Sequence[str], count_tokens: Callable[[str], int]) -> ChunkVectors:
+    dense, sparse, multi = (getattr(item, kind, None) if kind in kinds else None for kind in _KINDS)
+    positions = getattr(item, "multi_positions", None)
+    return ChunkVectors(
+        dense=None if dense is None else _floats(dense),
+        sparse=None if sparse is None else _sparse(sparse),
+        multi=None if multi is None else _matrix(multi),
+        multi_positions=None
+        if multi is None or positions is None
+        else [int(position) for position in positions],
+        token_count=int(getattr(item, "token_count", 0)) or count_tokens(text),
+    )
+
+
+def _columns(returned: Any) -> dict[str, Any]:
+    """What was returned, by kind."""
+    if returned is None:
+        raise TypeError("it returned None")
+    if isinstance(returned, Mapping):
+        if not any(kind in returned for kind in _KINDS):
+            raise ValueError(f"the dict has none of the keys {', '.join(_KINDS)}")
+        return {kind: returned.get(kind) for kind in _KINDS}
+    if any(hasattr(returned, kind) for kind in _KINDS):
+        return {kind: getattr(returned, kind, None) for kind in _KINDS}
+    if isinstance(returned, tuple):
+        return dict(zip(_KINDS, (*returned, None, None, None)[:3], strict=True))
+    return {"dense": returned, "sparse": None, "multi": None}
+
+
+def _same_number(column: Any, texts: Sequence[str], what: str) -> None:
+    if len(column) != len(texts):
+        raise ValueError(f"{len(column)} {what} for {len(texts)} texts")
+
+
+def _sparse(vector: Any) -> SparseVector:
+    if isinstance(vector, Mapping):
+        ids, weights = vector.keys(), vector.values()
+    else:
+        ids, weights = vector
+    return dict(zip(map(int, ids), _floats(list(weights)).tolist(), strict=True))
+
+
+def _matrix(rows: Any) -> FloatArray:
+    matrix = _floats(rows)
+    if matrix.ndim != 2:
+        raise ValueError(f"a multi vector has {matrix.ndim} dimensions and not 2, (vectors, dimension)")
+    return matrix
+
+
+def _floats(values: Any) -> FloatArray:
+    if hasattr(values, "detach"):  # a PyTorch tensor, which may be on a GPU or of a type that NumPy lacks
+        values = values.detach().float().cpu().numpy()
+    return np.asarray(values, dtype=np.float32)

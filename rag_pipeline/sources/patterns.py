@@ -1,0 +1,105 @@
+"""Which paths a source's `include` and `exclude` patterns mean.
+
+A path is matched folder by folder, so that a walk knows before it opens a folder whether anything in it can
+match: hidden folders and whatever lies beside the patterns are never listed.
+
+The syntax is the shell's: `*`, `?` and `[…]` within one name, `**` for any number of folders, case-sensitive.
+The one deliberate departure from exact text: names and patterns are compared in NFC, since macOS hands out
+file names decomposed (`が` as two characters) and nobody writes patterns so.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+State = frozenset[tuple[int, int]]
+"""How far each pattern has been matched: (index of the pattern, number of its parts that are used up)."""
+
+ANY_FOLDERS = "**"
+
+
+def split_pattern(pattern: str) -> tuple[str, ...]:
+    """The parts of a pattern, one for each path component; a trailing `/` or `/**` means everything below.
+
+    Raises `ValueError`, with what to write instead, where the pattern could never mean what it says.
+    """
+    if not pattern.strip():
+        raise ValueError("an empty pattern matches nothing: remove it")
+    if pattern.startswith("/"):
+        raise ValueError(f"{pattern!r} starts with a slash: patterns are relative to `path`")
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise ValueError(f"{pattern!r} leaves the source's folder: patterns are relative to `path`")
+    for part in parts:
+        if ANY_FOLDERS in part and part != ANY_FOLDERS:
+            raise ValueError(f"{pattern!r}: ** stands alone between slashes, such as **/*.md")
+        if re.search(r"(?<!\[)\{[^}]*,", part):
+            raise ValueError(f"{pattern!r}: braces are not expanded: write one pattern for each alternative")
+    if pattern.endswith("/") and parts[-1:] != [ANY_FOLDERS]:
+        parts.append(ANY_FOLDERS)
+    if parts[-1:] == [ANY_FOLDERS]:
+        parts.append("*")
+    return tuple(parts)
+
+
+class Patterns:
+    """Several patterns, matched together.
+
+    `hidden`: whether wildcards match names with a leading dot. Where they do not, as in a shell, a hidden name
+    is matched only by a pattern that writes its dot.
+    """
+
+    def __init__(self, patterns: Sequence[str], *, hidden: bool) -> None:
+        self._hidden = hidden
+        self._patterns = [
+            [_matcher(part, hidden=hidden) for part in split_pattern(pattern)] for pattern in patterns
+        ]
+        self.start: State = self._reached((index, 0) for index in range(len(self._patterns)))
+
+    def into(self, state: State, folder: str) -> State:
+        """The state inside a folder; empty where nothing in it can match."""
+        name = unicodedata.normalize("NFC", folder)
+        deeper: set[tuple[int, int]] = set()
+        for index, used in state:
+            parts = self._patterns[index]
+            matches = parts[used]
+            if matches is None:
+                if self._hidden or not name.startswith("."):
+                    deeper.add((index, used))
+            elif used + 1 < len(parts) and matches(name):
+                deeper.add((index, used + 1))
+        return self._reached(deeper)
+
+    def match(self, state: State, name: str) -> bool:
+        """Whether a name that lies where the state was reached is matched by a whole pattern."""
+        name = unicodedata.normalize("NFC", name)
+        for index, used in state:
+            parts = self._patterns[index]
+            matches = parts[used]
+            if used + 1 == len(parts) and matches is not None and matches(name):
+                return True
+        return False
+
+    def _reached(self, positions: object) -> State:
+        """With every `**` also passed over, as it may stand for no folder at all."""
+        reached = set(positions)  # type: ignore[call-overload]
+        for index, used in tuple(reached):
+            parts = self._patterns[index]
+            while parts[used] is None:
+                used += 1
+                reached.add((index, used))
+        return frozenset(reached)
+
+
+def _matcher(part: str, *, hidden: bool) -> Callable[[str], object] | None:
+    """A test of one name; None for `**`, which is no test of one name."""
+    if part == ANY_FOLDERS:
+        return None
+    part = unicodedata.normalize("NFC", part)
+    expression = fnmatch.translate(part)
+    if not hidden and not part.startswith("."):
+        expression = r"(?!\.)" + expression
+    return re.compile(expression).match

@@ -1,0 +1,68 @@
+"""A source's `storage_options`: how secrets get into them from the environment, and never out of them.
+
+Options are nested mappings, lists and scalars, as YAML gives them; `${VARIABLE}` stands for a variable's value.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_ONLY_VARIABLES = re.compile(r"(\$\{[A-Za-z_][A-Za-z0-9_]*\})+")
+_SECRET_KEY = re.compile(
+    r"secret|token|passw|passphrase|credential|signature|sas|connection_string|key$", re.I
+)
+_PASSWORD_IN_URL = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
+
+
+def has_password(url: str) -> bool:
+    """Whether a URL holds a password, as in `sftp://user:password@host/`."""
+    return bool(_PASSWORD_IN_URL.search(url))
+
+
+def expanded(options: Any) -> Any:
+    """The options with each `${VARIABLE}` replaced by its value. Raises `KeyError` with a variable's name."""
+    if isinstance(options, Mapping):
+        return {key: expanded(value) for key, value in options.items()}
+    if isinstance(options, list):
+        return [expanded(value) for value in options]
+    if isinstance(options, str):
+        return _VARIABLE.sub(lambda match: os.environ[match[1]], options)
+    return options
+
+
+def masked(options: Any, key: str = "") -> Any:
+    """The options in JSON types, fit to be shown: variables by name, other secrets as `***`."""
+    if isinstance(options, Mapping):
+        return {str(inner): masked(value, str(inner)) for inner, value in options.items()}
+    if isinstance(options, list):
+        return [masked(value, key) for value in options]
+    if isinstance(options, bool | None) or (isinstance(options, str) and _ONLY_VARIABLES.fullmatch(options)):
+        return options
+    if _SECRET_KEY.search(key):
+        return "***"
+    return options if isinstance(options, int | float) else _PASSWORD_IN_URL.sub(r"\1:***@", str(options))
+
+
+def redacted(text: str, options: Any) -> str:
+    """A text, such as an error from a file system, without the secrets of the options and of URLs."""
+    # The longest first: a secret that is part of another must not leave the other's rest behind.
+    for secret in sorted(_secrets(options), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return _PASSWORD_IN_URL.sub(r"\1:***@", text)
+
+
+def _secrets(options: Any, key: str = "") -> set[str]:
+    if isinstance(options, Mapping):
+        return {secret for inner, value in options.items() for secret in _secrets(value, str(inner))}
+    if isinstance(options, list):
+        return {secret for value in options for secret in _secrets(value, key)}
+    if not isinstance(options, str):
+        return set()
+    found = {os.environ.get(name, "") for name in _VARIABLE.findall(options)}
+    if _SECRET_KEY.search(key):
+        found.add(options)
+    return found - {""}

@@ -1,0 +1,365 @@
+"""The connector over real folders: what is found, in which order, and what it says of what it cannot read."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rag_pipeline.errors import DocumentError, SourceError
+from rag_pipeline.sources import connect
+from rag_pipeline.sources.config import SourceConfig
+from rag_pipeline.sources.model import Item, ScanProblem, Source
+from rag_pipeline.sources.naming import from_locator
+
+
+def source(folder: Path | str, **fields: object) -> Source:
+    fields = {"name": "handbook", "type": "filesystem", "path": str(folder)} | fields
+    return connect(SourceConfig.model_validate(fields))
+
+
+def write(folder: Path, *paths: str) -> None:
+    for path in paths:
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"content of {path}", encoding="utf-8")
+
+
+def items(connector: Source, after: str | None = None) -> list[Item]:
+    found = list(connector.scan(after))
+    assert all(isinstance(one, Item) for one in found)
+    return found  # type: ignore[return-value]
+
+
+def paths(connector: Source) -> list[str]:
+    return [item.locator for item in items(connector)]
+
+
+def refusal(connector: Source, locator: str, max_bytes: int = 1000) -> str:
+    with pytest.raises(DocumentError) as raised:
+        connector.fetch(locator, max_bytes)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_an_item_says_all_that_is_known_without_reading(tmp_path: Path) -> None:
+    write(tmp_path, "規程/旅費　規程.md")
+    file = tmp_path / "規程/旅費　規程.md"
+    os.utime(file, ns=(0, 1_700_000_000_123_456_789))
+    (item,) = items(source(tmp_path))
+    assert item.source_id == "handbook:規程/旅費　規程.md"
+    assert item.name == "旅費　規程.md"
+    assert item.size == file.stat().st_size
+    assert item.fingerprint == f"{item.size}-1700000000123456789"
+    assert item.modified_at is not None
+    assert item.modified_at.utcoffset() is not None
+    assert abs((item.modified_at - datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)).total_seconds()) < 1e-5
+    assert item.url is not None
+    assert unquote_to_bytes(item.url) == f"file://{file}".encode()
+
+
+def test_the_fingerprint_changes_with_the_content_and_not_with_the_name(tmp_path: Path) -> None:
+    write(tmp_path, "a.md", "b.md")
+    connector = source(tmp_path)
+    before = {item.name: item.fingerprint for item in items(connector)}
+    os.utime(tmp_path / "b.md", ns=(0, 10**18))
+    (tmp_path / "a.md").rename(tmp_path / "c.md")
+    after = {item.name: item.fingerprint for item in items(connector)}
+    assert after["c.md"] == before["a.md"]
+    assert after["b.md"] != before["b.md"]
+
+
+def test_by_default_the_formats_that_can_be_read_are_found_and_nothing_hidden(tmp_path: Path) -> None:
+    wanted = ["a.docx", "a.htm", "a.html", "a.markdown", "a.md", "a.pdf", "a.txt", "x/y/b.md"]
+    write(tmp_path, *wanted, "a.png", "A.MD", "md", ".hidden.md", ".git/c.md", "x/.y/d.md")
+    assert paths(source(tmp_path)) == wanted
+
+
+def test_patterns_choose(tmp_path: Path) -> None:
+    write(tmp_path, "a.md", "drafts/b.md", "x/drafts/c.md", "x/d.md", "x/e.tmp.md", ".notes/f.md", ".g.md")
+    assert paths(source(tmp_path, include=["**/*.md"], exclude=["**/drafts", "**/*.tmp.*"])) == [
+        "a.md",
+        "x/d.md",
+    ]
+    assert paths(source(tmp_path, include=["*.md", ".notes/**"])) == [".notes/f.md", "a.md"]
+    assert paths(source(tmp_path, include=["**/*.md"], exclude=["x/", "drafts/**"])) == ["a.md"]
+    assert paths(source(tmp_path, include=["x/*.md"])) == ["x/d.md", "x/e.tmp.md"]
+
+
+def test_folders_in_which_nothing_can_match_are_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a/1.md", "b/2.md", "b/c/3.md", "d/4.md", ".git/x/5.md", "drafts/6.md")
+    listed = listed_folders(tmp_path, monkeypatch)
+    assert len(items(source(tmp_path, exclude=["drafts"]))) == 4
+    assert listed == ["", "a", "b", "b/c", "d"]
+    listed.clear()
+    assert [item.key for item in items(source(tmp_path, exclude=["drafts"]), after="b/c/3.md")] == ["d/4.md"]
+    assert listed == ["", "b", "b/c", "d"]
+    listed.clear()
+    assert [item.key for item in items(source(tmp_path, include=["b/*.md"]))] == ["b/2.md"]
+    assert listed == ["", "b"]
+
+
+def listed_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that are listed from now on, relative to the root."""
+    listed: list[str] = []
+    scandir = os.scandir
+
+    def noted(path: bytes) -> object:
+        listed.append(os.path.relpath(os.fsdecode(path), root).removeprefix("."))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", noted)
+    return listed
+
+
+def test_five_thousand_files_are_listed_as_they_are_asked_for(tmp_path: Path) -> None:
+    for folder in range(50):
+        write(tmp_path, *(f"{folder:02}/{number:03}.md" for number in range(100)))
+    connector = source(tmp_path)
+    scan = connector.scan()
+    assert isinstance(first := next(scan), Item)
+    assert first.key == "00/000.md"
+    for file in (tmp_path / "49").iterdir():
+        file.unlink()
+    (tmp_path / "49").rmdir()
+    write(tmp_path, "48/new.md")
+    rest = [one.key for one in scan]
+    assert len(rest) == 4900
+    assert rest[-1] == "48/new.md"
+    assert len(items(connector, after=rest[-2])) == 1
+
+
+NAMES = (
+    st.lists(
+        st.sampled_from(
+            [b"a", b"b", b" ", b"-", b".", b"0", b"\\", b"\n", b"\xff", b"\x01", "あ".encode(), "🗂".encode()]
+        ),
+        min_size=1,
+        max_size=4,
+    )
+    .map(b"".join)
+    .filter(lambda name: name not in (b".", b".."))
+)
+TREES = st.lists(st.lists(NAMES, min_size=1, max_size=4), min_size=1, max_size=12)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(TREES)
+def test_every_file_is_found_once_in_the_order_of_keys_and_a_scan_goes_on_anywhere(
+    tree: Sequence[Sequence[bytes]],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = os.fsencode(folder)
+        written = {}
+        for parts in tree:
+            path = b"/".join(parts)
+            try:
+                os.makedirs(os.path.dirname(os.path.join(root, path)), exist_ok=True)
+                with open(os.path.join(root, path), "xb") as file:
+                    file.write(path)
+            except OSError:  # a folder of that name is there already, or the name is a dot
+                continue
+            if not any(part.startswith(b".") for part in parts):
+                written[path.decode("utf-8", "surrogateescape")] = path
+        connector = source(folder, include=["**"])
+        found = items(connector)
+        assert {from_locator(item.locator) for item in found} == set(written)
+        assert len(found) == len(written) == len({item.source_id for item in found})
+        keys = [item.key for item in found]
+        assert keys == sorted(keys)
+        for number, item in enumerate(found):
+            assert items(connector, after=item.key) == found[number + 1 :]
+            assert connector.fetch(item.locator, 1000) == written[from_locator(item.locator)]
+        assert items(connector, after="b") == [item for item in found if item.key > "b"]
+
+
+def test_a_file_and_folders_with_almost_the_same_name_keep_one_order(tmp_path: Path) -> None:
+    write(tmp_path, "a/z.md", "a-b/z.md", "a.md", "a0.md", "a b/z.md")
+    assert paths(source(tmp_path)) == ["a b/z.md", "a-b/z.md", "a.md", "a/z.md", "a0.md"]
+
+
+def test_names_and_paths_as_long_as_the_system_takes_them(tmp_path: Path) -> None:
+    component = "長" * 84 + "x"
+    deep = "/".join([component] * 6)
+    write(tmp_path, f"{deep}/a.md", f"{deep}/b.md", "y" * 252 + ".md")
+    found = items(source(tmp_path))
+    assert len({item.source_id for item in found}) == 3
+    assert max(len(item.source_id) for item in found) <= 255
+    assert [item.name for item in found] == ["y" * 252 + ".md", "a.md", "b.md"]
+    assert source(tmp_path).fetch(found[1].locator, 10_000) == f"content of {deep}/a.md".encode()
+
+
+def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    inside = tmp_path / "inside"
+    write(outside, "real.md", "folder/x.md")
+    inside.mkdir()
+    (inside / "link.md").symlink_to(outside / "real.md")
+    (inside / "folder").symlink_to(outside / "folder")
+    (inside / "folder.md").symlink_to(outside / "folder")
+    (inside / "loop").symlink_to(inside)
+    connector = source(inside)
+    (item,) = items(connector)
+    assert item.name == "link.md"
+    assert item.size == len("content of real.md")
+    assert connector.fetch(item.locator, 100) == b"content of real.md"
+
+
+def test_links_that_lead_nowhere_are_set_aside_with_a_reason(tmp_path: Path) -> None:
+    write(tmp_path, "a.md")
+    (tmp_path / "gone.md").symlink_to("nothing.md")
+    (tmp_path / "self.md").symlink_to("self.md")
+    (tmp_path / "through.md").symlink_to("a.md/b")
+    connector = source(tmp_path)
+    assert paths(connector) == ["a.md", "gone.md", "self.md", "through.md"]
+    assert refusal(connector, "gone.md").startswith("handbook:gone.md does not exist")
+    assert refusal(connector, "self.md") == "handbook:self.md is a symbolic link that leads back to itself"
+    assert "does not exist" in refusal(connector, "through.md")
+    broken = items(connector)[1].fingerprint
+    write(tmp_path, "nothing.md")
+    assert items(connector)[1].fingerprint != broken
+
+
+def test_pipes_and_sockets_are_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.md")
+    (tmp_path / "zero.md").symlink_to("/dev/zero")
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.md")
+        connector = source(tmp_path)
+        assert paths(connector) == ["pipe.md", "socket.md", "zero.md"]
+        for name in paths(connector):
+            assert refusal(connector, name) == f"handbook:{name} is not a regular file"
+
+
+def test_what_is_too_large_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    with (tmp_path / "large.pdf").open("wb") as file:
+        file.truncate(52_400_000)
+    connector = source(tmp_path)
+    assert refusal(connector, "large.pdf", 32 * 1024 * 1024) == (
+        "handbook:large.pdf is 52.4 MB, over the limit of 33.6 MB (RAG_MAX_DOCUMENT_BYTES)"
+    )
+    assert "52,400,000 bytes, over the limit of 52,399,999 bytes" in refusal(
+        connector, "large.pdf", 52_399_999
+    )
+    assert len(connector.fetch("large.pdf", 52_400_000)) == 52_400_000
+
+
+def test_the_beginning_of_a_file_is_read_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_bytes(b"0123456789")
+    connector = source(tmp_path)
+    assert connector.head("a.md", 4) == b"0123"
+    assert connector.head("a.md", 100) == b"0123456789"
+    with pytest.raises(DocumentError, match="does not exist"):
+        connector.head("b.md", 4)
+
+
+def test_a_file_that_vanished_is_the_document_s_trouble_a_root_that_vanished_the_source_s(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "docs/a.md", "docs/b.md")
+    connector = source(tmp_path / "docs")
+    (tmp_path / "docs/a.md").unlink()
+    assert "handbook:a.md does not exist" in refusal(connector, "a.md")
+    (tmp_path / "docs").rename(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match=r"source handbook: .*/docs does not exist: correct `path`"):
+        connector.fetch("b.md", 1000)
+
+
+def test_a_root_that_is_missing_or_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    write(tmp_path, "file.md")
+    with pytest.raises(
+        SourceError, match=rf"source handbook: {tmp_path}/nowhere does not exist: correct `path`"
+    ):
+        list(source(tmp_path / "nowhere").scan())
+    with pytest.raises(SourceError, match=rf"source handbook: {tmp_path}/file.md is not a folder"):
+        list(source(tmp_path / "file.md").scan())
+
+
+def test_an_empty_folder_has_no_items(tmp_path: Path) -> None:
+    assert items(source(tmp_path)) == []
+
+
+def test_a_pass_over_a_root_that_was_replaced_does_not_end_well(tmp_path: Path) -> None:
+    write(tmp_path, "docs/a/1.md", "docs/b/2.md")
+    scan = source(tmp_path / "docs").scan()
+    next(scan)
+    (tmp_path / "docs").rename(tmp_path / "old")
+    (tmp_path / "docs").mkdir()
+    with pytest.raises(SourceError, match="replaced while it was listed"):
+        list(scan)
+
+
+UNPRIVILEGED = """
+import os, sys
+from rag_pipeline.errors import DocumentError, SourceError
+from rag_pipeline.sources import connect
+from rag_pipeline.sources.config import SourceConfig
+connector = connect(SourceConfig(name="handbook", type="filesystem", path="."))
+if os.getuid() == 0:  # root reads everything
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+after = None
+{body}
+"""
+
+
+def unprivileged(folder: Path, body: str) -> list[str]:
+    """What a program prints that is run in a folder as a user whom permissions concern."""
+    folder.chmod(0o755)  # the working directory is kept, so that its parents need not be open to that user
+    code = UNPRIVILEGED.format(body=body)
+    command = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_folder_without_permission_is_a_problem_and_the_scan_goes_on(tmp_path: Path) -> None:
+    write(tmp_path, "a.md", "b/1.md", "c/2.md", "d/3.md")
+    (tmp_path / "b").chmod(0)
+    (tmp_path / "d").chmod(0o444)  # names can be listed, and nothing is known of them
+    try:
+        printed = unprivileged(tmp_path, "for one in connector.scan(): print(type(one).__name__, one)")
+        resumed = unprivileged(tmp_path, "for one in connector.scan('b/'): print(one.key)")
+        inside = unprivileged(tmp_path, "for one in connector.scan('b/1'): print(one.key)")
+    finally:
+        (tmp_path / "b").chmod(0o755)
+        (tmp_path / "d").chmod(0o755)
+    assert [line.split()[0] for line in printed] == ["Item", "ScanProblem", "Item", "ScanProblem"]
+    assert printed[1] == f"ScanProblem {ScanProblem('b/', 'b', 'permission denied')}"
+    assert printed[3] == f"ScanProblem {ScanProblem('d/3.md', 'd/3.md', 'permission denied')}"
+    assert resumed == ["c/2.md", "d/3.md"]
+    assert inside == ["b/", "c/2.md", "d/3.md"]
+
+
+def test_a_file_without_permission_is_set_aside(tmp_path: Path) -> None:
+    write(tmp_path, "a.md")
+    (tmp_path / "a.md").chmod(0)
+    body = "for one in connector.scan():\n try: connector.fetch(one.locator, 9)\n except DocumentError as e: print(e)"
+    assert unprivileged(tmp_path, body) == ["handbook:a.md cannot be read: permission denied"]
+
+
+def test_a_root_without_permission_is_the_source_s_trouble(tmp_path: Path) -> None:
+    write(tmp_path, "docs/a.md")
+    (tmp_path / "docs").chmod(0)
+    body = (
+        'connector = connect(SourceConfig(name="handbook", type="filesystem", path="docs"))\n'
+        "try: list(connector.scan())\nexcept SourceError as e: print(e)"
+    )
+    try:
+        printed = unprivileged(tmp_path, body)
+    finally:
+        (tmp_path / "docs").chmod(0o755)
+    assert printed == ["source handbook: docs cannot be listed: permission denied"]
