@@ -68,10 +68,9 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
                 "unchanged": result.unchanged,
                 "deleted": result.deleted,
                 "set_aside": len(result.set_aside),
+                "unreachable_sources": list(result.unreachable.values()),
                 "reasons": table(("document", "reason"), result.set_aside),
-                "newest": table(
-                    ("title", "language", "created_at", "chunks"), newest_documents(pipeline, month)
-                ),
+                "newest": table(("title", "language", "created_at", "chunks"), newest_documents(pipeline, month)),
             }
         )
 
@@ -121,9 +120,7 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
     def vector_collections(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         pipeline: Pipeline = context.resources.pipeline
         month = month_of(context)
-        selected = [
-            kind for kind in built if dg.AssetKey(f"{kind}_collection") in context.selected_asset_keys
-        ]
+        selected = [kind for kind in built if dg.AssetKey(f"{kind}_collection") in context.selected_asset_keys]
         with pipeline.month_lock(month):
             result = index_vectors(pipeline, month, selected)
             drain_deletions(pipeline)

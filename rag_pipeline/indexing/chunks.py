@@ -63,18 +63,21 @@ def _chunk_batch(
     stored: dict[UUID, list[StoredChunk]],
     result: ChunksResult,
 ) -> None:
-    from rag_pipeline.documents.chunking import chunk_document
+    from rag_pipeline.documents.chunking import CHUNKER_VERSION, chunk_document
     from rag_pipeline.language.words import words
 
+    chunker = f"{CHUNKER_VERSION}/{pipeline.settings.chunk_tokens}"
     rows: list[ChunkRow] = []
     chunked: list[Chunked] = []
     for document in batch:
         old = stored[document.id]
+        # Cuts are kept where they still fit; those of another size or chunker do not.
+        comparable = old if document.chunked_with == chunker else []
         drafts = chunk_document(
             document.content,
             count_tokens=pipeline.embedder.count_tokens,
             target_tokens=pipeline.settings.chunk_tokens,
-            previous=[chunk.embedding_text or chunk.content for chunk in old if not chunk.retired],
+            previous=[chunk.embedding_text or chunk.content for chunk in comparable if not chunk.retired],
         )
         texts = [" ".join(words(draft.content)) for draft in drafts]
         new = next_version(document, drafts, texts, old)
@@ -87,18 +90,15 @@ def _chunk_batch(
                 words=_distinct(" ".join([*words(document.title), *texts])),
                 word_count=sum(len(text.split()) for text in texts),
                 chunk_count=len(drafts),
+                chunked_with=chunker,
             )
         )
     try:
         with pipeline.stores.database.connection() as connection:
-            added, dropped = chunks.store_next_version(
-                connection, [(d.id, d.created_at) for d in batch], rows
-            )
+            added, dropped = chunks.store_next_version(connection, [(d.id, d.created_at) for d in batch], rows)
             documents.mark_chunked(connection, chunked)
     except RagError as error:
-        raise type(error)(
-            f"chunks of {batch[0].source} and {len(batch) - 1} more: {one_line(error)}"
-        ) from error
+        raise type(error)(f"chunks of {batch[0].source} and {len(batch) - 1} more: {one_line(error)}") from error
     result.documents += len(batch)
     result.added += added
     result.dropped += dropped

@@ -35,6 +35,8 @@ class DocumentsResult:
     deleted: int = 0
     set_aside: list[tuple[str, str]] = field(default_factory=list)
     """(source_id, reason)"""
+    unreachable: dict[str, str] = field(default_factory=dict)
+    """Source → reason: its items stay pending, they are not to blame."""
 
 
 def ingest_documents(pipeline: Pipeline, month: Month) -> DocumentsResult:
@@ -48,6 +50,7 @@ def ingest_documents(pipeline: Pipeline, month: Month) -> DocumentsResult:
     tally.deleted += result.deleted
     tally.documents += result.stored
     tally.failed += len(result.set_aside)
+    tally.problems += [reason for reason in result.unreachable.values() if reason not in tally.problems]
     if result.deleted or result.stored or result.set_aside:
         with pipeline.stores.database.connection() as connection:
             sources.refresh_statistics(connection)
@@ -66,7 +69,7 @@ def _delete_gone(pipeline: Pipeline, month: Month) -> int:
 
 
 def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -> None:
-    read = _Reader(pipeline)
+    read = _Reader(pipeline, result)
     after = ("", "")
     done = 0
     with ThreadPoolExecutor(pipeline.settings.parse_workers, thread_name_prefix="parse") as pool:
@@ -76,22 +79,18 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
             if not batch:
                 return
             after = (batch[-1].source_type, batch[-1].source_id)
-            _store(pipeline, list(pool.map(read, batch)), result)
+            _store(pipeline, [one for one in pool.map(read, batch) if one is not None], result)
             done += len(batch)
             pipeline.progress(f"{month} documents", done)
 
 
-def _store(
-    pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], result: DocumentsResult
-) -> None:
+def _store(pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], result: DocumentsResult) -> None:
     rows = [row for _, row in read if row is not None]
     failures = [outcome for outcome, _ in read if outcome.error is not None]
     same = [outcome.item for outcome, row in read if outcome.error is None and row is None]
     with pipeline.stores.database.connection() as connection:
         documents.upsert(connection, rows)
-        documents.set_aside(
-            connection, [(o.item.document_id, o.item.created_at, o.error or "") for o in failures]
-        )
+        documents.set_aside(connection, [(o.item.document_id, o.item.created_at, o.error or "") for o in failures])
         documents.restore(connection, [(item.document_id, item.created_at) for item in same])
         source_items.record(connection, [outcome for outcome, _ in read])
     result.stored += len(rows)
@@ -102,12 +101,18 @@ def _store(
 class _Reader:
     """Fetches and parses one item; called from several threads."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, result: DocumentsResult) -> None:
         self._pipeline = pipeline
+        self._result = result
         self._connected: dict[str, Source] = {}
 
-    def __call__(self, item: PendingItem) -> tuple[Outcome, DocumentRow | None]:
-        """What became of the item, and its document's row; neither error nor row: the same bytes as before."""
+    def __call__(self, item: PendingItem) -> tuple[Outcome, DocumentRow | None] | None:
+        """What became of the item, and its document's row; neither error nor row: the same bytes as before.
+
+        None where its source cannot be reached.
+        """
+        if item.source in self._result.unreachable:
+            return None
         try:
             config = self._pipeline.source(item.source)
             data = self._source(config).fetch(item.locator, self._pipeline.settings.max_document_bytes)
@@ -121,7 +126,8 @@ class _Reader:
             reason = f"source {item.source} is no longer in {self._pipeline.settings.sources}"
             return Outcome(item, error=reason), None
         except SourceError as error:
-            return Outcome(item, error=one_line(error)), None
+            self._result.unreachable[item.source] = one_line(error)
+            return None
 
     def _source(self, config: SourceConfig) -> Source:
         from rag_pipeline.sources import connect

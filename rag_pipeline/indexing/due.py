@@ -31,8 +31,7 @@ def pending_work(pipeline: Pipeline) -> dict[Month, str]:
     """The months with pending work, and a digest of that work."""
     with pipeline.stores.database.connection() as connection:
         return {
-            month: documents.work_digest(connection, month)
-            for month in documents.months_with_work(connection)
+            month: documents.work_digest(connection, month) for month in documents.months_with_work(connection)
         }
 
 

@@ -48,7 +48,8 @@ def ingest(
 ) -> Ingested:
     """Bring the index to what the sources hold.
 
-    Raises `StoreUnavailableError` where a store is down; what was done stays, and the next ingest goes on from there.
+    Raises `StoreUnavailableError` where a store is down, and `DimensionMismatchError` or a `RagError` where the
+    collections hold another embedder's vectors; what was done stays, and the next ingest goes on from there.
     """
     run = run or run_month
     result = Ingested()
@@ -69,12 +70,13 @@ def ingest(
             result.errors.append(one_line(error))
             continue
         result.warnings += [
-            f"source {config.name}: {problem}; nothing of this source counts as gone"
-            for problem in scanned.problems
+            f"source {config.name}: {problem}; nothing there counts as gone" for problem in scanned.problems
         ]
     with pipeline.stores.database.connection() as connection:
         pending = documents.months_with_work(connection)
     months = [month for month in pending if not only_months or month in only_months]
+    if months:
+        pipeline.collections.check()
     for number, month in enumerate(months):
         pipeline.progress("months", number, len(months))
         try:
@@ -84,6 +86,7 @@ def ingest(
         except RagError as error:
             result.errors.append(f"{month}: {one_line(error)}")
         result.months.append(month)
+    result.errors += [problem for problem in pipeline.tally.problems if problem not in result.errors]
     with pipeline.stores.database.connection() as connection:
         waiting = deletions.backlog(connection)
     if waiting:
@@ -104,6 +107,4 @@ def run_month(pipeline: Pipeline, month: Month) -> None:
         for kind in pipeline.settings.vectors:
             counts = verify(pipeline, month, kind)
             if not counts.equal:
-                raise RagError(
-                    f"{counts}: run again; if it stays so, something else writes to this collection"
-                )
+                raise RagError(f"{counts}: run again; if it stays so, something else writes to this collection")

@@ -101,9 +101,7 @@ class VectorMappingService:
                     for chunk, count in zip(batch, multi_counts, strict=True)
                     for key in rows.vector_ids(kind, chunk.id, count)
                 ]
-                saga.on_failure(
-                    f"delete their {kind} vectors", lambda kind=kind, ids=ids: self._delete(kind, ids)
-                )
+                saga.on_failure(f"delete their {kind} vectors", partial(self._delete, kind, ids))
             written = [self._pool.submit(self._write, kind, batch, vectors) for kind in self._kinds]
             # All have to come to an end before anything is compensated.
             errors = [error for future in written if (error := future.exception())]
@@ -114,9 +112,7 @@ class VectorMappingService:
                     connection, self._month, batch, self._kinds, self._built, self._embedder, multi_counts
                 )
 
-    def _write(
-        self, kind: VectorKind, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]
-    ) -> None:
+    def _write(self, kind: VectorKind, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]) -> None:
         name = self._collections.generations[kind].name
         made = [
             row

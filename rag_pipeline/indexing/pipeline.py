@@ -84,9 +84,7 @@ class Pipeline:
         """`embedding_cache`; where Redis does not answer, every look-up is a miss."""
         from rag_pipeline.embedding.cache import EmbeddingCache
 
-        return EmbeddingCache(
-            self.stores.redis, self.embedder.fingerprint, self.settings.embedding_cache_days
-        )
+        return EmbeddingCache(self.stores.redis, self.embedder.fingerprint, self.settings.embedding_cache_days)
 
     def redis_answers(self) -> bool:
         """Whether Redis answers. Without it everything is slower and nothing is wrong."""

@@ -103,13 +103,16 @@ def _scan(
     found = source.scan(after=position.resume_after)
     for slice_ in iter(lambda: list(itertools.islice(found, _SLICE)), []):
         items = [entry for entry in slice_ if isinstance(entry, Item)]
-        problems = [f"{entry.path}: {entry.reason}" for entry in slice_ if isinstance(entry, ScanProblem)]
+        unlisted = [entry for entry in slice_ if isinstance(entry, ScanProblem)]
+        problems = [f"{entry.path}: {entry.reason}" for entry in unlisted]
         dated = _dated(pipeline, config, source, items)
         with database.connection() as connection:
             new, changed = source_items.merge(
                 connection, config.type, source_id, position.number, the_recipe, dated
             )
-            sources.advance_pass(connection, source_id, slice_[-1].key, problems)
+            # A folder that became unreadable since the last slice is told first, with a key behind us.
+            after = max(slice_[-1].key, position.resume_after or "")
+            sources.advance_pass(connection, source_id, after, problems, [entry.key for entry in unlisted])
         result.scanned += len(items)
         result.new += new
         result.changed += changed
@@ -119,10 +122,7 @@ def _scan(
             return result
     result.complete = True
     with database.connection() as connection:
-        if not result.problems:
-            result.gone = _mark_gone(
-                pipeline, config, connection, source_id, position.number, confirm_deletions
-            )
+        result.gone = _mark_gone(pipeline, config, connection, source_id, position.number, confirm_deletions)
         sources.finish_pass(connection, source_id, next_sync_at(config), len(result.problems))
     return result
 

@@ -36,6 +36,8 @@ class Tally:
     failed_chunks: int = 0
     vectors_deleted: int = 0
     """Chunks whose vectors left Milvus."""
+    problems: list[str] = field(default_factory=list)
+    """What a person has to mend, one line each, and no document is to blame for: a source that is out of reach."""
     seconds: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -51,9 +53,5 @@ class Tally:
 
     def as_json(self) -> dict[str, Any]:
         """The keys that `rag-pipeline ingest --json` promises, and a few more."""
-        counts = {
-            name: value
-            for name, value in vars(self).items()
-            if name != "seconds" and not name.startswith("_")
-        }
+        counts = {name: value for name, value in vars(self).items() if isinstance(value, int)}
         return {**counts, "seconds": {name: round(value, 3) for name, value in self.seconds.items()}}

@@ -42,9 +42,7 @@ class VectorsResult:
     """(chunk, reason)"""
 
 
-def index_vectors(
-    pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] | None = None
-) -> VectorsResult:
+def index_vectors(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] | None = None) -> VectorsResult:
     """Write the vectors that a month's chunks lack, of these kinds (default: all that are built).
 
     A chunk is complete with all the kinds of `RAG_VECTORS`; its document becomes searchable with its last chunk.

@@ -73,9 +73,7 @@ def upsert(milvus: Milvus, collection: str, month: Month, rows: Sequence[Row]) -
     """Write rows into a month's partition. A key never changes its partition: a document keeps its month."""
     for part in _slices(rows):
         with milvus.client() as client:
-            client.upsert(
-                collection, list(part), partition_name=month.milvus_partition, timeout=TIMEOUT_SECONDS
-            )
+            client.upsert(collection, list(part), partition_name=month.milvus_partition, timeout=TIMEOUT_SECONDS)
 
 
 def delete(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
@@ -85,9 +83,7 @@ def delete(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
     """
     for start in range(0, len(ids), _KEYS_PER_REQUEST):
         with milvus.client() as client:
-            client.delete(
-                collection, ids=list(ids[start : start + _KEYS_PER_REQUEST]), timeout=TIMEOUT_SECONDS
-            )
+            client.delete(collection, ids=list(ids[start : start + _KEYS_PER_REQUEST]), timeout=TIMEOUT_SECONDS)
 
 
 def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[str]) -> list[Row]:

@@ -42,6 +42,8 @@ class DocumentText:
     """Its source_id, for messages."""
     title: str
     content: str
+    chunked_with: str | None
+    """The chunker's version and settings that made its present chunks."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,10 @@ class Chunked:
     """The document's words, separated by spaces, for the full-text index."""
     word_count: int
     chunk_count: int
+    chunked_with: str
 
 
-_COLUMNS = (
-    "id, created_at, title, content, source_type, source_id, source_url, author, language, category, tags"
-)
+_COLUMNS = "id, created_at, title, content, source_type, source_id, source_url, author, language, category, tags"
 
 
 def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
@@ -130,10 +131,10 @@ def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -
     """The next documents of a month whose chunks are to be made: at most `limit`, about `max_chars` in all."""
     rows = connection.execute(
         """
-        SELECT id, created_at, source_id, title, content FROM (
+        SELECT id, created_at, source_id, title, content, chunked_with FROM (
             SELECT *, sum(char_count) OVER (ORDER BY id) - char_count AS before
             FROM (
-                SELECT id, created_at, source_id, title, content, char_count FROM documents
+                SELECT id, created_at, source_id, title, content, chunked_with, char_count FROM documents
                 WHERE processing_status IN ('pending', 'processing') AND created_at >= %(start)s AND created_at < %(end)s
                 ORDER BY id LIMIT %(limit)s
             ) next
@@ -149,10 +150,11 @@ def mark_chunked(connection: Connection, documents: Sequence[Chunked]) -> None:
     connection.cursor().executemany(
         """
         UPDATE documents SET processing_status = 'completed', indexing_status = 'indexing', error_message = NULL,
-            content_words = to_tsvector('japanese', %s), word_count = %s, chunk_count = %s, updated_at = now()
+            content_words = to_tsvector('japanese', %s), word_count = %s, chunk_count = %s, chunked_with = %s,
+            updated_at = now()
         WHERE id = %s AND created_at = %s
         """,
-        [(d.words, d.word_count, d.chunk_count, d.id, d.created_at) for d in documents],
+        [(d.words, d.word_count, d.chunk_count, d.chunked_with, d.id, d.created_at) for d in documents],
     )
 
 

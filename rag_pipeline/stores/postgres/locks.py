@@ -33,9 +33,7 @@ def advisory_lock(
         told = False
         while not _try_lock(connection, name):
             if time.monotonic() >= deadline:
-                raise RagError(
-                    f"{name} is being worked on by another run: wait for it to end, then run again"
-                )
+                raise RagError(f"{name} is being worked on by another run: wait for it to end, then run again")
             if on_wait and not told:
                 on_wait()
                 told = True

@@ -116,22 +116,30 @@ def merge(
 
 
 def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]:
-    """(items that the pass did not see, all items of the source); those already known to be gone not counted."""
+    """(items that a complete pass did not see and could have, all items of the source), known gone ones left out."""
     row = connection.execute(
         """
-        SELECT count(*) FILTER (WHERE seen_pass < %s), count(*)
-        FROM source_items WHERE source = %s AND state <> 'gone'
+        SELECT count(*) FILTER (WHERE i.seen_pass < %(pass)s AND NOT EXISTS (
+                SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
+                WHERE s.source = i.source AND starts_with(i.locator, prefix))),
+            count(*)
+        FROM source_items i WHERE i.source = %(source)s AND i.state <> 'gone'
         """,
-        (number, source),
+        {"pass": number, "source": source},
     ).fetchone()
     assert row is not None
     return row[0], row[1]
 
 
 def mark_gone(connection: Connection, source: UUID, number: int) -> int:
-    """What a complete pass did not see is gone; how many."""
+    """What a complete pass did not see is gone, but for what lies where it could not look; how many."""
     return connection.execute(
-        "UPDATE source_items SET state = 'gone' WHERE source = %s AND seen_pass < %s AND state <> 'gone'",
+        """
+        UPDATE source_items i SET state = 'gone'
+        WHERE i.source = %s AND i.seen_pass < %s AND i.state <> 'gone' AND NOT EXISTS (
+            SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
+            WHERE s.source = i.source AND starts_with(i.locator, prefix))
+        """,
         (source, number),
     ).rowcount
 

@@ -22,6 +22,7 @@ class ScanPosition:
     number: int
     resume_after: str | None
     problems: tuple[str, ...]
+    """What could not be listed so far, and why."""
 
 
 def register(
@@ -71,6 +72,7 @@ def begin_or_resume_pass(connection: Connection, source: UUID) -> ScanPosition:
             pass = s.pass + (s.finished_at IS NOT NULL)::int,
             resume_after = CASE WHEN s.finished_at IS NULL THEN s.resume_after END,
             problems = CASE WHEN s.finished_at IS NULL THEN s.problems ELSE '{}' END,
+            unlisted = CASE WHEN s.finished_at IS NULL THEN s.unlisted ELSE '{}' END,
             started_at = CASE WHEN s.finished_at IS NULL THEN s.started_at ELSE now() END,
             finished_at = NULL
         RETURNING pass, resume_after, problems
@@ -80,14 +82,22 @@ def begin_or_resume_pass(connection: Connection, source: UUID) -> ScanPosition:
     assert row is not None
     connection.execute("UPDATE sources SET sync_status = 'running' WHERE id = %s", (source,))
     number, after, problems = row
-    return ScanPosition(source, number, _key(after), tuple(problems))
+    return ScanPosition(source, number, after, tuple(problems))
 
 
-def advance_pass(connection: Connection, source: UUID, after: str, problems: Sequence[str]) -> None:
-    """Remember how far the pass has come, in the transaction that stored what it saw."""
+def advance_pass(
+    connection: Connection, source: UUID, after: str, problems: Sequence[str], unlisted: Sequence[str]
+) -> None:
+    """Remember how far the pass has come, in the transaction that stored what it saw.
+
+    `unlisted` are the keys of the problems: what begins with one of them is not gone.
+    """
     connection.execute(
-        "UPDATE source_scans SET resume_after = %s, problems = problems || %s::text[] WHERE source = %s",
-        (after.encode("utf-8", "surrogateescape"), list(problems), source),
+        """
+        UPDATE source_scans SET resume_after = %s, problems = problems || %s::text[], unlisted = unlisted || %s::text[]
+        WHERE source = %s
+        """,
+        (after, list(problems), list(unlisted), source),
     )
 
 
@@ -180,7 +190,3 @@ def is_due(connection: Connection, source_type: str, name: str, schedule: str, n
         {"type": source_type, "name": name, "schedule": schedule, "now": now},
     ).fetchone()
     return row is None or bool(row[0])
-
-
-def _key(stored: bytes | None) -> str | None:
-    return None if stored is None else bytes(stored).decode("utf-8", "surrogateescape")

@@ -63,13 +63,15 @@ CREATE INDEX idx_sources_active_sync ON sources (next_sync_at, source_type) WHER
 CREATE TABLE source_scans (
     source UUID PRIMARY KEY REFERENCES sources (id) ON DELETE CASCADE,
     pass BIGINT NOT NULL DEFAULT 0,
-    resume_after BYTEA,
+    resume_after TEXT,
     started_at TIMESTAMP WITH TIME ZONE,
     finished_at TIMESTAMP WITH TIME ZONE,
-    problems TEXT[] NOT NULL DEFAULT '{}'
+    problems TEXT[] NOT NULL DEFAULT '{}',
+    unlisted TEXT[] NOT NULL DEFAULT '{}'
 );
 COMMENT ON TABLE source_scans IS
     'how far the running pass over a source has come; what a complete pass did not see is gone';
+COMMENT ON COLUMN source_scans.unlisted IS 'what begins with one of these could not be listed, and is not gone';
 
 CREATE TABLE source_items (
     source_type VARCHAR(50) NOT NULL,
@@ -135,6 +137,7 @@ CREATE TABLE documents (
     indexed_at TIMESTAMP WITH TIME ZONE,
 
     content_words TSVECTOR,
+    chunked_with TEXT,
 
     PRIMARY KEY (id, created_at),
     CONSTRAINT documents_source_item_fkey
@@ -319,18 +322,6 @@ END;
 $$ LANGUAGE plpgsql;
 """
 
-GENERATIONS = """
-CREATE TABLE vector_generations (
-    collection VARCHAR(255) PRIMARY KEY,
-    kind VARCHAR(20) NOT NULL,
-    embedder VARCHAR(255) NOT NULL,
-    dimension INTEGER,
-    created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT NOW(),
-    CONSTRAINT valid_kind CHECK (kind IN ('dense', 'sparse', 'multi'))
-);
-COMMENT ON TABLE vector_generations IS 'the physical collections in Milvus, and which embedder''s vectors each holds';
-"""
-
 USERS = """
 CREATE TABLE users (
     id UUID PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -397,5 +388,6 @@ CREATE INDEX idx_api_keys_expires ON api_keys (expires_at) WHERE expires_at IS N
 def upgrade() -> None:
     # The driver's own connection: SQLAlchemy would take the `%` of format() for placeholders.
     connection = op.get_bind().connection.driver_connection
-    for sql in (JAPANESE, SOURCES, DOCUMENTS, CHUNKS, OUTBOX, PARTITIONS, GENERATIONS, USERS):
+    assert connection is not None
+    for sql in (JAPANESE, SOURCES, DOCUMENTS, CHUNKS, OUTBOX, PARTITIONS, USERS):
         connection.execute(sql)

@@ -1,0 +1,280 @@
+"""The write path from files to vectors, on the real stores: what a user relies on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rag_pipeline.errors import DimensionMismatchError
+from rag_pipeline.indexing.ingest import ingest
+from rag_pipeline.indexing.scan import scan_source
+from rag_pipeline.months import Month
+from rag_pipeline_tests.embedders import CheapEmbedder
+from rag_pipeline_tests.indexing.conftest import Index
+
+KINDS = ("dense", "sparse", "multi")
+
+
+def paragraphs(count: int, seed: str = "") -> str:
+    return (
+        "# 見出し\n\n"
+        + "\n\n".join(f"段落{seed}{n}。索引を正しく保つ方法を述べる。" * 3 for n in range(count))
+        + "\n"
+    )
+
+
+def test_documents_become_three_verified_collections(index: Index) -> None:
+    index.write("a.md", paragraphs(20), "2024-03-05")
+    index.write("b.md", "# Hello\n\nAbout backups.\n", "2024-04-01T00:30:00+09:00")
+    pipeline, result = index.ingest()
+    assert result.errors == []
+    assert result.months == [Month(2024, 3)], "midnight in Tokyo is still March in UTC"
+    assert pipeline.tally.documents == 2
+    assert pipeline.tally.embedded == pipeline.tally.chunks > 5
+    index.assert_true()
+    ids = index.rows("SELECT dense_vector_id, sparse_vector_id, multi_vector_id, id FROM document_chunks")
+    assert all((d, s, m) == (f"{i}_dense", f"{i}_sparse", f"{i}_multi") for d, s, m, i in ids)
+    assert all(kind_ids for kind_ids in (index.vector_ids(kind, Month(2024, 3)) for kind in KINDS))
+
+
+def test_the_second_ingest_writes_nothing(index: Index) -> None:
+    index.write("a.md", paragraphs(5))
+    index.ingest()
+    before = index.rows("SELECT id, updated_at FROM document_chunks ORDER BY id")
+    asked = index.embedder.texts
+    pipeline, result = index.ingest()
+    assert result.months == []
+    assert (pipeline.tally.scanned, pipeline.tally.new, pipeline.tally.changed) == (1, 0, 0)
+    assert index.embedder.texts == asked
+    assert index.rows("SELECT id, updated_at FROM document_chunks ORDER BY id") == before
+
+
+def test_a_touched_file_is_read_and_nothing_else(index: Index) -> None:
+    path = index.write("a.md", paragraphs(5))
+    index.ingest()
+    os.utime(path, ns=(1, 1))
+    pipeline, _ = index.ingest()
+    assert pipeline.tally.changed == 1
+    assert (pipeline.tally.documents, pipeline.tally.chunks, pipeline.tally.embedded) == (0, 0, 0)
+    pipeline, result = index.ingest()
+    assert result.months == []
+
+
+def test_an_edit_costs_its_changed_chunks_only(index: Index) -> None:
+    path = index.write("a.md", paragraphs(40))
+    index.ingest()
+    asked = index.embedder.texts
+    path.write_text(path.read_text("utf-8").replace("段落20。", "段落XX。"), "utf-8")
+    pipeline, _ = index.ingest()
+    assert (pipeline.tally.chunks, pipeline.tally.retired, pipeline.tally.embedded) == (1, 1, 1)
+    assert index.embedder.texts == asked + 1
+    index.assert_true()
+
+
+def test_chunks_that_only_moved_are_not_embedded_again_and_follow_in_milvus(index: Index) -> None:
+    path = index.write("a.md", "# 見出し\n\n## 一\n\n本文。\n\n## 二\n\n本文二。\n")
+    index.ingest()
+    asked = index.embedder.texts
+    path.write_text(path.read_text("utf-8").replace("# 見出し\n", "# 見出し\n\n## 零\n\n新しい節。\n"), "utf-8")
+    pipeline, _ = index.ingest()
+    assert index.embedder.texts == asked + 1
+    assert pipeline.tally.restated == 2
+    index.assert_true()
+    positions = dict(index.rows("SELECT id::text, position FROM document_chunks"))
+    with index.open() as opened:
+        name = opened.collections.generations["dense"].name
+        with opened.stores.milvus.client() as client:
+            rows = client.query(name, filter="", limit=100, output_fields=["id", "chunk_position"])
+    assert {row["id"].removesuffix("_dense"): row["chunk_position"] for row in rows} == positions
+
+
+def test_a_deleted_file_leaves_no_row_and_no_vector(index: Index) -> None:
+    index.write("a.md", paragraphs(5, "a"))
+    index.write("b.md", paragraphs(5, "b"))
+    path = index.write("c.md", paragraphs(5, "c"))
+    index.ingest()
+    path.unlink()
+    pipeline, _ = index.ingest()
+    assert pipeline.tally.deleted == 1
+    assert pipeline.tally.vectors_deleted > 0
+    index.assert_true()
+    assert index.rows("SELECT count(*) FROM source_items") == [(2,)]
+
+
+def test_a_renamed_file_is_taken_from_the_cache(index: Index) -> None:
+    index.write("a.md", paragraphs(5, "a"))
+    path = index.write("b.md", paragraphs(5, "b"))
+    index.ingest()
+    asked = index.embedder.texts
+    path.rename(path.with_name("renamed.md"))
+    pipeline, _ = index.ingest()
+    assert (pipeline.tally.new, pipeline.tally.deleted) == (1, 1)
+    assert pipeline.tally.embedded == 0
+    assert pipeline.tally.reused == pipeline.tally.chunks > 0
+    assert index.embedder.texts == asked
+    index.assert_true()
+
+
+def test_most_of_a_source_vanishing_needs_a_confirmation(index: Index) -> None:
+    paths = [index.write(f"{n}.md", paragraphs(1, str(n))) for n in range(4)]
+    index.ingest()
+    for path in paths[:3]:
+        path.unlink()
+    _, result = index.ingest()
+    assert "3 of its 4 documents" in result.errors[0]
+    assert "--confirm-deletions" in result.errors[0]
+    assert index.rows("SELECT count(*) FROM documents") == [(4,)]
+    assert index.rows("SELECT sync_status, last_error IS NOT NULL FROM sources") == [("failed", True)]
+    pipeline, result = index.ingest(confirm_deletions=True)
+    assert result.errors == []
+    assert pipeline.tally.deleted == 3
+    index.assert_true()
+
+
+def test_a_vanished_folder_deletes_nothing(index: Index) -> None:
+    index.write("a.md", paragraphs(2))
+    index.ingest()
+    index.docs.rename(index.docs.with_name("elsewhere"))
+    _, result = index.ingest()
+    assert "source docs" in result.errors[0]
+    assert "sources.yaml" in result.errors[0]
+    assert index.rows("SELECT count(*) FROM documents") == [(1,)]
+
+
+def test_a_document_that_cannot_be_read_is_set_aside_and_its_old_version_stays(index: Index) -> None:
+    path = index.write("a.md", paragraphs(3))
+    good = path.read_bytes()
+    index.write("b.md", paragraphs(3, "b"))
+    index.ingest()
+    path.write_bytes(b"\x00\x01\x02binary")
+    pipeline, _ = index.ingest()
+    assert pipeline.tally.failed == 1
+    assert index.rows("SELECT count(*) FROM document_chunks WHERE live")[0][0] > 2
+    state = (
+        "SELECT processing_status, indexing_status, error_message IS NOT NULL FROM documents ORDER BY source_id"
+    )
+    assert index.rows(state) == [("failed", "completed", True), ("completed", "completed", False)]
+    pipeline, result = index.ingest()
+    assert result.months == [], "it is tried again when it changes, not at every run"
+    pipeline, _ = index.ingest(retry_failed=True)
+    assert pipeline.tally.failed == 1
+    path.write_bytes(good)
+    pipeline, _ = index.ingest()
+    assert pipeline.tally.failed == 0
+    index.assert_true()
+
+
+def test_one_chunk_that_cannot_be_embedded_fails_alone(index: Index) -> None:
+    index.embedder.poison = "毒"
+    index.write("bad.md", paragraphs(20, "x") + "\n## 毒\n\n毒入り。\n")
+    index.write("good.md", paragraphs(20, "y"))
+    pipeline, _ = index.ingest()
+    assert pipeline.tally.failed_chunks == 1
+    assert index.rows("SELECT count(*) FROM document_chunks WHERE embedding_status = 'failed'") == [(1,)]
+    rows = index.rows("SELECT source_id, indexing_status, error_message FROM documents ORDER BY 1")
+    assert rows[0][1] == "failed"
+    assert "毒" in rows[0][2]
+    assert rows[1][1:] == ("completed", None)
+    index.embedder.poison = None
+    pipeline, _ = index.ingest(retry_failed=True)
+    assert (pipeline.tally.embedded, pipeline.tally.failed_chunks) == (1, 0)
+    index.assert_true()
+
+
+def test_a_failed_update_leaves_the_old_version_searchable(index: Index) -> None:
+    path = index.write("a.md", "# 一\n\n古い本文。\n")
+    index.ingest()
+    index.embedder.poison = "毒"
+    path.write_text(path.read_text("utf-8").replace("古い本文。", "毒の本文。"), "utf-8")
+    index.ingest()
+    assert index.rows("SELECT content FROM document_chunks WHERE live") == [("# 一\n\n古い本文。",)]
+    path.write_text(path.read_text("utf-8").replace("毒の本文。", "良い本文。"), "utf-8")
+    index.ingest()
+    assert index.rows("SELECT content FROM document_chunks WHERE live") == [("# 一\n\n良い本文。",)]
+    index.assert_true()
+
+
+def test_new_metadata_in_sources_yaml_reaches_the_documents(index: Index) -> None:
+    index.write("a.md", paragraphs(3))
+    index.ingest()
+    asked = index.embedder.texts
+    index.sources.write_text(
+        "sources: [{name: docs, type: filesystem, path: ./docs, category: manual, tags: [public]}]\n", "utf-8"
+    )
+    index.ingest()
+    assert index.rows("SELECT category, tags FROM documents") == [("manual", ["public"])]
+    assert index.embedder.texts == asked
+    index.assert_true()
+
+
+def test_another_chunk_size_cuts_the_documents_anew(index: Index) -> None:
+    index.write("a.md", paragraphs(12))
+    index.ingest()
+    before = index.rows("SELECT count(*) FROM document_chunks")[0][0]
+    with index.open(chunk_tokens=200) as pipeline:
+        ingest(pipeline)
+    assert index.rows("SELECT count(*) FROM document_chunks")[0][0] < before
+    index.assert_true()
+
+
+def test_a_killed_scan_goes_on_where_it_was(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rag_pipeline.indexing.scan._SLICE", 3)
+    for n in range(10):
+        index.write(f"{n}.md", paragraphs(1, str(n)))
+    with index.open() as pipeline:
+        config = pipeline.sources["docs"]
+        first = scan_source(pipeline, config, deadline=0)
+        assert (first.complete, first.scanned) == (False, 3)
+        seen = [first]
+        while not seen[-1].complete:
+            seen.append(scan_source(pipeline, config, deadline=0))
+    assert sum(result.scanned for result in seen) == 10
+    assert index.rows("SELECT count(*), count(DISTINCT seen_pass) FROM source_items") == [(10, 1)]
+
+
+def test_another_dimension_is_refused_before_anything_is_written(index: Index) -> None:
+    index.write("a.md", paragraphs(3))
+    index.ingest()
+    before = {kind: index.vector_ids(kind) for kind in KINDS}
+    index.embedder = CheapEmbedder(dimension=32)
+    index.write("b.md", paragraphs(3, "b"))
+    with pytest.raises(DimensionMismatchError, match="Vector dimension mismatch: expected 64, got 32"):
+        index.ingest()
+    index.embedder = CheapEmbedder()
+    assert {kind: index.vector_ids(kind) for kind in KINDS} == before
+    index.ingest()
+    index.assert_true()
+
+
+def test_a_kind_that_is_not_built_is_not_missed(index: Index) -> None:
+    index.write("a.md", paragraphs(3))
+    with index.open(vectors="dense") as pipeline:
+        ingest(pipeline)
+    assert index.rows(
+        "SELECT DISTINCT embedding_status, sparse_vector_id, multi_vector_id FROM document_chunks"
+    ) == [("completed", None, None)]
+
+
+def test_redis_away_is_slower_and_not_wrong(index: Index, tmp_path: Path) -> None:
+    from rag_pipeline.stack import Endpoints
+
+    good = index.endpoints
+    index.endpoints = Endpoints(good.postgres_url, good.milvus_uri, "redis://127.0.0.1:9/0")
+    index.write("a.md", paragraphs(10))
+    pipeline, result = index.ingest()
+    assert result.errors == []
+    assert pipeline.tally.embedded > 0
+    index.assert_true()
+
+
+def test_a_source_that_is_taken_out_keeps_its_documents_until_it_is_removed(index: Index) -> None:
+    index.write("a.md", paragraphs(2))
+    index.ingest()
+    index.sources.write_text("sources: [{name: other, type: filesystem, path: ./docs}]\n", "utf-8")
+    _, result = index.ingest()
+    assert result.unconfigured == ["docs"]
+    assert index.rows("SELECT count(*) FROM documents") == [(2,)]
+    assert index.rows("SELECT name, is_active FROM sources ORDER BY 1") == [("docs", False), ("other", True)]
+    index.assert_true()
