@@ -77,9 +77,7 @@ def cheap() -> CheapEmbedder:
 
 def _bigrams(text: str) -> np.ndarray:
     """A number below 2**31 for each two characters that follow each other, white space left out."""
-    points = np.frombuffer("".join(text.lower().split()).encode("utf-32-le"), dtype=np.uint32).astype(
-        np.int64
-    )
+    points = np.frombuffer("".join(text.lower().split()).encode("utf-32-le"), dtype=np.uint32).astype(np.int64)
     return (points[:-1] * 1_000_003 + points[1:] * 7919) % (2**31 - 1)
 
 

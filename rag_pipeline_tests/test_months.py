@@ -57,9 +57,7 @@ def test_midnight_in_tokyo_belongs_to_the_month_before_in_utc() -> None:
 
 
 @given(moments, months)
-def test_clamped_moments_are_neither_before_the_first_month_nor_after_now(
-    moment: datetime, first: Month
-) -> None:
+def test_clamped_moments_are_neither_before_the_first_month_nor_after_now(moment: datetime, first: Month) -> None:
     now = datetime(2101, 1, 1, tzinfo=UTC)
     clamped = clamp(moment, first, now)
     assert first.start <= clamped <= now
@@ -67,9 +65,7 @@ def test_clamped_moments_are_neither_before_the_first_month_nor_after_now(
         assert clamped == moment
 
 
-@pytest.mark.parametrize(
-    "text", ["2024", "2024-13", "2024-00", "24-01", "2024-01-02", "", "2024-1", "０００1-01"]
-)
+@pytest.mark.parametrize("text", ["2024", "2024-13", "2024-00", "24-01", "2024-01-02", "", "2024-1", "０００1-01"])
 def test_what_is_not_a_month_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="YYYY-MM"):
         Month.parse(text)

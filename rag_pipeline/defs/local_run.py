@@ -56,13 +56,17 @@ def _path(name: str) -> str:
     return f"{RagError.__module__}.{name}"
 
 
+@cache
 def _instance(pipeline: "Pipeline") -> dg.DagsterInstance:
     from rag_pipeline.stack import endpoints
     from rag_pipeline.stack.dagster_home import dagster_environment
 
     if "DAGSTER_HOME" not in os.environ:
         os.environ.update(dagster_environment(pipeline.settings, endpoints(pipeline.settings)))
-    return dg.DagsterInstance.get()
+    instance = dg.DagsterInstance.get()
+    # Otherwise it connects anew for every event, which takes longer than anything else in a small run.
+    instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+    return instance
 
 
 @cache

@@ -13,7 +13,8 @@ class ParsedDocument:
     title: str
     """Never empty: the front matter's or the file's own title, else the first heading, else the file's name."""
     markdown: str
-    """The content as Markdown, without front matter; NFC, `\\n` line ends, no NUL, no lone surrogate."""
+    """The content as Markdown, without front matter, in its author's characters: nothing is normalised but line
+    ends (`\\n`), only NULs, lone surrogates and byte order marks are removed. NFKC is for comparing texts."""
     created_at: datetime | None = None
     """Aware, UTC."""
     author: str | None = None
@@ -40,9 +41,12 @@ class ChunkDraft:
     """1 for text outside any section or in a top-level one, 2 in a section inside that, ..."""
     parent: int | None
     """Position of the chunk that opens the enclosing section: for a chunk that opens a section, the opening
-    chunk of the section around it; for any other chunk, the opening chunk of its own section."""
+    chunk of the section around it; for any other chunk, the opening chunk of its own section. None in a top-level
+    section's opening chunk and for text outside any section."""
     token_count: int
+    """Of the content: the sum of its blocks' tokens."""
     char_count: int
+    """Of the content."""
     embedding_text: str
     """What is embedded: the content, with its section's title before it where the content lacks it."""
     content_hash: str

@@ -1,1 +1,10 @@
-"""The embedded servers: PostgreSQL, Valkey and Milvus Lite on this machine, for development and tests."""
+"""The embedded servers: PostgreSQL, Valkey and Milvus Lite on this machine, for development and tests.
+
+All listen on the loopback address only, keep their data under `RAG_HOME`, outlive the command that started them,
+and are found again by the next one. What a `RAG_*` URL names is used instead and never started or stopped.
+"""
+
+from rag_pipeline.stack.stack import Endpoints, Stack, endpoints
+from rag_pipeline.urls import mask_url
+
+__all__ = ["Endpoints", "Stack", "endpoints", "mask_url"]

@@ -1,0 +1,135 @@
+"""What an ingest costs outside the embedder, by stage: python -m benchmarks.ingest [--files 2000]
+
+Makes Japanese Markdown files spread over 24 months, and runs `rag-pipeline ingest` as a user would, each time in a
+process of its own, on an embedded stack of its own: everything new, nothing changed, 1 % edited, 1 % deleted.
+Seconds are of one run on one machine; compare figures of one call with each other, not with those of another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+_WORDS = [
+    "索引",
+    "検索",
+    "文書",
+    "月次",
+    "区画",
+    "差分",
+    "更新",
+    "削除",
+    "一貫性",
+    "補償",
+    "監視",
+    "通知",
+    "障害",
+    "復旧",
+    "設定",
+    "接続",
+    "埋め込み",
+    "語彙",
+    "形態素",
+    "解析",
+    "辞書",
+    "段落",
+    "見出し",
+    "重み",
+    "距離",
+    "近傍",
+    "候補",
+    "順位",
+    "再計算",
+    "世代",
+    "切替",
+    "検証",
+]
+
+
+def make_files(folder: Path, count: int) -> list[Path]:
+    random.seed(7)
+    paths = []
+    for number in range(count):
+        sections = []
+        for section in range(3):
+            sentences = [
+                f"{random.choice(_WORDS)}の{random.choice(_WORDS)}は{random.choice(_WORDS)}と"
+                f"{random.choice(_WORDS)}を{random.randrange(1000)}回くり返して{random.choice(_WORDS)}を保つ。"
+                for _ in range(24)
+            ]
+            paragraphs = ["".join(sentences[start : start + 6]) for start in range(0, 24, 6)]
+            sections.append(f"## 第{section + 1}節 {random.choice(_WORDS)}\n\n" + "\n\n".join(paragraphs))
+        month = number % 24
+        front = f"---\ntitle: 文書{number}\ndate: {2024 + month // 12}-{month % 12 + 1:02d}-15\n---\n"
+        path = folder / f"{number % 50:02d}" / f"{number}.md"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(front + f"# 文書{number}\n\n" + "\n\n".join(sections) + "\n", "utf-8")
+        paths.append(path)
+    return paths
+
+
+def run(name: str, environment: dict[str, str]) -> None:
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "rag_pipeline.cli", "ingest", "--json"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    wall = time.perf_counter() - start
+    found = json.loads(done.stdout)
+    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in found["seconds"].items())
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    outside = wall - found["seconds"].get("embed", 0.0)
+    per_chunk = (
+        f", {outside * 1000 / found['embedded']:.2f} ms a chunk outside the embedder" if found["embedded"] else ""
+    )
+    print(f"{name}: {wall:.2f} s, {found['embedded']} embedded, {len(found['months'])} months{per_chunk}")
+    print(f"    {stages}")
+    print(f"    peak memory of the largest process so far: {peak:.0f} MB", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=2000)
+    arguments = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="rag-benchmark-"))
+    folder.chmod(0o755)
+    docs = folder / "docs"
+    docs.mkdir()
+    (folder / "sources.yaml").write_text("sources: [{name: bench, type: filesystem, path: ./docs}]\n", "utf-8")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("RAG_", "DAGSTER_"))},
+        "RAG_HOME": str(folder / "home"),
+        "RAG_SOURCES": str(folder / "sources.yaml"),
+        "RAG_EMBEDDER": "benchmarks.free_embedder:make",
+    }
+    command = [sys.executable, "-m", "rag_pipeline.cli"]
+    paths = make_files(docs, arguments.files)
+    subprocess.run([*command, "up"], env=environment, check=True, stderr=subprocess.DEVNULL)
+    try:
+        run("everything new", environment)
+        run("nothing changed", environment)
+        some = paths[::100]
+        for path in some:
+            path.write_text(path.read_text("utf-8").replace("くり返して", "くりかえして", 1), "utf-8")
+        run(f"1 % edited ({len(some)} files)", environment)
+        for path in some:
+            path.unlink()
+        run(f"1 % deleted ({len(some)} files)", environment)
+    finally:
+        subprocess.run([*command, "down"], env=environment, check=True, stderr=subprocess.DEVNULL)
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""A search, from the words of a query to its hits.
+
+Milvus says what is near, PostgreSQL what is true: candidates are looked up there, and those that are not live, are
+deleted, or do not match the filters fall out before anything is ranked.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psycopg
+
+from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
+from rag_pipeline.search.candidates import Candidates, check_embedder, find
+from rag_pipeline.search.fusion import descending, standardized
+from rag_pipeline.search.lexical import lexical_weight
+from rag_pipeline.search.model import MAX_LIMIT, MODES, NO_FILTERS, Filters, Hit, Mode, SearchResult
+from rag_pipeline.search.multi import multi_scores
+from rag_pipeline.search.terms import Terms
+from rag_pipeline.stores.postgres import search as queries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from uuid import UUID
+
+    from rag_pipeline.embedding.base import ChunkVectors, FloatArray
+    from rag_pipeline.indexing.pipeline import Pipeline
+    from rag_pipeline.settings import VectorKind
+    from rag_pipeline.stores.postgres.search import FoundChunk
+
+_log = logging.getLogger(__name__)
+
+_LEGS: tuple[VectorKind, ...] = ("dense", "sparse")
+MAX_QUERY_CHARS = 8000
+"""What is beyond is cut: more words make no search better, only slower."""
+RERANKED = 50
+"""Candidates whose multi-vectors are compared."""
+_PAGES = 5
+"""Of 100 hits a leg: how far a search goes to fill its limit where many of the nearest chunks are not live."""
+
+
+@dataclass
+class _Ranked:
+    """A live chunk and its scores."""
+
+    chunk: FoundChunk
+    score: float
+    dense: float | None = None
+    sparse: float | None = None
+    multi: float | None = None
+
+
+@dataclass
+class _Stopwatch:
+    """Seconds of wall time by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def search(
+    pipeline: Pipeline,
+    query: str,
+    *,
+    mode: Mode = "hybrid",
+    limit: int = 10,
+    filters: Filters = NO_FILTERS,
+) -> SearchResult:
+    """The chunks that answer a query best, at most `limit` (1 to 100), from live versions of documents.
+
+    A query over 8,000 characters is cut. An index that is empty, or was never made, has no hits. Counts the chunks
+    that are shown (`search_count`, `last_search_score`), if that can be done at once.
+
+    Raises `ConfigError` for an empty query, a limit out of range, or a mode whose vectors are not built, and
+    `StoreUnavailableError` where PostgreSQL or Milvus is down.
+    """
+    text = _text(query)
+    if mode not in MODES:
+        raise ConfigError(f"{mode!r} is no way to search: choose one of {', '.join(MODES)}")
+    if not 1 <= limit <= MAX_LIMIT:
+        raise ConfigError(f"a limit of {limit} hits is out of range: choose one from 1 to {MAX_LIMIT}")
+    watch = _Stopwatch()
+    try:
+        if mode == "fulltext":
+            ranked = _fulltext(pipeline, text, limit, filters, watch)
+        else:
+            ranked = _by_vectors(pipeline, text, mode, limit, filters, watch)
+    except psycopg.errors.UndefinedTable:
+        return SearchResult([], watch.seconds)  # Nothing was ever ingested: not even the tables are there.
+    shown = ranked[:limit]
+    with watch.stage("record"):
+        _record(pipeline, shown)
+    return SearchResult([_hit(found) for found in shown], watch.seconds)
+
+
+def _text(query: str) -> str:
+    # Neither can be in a document, and both are refused further down, by PostgreSQL or by an embedder.
+    text = query[:MAX_QUERY_CHARS].replace("\0", " ").encode("utf-8", "replace").decode().strip()
+    if not text:
+        raise ConfigError("the query is empty: write what to search for")
+    return text
+
+
+def _fulltext(pipeline: Pipeline, text: str, limit: int, filters: Filters, watch: _Stopwatch) -> list[_Ranked]:
+    database = pipeline.stores.database
+    with watch.stage("words"):
+        weights = Terms(database, text).fulltext_weights()
+    with watch.stage("fulltext"), database.connection() as connection:
+        found = queries.fulltext(connection, weights, filters, limit)
+    return [_Ranked(chunk, score) for chunk, score in found]
+
+
+def _by_vectors(
+    pipeline: Pipeline, text: str, mode: Mode, limit: int, filters: Filters, watch: _Stopwatch
+) -> list[_Ranked]:
+    legs, multi = _legs(pipeline, mode)
+    with watch.stage("words"):
+        terms = Terms(pipeline.stores.database, text)
+        if len(legs) > 1:
+            terms.idf()  # Its time is that of the words, not of the embedder that asks for it first.
+    with watch.stage("embed"):
+        vectors = _encode(pipeline, text, [*legs, "multi"] if multi else legs, terms)
+    check_embedder(pipeline.collections)
+    found, live = _live_candidates(pipeline, legs, vectors, limit, filters, watch)
+    with watch.stage("rank"):
+        if mode != "hybrid":
+            scores = found[legs[0]].scores
+            return [_ranked(live[chunk], score, found) for chunk, score in scores.items() if chunk in live]
+        ranked = _fuse(text, found, live, terms)
+    if multi and vectors.multi is not None:
+        with watch.stage("multi"):
+            ranked = _rerank(pipeline, vectors.multi, ranked)
+    return ranked
+
+
+def _legs(pipeline: Pipeline, mode: Mode) -> tuple[list[VectorKind], bool]:
+    """The collections that are searched, and whether the best are compared by their multi-vectors."""
+    built = pipeline.settings.vectors
+    legs = [kind for kind in _LEGS if kind in built and mode in ("hybrid", kind)]
+    if not legs:
+        needed = "dense or sparse" if mode == "hybrid" else mode
+        raise ConfigError(
+            f"no {needed} vectors are built: add them to RAG_VECTORS ({','.join(built)}) and ingest, "
+            "or search by fulltext"
+        )
+    return legs, mode == "hybrid" and "multi" in built
+
+
+def _encode(pipeline: Pipeline, text: str, kinds: Sequence[VectorKind], terms: Terms) -> ChunkVectors:
+    from rag_pipeline.embedding.checks import validate
+
+    embedder = pipeline.embedder
+    vectors = embedder.encode_query(text, kinds, terms.document_frequency)
+    return validate(
+        [vectors], embedder.dimension, kinds, multi_dimension=embedder.multi_dimension, names=["the query"]
+    )[0]
+
+
+def _live_candidates(
+    pipeline: Pipeline,
+    legs: Sequence[VectorKind],
+    vectors: ChunkVectors,
+    limit: int,
+    filters: Filters,
+    watch: _Stopwatch,
+) -> tuple[dict[VectorKind, Candidates], dict[UUID, FoundChunk]]:
+    """What each leg found, and the rows of what is live of it: enough for the limit, if there are as many."""
+    milvus, generations = pipeline.stores.milvus, pipeline.collections.generations
+    found = {kind: Candidates() for kind in legs}
+    live: dict[UUID, FoundChunk] = {}
+    asked = list(legs)
+
+    def next_page(kind: VectorKind) -> Candidates:
+        return find(milvus, generations[kind], getattr(vectors, kind), filters, found[kind].returned)
+
+    with ThreadPoolExecutor(len(legs), thread_name_prefix="search") as pool:
+        for _ in range(_PAGES):
+            with watch.stage("candidates"):
+                pages = list(pool.map(next_page, asked))
+            new: dict[UUID, UUID] = {}
+            for kind, page in zip(asked, pages, strict=True):
+                new |= page.documents
+                found[kind].extend(page)
+            with watch.stage("hydrate"), pipeline.stores.database.connection() as connection:
+                live |= queries.hydrate(connection, new, filters)
+            asked = [kind for kind in legs if not found[kind].exhausted]
+            if len(live) >= limit or not asked:
+                break
+    return found, live
+
+
+def _fuse(
+    text: str, found: dict[VectorKind, Candidates], live: dict[UUID, FoundChunk], terms: Terms
+) -> list[_Ranked]:
+    """The live candidates by the sum of their legs' z-scores, best first."""
+    chunks = [
+        chunk for chunk in dict.fromkeys(key for leg in found.values() for key in leg.scores) if chunk in live
+    ]
+    fused = np.zeros(len(chunks))
+    if "dense" in found:
+        fused += standardized(found["dense"].scores, chunks)
+    if "sparse" in found:
+        sparse = found["sparse"]
+        # Where the leg returned all that have a word of the query, the others' inner product is known: 0.
+        z_scores = standardized(sparse.scores, chunks, missing=0.0 if sparse.exhausted else None)
+        if "dense" in found:
+            by_dense, by_sparse = ([live[key] for key in found[kind].scores if key in live] for kind in _LEGS)
+            z_scores *= lexical_weight(text, terms.idf(), by_dense, by_sparse)
+        fused += z_scores
+    return [_ranked(live[chunks[n]], fused[n], found) for n in descending(fused)]
+
+
+def _rerank(pipeline: Pipeline, query: FloatArray, ranked: list[_Ranked]) -> list[_Ranked]:
+    """Add the z-scores of the best candidates' MaxSim; the rest get the lowest of them, and so keep their order."""
+    best = [one.chunk for one in ranked[:RERANKED]]
+    generation = pipeline.collections.generations["multi"]
+    scores = multi_scores(pipeline.stores.milvus, generation, query, best)
+    z_scores = standardized(scores, [chunk.id for chunk in best])
+    lowest = z_scores.min(initial=0.0)
+    added = [*z_scores, *[lowest] * (len(ranked) - len(best))]
+    together = [
+        replace(one, score=one.score + z_score, multi=scores.get(one.chunk.id))
+        for one, z_score in zip(ranked, added, strict=True)
+    ]
+    return [together[n] for n in descending(np.array([one.score for one in together]))]
+
+
+def _ranked(chunk: FoundChunk, score: float, found: dict[VectorKind, Candidates]) -> _Ranked:
+    of_legs = {kind: leg.scores.get(chunk.id) for kind, leg in found.items()}
+    return _Ranked(chunk, float(score), dense=of_legs.get("dense"), sparse=of_legs.get("sparse"))
+
+
+def _record(pipeline: Pipeline, shown: Sequence[_Ranked]) -> None:
+    """Count what is shown. A search that could not be counted was a search all the same."""
+    if not shown:
+        return
+    try:
+        with pipeline.stores.database.connection() as connection:
+            queries.record_search(connection, [(one.chunk, one.score) for one in shown])
+    except (psycopg.Error, StoreUnavailableError) as error:
+        _log.warning("the search was not counted: %s", one_line(error))
+
+
+def _hit(found: _Ranked) -> Hit:
+    chunk = found.chunk
+    return Hit(
+        document_id=chunk.document_id,
+        source_type=chunk.source_type,
+        source_id=chunk.source_id,
+        source_url=chunk.source_url,
+        title=chunk.title,
+        chunk_id=chunk.id,
+        position=chunk.position,
+        section_title=chunk.section_title,
+        content=chunk.content,
+        score=found.score,
+        scores={"dense": found.dense, "sparse": found.sparse, "multi": found.multi},
+    )

@@ -1,0 +1,83 @@
+"""Whether a server answers, asked in its own protocol; for embedded and external servers alike.
+
+Each probe returns when the server answers and raises `StoreUnavailableError`, one line without the password,
+when it does not. `timeout` is in seconds.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from urllib.parse import urlsplit
+
+from rag_pipeline.errors import StoreUnavailableError, one_line
+from rag_pipeline.urls import mask_url
+
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HTTP2_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+
+def probe_postgres(url: str, timeout: float = 2) -> None:
+    """Logs in and asks for 1."""
+    import psycopg
+
+    try:
+        with psycopg.connect(url, connect_timeout=max(2, round(timeout))) as connection:
+            connection.execute("SELECT 1")
+    except psycopg.ProgrammingError:
+        # libpq quotes the part of the URL that it could not read, which may be the password
+        raise StoreUnavailableError("PostgreSQL: the URL cannot be read: check RAG_POSTGRES_URL") from None
+    except psycopg.Error as error:
+        raise _unavailable("PostgreSQL", url, error) from None
+
+
+def probe_redis(url: str, timeout: float = 2) -> None:
+    """Logs in and pings."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    try:
+        client = redis.Redis.from_url(
+            url, socket_connect_timeout=timeout, socket_timeout=timeout, retry=Retry(NoBackoff(), 0)
+        )
+    except ValueError:
+        raise StoreUnavailableError("Redis: the URL cannot be read: check RAG_REDIS_URL") from None
+    try:
+        client.ping()
+    except (redis.RedisError, OSError) as error:
+        raise _unavailable("Redis", url, error) from None
+    finally:
+        client.close()
+
+
+def probe_milvus(uri: str, timeout: float = 2) -> None:
+    """Opens an HTTP/2 connection, which gRPC speaks, without logging in.
+
+    Done by hand, as RFC 9113, section 3.4, has it: pymilvus takes seconds to import, and gRPC, once in use,
+    complains of every process that is started beside it.
+    """
+    try:
+        parts = urlsplit(uri)
+        secure = parts.scheme == "https"
+        address = parts.hostname or "", parts.port or (443 if secure else 19530)
+    except ValueError:
+        raise StoreUnavailableError("Milvus: the URI cannot be read: check RAG_MILVUS_URI") from None
+    try:
+        with socket.create_connection(address, timeout) as connection:
+            if secure:
+                context = ssl.create_default_context()
+                context.set_alpn_protocols(["h2"])
+                connection = context.wrap_socket(connection, server_hostname=parts.hostname)
+            connection.sendall(_HTTP2_PREFACE + _HTTP2_SETTINGS)
+            with connection.makefile("rb") as answer:
+                # the first frame is the server's settings: three bytes of length, then the type
+                frame = answer.read(9)
+    except OSError as error:
+        raise _unavailable("Milvus", uri, error) from None
+    if frame[3:4] != b"\x04":
+        raise _unavailable("Milvus", uri, ValueError("it does not speak gRPC"))
+
+
+def _unavailable(name: str, url: str, error: BaseException) -> StoreUnavailableError:
+    return StoreUnavailableError(f"{name} at {mask_url(url)} does not answer: {mask_url(one_line(error))}")

@@ -1,0 +1,186 @@
+"""Server processes on this machine: whose one is, its port, its log, its end. Knows no particular server.
+
+Each server of ours names its own folder in its command line, which a process that only got the same pid after a
+reboot does not. (A start time, the other way to tell them apart, moves when the clock is set.)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rag_pipeline.errors import RagError
+
+LOOPBACK = "127.0.0.1"
+
+# Below the ports that systems hand to outgoing connections (Linux from 32768, macOS from 49152): none of those can
+# sit on a remembered port while its server is down.
+_PORTS = range(20000, 32000)
+
+# PostgreSQL's (`FATAL:  ...`, `initdb: error: ...`) and Python's (`OSError: ...`), without a time before them
+_ERROR = re.compile(r"\b(FATAL|PANIC|ERROR|error|\w+Error):.*")
+
+
+@dataclass(frozen=True)
+class Account:
+    """The user that a server runs as, where that is not ourselves (PostgreSQL refuses root)."""
+
+    uid: int
+    gid: int
+
+    def arguments(self) -> dict[str, Any]:
+        """For `subprocess`: this user, without our further groups."""
+        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+
+def find(pidfile: Path, *marks: str) -> psutil.Process | None:
+    """The running process that `pidfile` names in its first line, if its command line has all `marks`."""
+    try:
+        pid = int(pidfile.read_text().split("\n", 1)[0])
+        process = psutil.Process(pid)
+        if ended(process):
+            return None
+        line = " ".join(process.cmdline())
+    except (OSError, ValueError, OverflowError, psutil.Error):
+        return None
+    return process if all(mark in line for mark in marks) else None
+
+
+def hold(lock: Path) -> int | None:
+    """Our hold on a server's lock, a descriptor to pass to `spawn` and close; None while a process has one.
+
+    The system lets go of it when the last process that was started with it ends, so it is never stale, and is
+    there from the first moment, when a server has not written its pid yet.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    log: Path,
+    hold: int,
+    account: Account | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Starts a server in a session of its own, its output appended to `log`, so that it outlives us.
+
+    It shares our `hold` on its lock, and keeps it to its end.
+    """
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        return subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            start_new_session=True,
+            pass_fds=[hold],
+            **(account.arguments() if account else {}),
+        )
+    finally:
+        os.close(descriptor)
+
+
+def leave_running(child: subprocess.Popen[bytes]) -> None:
+    """Forgets a child that is meant to outlive its handle, which would warn of it as left behind."""
+    child.returncode = 0
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether it has ended, also where its parent takes no note of that (as a container's first process may not)."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE or not process.is_running()
+    except psutil.NoSuchProcess:
+        return True
+
+
+def stop(process: psutil.Process, signal: int, timeout: float) -> None:
+    """Sends `signal` and waits; kills after `timeout` seconds. Raises `RagError` if it is another user's."""
+    try:
+        process.send_signal(signal)
+        if not wait_until(lambda: ended(process), lambda: True, timeout):
+            process.kill()
+            wait_until(lambda: ended(process), lambda: True, 10)
+        process.wait(0)  # takes note of it, if it is our child
+    except (psutil.NoSuchProcess, psutil.TimeoutExpired):
+        return
+    except psutil.AccessDenied:
+        raise RagError(f"process {process.pid} belongs to another user: stop it as that user") from None
+
+
+def wait_until(ready: Callable[[], bool], alive: Callable[[], bool], timeout: float) -> bool:
+    """Polls until `ready`; False when `alive` says no or after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not ready():
+        if not alive() or time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could have `port` on the loopback address to itself.
+
+    Binding alone does not tell: a second listener may be let in (SO_REUSEPORT), and on macOS one on the loopback
+    address beside one on all addresses.
+    """
+    with socket.socket() as connection:
+        connection.settimeout(1)
+        if connection.connect_ex((LOOPBACK, port)) == 0:
+            return False
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(taken: Sequence[int] = ()) -> int:
+    """A free port on the loopback address that is not in `taken`."""
+    for port in random.SystemRandom().sample(_PORTS, 200):
+        if port not in taken and port_is_free(port):
+            return port
+    raise RagError(f"no free port between {_PORTS.start} and {_PORTS.stop - 1}: stop what is listening there")
+
+
+def telling_line(text: str) -> str:
+    """What a server's output says about its end: the first error, from which others follow, else the last line."""
+    error = _ERROR.search(text)
+    if error:
+        return error.group().strip()
+    lines = text.split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def log_since(log: Path, start: int) -> str:
+    """What was appended to `log` after byte `start`, at most the last 64 KiB."""
+    try:
+        with log.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(start, end - 65536))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rag_pipeline.language.detection import detect_language
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("これは日本語の文章です。", "ja"),
+        ("テスト", "ja"),
+        ("東京都千代田区", "ja"),  # no kana: 区 and 東 together are written nowhere else
+        ("株式会社山田製作所取締役会議事録", "ja"),
+        ("数据库管理系统的设计与实现", "zh"),
+        ("資料庫管理系統設計與實現方法", "zh"),
+        ("데이터베이스 관리 시스템", "ko"),
+        ("The quick brown fox jumps over the lazy dog.", "en"),
+        ("Der schnelle braune Fuchs springt über den faulen Hund.", "de"),
+        ("Le renard brun saute par-dessus le chien paresseux.", "fr"),
+        ("Быстрая коричневая лиса прыгает через ленивую собаку.", "ru"),
+        ("人工知能", None),  # Chinese and Japanese alike
+        ("OK", None),
+        ("2024-01-05 10:00", None),
+        ("", None),
+    ],
+)
+def test_language(text: str, language: str | None) -> None:
+    assert detect_language(text) == language
+
+
+def test_code_and_addresses_do_not_decide() -> None:
+    code = "```python\n" + "def connect(server, password): return open_connection(server)\n" * 30 + "```\n"
+    assert (
+        detect_language(f"# 接続\n\n次のように接続します。\n\n{code}\nhttps://example.com/a/very/long/path")
+        == "ja"
+    )
+
+
+def test_a_chinese_text_that_quotes_one_kana_is_chinese() -> None:
+    assert (
+        detect_language("这个品牌的名字叫做鲜の每日，数据库管理系统的设计与实现方法研究，非常受欢迎的牛奶品牌。")
+        == "zh"
+    )
+
+
+@given(st.text(max_size=300))
+def test_any_text_has_two_letters_or_none(text: str) -> None:
+    language = detect_language(text)
+    assert language is None or (len(language) == 2 and language.isascii() and language.islower())

