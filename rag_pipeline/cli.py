@@ -149,12 +149,8 @@ def sources(as_json: bool, remove: str | None) -> None:
 
 @cli.command()
 @_json
-@click.option(
-    "--source", "only_sources", metavar="NAME", multiple=True, help="Scan only this source; repeatable."
-)
-@click.option(
-    "--month", "only_months", type=_MonthType(), multiple=True, help="Run only this month; repeatable."
-)
+@click.option("--source", "only_sources", metavar="NAME", multiple=True, help="Scan only this source; repeatable.")
+@click.option("--month", "only_months", type=_MonthType(), multiple=True, help="Run only this month; repeatable.")
 @click.option("--retry-failed", is_flag=True, help="Try again what was set aside.")
 @click.option("--confirm-deletions", is_flag=True, help="Accept a scan that finds most of a source gone.")
 def ingest(
@@ -209,9 +205,7 @@ def _report(pipeline: Pipeline, result: Ingested, as_json: bool) -> None:
         )
     if as_json:
         months = [str(month) for month in result.months]
-        _print_json(
-            {**tally.as_json(), "months": months, "warnings": result.warnings, "errors": result.errors}
-        )
+        _print_json({**tally.as_json(), "months": months, "warnings": result.warnings, "errors": result.errors})
     else:
         click.echo(
             f"scanned   {tally.scanned} items: {tally.new} new, {tally.changed} changed, {tally.deleted} deleted"

@@ -164,9 +164,7 @@ class BgeM3Embedder:
         try:
             model = BGEM3FlagModel(str(self._folder), use_fp16=gpu, devices="cuda:0" if gpu else "cpu")
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise ConfigError(
-                f"RAG_BGE_M3_MODEL: {self._folder} cannot be loaded: {one_line(error)}"
-            ) from error
+            raise ConfigError(f"RAG_BGE_M3_MODEL: {self._folder} cannot be loaded: {one_line(error)}") from error
         model.model.to(model.target_devices[0])
         model.model.eval()
         return model

@@ -34,9 +34,7 @@ def hidden_size(folder: Path) -> int:
     try:
         return int(json.loads((folder / "config.json").read_bytes())["hidden_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{folder / 'config.json'}: no hidden_size can be read: {one_line(error)}"
-        ) from error
+        raise ConfigError(f"{folder / 'config.json'}: no hidden_size can be read: {one_line(error)}") from error
 
 
 def digest(folder: Path) -> str:

@@ -126,9 +126,7 @@ def load_plugged(name: str) -> PluggedEmbedder:
             f"RAG_EMBEDDER={name}: {module_name} needs a module that is missing: {error.name}"
         ) from error
     except Exception as error:
-        raise ConfigError(
-            f"RAG_EMBEDDER={name}: importing {module_name} failed: {one_line(error)}"
-        ) from error
+        raise ConfigError(f"RAG_EMBEDDER={name}: importing {module_name} failed: {one_line(error)}") from error
     try:
         named = getattr(module, factory_name)
     except AttributeError:

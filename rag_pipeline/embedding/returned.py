@@ -66,9 +66,7 @@ def _of_one(item: Any, text: str, kinds: Sequence[str], count_tokens: Callable[[
         dense=None if dense is None else _floats(dense),
         sparse=None if sparse is None else _sparse(sparse),
         multi=None if multi is None else _matrix(multi),
-        multi_positions=None
-        if multi is None or positions is None
-        else [int(position) for position in positions],
+        multi_positions=None if multi is None or positions is None else [int(position) for position in positions],
         token_count=int(getattr(item, "token_count", 0)) or count_tokens(text),
     )
 

@@ -47,9 +47,7 @@ class SourceConfig(BaseModel):
     exclude: tuple[_Text, ...] = Field((), strict=False)
     language: str | None = None
     """Two lower-case letters (ISO 639-1); None: detected, document by document."""
-    category: (
-        Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]*$")] | None
-    ) = None
+    category: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]*$")] | None = None
     tags: tuple[_Text, ...] = Field((), strict=False)
     schedule: Annotated[str, StringConstraints(max_length=100)] = DEFAULT_SCHEDULE
     """When the source is scanned: a cron expression of five fields, or a macro such as `@hourly`; in UTC."""
@@ -100,9 +98,7 @@ class SourceConfig(BaseModel):
         try:
             croniter(schedule).get_next()
         except CroniterError as error:
-            raise ValueError(
-                f"{schedule!r} is not a cron expression ({one_line(error)}): write {hint}"
-            ) from None
+            raise ValueError(f"{schedule!r} is not a cron expression ({one_line(error)}): write {hint}") from None
         return schedule
 
     @property

@@ -154,9 +154,7 @@ def _moment(value: object) -> datetime | None:
     """A time as file systems give it: a datetime, Unix seconds, ISO 8601, or the date of an HTTP header."""
     try:
         if isinstance(value, str):
-            value = (
-                email.utils.parsedate_to_datetime(value) if "," in value else datetime.fromisoformat(value)
-            )
+            value = email.utils.parsedate_to_datetime(value) if "," in value else datetime.fromisoformat(value)
         if isinstance(value, int | float):
             value = datetime.fromtimestamp(value, UTC)
     except (ValueError, OverflowError, OSError):

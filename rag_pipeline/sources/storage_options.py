@@ -12,9 +12,7 @@ from typing import Any
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _ONLY_VARIABLES = re.compile(r"(\$\{[A-Za-z_][A-Za-z0-9_]*\})+")
-_SECRET_KEY = re.compile(
-    r"secret|token|passw|passphrase|credential|signature|sas|connection_string|key$", re.I
-)
+_SECRET_KEY = re.compile(r"secret|token|passw|passphrase|credential|signature|sas|connection_string|key$", re.I)
 _PASSWORD_IN_URL = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
 
 

@@ -32,9 +32,7 @@ def run_dev(settings: Settings, host: str, port: int, report: Callable[[str], No
         _prepare(settings)
         free = next((p for p in range(port, port + _PORTS_TRIED) if port_is_free(p)), None)
         if free is None:
-            raise RagError(
-                f"the ports {port} to {port + _PORTS_TRIED - 1} are all taken: choose one with --port"
-            )
+            raise RagError(f"the ports {port} to {port + _PORTS_TRIED - 1} are all taken: choose one with --port")
         if free != port:
             report(f"port {port} is taken, so the UI is on {free}")
         environment = {**os.environ, **dagster_environment(settings, endpoints)}
@@ -59,9 +57,7 @@ def _run(command: list[str], environment: dict[str, str], report: Callable[[str]
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    handlers = {
-        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     # A session of its own with default signals: `dagster dev` copies an ignored SIGINT to SIGTERM and could then
     # not be stopped; and Ctrl-C must reach it once, from us, and not also from the terminal.
     process = subprocess.Popen(

@@ -47,9 +47,7 @@ def test_gives_the_numbers_of_flagembedding_s_own_encode(embedder: BgeM3Embedder
 def test_its_vectors_pass_the_checks(embedder: BgeM3Embedder) -> None:
     found = validate(embedder.encode(TEXTS, VECTOR_KINDS), embedder.dimension, VECTOR_KINDS)
     assert embedder.dimension == 64
-    assert [len(v.multi_positions or []) for v in found] == [
-        len(v.multi) for v in found if v.multi is not None
-    ]
+    assert [len(v.multi_positions or []) for v in found] == [len(v.multi) for v in found if v.multi is not None]
     assert found[2].sparse == {}  # the empty text
 
 
@@ -98,9 +96,7 @@ def test_several_threads_may_use_it(embedder: BgeM3Embedder) -> None:
     assert len(counts) == 1
 
 
-def test_an_error_in_the_model_is_not_hidden(
-    embedder: BgeM3Embedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_the_model_is_not_hidden(embedder: BgeM3Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError("device-side assert")
 
@@ -138,9 +134,7 @@ def test_a_model_without_a_head_is_refused(tiny_bge_m3: Path, tmp_path: Path, he
         BgeM3Embedder(str(folder))
 
 
-def test_the_fingerprint_goes_with_the_model_and_not_with_its_place(
-    tiny_bge_m3: Path, tmp_path: Path
-) -> None:
+def test_the_fingerprint_goes_with_the_model_and_not_with_its_place(tiny_bge_m3: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     shutil.copytree(tiny_bge_m3, folder)
     assert BgeM3Embedder(str(folder)).fingerprint == BgeM3Embedder(str(tiny_bge_m3)).fingerprint

@@ -31,9 +31,7 @@ def test_the_inner_product_is_the_bm25_score(
         expected += query.count(word) * idf * tf * (K1 + 1) / (tf + norm)
 
     left, right = query_vector(query, document_frequency), document_vector(document)
-    assert sum(weight * right.get(term, 0.0) for term, weight in left.items()) == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert sum(weight * right.get(term, 0.0) for term, weight in left.items()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_statistics_a_query_word_weighs_how_often_it_is_asked() -> None:

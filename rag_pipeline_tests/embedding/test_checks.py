@@ -39,9 +39,7 @@ def test_rows_leave_with_unit_length(rows: list[list[float]]) -> None:
 
 @given(vectors)
 def test_what_passed_once_passes_unchanged(rows: list[list[float]]) -> None:
-    (once,) = validate(
-        [ChunkVectors(np.array(rows[0], dtype=np.float32), {1: 0.1}, None)], 3, ["dense", "sparse"]
-    )
+    (once,) = validate([ChunkVectors(np.array(rows[0], dtype=np.float32), {1: 0.1}, None)], 3, ["dense", "sparse"])
     (twice,) = validate([once], 3, ["dense", "sparse"])
     np.testing.assert_array_equal(once.dense, twice.dense)
     assert once.sparse == twice.sparse

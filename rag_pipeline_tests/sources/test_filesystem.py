@@ -251,9 +251,7 @@ def test_what_is_too_large_is_refused_with_both_sizes(tmp_path: Path) -> None:
     assert refusal(connector, "large.pdf", 32 * 1024 * 1024) == (
         "handbook:large.pdf is 52.4 MB, over the limit of 33.6 MB (RAG_MAX_DOCUMENT_BYTES)"
     )
-    assert "52,400,000 bytes, over the limit of 52,399,999 bytes" in refusal(
-        connector, "large.pdf", 52_399_999
-    )
+    assert "52,400,000 bytes, over the limit of 52,399,999 bytes" in refusal(connector, "large.pdf", 52_399_999)
     assert len(connector.fetch("large.pdf", 52_400_000)) == 52_400_000
 
 
@@ -280,9 +278,7 @@ def test_a_file_that_vanished_is_the_document_s_trouble_a_root_that_vanished_the
 
 def test_a_root_that_is_missing_or_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     write(tmp_path, "file.md")
-    with pytest.raises(
-        SourceError, match=rf"source handbook: {tmp_path}/nowhere does not exist: correct `path`"
-    ):
+    with pytest.raises(SourceError, match=rf"source handbook: {tmp_path}/nowhere does not exist: correct `path`"):
         list(source(tmp_path / "nowhere").scan())
     with pytest.raises(SourceError, match=rf"source handbook: {tmp_path}/file.md is not a folder"):
         list(source(tmp_path / "file.md").scan())
@@ -347,7 +343,9 @@ def test_a_folder_without_permission_is_a_problem_and_the_scan_goes_on(tmp_path:
 def test_a_file_without_permission_is_set_aside(tmp_path: Path) -> None:
     write(tmp_path, "a.md")
     (tmp_path / "a.md").chmod(0)
-    body = "for one in connector.scan():\n try: connector.fetch(one.locator, 9)\n except DocumentError as e: print(e)"
+    body = (
+        "for one in connector.scan():\n try: connector.fetch(one.locator, 9)\n except DocumentError as e: print(e)"
+    )
     assert unprivileged(tmp_path, body) == ["handbook:a.md cannot be read: permission denied"]
 
 

@@ -32,9 +32,7 @@ def root() -> Iterator[str]:
 
 
 def source(url: str, **fields: object) -> Source:
-    return connect(
-        SourceConfig.model_validate({"name": "bucket", "type": "filesystem", "path": url} | fields)
-    )
+    return connect(SourceConfig.model_validate({"name": "bucket", "type": "filesystem", "path": url} | fields))
 
 
 def items(connector: Source, after: str | None = None) -> list[Item]:
@@ -97,9 +95,7 @@ PATHS = st.lists(st.text("ab -.0\\あ🗂\ud800", min_size=1, max_size=4), min_s
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.sets(PATHS.filter(lambda path: not any(part.startswith(".") for part in path.split("/"))), min_size=1)
-)
+@given(st.sets(PATHS.filter(lambda path: not any(part.startswith(".") for part in path.split("/"))), min_size=1))
 def test_every_object_is_found_once_in_order_and_a_scan_goes_on_anywhere(tree: set[str]) -> None:
     url = f"memory://tests-{uuid.uuid4().hex}"
     memory = fsspec.filesystem("memory")
@@ -136,9 +132,7 @@ def test_an_archive_is_a_folder_too(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("s3fs") is not None, reason="s3fs is installed")
 def test_a_missing_package_is_named() -> None:
-    with pytest.raises(
-        SourceError, match="source bucket: s3://docs needs the package s3fs: pip install s3fs"
-    ):
+    with pytest.raises(SourceError, match="source bucket: s3://docs needs the package s3fs: pip install s3fs"):
         list(source("s3://docs").scan())
 
 

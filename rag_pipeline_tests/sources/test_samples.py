@@ -38,9 +38,7 @@ def test_the_samples_lie_in_many_months(contents: dict[str, bytes]) -> None:
 
 def test_the_commented_sources_are_right_too(tmp_path: Path) -> None:
     text = (ROOT / "sources.yaml").read_text(encoding="utf-8")
-    (tmp_path / "sources.yaml").write_text(
-        re.sub(r"^  # (?=- |  )", "  ", text, flags=re.M), encoding="utf-8"
-    )
+    (tmp_path / "sources.yaml").write_text(re.sub(r"^  # (?=- |  )", "  ", text, flags=re.M), encoding="utf-8")
     assert [source.name for source in load_sources(tmp_path / "sources.yaml")] == [
         "samples",
         "handbook",

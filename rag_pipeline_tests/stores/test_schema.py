@@ -153,14 +153,10 @@ def test_deleted_chunks_reach_the_outbox_by_whatever_way(database: Database, sta
     with database.connection() as connection:
         document = _item(connection, datetime(2024, 1, 31, 23, 59, tzinfo=UTC))
         _chunks(connection, document, 5)
-        connection.execute(
-            "INSERT INTO term_statistics VALUES ('検索', '2024-01-01', 5), ('', '2024-01-01', 5)"
-        )
+        connection.execute("INSERT INTO term_statistics VALUES ('検索', '2024-01-01', 5), ('', '2024-01-01', 5)")
     with database.connection() as connection:
         connection.execute(statement)  # type: ignore[call-overload]
-        outbox = connection.execute(
-            "SELECT count(*), sum(multi_vector_count) FROM vector_deletions"
-        ).fetchone()
+        outbox = connection.execute("SELECT count(*), sum(multi_vector_count) FROM vector_deletions").fetchone()
         statistics = dict(connection.execute("SELECT term, chunks FROM term_statistics").fetchall())  # type: ignore[arg-type]
     assert outbox == (5, 15)
     assert statistics == {"検索": 0, "": 0}
