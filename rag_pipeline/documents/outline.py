@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -73,30 +73,25 @@ def outline(source: str) -> list[Section]:
     CommonMark with tables. Only headings outside lists and quotes open a section; levels count the nesting, so a
     `###` directly below a `#` is on level 2.
     """
+    parts: list[tuple[_Heading | None, list[Block]]] = [(None, [])]
+    for block in _blocks(source):
+        if isinstance(block, _Heading):
+            parts.append((block, []))
+        else:
+            parts[-1][1].append(block)
+
     sections: list[Section] = []
     around: list[tuple[int, int]] = []  # (rank of the heading, index of its section), outermost first
-    heading: Block | None = None
-    title: str | None = None
-    rank = 0
-    blocks: list[Block] = []
-
-    def close() -> None:
-        if heading is None and not blocks:
-            return
-        while heading is not None and around and around[-1][0] >= rank:
-            around.pop()
-        parent = around[-1][1] if around and heading is not None else None
-        sections.append(Section(title, len(around) + 1 if heading else 1, parent, heading, tuple(blocks)))
-        if heading is not None:
-            around.append((rank, len(sections) - 1))
-
-    for block, token, text in _blocks(source):
-        if token is None or block.kind != "heading":
-            blocks.append(block)
+    for heading, blocks in parts:
+        if heading is None:
+            if blocks:
+                sections.append(Section(None, 1, None, None, tuple(blocks)))
             continue
-        close()
-        heading, title, rank, blocks = block, _plain(text), int(token.tag[1]), []
-    close()
+        while around and around[-1][0] >= heading.rank:
+            around.pop()
+        parent = around[-1][1] if around else None
+        around.append((heading.rank, len(sections)))
+        sections.append(Section(_plain(heading.inline), len(around), parent, heading.block, tuple(blocks)))
     return sections
 
 
@@ -105,8 +100,16 @@ def first_heading(source: str) -> str | None:
     return next((section.title for section in outline(source) if section.title), None)
 
 
-def _blocks(source: str) -> Iterator[tuple[Block, Token | None, str]]:
-    """The top-level blocks, each with its token and, for a heading, its inline Markdown."""
+class _Heading(NamedTuple):
+    block: Block
+    rank: int
+    """1 to 6."""
+    inline: str
+    """Its text as inline Markdown."""
+
+
+def _blocks(source: str) -> Iterator[Block | _Heading]:
+    """The top-level blocks."""
     lines = _Lines(source)
     tokens = _parser().parse(source)
     at = 0  # the first line not covered yet
@@ -114,15 +117,15 @@ def _blocks(source: str) -> Iterator[tuple[Block, Token | None, str]]:
     while position < len(tokens):
         token = tokens[position]
         block, following = _block(lines, tokens, position)
-        if block is not None:
-            first, last = token.map or (0, 0)
-            # Definitions of link targets leave no token.
-            yield from ((gap, None, "") for gap in lines.gaps(at, first))
-            at = last
-            text = tokens[position + 1].content if block.kind == "heading" else ""
-            yield block, token, text
+        if block is not None and token.map:
+            yield from lines.gaps(at, token.map[0])  # definitions of link targets leave no token
+            at = token.map[1]
+            if block.kind == "heading":
+                yield _Heading(block, int(token.tag[1]), tokens[position + 1].content)
+            else:
+                yield block
         position = following
-    yield from ((gap, None, "") for gap in lines.gaps(at, len(lines)))
+    yield from lines.gaps(at, len(lines))
 
 
 def _block(lines: _Lines, tokens: Sequence[Token], position: int) -> tuple[Block | None, int]:

@@ -20,7 +20,7 @@ import pytest
 import redis
 
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError
-from rag_pipeline.stack import Endpoints, Stack, endpoints
+from rag_pipeline.stack import Endpoints, Stack, endpoints, processes
 from rag_pipeline.stack.postgres_place import outside_folder
 from rag_pipeline_tests.conftest import embedded, remove_home
 
@@ -77,7 +77,15 @@ def pids(home: Path) -> dict[str, int]:
 
 
 def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return not processes.ended(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    assert processes.wait_until(lambda: not alive(pid), lambda: True, 10)
 
 
 def running(stack: Stack) -> dict[str, bool]:
@@ -136,8 +144,7 @@ def test_up_and_down_can_be_repeated(stack: Stack, home: Path) -> None:
 def test_a_killed_server_is_started_again_where_it_was(stack: Stack, home: Path, key: str) -> None:
     before = stack.up()
     servers = pids(home)
-    os.kill(servers[key], signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(servers[key])], 10)
+    kill(servers[key])
     assert running(stack) == {name: name != key for name in KEYS}
     assert stack.up() == before
     assert running(stack) == dict.fromkeys(KEYS, True)
@@ -149,8 +156,7 @@ def test_a_killed_server_is_started_again_where_it_was(stack: Stack, home: Path,
 def test_a_pid_that_another_program_got_is_not_taken_for_the_server(stack: Stack, home: Path, key: str) -> None:
     before = stack.up()
     pid = pids(home)[key]
-    os.kill(pid, signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(pid)], 10)
+    kill(pid)
     owner = pidfiles(home)[key].parent.stat()
     # as the user that the server runs as: PostgreSQL gives way to any process of its own user
     user: dict[str, Any] = (
