@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psycopg
 
-from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
+from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.search.candidates import Candidates, check_embedder, find
 from rag_pipeline.search.fusion import descending, standardized
 from rag_pipeline.search.lexical import lexical_weight
@@ -100,6 +100,8 @@ def search(
             ranked = _by_vectors(pipeline, text, mode, limit, filters, watch)
     except psycopg.errors.UndefinedTable:
         return SearchResult([], watch.seconds)  # Nothing was ever ingested: not even the tables are there.
+    except psycopg.errors.QueryCanceled:
+        raise RagError("the search took PostgreSQL too long: narrow it with filters, or use fewer words") from None
     shown = ranked[:limit]
     with watch.stage("record"):
         _record(pipeline, shown)
@@ -133,7 +135,8 @@ def _by_vectors(
             terms.idf()  # Its time is that of the words, not of the embedder that asks for it first.
     with watch.stage("embed"):
         vectors = _encode(pipeline, text, [*legs, "multi"] if multi else legs, terms)
-    check_embedder(pipeline.collections)
+    with watch.stage("candidates"):
+        check_embedder(pipeline.collections)
     found, live = _live_candidates(pipeline, legs, vectors, limit, filters, watch)
     with watch.stage("rank"):
         if mode != "hybrid":

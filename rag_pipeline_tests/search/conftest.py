@@ -28,7 +28,8 @@ class Index:
     """A folder of documents, and the pipeline over it."""
 
     def __init__(self, folder: Path, endpoints: Endpoints, prefix: str, embedder: str) -> None:
-        self._endpoints, self._prefix, self._embedder = endpoints, prefix, embedder
+        self.endpoints = endpoints
+        self._prefix, self._embedder = prefix, embedder
         self._sources = folder / "sources.yaml"
         self._documents = folder / "documents"
         self._documents.mkdir()
@@ -38,7 +39,7 @@ class Index:
     def opened(self, **settings: Any) -> Pipeline:
         """A pipeline over the same stores, with other settings."""
         chosen = {"embedder": self._embedder, "milvus_prefix": self._prefix, "chunk_tokens": 200, **settings}
-        return Pipeline(Settings(sources=self._sources, **chosen), self._endpoints)
+        return Pipeline(Settings(sources=self._sources, **chosen), self.endpoints)
 
     def write(self, name: str, text: str, date: str = "2024-01-10", language: str | None = None) -> None:
         front = f"---\ndate: {date}\n" + (f"language: {language}\n" if language else "") + "---\n"

@@ -218,8 +218,7 @@ def test_another_embedders_vectors_are_not_searched(shared: Index):
 
 
 def test_milvus_down_is_told_in_one_line(shared: Index):
-    database_url = shared.pipeline.stores.database._url
-    endpoints = Endpoints(database_url, "http://user:hidden@127.0.0.1:1", "redis://127.0.0.1:1")
+    endpoints = Endpoints(shared.endpoints.postgres_url, "http://user:hidden@127.0.0.1:1", "redis://127.0.0.1:1")
     with Pipeline(shared.pipeline.settings, endpoints) as pipeline:
         assert search(pipeline, "豆腐", mode="fulltext").hits
         with pytest.raises(StoreUnavailableError, match=r"Milvus at 127\.0\.0\.1:1 ") as raised:

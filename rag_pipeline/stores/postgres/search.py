@@ -55,6 +55,8 @@ def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Fi
     `candidates` maps a chunk's id to its document's. Chunks of a version that is not live yet, and deleted ones
     that Milvus still holds, are left out.
     """
+    if not candidates:
+        return {}
     # First the exact moments, from a table that is not partitioned: Milvus has only their seconds, and with a
     # range the planner would open every month between the first and the last.
     moments = connection.execute(
