@@ -47,10 +47,10 @@ def chunk_documents(pipeline: Pipeline, month: Month) -> ChunksResult:
         while True:
             with pipeline.stores.database.connection() as connection:
                 batch = documents.to_chunk(connection, month, _BATCH, _BATCH_CHARS)
-                stored = chunks.of_documents(connection, [(d.id, d.created_at) for d in batch])
+                stored = chunks.of_documents(connection, month, [(d.id, d.created_at) for d in batch])
             if not batch:
                 break
-            _chunk_batch(pipeline, batch, stored, result)
+            _chunk_batch(pipeline, month, batch, stored, result)
             pipeline.progress(f"{month} chunks", result.documents)
     pipeline.tally.chunks += result.added
     pipeline.tally.retired += result.dropped
@@ -59,6 +59,7 @@ def chunk_documents(pipeline: Pipeline, month: Month) -> ChunksResult:
 
 def _chunk_batch(
     pipeline: Pipeline,
+    month: Month,
     batch: Sequence[DocumentText],
     stored: dict[UUID, list[StoredChunk]],
     result: ChunksResult,
@@ -95,7 +96,9 @@ def _chunk_batch(
         )
     try:
         with pipeline.stores.database.connection() as connection:
-            added, dropped = chunks.store_next_version(connection, [(d.id, d.created_at) for d in batch], rows)
+            added, dropped = chunks.store_next_version(
+                connection, month, [(d.id, d.created_at) for d in batch], rows
+            )
             documents.mark_chunked(connection, chunked)
     except RagError as error:
         raise type(error)(f"chunks of {batch[0].source} and {len(batch) - 1} more: {one_line(error)}") from error

@@ -80,4 +80,7 @@ def probe_milvus(uri: str, timeout: float = 2) -> None:
 
 
 def _unavailable(name: str, url: str, error: BaseException) -> StoreUnavailableError:
-    return StoreUnavailableError(f"{name} at {mask_url(url)} does not answer: {mask_url(one_line(error))}")
+    return StoreUnavailableError(
+        f"{name} at {mask_url(url)} does not answer: {mask_url(one_line(error))}; "
+        "start it (the embedded one: `rag-pipeline up`)"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -126,5 +125,5 @@ def _collections(pipeline: Pipeline, embedder: CheapEmbedder) -> object:
 @pytest.fixture
 def index(
     tmp_path: Path, stack_endpoints: Endpoints, database_url: str, redis_url: str, milvus_prefix: str
-) -> Iterator[Index]:
-    yield Index(tmp_path, Endpoints(database_url, stack_endpoints.milvus_uri, redis_url), milvus_prefix)
+) -> Index:
+    return Index(tmp_path, Endpoints(database_url, stack_endpoints.milvus_uri, redis_url), milvus_prefix)

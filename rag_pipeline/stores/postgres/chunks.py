@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.retries import RETRY_AT
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -73,17 +75,19 @@ class ChunkToEmbed:
     language: str
 
 
-def of_documents(connection: Connection, documents: Sequence[DocumentKey]) -> dict[UUID, list[StoredChunk]]:
-    """The stored chunks of these documents, of both versions, by document and position."""
+def of_documents(
+    connection: Connection, month: Month, documents: Sequence[DocumentKey]
+) -> dict[UUID, list[StoredChunk]]:
+    """The stored chunks of these documents of a month, of both versions, by document and position."""
     found: dict[UUID, list[StoredChunk]] = {document: [] for document, _ in documents}
     rows = connection.execute(
         """
         SELECT c.id, c.document_id, c.content, c.content_hash, c.embedding_text, c.position, c.live, c.retired
-        FROM unnest(%s::uuid[], %s::timestamptz[]) AS d(id, created_at)
-        JOIN document_chunks c ON c.document_id = d.id AND c.document_created_at = d.created_at
+        FROM document_chunks c
+        WHERE c.document_id = ANY(%s) AND c.document_created_at >= %s AND c.document_created_at < %s
         ORDER BY c.document_id, c.position
         """,
-        ([d for d, _ in documents], [at for _, at in documents]),
+        ([d for d, _ in documents], month.start, month.end),
     )
     for row in rows:
         found[row[1]].append(StoredChunk(*row))
@@ -91,9 +95,9 @@ def of_documents(connection: Connection, documents: Sequence[DocumentKey]) -> di
 
 
 def store_next_version(
-    connection: Connection, documents: Sequence[DocumentKey], rows: Sequence[ChunkRow]
+    connection: Connection, month: Month, documents: Sequence[DocumentKey], rows: Sequence[ChunkRow]
 ) -> tuple[int, int]:
-    """Store the next version of these documents beside the live one; (chunks added, chunks dropped).
+    """Store the next version of these documents of a month beside the live one; (chunks added, chunks dropped).
 
     `rows` are all the chunks of the next versions. A chunk that is not live yet and not among them is deleted at
     once; a live one is retired.
@@ -110,7 +114,7 @@ def store_next_version(
     with connection.cursor().copy("COPY drafted FROM STDIN") as copy:
         for row in rows:
             copy.write_row(tuple(vars(row).values()))
-    ids = {"documents": [d for d, _ in documents], "moments": [at for _, at in documents]}
+    ids = {"documents": [d for d, _ in documents], "start": month.start, "end": month.end}
     added = connection.execute(
         """
         INSERT INTO document_chunks (id, document_id, document_created_at, position, section_title, hierarchy_level,
@@ -129,11 +133,13 @@ def store_next_version(
                 THEN jsonb_build_object('position', d.position, 'section_title', d.section_title,
                     'hierarchy_level', d.hierarchy_level, 'parent_chunk_id', d.parent_chunk_id) END
         FROM drafted d
-        WHERE NOT d.is_new AND c.id = d.id AND c.document_created_at = d.document_created_at AND c.live
+        WHERE NOT d.is_new AND c.id = d.id AND c.live
+            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
             AND (c.retired OR c.next_place IS NOT NULL
                 OR (c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id)
                 IS DISTINCT FROM (d.position, d.section_title, d.hierarchy_level, d.parent_chunk_id))
-        """
+        """,
+        ids,
     )
     connection.execute(
         """
@@ -141,14 +147,16 @@ def store_next_version(
             hierarchy_level = d.hierarchy_level, parent_chunk_id = d.parent_chunk_id, updated_at = now(),
             embedding_status = CASE c.embedding_status WHEN 'failed' THEN 'pending' ELSE c.embedding_status END
         FROM drafted d
-        WHERE NOT d.is_new AND c.id = d.id AND c.document_created_at = d.document_created_at AND NOT c.live
-        """
+        WHERE NOT d.is_new AND c.id = d.id AND NOT c.live
+            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+        """,
+        ids,
     )
     dropped = connection.execute(
         """
         DELETE FROM document_chunks c
-        USING unnest(%(documents)s::uuid[], %(moments)s::timestamptz[]) AS d(id, created_at)
-        WHERE c.document_id = d.id AND c.document_created_at = d.created_at AND NOT c.live
+        WHERE c.document_id = ANY(%(documents)s) AND NOT c.live
+            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
             AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)
         """,
         ids,
@@ -156,8 +164,8 @@ def store_next_version(
     dropped += connection.execute(
         """
         UPDATE document_chunks c SET retired = true, next_place = NULL, updated_at = now()
-        FROM unnest(%(documents)s::uuid[], %(moments)s::timestamptz[]) AS d(id, created_at)
-        WHERE c.document_id = d.id AND c.document_created_at = d.created_at AND c.live AND NOT c.retired
+        WHERE c.document_id = ANY(%(documents)s) AND c.live AND NOT c.retired
+            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
             AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)
         """,
         ids,
@@ -298,47 +306,42 @@ def switch(
     their new place, the new ones become live and are counted in `term_statistics`. A document is `completed`
     unless rows of its chunks in the collections have to follow (see `to_restate`). At most `limit` documents.
     """
+    bounds = {"start": month.start, "end": month.end, "month": month.start.date()}
     ready = connection.execute(
         """
-        SELECT d.id, d.created_at FROM documents d
+        SELECT d.id FROM documents d
         WHERE d.indexing_status IN ('pending', 'indexing') AND d.processing_status NOT IN ('pending', 'processing')
             AND d.created_at >= %(start)s AND d.created_at < %(end)s
             AND (%(documents)s::uuid[] IS NULL OR d.id = ANY(%(documents)s))
             AND NOT EXISTS (
-                SELECT FROM document_chunks c WHERE c.document_id = d.id AND c.document_created_at = d.created_at
+                SELECT FROM document_chunks c WHERE c.document_id = d.id
+                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
                     AND NOT c.retired AND c.embedding_status <> 'completed')
+            -- Not those that only wait for their rows in the collections to follow.
             AND (d.indexing_status = 'pending' OR EXISTS (
-                SELECT FROM document_chunks c WHERE c.document_id = d.id AND c.document_created_at = d.created_at
+                SELECT FROM document_chunks c WHERE c.document_id = d.id
+                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
                     AND (c.retired OR NOT c.live OR c.next_place IS NOT NULL))
                 OR NOT EXISTS (
-                SELECT FROM document_chunks c WHERE c.document_id = d.id AND c.document_created_at = d.created_at
+                SELECT FROM document_chunks c WHERE c.document_id = d.id
+                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
                     AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)))
         ORDER BY d.id LIMIT %(limit)s FOR UPDATE OF d
         """,
-        {
-            "start": month.start,
-            "end": month.end,
-            "documents": None if documents is None else list(documents),
-            "limit": limit,
-        },
+        {**bounds, "documents": None if documents is None else list(documents), "limit": limit},
     ).fetchall()
     if not ready:
         return []
-    keys = {
-        "documents": [d for d, _ in ready],
-        "moments": [at for _, at in ready],
-        "month": month.start.date(),
-    }
+    keys = {**bounds, "documents": [document for (document,) in ready]}
     of_ready = """
-        c.document_created_at = d.created_at AND c.document_id = d.id
+        c.document_id = ANY(%(documents)s) AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
     """
-    listed = "unnest(%(documents)s::uuid[], %(moments)s::timestamptz[]) AS d(id, created_at)"
-    connection.execute(f"DELETE FROM document_chunks c USING {listed} WHERE {of_ready} AND c.retired", keys)  # noqa: S608
+    connection.execute(f"DELETE FROM document_chunks c WHERE {of_ready} AND c.retired", keys)  # noqa: S608
     connection.execute(
         f"""
         WITH switched AS (
             UPDATE document_chunks c SET live = true, updated_at = now()
-            FROM {listed} WHERE {of_ready} AND NOT c.live
+            WHERE {of_ready} AND NOT c.live
             RETURNING c.content_words
         )
         INSERT INTO term_statistics AS t (term, month, chunks)
@@ -355,7 +358,7 @@ def switch(
             position = (c.next_place->>'position')::int, section_title = c.next_place->>'section_title',
             hierarchy_level = (c.next_place->>'hierarchy_level')::int,
             parent_chunk_id = (c.next_place->>'parent_chunk_id')::uuid, next_place = NULL, updated_at = now()
-        FROM {listed} WHERE {of_ready} AND c.next_place IS NOT NULL
+        WHERE {of_ready} AND c.next_place IS NOT NULL
         """,  # noqa: S608
         keys,
     )
@@ -363,23 +366,24 @@ def switch(
         """
         UPDATE documents d SET
             indexing_status = CASE WHEN EXISTS (
-                SELECT FROM document_chunks c WHERE c.document_id = d.id AND c.document_created_at = d.created_at
+                SELECT FROM document_chunks c WHERE c.document_id = d.id
+                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
                     AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)
             ) THEN 'indexing' ELSE 'completed' END,
             indexed_at = now(), updated_at = now()
-        FROM unnest(%(documents)s::uuid[], %(moments)s::timestamptz[]) AS ready(id, created_at)
-        WHERE d.id = ready.id AND d.created_at = ready.created_at
+        WHERE d.id = ANY(%(documents)s) AND d.created_at >= %(start)s AND d.created_at < %(end)s
         """,
         keys,
     )
-    return [document for document, _ in ready]
+    return [document for (document,) in ready]
 
 
 def mark_failed_documents(connection: Connection, month: Month) -> int:
     """Documents with a chunk that cannot be embedded: their old version stays live; how many."""
     return connection.execute(
-        """
+        f"""
         UPDATE documents d SET indexing_status = 'failed', updated_at = now(),
+            failures = failures + 1, retry_at = {RETRY_AT},
             error_message = format('%%s of %%s chunks could not be embedded, the first at position %%s: %%s',
                 failed.count, d.chunk_count, failed.position, failed.error)
         FROM (
@@ -393,7 +397,7 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
         WHERE d.id = failed.document_id AND d.created_at = failed.document_created_at
             AND d.indexing_status IN ('pending', 'indexing')
             AND d.created_at >= %(start)s AND d.created_at < %(end)s
-        """,
+        """,  # noqa: S608
         {"start": month.start, "end": month.end},
     ).rowcount
 
