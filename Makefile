@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 demo: $(VENV)/.installed  ## ingest the samples through Dagster and search them; ends by itself
 	$(BIN)/rag-pipeline up
 	$(BIN)/rag-pipeline ingest
-	@for question in '削除した文書のベクトルはいつ消えますか' 'how do I run a backfill in the Dagster UI' '文字コード Shift_JIS'; do \
+	@for question in 'Milvus が止まっているあいだの削除はどうなるか' 'how do I run a backfill in the Dagster UI' '文字コード Shift_JIS'; do \
 		printf '\n== %s\n' "$$question"; $(BIN)/rag-pipeline search --limit 3 "$$question" || exit 1; \
 	done
 	@printf '\nThe servers keep running, so that you can search: %s/rag-pipeline search "…"\n' $(BIN)

@@ -269,7 +269,7 @@ def search(
     for number, hit in enumerate(found.hits, 1):
         section = f" › {hit.section_title}" if hit.section_title and hit.section_title != hit.title else ""
         click.echo(f"{number}. {hit.title}{section}  ({hit.score:.2f})")
-        click.echo(f"   {hit.source_url or hit.source_id}")
+        click.echo(f"   {hit.source_id}")
         click.echo(f"   {_excerpt(hit.content)}")
     if not found.hits:
         click.echo("nothing found")
@@ -294,6 +294,42 @@ def documents(as_json: bool, failed: bool) -> None:
         click.echo(line + (f"  {row['error']}" if row["error"] else f"  {row['title']}"))
     if not rows:
         click.echo("nothing is set aside" if failed else "no documents yet: run `rag-pipeline ingest`")
+
+
+@cli.command()
+@_json
+@click.option("--test", is_flag=True, help="Send a test message to each URL in RAG_ALERT_URLS.")
+def alerts(as_json: bool, test: bool) -> None:
+    """List what is failing now, as alerts know it; with --test, exit 1 unless every receiver accepts a message."""
+    from rag_pipeline.alerts.receivers import receivers, send_test
+    from rag_pipeline.stores.postgres import alerts as table
+
+    settings = load_settings()
+    told = receivers(settings)
+    if test:
+        if not told:
+            raise RagError("RAG_ALERT_URLS is not set: put one Apprise URL or more there")
+        tried = send_test(told, settings.ui_url)
+        if as_json:
+            _print_json(
+                {"receivers": [{"receiver": str(r), "accepted": not why, "reason": why} for r, why in tried]}
+            )
+        else:
+            for receiver, why in tried:
+                click.echo(f"{receiver}: {why or 'accepted'}")
+        sys.exit(1 if any(why for _, why in tried) else 0)
+    with _pipeline() as pipeline:
+        pipeline.prepare()
+        with pipeline.stores.database.connection() as connection:
+            failing = table.failing(connection)
+    if as_json:
+        _print_json({"failing": [{**subject._asdict(), "since": since} for subject, since in failing]})
+        return
+    for subject, since in failing:
+        where = f", {subject.partition}" if subject.partition else ""
+        click.echo(f"{subject.kind:<9} {subject.name}{where}  since {since.isoformat(timespec='seconds')}")
+    if not failing:
+        click.echo("nothing is failing")
 
 
 def _pipeline(progress: ProgressLine | None = None) -> Pipeline:

@@ -22,7 +22,7 @@ _SCHEMA = "dagster"
 def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
     """The variables that Dagster needs, its home and its schema made where they are missing."""
     home = settings.home_path / "dagster"
-    text = _shipped("dagster.yaml").read_text("utf-8")
+    text = shipped("dagster.yaml").read_text("utf-8")
     try:
         home.mkdir(parents=True, exist_ok=True)
         config = home / "dagster.yaml"
@@ -63,7 +63,7 @@ def _ensure_schema(postgres_url: str) -> None:
         connection.close()
 
 
-def _shipped(name: str) -> Path:
+def shipped(name: str) -> Path:
     """A file that stands beside the package in a checkout, and inside it where it is installed."""
     package = Path(rag_pipeline.__file__).parent
     for folder in (package, package.parent):

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import RagError
-from rag_pipeline.stack.dagster_home import dagster_environment
+from rag_pipeline.stack.dagster_home import dagster_environment, shipped
 from rag_pipeline.stack.processes import port_is_free
 from rag_pipeline.stack.stack import Stack
 
@@ -37,13 +37,11 @@ def run_dev(settings: Settings, host: str, port: int, report: Callable[[str], No
             report(f"port {port} is taken, so the UI is on {free}")
         environment = {**os.environ, **dagster_environment(settings, endpoints)}
         report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops everything)")
-        return _run([*_DAGSTER_DEV, "--host", host, "--port", str(free)], environment, report)
+        command = [sys.executable, "-m", "dagster", "dev", "-w", str(shipped("workspace.yaml"))]
+        return _run([*command, "--host", host, "--port", str(free)], environment, report)
     finally:
         if not running:
             stack.down(report)
-
-
-_DAGSTER_DEV = [sys.executable, "-m", "dagster", "dev", "-m", "rag_pipeline.definitions"]
 
 
 def _prepare(settings: Settings) -> None:

@@ -158,6 +158,9 @@ class Postgres(EmbeddedServer):
                     ),
                     *("--auth-local=scram-sha-256", "--auth-host=scram-sha-256"),
                     *("-c", "timezone=UTC", "-c", "log_timezone=UTC"),
+                    # Hashing thousands of times protects guessable passwords; ours is random, and every event of
+                    # Dagster opens a connection of its own.
+                    *("-c", "scram_iterations=1"),
                 ],
                 self.account,
             )
