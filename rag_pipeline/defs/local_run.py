@@ -5,6 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from sqlalchemy.exc import DBAPIError
 
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
 
@@ -20,17 +21,23 @@ def run_month(pipeline: "Pipeline", month: "Month") -> None:
     """
     from rag_pipeline.defs.jobs import INDEX_MONTH
 
-    instance = _instance(pipeline)
-    result = (
-        _definitions(pipeline)
-        .resolve_job_def(INDEX_MONTH)
-        .execute_in_process(
-            partition_key=month.partition_key,
-            instance=instance,
-            raise_on_error=False,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    try:
+        result = (
+            _definitions(pipeline)
+            .resolve_job_def(INDEX_MONTH)
+            .execute_in_process(
+                partition_key=month.partition_key,
+                instance=_instance(pipeline),
+                raise_on_error=False,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
         )
-    )
+    except DBAPIError as error:
+        reason = one_line(error.orig or error)
+        raise StoreUnavailableError(
+            f"PostgreSQL went away while Dagster recorded the run of {month}: {reason}; start it (the embedded one: "
+            "`rag-pipeline up`) and run again, nothing was lost"
+        ) from None
     if result.success:
         return
     raise _reason(result, month)

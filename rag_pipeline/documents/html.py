@@ -133,9 +133,17 @@ def _is_never_shown(tag: Tag) -> bool:
     if not tag.attrs:
         return False
     return (
-        tag.has_attr("hidden")
+        _is_permalink(tag)
+        or tag.has_attr("hidden")
         or tag.get("aria-hidden") == "true"
         or bool(_INVISIBLE.search(str(tag.get("style") or "")))
+    )
+
+
+def _is_permalink(tag: Tag) -> bool:
+    """The mark behind a heading that links to itself: shown on hovering at most, and no part of its text."""
+    return (
+        tag.name == "a" and tag.get_text().strip() in ("¶", "#", "🔗", "§") and str(tag.get("href", ""))[:1] == "#"
     )
 
 

@@ -163,10 +163,11 @@ class BgeM3Embedder:
         gpu = torch.cuda.is_available()
         try:
             model = BGEM3FlagModel(str(self._folder), use_fp16=gpu, devices="cuda:0" if gpu else "cpu")
+            # A GPU that is full or out of order shows itself here.
+            model.model.to(model.target_devices[0])
+            model.model.eval()
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise ConfigError(f"RAG_BGE_M3_MODEL: {self._folder} cannot be loaded: {one_line(error)}") from error
-        model.model.to(model.target_devices[0])
-        model.model.eval()
         return model
 
 

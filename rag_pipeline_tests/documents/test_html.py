@@ -74,3 +74,9 @@ def test_the_date_of_publication(head: str, day: int) -> None:
     moment = published_at(f"<html><head>{head}")
     assert moment is not None
     assert moment.date() == datetime(2024, 1, day, tzinfo=UTC).date()
+
+
+def test_the_link_of_a_heading_to_itself_is_no_part_of_it() -> None:
+    page = '<body><h2 id="a">節<a class="headerlink" href="#a">¶</a></h2><p>本文 <a href="#b">#</a> と <b>§ 3</b></p></body>'
+    assert "¶" not in parse(page.encode(), "a.html").markdown
+    assert "§ 3" in parse(page.encode(), "a.html").markdown

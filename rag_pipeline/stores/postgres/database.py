@@ -74,7 +74,7 @@ class Database:
                     min_size=low,
                     max_size=high,
                     kwargs=self._session,
-                    timeout=30,
+                    timeout=10,
                     check=ConnectionPool.check_connection,
                     open=True,
                 )

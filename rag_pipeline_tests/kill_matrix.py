@@ -1,0 +1,197 @@
+"""The kill matrix: `python -m rag_pipeline_tests.kill_matrix [--points N]` kills an ingest at many points, on a stack
+of its own, and prints a table of what the next ingest left: duplicates, missing, left behind, embedded again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from pymilvus import MilvusClient
+
+from rag_pipeline.stack import Endpoints, Stack
+from rag_pipeline_tests.cli_runner import CommandLine
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the ingest after a kill left."""
+
+    point: str
+    duplicates: int
+    missing: int
+    left_behind: int
+    stuck: int
+    embedded_again: int
+
+    @property
+    def right(self) -> bool:
+        wrong = self.duplicates + self.missing + self.left_behind + self.stuck
+        return wrong == 0 and self.embedded_again <= BATCH
+
+
+class KillMatrix:
+    """A corpus that changes in every round: a file is added, one edited, one renamed, one deleted."""
+
+    def __init__(self, folder: Path, endpoints: Endpoints, prefix: str) -> None:
+        self.cli = CommandLine(folder, endpoints, prefix)
+        self.log = folder / "embedded.log"
+        self.cli.environment |= {
+            "RAG_EMBEDDER": "rag_pipeline_tests.slow_embedder:slow",
+            "RAG_TEST_EMBED_LOG": str(self.log),
+            "RAG_TEST_EMBED_SECONDS": "0",
+            "RAG_BATCH_SIZE": str(BATCH),
+        }
+        self._round = 0
+        for n in range(6):
+            self._write(f"base{n}.md", f"b{n}", 12)
+        self._ingest()
+
+    def change(self) -> None:
+        """The next round's changes: about 40 chunks of work in two months."""
+        self._round += 1
+        docs = self.cli.docs
+        self._write(f"new{self._round}.md", f"n{self._round}", 20)
+        edited = docs / "base0.md"
+        edited.write_text(
+            edited.read_text("utf-8") + f"\n\n追記{self._round}。{secrets.token_hex(4)}。\n", "utf-8"
+        )
+        names = sorted(docs.glob("new*.md"), key=lambda path: int("".join(filter(str.isdigit, path.name))))
+        if len(names) > 2:
+            names[0].unlink()
+            names[1].rename(docs / f"renamed{self._round}.md")
+        for old in sorted(docs.glob("renamed*.md"))[:-1]:
+            old.unlink()
+
+    def points(self) -> list[str]:
+        """The points of an undisturbed round."""
+        return self._ingest()["points"]
+
+    def kill_at(self, point: int) -> Outcome | None:
+        """Kill a round at a point and ingest again; None where the round ended before it."""
+        self.log.write_text("", "utf-8")
+        killed = self._start(str(point))
+        _, err = killed.communicate(timeout=120)
+        if killed.returncode == 0:
+            return None
+        assert killed.returncode == -signal.SIGKILL, err
+        self._ingest()
+        return self._outcome(str(point))
+
+    def _outcome(self, point: str) -> Outcome:
+        again = sum(count - 1 for count in Counter(self.log.read_text("utf-8").splitlines()).values())
+        with psycopg.connect(self.cli.environment["RAG_POSTGRES_URL"]) as connection:
+            chunks = connection.execute(
+                "SELECT id::text, multi_vector_count FROM document_chunks WHERE live"
+            ).fetchall()
+            row = connection.execute(
+                """
+                SELECT (SELECT count(*) FROM document_chunks
+                        WHERE NOT live OR retired OR embedding_status <> 'completed')
+                    + (SELECT count(*) FROM vector_deletions)
+                    + (SELECT count(*) FROM documents
+                       WHERE processing_status <> 'completed' OR indexing_status <> 'completed')
+                    + (SELECT count(*) FROM source_items WHERE state <> 'ingested')
+                """
+            ).fetchone()
+            doubled = connection.execute(
+                "SELECT count(*) FROM (SELECT FROM document_chunks GROUP BY document_id, position HAVING count(*) > 1) d"
+            ).fetchone()
+        assert row
+        assert doubled
+        duplicates, missing, left = doubled[0], 0, 0
+        client = MilvusClient(self.cli.environment["RAG_MILVUS_URI"])
+        try:
+            for kind in ("dense", "sparse", "multi"):
+                name = f"{self.cli.environment['RAG_MILVUS_PREFIX']}{kind}_collection"
+                keys = Counter(
+                    row["id"] for row in client.query(name, filter="", limit=16_000, output_fields=["id"])
+                )
+                expected = (
+                    {f"{chunk}_multi_{n}" for chunk, count in chunks for n in range(count)}
+                    if kind == "multi"
+                    else {f"{chunk}_{kind}" for chunk, _ in chunks}
+                )
+                duplicates += sum(count - 1 for count in keys.values())
+                missing += len(expected - keys.keys())
+                left += len(keys.keys() - expected)
+        finally:
+            client.close()
+        return Outcome(point, duplicates, missing, left, row[0], again)
+
+    def _write(self, name: str, seed: str, paragraphs: int) -> None:
+        month = len(seed) % 2 + 1
+        body = "\n\n".join(f"段落{seed}の{n}。索引を正しく保つ方法を述べる。" * 3 for n in range(paragraphs))
+        path = self.cli.docs / name
+        path.write_text(f"---\ndate: 2024-0{month}-05\n---\n# 見出し{seed}\n\n{body}\n", "utf-8")
+
+    def _start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "rag_pipeline_tests.killed_ingest", *arguments],
+            env=self.cli.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def _ingest(self) -> dict[str, list[str]]:
+        process = self._start()
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        found = json.loads(out)
+        assert found["errors"] == []
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--points", type=int, default=40, help="how many points of a round to kill at")
+    arguments = parser.parse_args()
+    from rag_pipeline_tests.conftest import embedded, remove_home
+
+    folder = Path(tempfile.mkdtemp(prefix="rag-kill-"))
+    folder.chmod(0o755)
+    try:
+        endpoints = Stack(embedded(folder / "home")).up()
+        matrix = KillMatrix(folder, endpoints, "kill_")
+        for _ in range(3):
+            matrix.change()
+            names = matrix.points()
+        # An odd step meets both what is before and what is after an operation.
+        step = max(1, len(names) // arguments.points) | 1
+        print(f"{len(names)} points in a round, every {step}. is killed at")
+        table: dict[str, list[Outcome]] = defaultdict(list)
+        for point in range(1, len(names) + 1, step):
+            matrix.change()
+            outcome = matrix.kill_at(point)
+            if outcome:
+                table[names[point - 1]].append(outcome)
+                print(point, names[point - 1], outcome, flush=True)
+        print("\n| point | kills | duplicates | missing | left behind | stuck | embedded again, at most |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
+        for name, outcomes in table.items():
+            sums = [
+                sum(getattr(o, f) for o in outcomes) for f in ("duplicates", "missing", "left_behind", "stuck")
+            ]
+            again = max(o.embedded_again for o in outcomes)
+            print(f"| {name} | {len(outcomes)} | " + " | ".join(map(str, sums)) + f" | {again} |")
+        sys.exit(0 if all(o.right for outcomes in table.values() for o in outcomes) else 1)
+    finally:
+        remove_home(folder / "home")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""An ingest that kills itself with SIGKILL at a chosen store operation: `python -m rag_pipeline_tests.killed_ingest N`.
+
+Points are counted before and after every commit in PostgreSQL, every call that changes Milvus, and every pipeline to
+Redis. Without N it runs to its end and prints how many points there were, as JSON with the names of each.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import redis.client
+from pymilvus import MilvusClient
+
+from rag_pipeline.indexing.ingest import ingest
+from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.settings import load_settings
+
+_OPERATIONS = [
+    (psycopg.Connection, ["commit"]),
+    (MilvusClient, ["upsert", "delete", "flush", "create_collection", "create_alias", "create_partition"]),
+    (redis.client.Pipeline, ["execute"]),
+]
+
+
+class Killer:
+    """Counts the points, and kills this process at one of them."""
+
+    def __init__(self, at: int | None) -> None:
+        self.at = at
+        self.points: list[str] = []
+        self._lock = threading.Lock()
+
+    def point(self, name: str) -> None:
+        with self._lock:
+            self.points.append(name)
+            if len(self.points) == self.at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(self, owner: type, name: str) -> None:
+        original: Callable[..., Any] = getattr(owner, name)
+
+        @functools.wraps(original)
+        def watched(*arguments: Any, **named: Any) -> Any:
+            self.point(f"before {owner.__name__}.{name}")
+            result = original(*arguments, **named)
+            self.point(f"after {owner.__name__}.{name}")
+            return result
+
+        setattr(owner, name, watched)
+
+
+def main() -> None:
+    killer = Killer(int(sys.argv[1]) if len(sys.argv) > 1 else None)
+    for owner, names in _OPERATIONS:
+        for name in names:
+            killer.watch(owner, name)
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        result = ingest(pipeline)
+    print(json.dumps({"points": killer.points, "errors": result.errors}))
+
+
+if __name__ == "__main__":
+    main()

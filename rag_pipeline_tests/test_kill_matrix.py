@@ -1,0 +1,29 @@
+"""An ingest killed between store operations: the next one leaves nothing twice, missing, left behind or stuck.
+
+A few points of the matrix; all of them: `python -m rag_pipeline_tests.kill_matrix --points 200`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rag_pipeline.stack import Endpoints
+from rag_pipeline_tests.kill_matrix import KillMatrix
+
+
+def test_killed_at_some_points_of_a_round(
+    tmp_path: Path, stack_endpoints: Endpoints, database_url: str, redis_url: str, milvus_prefix: str
+) -> None:
+    endpoints = Endpoints(database_url, stack_endpoints.milvus_uri, redis_url)
+    matrix = KillMatrix(tmp_path, endpoints, milvus_prefix)
+    for _ in range(2):
+        matrix.change()
+        names = matrix.points()
+    killed = 0
+    for share in (0.15, 0.4, 0.55, 0.7, 0.9):
+        matrix.change()
+        point = int(len(names) * share)
+        outcome = matrix.kill_at(point)
+        assert outcome is None or outcome.right, (names[point - 1], outcome)
+        killed += outcome is not None
+    assert killed >= 3

@@ -1,0 +1,87 @@
+"""A store goes away in the middle of an ingest and comes back: one line, then everything is right."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rag_pipeline.stack import Stack
+from rag_pipeline_tests.cli_runner import CommandLine
+from rag_pipeline_tests.conftest import embedded, remove_home
+from rag_pipeline_tests.test_cli import TEXT, assert_true, one_line
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[tuple[Path, Stack]]:
+    """A stack that may be killed: not the one that other tests share."""
+    folder = Path(tempfile.mkdtemp(prefix="rag-outage-"))
+    folder.chmod(0o755)
+    stack = Stack(embedded(folder / "home"))
+    stack.up()
+    try:
+        yield folder, stack
+    finally:
+        remove_home(folder / "home")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill(port: int) -> None:
+    """Kill the server that listens on a port, and its children, without a chance to end well."""
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            for process in [
+                psutil.Process(connection.pid),
+                *psutil.Process(connection.pid).children(recursive=True),
+            ]:
+                os.kill(process.pid, signal.SIGKILL)
+            return
+    raise AssertionError(f"nobody listens on {port}")
+
+
+@pytest.mark.parametrize("store", ["milvus", "postgres"])
+def test_a_store_killed_in_the_middle(own_stack: tuple[Path, Stack], tmp_path: Path, store: str) -> None:
+    _, stack = own_stack
+    endpoints = stack.up()
+    cli = CommandLine(tmp_path, endpoints, f"{store}_")
+    if store == "postgres":
+        cli.environment["RAG_POSTGRES_URL"] = endpoints.postgres_url
+    for n in range(30):
+        (cli.docs / f"{store}{n}.md").write_text(TEXT.format(n=f"{store}{n}"), "utf-8")
+    cli.sources.write_text(f"sources: [{{name: {store}, type: filesystem, path: ./docs}}]\n", "utf-8")
+    log = tmp_path / "embedded.log"
+    slow = {
+        "RAG_EMBEDDER": "rag_pipeline_tests.slow_embedder:slow",
+        "RAG_TEST_EMBED_LOG": str(log),
+        "RAG_TEST_EMBED_SECONDS": "0.3",
+    }
+    process = cli.start("ingest", **slow)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and len(log.read_text("utf-8").splitlines()) > 32):
+        time.sleep(0.02)
+    url = endpoints.milvus_uri if store == "milvus" else endpoints.postgres_url
+    _kill(int(url.rsplit(":", 1)[1].split("/")[0]))
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 1, err
+    assert "Traceback" not in err, err
+    assert {"milvus": "Milvus", "postgres": "PostgreSQL"}[store] in one_line(
+        "\n".join(line for line in err.splitlines() if line.startswith("rag-pipeline: "))
+    )
+    stack.up()
+    found = cli.json("ingest", **slow)
+    assert found["errors"] == []
+    lines = log.read_text("utf-8").splitlines()
+    assert len(lines) - len(set(lines)) <= 16, "more than one batch was embedded again"
+    assert_true(cli)
+    if store == "milvus":
+        for path in cli.docs.iterdir():
+            path.unlink()
+        cli.json("ingest", "--confirm-deletions", **slow)
+        cli.json("status")
