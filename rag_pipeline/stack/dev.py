@@ -35,7 +35,9 @@ def run_dev(settings: Settings, host: str, port: int, report: Callable[[str], No
             raise RagError(f"the ports {port} to {port + _PORTS_TRIED - 1} are all taken: choose one with --port")
         if free != port:
             report(f"port {port} is taken, so the UI is on {free}")
-        environment = {**os.environ, **dagster_environment(settings, endpoints)}
+        # What alerts link to; another address where the UI is behind a proxy.
+        page = {"RAG_UI_URL": f"http://{host}:{free}"}
+        environment = {**page, **os.environ, **dagster_environment(settings, endpoints)}
         report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops everything)")
         command = [sys.executable, "-m", "dagster", "dev", "-w", str(shipped("workspace.yaml"))]
         return _run([*command, "--host", host, "--port", str(free)], environment, report)

@@ -87,6 +87,8 @@ CREATE TABLE source_items (
 
     state VARCHAR(20) NOT NULL DEFAULT 'pending',
     error_message TEXT,
+    failures INTEGER NOT NULL DEFAULT 0,
+    retry_at TIMESTAMP WITH TIME ZONE,
 
     seen_fingerprint TEXT NOT NULL,
     seen_recipe TEXT NOT NULL,
@@ -101,13 +103,25 @@ CREATE TABLE source_items (
 
     PRIMARY KEY (source_type, source_id),
     CONSTRAINT source_items_document_key UNIQUE (source_type, source_id, document_id, document_created_at),
-    CONSTRAINT valid_state CHECK (state IN ('pending', 'ingested', 'failed', 'gone'))
+    CONSTRAINT valid_state CHECK (state IN ('pending', 'ingested', 'failed', 'gone', 'retired'))
 );
 CREATE INDEX idx_source_items_source ON source_items (source, seen_pass);
 CREATE INDEX idx_source_items_work ON source_items (document_created_at) WHERE state IN ('pending', 'gone');
 CREATE INDEX idx_source_items_failed ON source_items (source) WHERE state = 'failed';
+CREATE INDEX idx_source_items_retry ON source_items (retry_at) WHERE state = 'failed';
+CREATE INDEX idx_source_items_retired ON source_items (document_created_at) WHERE state = 'retired';
 COMMENT ON TABLE source_items IS
     'what each source holds: the desired state, and the key that keeps (source_type, source_id) unique over all months';
+COMMENT ON COLUMN source_items.state IS
+    'retired: older than the months that are kept, so it is neither ingested nor deleted; see retiring_months';
+COMMENT ON COLUMN source_items.retry_at IS 'when an item that is set aside is tried again; later with each failure';
+
+CREATE TABLE retiring_months (
+    month DATE PRIMARY KEY,
+    since TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT NOW()
+);
+COMMENT ON TABLE retiring_months IS
+    'months whose retirement is under way: a row goes only after the month''s partitions have left Milvus too';
 """
 
 DOCUMENTS = """
@@ -138,6 +152,8 @@ CREATE TABLE documents (
 
     content_words TSVECTOR,
     chunked_with TEXT,
+    failures INTEGER NOT NULL DEFAULT 0,
+    retry_at TIMESTAMP WITH TIME ZONE,
 
     PRIMARY KEY (id, created_at),
     CONSTRAINT documents_source_item_fkey
@@ -160,6 +176,11 @@ CREATE INDEX idx_documents_language ON documents (language);
 CREATE INDEX idx_documents_category ON documents (category);
 CREATE INDEX idx_documents_tags ON documents USING GIN (tags);
 CREATE INDEX idx_documents_fulltext ON documents USING GIN (content_words);
+CREATE INDEX idx_documents_work ON documents (created_at)
+    WHERE processing_status IN ('pending', 'processing') OR indexing_status IN ('pending', 'indexing', 'failed');
+
+COMMENT ON COLUMN documents.retry_at IS
+    'when chunks that could not be embedded are tried again; later with each failure';
 """
 
 CHUNKS = """
@@ -246,6 +267,7 @@ CREATE TABLE vector_deletions (
 );
 COMMENT ON TABLE vector_deletions IS
     'outbox: chunks whose vectors have to leave Milvus; a row goes only after Milvus has confirmed';
+CREATE INDEX idx_vector_deletions_month ON vector_deletions (document_created_at);
 
 CREATE TABLE term_statistics (
     term TEXT NOT NULL,
@@ -285,6 +307,19 @@ COMMENT ON FUNCTION cleanup_document_vectors() IS
 CREATE TRIGGER cleanup_document_vectors AFTER DELETE ON document_chunks
     REFERENCING OLD TABLE AS deleted_chunks
     FOR EACH STATEMENT EXECUTE FUNCTION cleanup_document_vectors();
+
+CREATE FUNCTION refuse_truncate() RETURNS trigger AS $$
+BEGIN
+    RAISE EXCEPTION 'TRUNCATE of % would leave its vectors in Milvus: it runs no trigger for the rows', TG_TABLE_NAME
+        USING ERRCODE = 'feature_not_supported',
+              HINT = 'Use DELETE, which puts the vectors into the outbox, or RAG_RETENTION_MONTHS for old months.';
+END;
+$$ LANGUAGE plpgsql;
+
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON documents
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
+CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON document_chunks
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
 """
 
 PARTITIONS = """
@@ -311,6 +346,8 @@ BEGIN
                        partition_name, parent);
         EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                        parent, partition_name, start_at, end_at);
+        EXECUTE format('CREATE TRIGGER refuse_truncate BEFORE TRUNCATE ON %I
+                        FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate()', partition_name);
         IF parent = 'document_chunks' THEN
             -- A statement on the parent fires the parent's trigger, a statement on the partition only its own.
             EXECUTE format('CREATE TRIGGER cleanup_document_vectors AFTER DELETE ON %I

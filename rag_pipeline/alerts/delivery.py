@@ -1,0 +1,114 @@
+"""From the outbox to the receivers.
+
+Each receiver gets each alert once, in order, whatever becomes of the others. Which alerts make up a message is stored
+before it is sent, and that they arrived is stored when the receiver has accepted; a process that dies between the
+two sends the very same message again, and the key at its end is the same. So it is at least once, and exactly once
+unless a process dies, or an answer is lost, in that moment.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from rag_pipeline.alerts.messages import group, message_key, render
+from rag_pipeline.errors import BusyError
+from rag_pipeline.stores.postgres import alert_receivers as table
+from rag_pipeline.stores.postgres import alerts as outbox
+from rag_pipeline.stores.postgres.locks import advisory_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rag_pipeline.alerts.model import Message
+    from rag_pipeline.alerts.receivers import Receiver
+    from rag_pipeline.stores.postgres.database import Database
+
+RETENTION = timedelta(days=30)
+_GROUPED_ALERTS = 500
+_MESSAGES_A_CALL = 10
+_FIRST_PAUSE = timedelta(seconds=30)
+_LONGEST_PAUSE = timedelta(minutes=15)
+
+
+@dataclass
+class Delivered:
+    """What one call of `deliver` did."""
+
+    messages: int = 0
+    refused: list[str] = field(default_factory=list)
+    """The receivers that did not accept, as they may be shown."""
+    waiting: int = 0
+    """Alerts that some receiver has yet to accept, counted once a receiver."""
+    busy: bool = False
+    """Another process is delivering: nothing was done here."""
+
+
+def deliver(
+    database: Database,
+    receivers: Sequence[Receiver],
+    ui_url: str,
+    deadline: float,
+    now: datetime | None = None,
+) -> Delivered:
+    """Send what the receivers have yet to be told; a few messages to each, none begun after `deadline`.
+
+    `deadline` is on the clock of `time.monotonic`. A receiver that does not accept is left alone for 30 s, then twice
+    as long each time, up to 15 min. What is older than `RETENTION` is dropped, told or not.
+    """
+    now = now or datetime.now(UTC)
+    with ExitStack() as held:
+        try:
+            held.enter_context(advisory_lock(database, "alerts delivery", wait_seconds=0))
+        except BusyError:
+            return Delivered(busy=True)
+        result = Delivered()
+        with database.connection() as connection:
+            outbox.forget_old(connection, now - RETENTION)
+            table.keep_only(connection, [receiver.digest for receiver in receivers])
+            due = table.due(connection, now)
+        for receiver in receivers:
+            if receiver.digest in due:
+                _deliver_to(database, receiver, ui_url, deadline, now, result)
+        with database.connection() as connection:
+            result.waiting = sum(table.waiting(connection, receiver.digest) for receiver in receivers)
+        return result
+
+
+def _deliver_to(
+    database: Database, receiver: Receiver, ui_url: str, deadline: float, now: datetime, result: Delivered
+) -> None:
+    for _ in range(_MESSAGES_A_CALL):
+        if time.monotonic() >= deadline:
+            return
+        message = _next_message(database, receiver, ui_url)
+        if message is None:
+            return
+        key, text = message
+        if receiver.send(text):
+            with database.connection() as connection:
+                table.accepted(connection, receiver.digest, key, now)
+            result.messages += 1
+            continue
+        with database.connection() as connection:
+            pause = min(_FIRST_PAUSE * 2 ** min(table.failures(connection, receiver.digest), 10), _LONGEST_PAUSE)
+            table.refused(connection, receiver.digest, now + pause)
+        result.refused.append(str(receiver))
+        return
+
+
+def _next_message(database: Database, receiver: Receiver, ui_url: str) -> tuple[str, Message] | None:
+    """The oldest message not accepted yet, else one made of all that is new; None where there is nothing to tell."""
+    with database.connection() as connection:
+        planned = table.planned(connection, receiver.digest)
+        if planned is None:
+            for alerts in group(table.unplanned(connection, receiver.digest, _GROUPED_ALERTS)):
+                table.plan(connection, receiver.digest, message_key(alerts), alerts)
+            planned = table.planned(connection, receiver.digest)
+    if planned is None:
+        return None
+    key, alerts = planned
+    return key, render(alerts, ui_url, key)

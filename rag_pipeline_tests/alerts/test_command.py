@@ -1,0 +1,66 @@
+"""`rag-pipeline alerts`: what is failing, and whether the receivers accept a message."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from click.testing import CliRunner
+
+from rag_pipeline.alerts.model import Observation, Subject
+from rag_pipeline.alerts.recording import record
+from rag_pipeline.cli import cli
+from rag_pipeline.stack import Endpoints
+from rag_pipeline.stores.postgres.database import Database
+from rag_pipeline_tests.alerts.conftest import Inbox
+
+
+def test_a_test_message_goes_to_each_receiver(
+    make_inbox: Callable[[], Inbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, away = make_inbox(), make_inbox()
+    monkeypatch.setenv("RAG_ALERT_URLS", there.url)
+    assert CliRunner().invoke(cli, ["alerts", "--test"]).output == "URL 1 of RAG_ALERT_URLS (json://…): accepted\n"
+    assert there.titles == ["rag-pipeline: Test"]
+    away.stop()
+    monkeypatch.setenv("RAG_ALERT_URLS", f"{there.url}, {away.url} slack://hunter2")
+    result = CliRunner().invoke(cli, ["alerts", "--test", "--json"])
+    assert result.exit_code == 1
+    tried = json.loads(result.output)["receivers"]
+    assert [one["accepted"] for one in tried] == [True, False, False]
+    assert "did not accept" in tried[1]["reason"]
+    assert "not a URL that Apprise knows" in tried[2]["reason"]
+    assert "hunter2" not in result.output
+
+
+def test_without_receivers_it_says_where_to_put_them() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "rag_pipeline.cli", "alerts", "--test"], capture_output=True, text=True, env={}
+    )
+    assert ran.returncode == 1
+    assert ran.stderr == "rag-pipeline: RAG_ALERT_URLS is not set: put one Apprise URL or more there\n"
+
+
+def test_it_lists_what_is_failing(
+    database: Database, package_database_url: str, stack_endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAG_POSTGRES_URL", package_database_url)
+    monkeypatch.setenv("RAG_MILVUS_URI", stack_endpoints.milvus_uri)
+    monkeypatch.setenv("RAG_REDIS_URL", stack_endpoints.redis_url)
+    assert CliRunner().invoke(cli, ["alerts"]).output == "nothing is failing\n"
+    at = datetime(2026, 1, 5, 10, 11, 12, tzinfo=UTC)
+    record(database, "log", [Observation(Subject("check", "verified on dense", "2024-01-01"), 1, False, at)])
+    listed = CliRunner().invoke(cli, ["alerts"]).output
+    assert listed == "check     verified on dense, 2024-01-01  since 2026-01-05T10:11:12+00:00\n"
+    assert json.loads(CliRunner().invoke(cli, ["alerts", "--json"]).output) == {
+        "failing": [
+            {
+                "kind": "check",
+                "name": "verified on dense",
+                "partition": "2024-01-01",
+                "since": "2026-01-05T10:11:12+00:00",
+            }
+        ]
+    }

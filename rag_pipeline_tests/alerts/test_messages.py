@@ -1,0 +1,113 @@
+"""Messages: what goes together, and what a person reads."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rag_pipeline.alerts.messages import BODY_CHARACTERS, group, message_key, render
+from rag_pipeline.alerts.model import Alert, Subject
+from rag_pipeline.months import Month
+
+AT = datetime(2026, 1, 5, 10, 11, 12, tzinfo=UTC)
+MONTHS = list(Month(2022, 1).until(Month(2024, 6)))
+UI = "http://rag.example:3000"
+
+
+def alert(
+    number: int,
+    month: Month | None = MONTHS[0],
+    state: str = "failing",
+    name: str = "vectors_verified on dense_collection",
+    kind: str = "check",
+    description: str = "rebuild it: `rag-pipeline repair`",
+) -> Alert:
+    return Alert(
+        f"log:{kind}:{number}",
+        Subject(kind, name, month.partition_key if month else ""),  # type: ignore[arg-type]
+        state,  # type: ignore[arg-type]
+        AT + timedelta(minutes=number),
+        AT,
+        description,
+        {"expected": 1200, "stored": 1199, "share": 0.25},
+        "/assets/dense_collection?view=checks",
+    )
+
+
+def test_a_single_alert_says_what_where_since_when_and_what_to_do() -> None:
+    message = render([alert(1)], UI, "0123456789abcdef")
+    assert message.title == "rag-pipeline: Failing: vectors_verified on dense_collection, 2022-01"
+    assert message.body == (
+        "vectors_verified on dense_collection: failing since 2026-01-05T10:11:12Z\n"
+        "2022-01\n"
+        "http://rag.example:3000/assets/dense_collection?view=checks\n"
+        "- 2022-01: expected 1,200, share 0.25, stored 1,199; rebuild it: `rag-pipeline repair`\n\n"
+        "Message 0123456789abcdef; if it comes twice, it is the same."
+    )
+
+
+def test_many_months_are_one_message_that_names_them() -> None:
+    alerts = [alert(n, month) for n, month in enumerate(MONTHS)]
+    assert group(alerts) == [alerts]
+    message = render(alerts, UI, "key")
+    assert message.title == "rag-pipeline: Failing: vectors_verified on dense_collection, 30 months"
+    assert all(str(month) in message.body for month in MONTHS)
+    assert "expected 1,200, share 0.25, stored 1,199" in message.body
+
+
+def test_a_recovery_says_how_long_it_was() -> None:
+    message = render([alert(7, state="recovered")], UI, "key")
+    assert message.title.startswith("rag-pipeline: Recovered: ")
+    assert "well since 2026-01-05T10:18:12Z, had failed since 2026-01-05T10:11:12Z" in message.body
+
+
+def test_each_kind_and_state_is_a_message_of_its_own() -> None:
+    alerts = [alert(1), alert(2, state="warning", name="quarantined_documents on documents"), alert(3, kind="run")]
+    assert group(alerts) == [[alerts[0]], [alerts[1]], [alerts[2]]]
+    assert "Warning" in render(group(alerts)[1], UI, "key").title
+
+
+def test_a_story_that_nobody_was_told_yet_keeps_its_order() -> None:
+    a, b = MONTHS[:2]
+    alerts = [
+        alert(1, a, "warning"),
+        alert(2, a, "recovered"),
+        alert(3, b, "failing"),
+        alert(4, b, "recovered"),
+        alert(5, a, "failing"),
+    ]
+    messages = group(alerts)
+    assert messages == [[alerts[0]], [alerts[2]], [alerts[1], alerts[3]], [alerts[4]]]
+
+
+def test_the_key_is_the_alerts_and_nothing_else() -> None:
+    assert message_key([alert(1), alert(2)]) == message_key([alert(2), alert(1)])
+    assert message_key([alert(1)]) != message_key([alert(1), alert(2)])
+
+
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=300)
+
+
+@given(
+    st.lists(
+        st.tuples(names, st.sampled_from([*MONTHS, None]), st.text(max_size=900)),
+        min_size=1,
+        max_size=120,
+        unique_by=lambda part: (part[0], part[1]),
+    )
+)
+def test_a_message_stays_within_what_chat_services_take(parts: Sequence[tuple[str, Month | None, str]]) -> None:
+    alerts = [alert(n, month, name=name, description=text) for n, (name, month, text) in enumerate(parts)]
+    message = render(alerts, UI, "0123456789abcdef")
+    assert 0 < len(message.title) <= 200
+    assert len(message.body) <= BODY_CHARACTERS
+    assert message.body.endswith("Message 0123456789abcdef; if it comes twice, it is the same.")
+
+
+def test_six_checks_of_thirty_months_name_every_check() -> None:
+    checks = [f"check_{n} on documents" for n in range(6)]
+    alerts = [alert(n, month, name=name) for name in checks for n, month in enumerate(MONTHS)]
+    message = render(alerts, UI, "key")
+    assert message.title == "rag-pipeline: Failing: 6 checks, 30 months"
+    assert all(name in message.body for name in checks)

@@ -1,0 +1,378 @@
+"""The sensor on a real Dagster instance: jobs are run, and what it makes of them arrives at a real receiver."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._utils.error import SerializableErrorInfo
+
+from rag_pipeline.defs import observations
+from rag_pipeline.defs.alerts import alerts
+from rag_pipeline.defs.observations import log_name, read_events
+from rag_pipeline.defs.sensors import NOT_DUE
+from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.database import Database
+from rag_pipeline_tests.alerts.conftest import Home, Inbox
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*get_event_records", "ignore::dagster.PreviewWarning")
+months = dg.MonthlyPartitionsDefinition(start_date="2022-01-01", timezone="UTC", end_offset=1)
+
+
+class World:
+    """What the jobs of these tests find; each test has its own."""
+
+    def __init__(self) -> None:
+        self.missing = 0
+        self.raises: str | None = None
+        self.severity = dg.AssetCheckSeverity.ERROR
+
+    def definitions(self, blocking: bool = False) -> dg.Definitions:
+        @dg.asset(partitions_def=months)
+        def dense_collection() -> None:
+            if self.raises:
+                raise RuntimeError(self.raises)
+
+        @dg.asset_check(asset=dense_collection, partitions_def=months, blocking=blocking)
+        def vectors_verified() -> dg.AssetCheckResult:
+            return dg.AssetCheckResult(
+                passed=not self.missing,
+                severity=self.severity,
+                description="run `rag-pipeline repair`",
+                metadata={"expected": 5, "stored": 5 - self.missing, "note": "a text", "share": 0.5},
+            )
+
+        return dg.Definitions(
+            assets=[dense_collection],
+            asset_checks=[vectors_verified],
+            jobs=[dg.define_asset_job("index_month")],
+            executor=dg.in_process_executor,
+        )
+
+    def run(self, home: Home, month: str = "2024-01", blocking: bool = False) -> None:
+        self.definitions(blocking).resolve_job_def("index_month").execute_in_process(
+            partition_key=Month.parse(month).partition_key,
+            instance=home.instance,
+            raise_on_error=False,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def listening(home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """The sensor with a receiver; what happens is looked at at once."""
+    monkeypatch.setenv("RAG_ALERT_URLS", inbox.url)
+    monkeypatch.setenv("RAG_UI_URL", "http://rag.example:3000/")
+    monkeypatch.setattr(observations, "SETTLE_SECONDS", 0.0)
+    tick(home)
+    return home
+
+
+def tick(home: Home) -> str:
+    """One evaluation of the sensor, with no cursor: what it knows is in our database."""
+    with dg.build_sensor_context(instance=home.instance) as context:
+        result = alerts(context)
+    assert isinstance(result, dg.SkipReason)
+    assert result.skip_message
+    return result.skip_message
+
+
+def test_a_check_that_starts_failing_goes_on_and_recovers(listening: Home, inbox: Inbox, world: World) -> None:
+    for missing in (0, 1, 2, 0, 0):
+        world.missing = missing
+        world.run(listening)
+        tick(listening)
+    assert inbox.titles == [
+        "rag-pipeline: Failing: vectors_verified on dense_collection, 2024-01",
+        "rag-pipeline: Recovered: vectors_verified on dense_collection, 2024-01",
+    ]
+    failing = inbox.messages[0]
+    assert failing["type"] == "failure"
+    assert "expected 5, share 0.5, stored 4; run `rag-pipeline repair`" in failing["message"]
+    assert "http://rag.example:3000/assets/dense_collection?view=checks" in failing["message"]
+    assert "failing since 20" in failing["message"]
+
+
+def test_thirty_months_that_fail_at_once_are_one_message(listening: Home, inbox: Inbox, world: World) -> None:
+    world.missing = 1
+    failing = [str(month) for month in Month(2022, 1).until(Month(2024, 6))]
+    for month in failing:
+        world.run(listening, month)
+    tick(listening)
+    tick(listening)
+    (message,) = inbox.messages
+    assert message["title"] == "rag-pipeline: Failing: vectors_verified on dense_collection, 30 months"
+    assert all(month in message["message"] for month in failing)
+
+
+def test_a_warning_is_marked_as_one(listening: Home, inbox: Inbox, world: World) -> None:
+    world.missing, world.severity = 1, dg.AssetCheckSeverity.WARN
+    world.run(listening)
+    tick(listening)
+    assert inbox.titles == ["rag-pipeline: Warning: vectors_verified on dense_collection, 2024-01"]
+    assert inbox.messages[0]["type"] == "warning"
+
+
+def test_a_run_that_fails_is_told_once_until_one_succeeds(listening: Home, inbox: Inbox, world: World) -> None:
+    world.raises = "Milvus at milvus://rag:s3cret@host:19530 does not answer"
+    world.run(listening)
+    tick(listening)
+    world.run(listening)  # tried again
+    tick(listening)
+    world.raises = None
+    world.run(listening)
+    tick(listening)
+    assert inbox.titles == [
+        "rag-pipeline: Failing: index_month, 2024-01",
+        "rag-pipeline: Recovered: index_month, 2024-01",
+    ]
+    text = inbox.messages[0]["message"]
+    assert "step dense_collection: RuntimeError: Milvus at milvus://rag:***@host:19530 does not answer" in text
+    assert "http://rag.example:3000/runs/" in text
+
+
+def test_a_run_that_fails_by_a_blocking_check_alone_is_told_by_the_check(
+    listening: Home, inbox: Inbox, world: World
+) -> None:
+    world.missing = 1
+    world.run(listening, blocking=True)
+    runs = listening.instance.get_runs()
+    assert [run.status for run in runs] == [dg.DagsterRunStatus.FAILURE]
+    tick(listening)
+    assert inbox.titles == ["rag-pipeline: Failing: vectors_verified on dense_collection, 2024-01"]
+
+
+def test_runs_of_picked_assets_are_told_by_their_names(listening: Home, inbox: Inbox, world: World) -> None:
+    world.raises = "no"
+    assets = world.definitions().resolve_assets_def("dense_collection")
+    dg.materialize([assets], partition_key="2024-01-01", instance=listening.instance, raise_on_error=False)
+    tick(listening)
+    assert len(inbox.messages) == 1
+    assert inbox.titles[0].startswith("rag-pipeline: Failing: ")
+    assert "2024-01" in inbox.titles[0]
+
+
+def test_a_receiver_that_is_away_keeps_nothing_from_being_told(
+    listening: Home, inbox: Inbox, world: World, database: Database
+) -> None:
+    inbox.stop()
+    world.missing = 1
+    world.run(listening)
+    assert "not accepted by URL 1 of RAG_ALERT_URLS (json://…)" in tick(listening)
+    inbox.start()
+    with database.connection() as connection:
+        connection.execute("UPDATE alert_receivers SET next_try_at = now()")  # the pause is over
+    tick(listening)
+    tick(listening)
+    assert len(inbox.messages) == 1
+
+
+def test_nothing_is_told_twice_by_fresh_processes(home: Home, inbox: Inbox, world: World) -> None:
+    world.missing = 1
+    world.run(home)
+    code = (
+        "import dagster as dg\n"
+        "from rag_pipeline.defs.alerts import alerts\n"
+        "with dg.DagsterInstance.get() as instance, dg.build_sensor_context(instance=instance) as context:\n"
+        "    print(alerts(context).skip_message)\n"
+    )
+    time.sleep(observations.SETTLE_SECONDS)
+    environment = {**home.variables, "RAG_ALERT_URLS": inbox.url, "PATH": ""}
+    written = ""
+    for _ in range(2):
+        ran = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        written += ran.stdout + ran.stderr
+    assert len(inbox.messages) == 1
+    assert "hunter2" not in written
+    assert "token-0123456789" not in written
+
+
+def test_young_events_wait_and_are_not_forgotten(home: Home, world: World) -> None:
+    world.run(home)
+    now = datetime.now(UTC)
+    young = read_events(home.instance, 0, now)
+    assert (young.observations, young.read_up_to, young.more) == ([], 0, False)
+    settled = read_events(home.instance, 0, now + timedelta(seconds=observations.SETTLE_SECONDS))
+    assert {seen.subject.kind for seen in settled.observations} == {"check", "run"}
+    # A clock that is ahead must not stop everything.
+    assert read_events(home.instance, 0, now - timedelta(hours=1)).observations
+
+
+def test_an_event_that_was_committed_late_is_still_told(
+    listening: Home, inbox: Inbox, world: World, package_database_url: str
+) -> None:
+    """Takes an evaluation out of the log as if its transaction were still open, and puts it back later."""
+    world.missing = 1
+    world.run(listening, "2024-01")
+    with psycopg.connect(package_database_url, options="-c search_path=dagster") as connection:
+        connection.execute(
+            "CREATE TABLE held AS SELECT * FROM event_logs WHERE dagster_event_type = 'ASSET_CHECK_EVALUATION'"
+        )
+        connection.execute("DELETE FROM event_logs WHERE dagster_event_type = 'ASSET_CHECK_EVALUATION'")
+    world.run(listening, "2024-02")
+    tick(listening)
+    with psycopg.connect(package_database_url, options="-c search_path=dagster") as connection:
+        connection.execute("INSERT INTO event_logs SELECT * FROM held")
+        connection.execute("DROP TABLE held")
+    tick(listening)
+    tick(listening)
+    assert [title.rsplit(", ", 1)[1] for title in inbox.titles] == ["2024-02", "2024-01"]
+
+
+def test_a_long_log_is_read_page_by_page(
+    home: Home, world: World, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observations, "_PAGE", 2)
+    monkeypatch.setattr(observations, "LATE_EVENTS", 1)
+    for missing in (1, 0, 1, 1, 0):
+        world.missing = missing
+        world.run(home)
+    now = datetime.now(UTC) + timedelta(seconds=10)
+    after, seen, pages = 0, {}, 0
+    while True:
+        page = read_events(home.instance, after, now)
+        seen |= {observation.event_id: observation for observation in page.observations}
+        assert page.read_up_to >= after
+        after, pages = page.read_up_to, pages + 1
+        if not page.more:
+            break
+    whole = read_events(home.instance, 0, now)
+    checks = [observation for observation in seen.values() if observation.subject.kind == "check"]
+    assert [c.passed for c in sorted(checks, key=lambda c: c.event_id)] == [False, True, False, False, True]
+    assert len(seen) == 10
+    assert pages >= 4
+    assert whole.more
+
+
+def test_failing_sensors_and_schedules_are_told_once_each(listening: Home, inbox: Inbox) -> None:
+    sync = Ticking(listening.instance, "sync_docs", InstigatorType.SENSOR)
+    nightly = Ticking(listening.instance, "nightly", InstigatorType.SCHEDULE)
+    stories = [
+        (TickStatus.SUCCESS, TickStatus.SUCCESS),
+        (TickStatus.FAILURE, TickStatus.SUCCESS),
+        (TickStatus.FAILURE, TickStatus.FAILURE),
+        (TickStatus.STARTED, TickStatus.FAILURE),
+        (TickStatus.SKIPPED, TickStatus.SUCCESS),
+    ]
+    for of_sync, of_nightly in stories:
+        sync.tick(of_sync)
+        nightly.tick(of_nightly)
+        tick(listening)
+        tick(listening)
+    assert sorted(inbox.titles) == [
+        "rag-pipeline: Failing: nightly of rag_pipeline",
+        "rag-pipeline: Failing: sync_docs of rag_pipeline",
+        "rag-pipeline: Recovered: nightly of rag_pipeline",
+        "rag-pipeline: Recovered: sync_docs of rag_pipeline",
+    ]
+    assert "\nit is missing\n" in inbox.bodies()
+    assert "http://rag.example:3000/locations/rag_pipeline/sensors/sync_docs" in inbox.bodies()
+    assert "http://rag.example:3000/locations/rag_pipeline/schedules/nightly" in inbox.bodies()
+
+
+def test_a_new_dagster_storage_begins_anew(
+    listening: Home, inbox: Inbox, world: World, package_database_url: str
+) -> None:
+    world.missing = 1
+    world.run(listening)
+    tick(listening)
+    before = log_name(listening.instance)
+    listening.instance.event_log_storage.wipe()
+    listening.instance.run_storage.wipe()
+    with psycopg.connect(package_database_url, options="-c search_path=dagster") as connection:
+        connection.execute("TRUNCATE instance_info")
+        connection.execute("ALTER SEQUENCE event_logs_id_seq RESTART")
+    assert log_name(listening.instance) != before
+    world.missing = 0
+    world.run(listening)
+    tick(listening)
+    assert [title.split(": ")[1] for title in inbox.titles] == ["Failing", "Recovered"]
+
+
+def test_storage_that_cannot_be_polled_is_said(tmp_path: Path) -> None:
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
+        dg.build_sensor_context(instance=instance) as context,
+    ):
+        result = alerts(context)
+    assert isinstance(result, dg.SkipReason)
+    assert "Dagster's storage in PostgreSQL" in str(result.skip_message)
+
+
+def test_a_tick_that_was_not_due_says_nothing(listening: Home, inbox: Inbox) -> None:
+    sync = Ticking(listening.instance, "sync_docs", InstigatorType.SENSOR)
+    sync.tick(TickStatus.FAILURE)
+    tick(listening)
+    for status, reason in [
+        (TickStatus.SKIPPED, f"docs {NOT_DUE} (@daily)"),
+        (TickStatus.FAILURE, None),
+        (TickStatus.SKIPPED, f"docs {NOT_DUE} (@daily)"),
+    ]:
+        sync.tick(status, reason)
+        tick(listening)
+    assert inbox.titles == ["rag-pipeline: Failing: sync_docs of rag_pipeline"]
+    sync.tick(TickStatus.SKIPPED, "3 items: 0 new, 0 changed, 0 gone")
+    tick(listening)
+    assert inbox.titles[1:] == ["rag-pipeline: Recovered: sync_docs of rag_pipeline"]
+
+
+class Ticking:
+    """A sensor or schedule as Dagster's daemon keeps it: its state, and its ticks."""
+
+    def __init__(self, instance: dg.DagsterInstance, name: str, kind: InstigatorType) -> None:
+        self.instance, self.name, self.kind = instance, name, kind
+        location = ManagedGrpcPythonEnvCodeLocationOrigin(
+            LoadableTargetOrigin(module_name="rag_pipeline.definitions"), location_name="rag_pipeline"
+        )
+        origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
+        data = (
+            SensorInstigatorData(min_interval=30)
+            if kind == InstigatorType.SENSOR
+            else ScheduleInstigatorData("0 18 * * *")
+        )
+        self.state = InstigatorState(origin, kind, InstigatorStatus.AUTOMATICALLY_RUNNING, data)
+        instance.add_instigator_state(self.state)
+
+    def tick(self, status: TickStatus, skip_reason: str | None = None) -> None:
+        error = SerializableErrorInfo("rag_pipeline.errors.SourceError: it is missing\n", [], "SourceError")
+        self.instance.create_tick(
+            TickData(
+                self.state.instigator_origin_id,
+                self.name,
+                self.kind,
+                status,
+                time.time(),
+                run_ids=[],
+                skip_reason=skip_reason,
+                selector_id=self.state.selector_id,
+                error=error if status == TickStatus.FAILURE else None,
+            )
+        )
