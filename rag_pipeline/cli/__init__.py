@@ -1,0 +1,50 @@
+"""The command line: `rag-pipeline`. Arguments, exit codes and what is printed; no logic beyond that.
+
+Errors that a person can mend are one line on standard error and exit code 1. `--json` prints one JSON object on
+standard output, and nothing else goes there. Commands import what they need when they run: `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from rag_pipeline.cli import care, index, query, servers
+from rag_pipeline.cli.output import complain
+from rag_pipeline.errors import RagError, one_line
+
+
+def main() -> None:
+    """Run the command; a `RagError` becomes one line and exit code 1."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        complain("interrupted; run again to go on")
+        sys.exit(130)
+    except KeyboardInterrupt:
+        complain("interrupted; run again to go on")
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except RagError as error:
+        complain(one_line(error, 2000))
+        sys.exit(1)
+    except OSError as error:
+        complain(one_line(error, 2000))
+        sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rag-pipeline")
+def cli() -> None:
+    """Keeps a retrieval index true: documents in PostgreSQL, Milvus and Redis, run through Dagster."""
+
+
+for command in (
+    *(servers.up, servers.down, servers.status, servers.dev),
+    *(index.sources, index.ingest, query.search, index.documents),
+    *(care.check, care.repair, care.alerts),
+):
+    cli.add_command(command)
