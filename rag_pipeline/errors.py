@@ -19,6 +19,10 @@ class StoreUnavailableError(RagError):
     """PostgreSQL, Milvus or Redis cannot be reached or refuses us; nothing was lost, try again later."""
 
 
+class BusyError(RagError):
+    """Somebody else is at work on the same thing; try again when they are done."""
+
+
 class SourceError(RagError):
     """A source cannot be listed (its path is missing, access is denied, ...); its documents stay as they are."""
 

@@ -86,6 +86,11 @@ class Month:
         """The month after this one."""
         return Month(self.year + 1, 1) if self.month == 12 else Month(self.year, self.month + 1)
 
+    def earlier(self, count: int) -> Month:
+        """The month that is `count` months before this one."""
+        year, month = divmod(self.year * 12 + self.month - 1 - count, 12)
+        return Month(year, month + 1)
+
     def until(self, last: Month) -> Iterator[Month]:
         """This month and those after it, up to and with `last`."""
         month = self

@@ -56,6 +56,34 @@ class Settings(BaseSettings):
         0.5, gt=0, le=1, description="The share of a source's documents that one scan may find gone."
     )
 
+    alert_urls: SecretStr | None = Field(
+        None, description="Who is told of failures: Apprise URLs, separated by white space or commas."
+    )
+    ui_url: str = Field(
+        "http://127.0.0.1:3000",
+        pattern=r"^https?://[^\s/]+\S*$",
+        description="Where the Dagster UI is reached, for the links in alerts.",
+    )
+
+    deletions_backlog: int = Field(
+        10_000, ge=0, description="Past this many deletions of a month that wait for Milvus, a check fails."
+    )
+    retention_months: int | None = Field(
+        None, ge=1, le=1200, description="Months kept before the running one; unset: all. Older ones are retired."
+    )
+    nightly_cron: str = Field(
+        "0 18 * * *", description="When all months are checked: a cron expression of five fields, in UTC."
+    )
+
+    @field_validator("nightly_cron")
+    @classmethod
+    def _check_cron(cls, value: str) -> str:
+        from croniter import croniter
+
+        if len(value.split()) != 5 or not croniter.is_valid(value):
+            raise ValueError(f"{value!r} is not a cron expression: write five fields such as '0 18 * * *'")
+        return value
+
     @field_validator("vectors", mode="before")
     @classmethod
     def _split_vectors(cls, value: object) -> object:

@@ -225,7 +225,9 @@ def test_an_unknown_key_in_sources_yaml_is_named(cli: CommandLine) -> None:
     assert "include" in line
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "dev", "sources", "ingest", "search", "documents"])
+@pytest.mark.parametrize(
+    "command", ["up", "down", "status", "dev", "sources", "ingest", "search", "documents", "check", "repair"]
+)
 def test_every_command_has_help(cli: CommandLine, command: str) -> None:
     done = cli.run(command, "--help")
     assert done.returncode == 0

@@ -74,3 +74,9 @@ def test_what_is_not_a_month_is_refused(text: str) -> None:
 def test_a_moment_without_a_time_zone_is_not_guessed() -> None:
     with pytest.raises(ValueError, match="time zone"):
         Month.of(datetime(2024, 1, 1))  # noqa: DTZ001
+
+
+@given(months, st.integers(0, 600))
+def test_earlier_counts_months_back(month: Month, count: int) -> None:
+    before = month.earlier(count)
+    assert sum(1 for _ in before.until(month)) == count + 1

@@ -31,6 +31,11 @@ def test_vectors_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RAG_CHUNK_TOKENS", "many"),
         ("RAG_MILVUS_PREFIX", "no-dash"),
         ("RAG_MAX_DELETED_SHARE", "2"),
+        ("RAG_RETENTION_MONTHS", "0"),
+        ("RAG_DELETIONS_BACKLOG", "-1"),
+        ("RAG_NIGHTLY_CRON", "every night"),
+        ("RAG_NIGHTLY_CRON", "61 * * * *"),
+        ("RAG_NIGHTLY_CRON", "0 0 18 * * *"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_the_variable(

@@ -5,11 +5,14 @@ from typing import Any
 
 import dagster as dg
 
+from rag_pipeline.defs.alerts import alerts
 from rag_pipeline.defs.assets import index_assets, source_assets
 from rag_pipeline.defs.checks import index_checks
-from rag_pipeline.defs.jobs import index_month
+from rag_pipeline.defs.jobs import check_month, index_month
+from rag_pipeline.defs.repair import repair_month
 from rag_pipeline.defs.resources import pipeline_resource
-from rag_pipeline.defs.sensors import index_pending_months, sync_sensor
+from rag_pipeline.defs.schedules import maintenance_jobs, schedules
+from rag_pipeline.defs.sensors import drain_vector_deletions, index_pending_months, sync_sensor
 from rag_pipeline.settings import load_settings
 from rag_pipeline.sources.config import load_sources
 
@@ -21,8 +24,14 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     return dg.Definitions(
         assets=[*source_assets(sources), *index_assets(sources, settings.vectors)],
         asset_checks=index_checks(settings.vectors),
-        jobs=[index_month],
-        sensors=[*(sync_sensor(source) for source in sources), index_pending_months(sources)],
+        jobs=[index_month, check_month, repair_month, *maintenance_jobs],
+        schedules=schedules(settings),
+        sensors=[
+            *(sync_sensor(source) for source in sources),
+            index_pending_months(sources),
+            drain_vector_deletions,
+            alerts,
+        ],
         resources={"pipeline": pipeline_resource, **(resource_overrides or {})},
         # Steps of a month share the embedder and the connections; a process for each would start seven times.
         executor=dg.in_process_executor,

@@ -1,20 +1,25 @@
 """The asset checks, each partitioned by month: an unpartitioned one leaves a ghost row in every run."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 
-from rag_pipeline.defs.metadata import table
+from rag_pipeline.defs.consistency_checks import consistency_checks
 from rag_pipeline.defs.partitions import month_of, months
 from rag_pipeline.indexing.pipeline import Pipeline
-from rag_pipeline.indexing.report import set_aside
 from rag_pipeline.indexing.verify import verify
 from rag_pipeline.settings import VectorKind
+from rag_pipeline.stores.postgres import deletions
 
 
 def index_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefinition]:
     """The checks of the assets that are built."""
-    return [*(_vectors_verified(kind) for kind in built), quarantined_documents]
+    return [
+        *(_vectors_verified(kind) for kind in built),
+        *consistency_checks(built),
+        vector_deletions_backlog,
+    ]
 
 
 def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
@@ -46,19 +51,29 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
 
 
 @dg.asset_check(
-    asset="documents",
+    asset="document_chunks",
     partitions_def=months,
     required_resource_keys={"pipeline"},
-    description="Documents that are set aside because they, or one of their chunks, cannot be read or embedded.",
+    # After the vectors in a month's run, which deletes at its end: before it, any large deletion looks like a backlog.
+    op_tags={"dagster/priority": "-1"},
+    description="Chunks of the month whose vectors are still to be deleted from Milvus; past RAG_DELETIONS_BACKLOG it "
+    "fails.",
 )
-def quarantined_documents(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    rows = set_aside(context.resources.pipeline, month_of(context))
+def vector_deletions_backlog(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+    pipeline: Pipeline = context.resources.pipeline
+    limit = pipeline.settings.deletions_backlog
+    with pipeline.stores.database.connection() as connection:
+        waiting, since = deletions.waiting(connection, month_of(context))
     return dg.AssetCheckResult(
-        passed=not rows,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(rows)} documents are set aside; mend them at their source, or run "
-        "`rag-pipeline ingest --retry-failed`"
-        if rows
-        else "no document is set aside",
-        metadata={"count": len(rows), "sample": table(("document", "reason"), rows)},
+        passed=waiting <= limit,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"{waiting} deletions wait for Milvus, more than RAG_DELETIONS_BACKLOG ({limit}) allows: see what "
+        "the sensor drain_vector_deletions says"
+        if waiting > limit
+        else f"{waiting} deletions wait for Milvus",
+        metadata={
+            "waiting": waiting,
+            "limit": limit,
+            "oldest_seconds": (datetime.now(UTC) - since).total_seconds() if since else 0.0,
+        },
     )

@@ -1,4 +1,4 @@
-"""The sensors: one a source that looks at what exists, and one that runs the months with pending work.
+"""The sensors: one a source that looks at what exists, one that runs the months with pending work, one for deletions.
 
 They run without being switched on by hand. A tick ends well within Dagster's limit of 60 s: a scan stops at its
 deadline and goes on at the next tick.
@@ -12,15 +12,22 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from rag_pipeline.defs.assets import source_key
-from rag_pipeline.defs.jobs import INDEX_MONTH
+from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH
+from rag_pipeline.defs.runs import months_in_runs
+from rag_pipeline.indexing.deletions import drain_deletions
 from rag_pipeline.indexing.due import Asked, due_months, pending_work
 from rag_pipeline.indexing.pipeline import Pipeline
 from rag_pipeline.indexing.scan import is_due, scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.settings import load_settings
 from rag_pipeline.sources.config import SourceConfig
+from rag_pipeline.stores.postgres import deletions
+
+NOT_DUE = "is not due yet"
+"""In the reason of a tick that did not look: it says nothing about whether the source is well."""
 
 _SCAN_SECONDS = 30
+_DRAIN_SECONDS = 20
 _MONTHS_PER_TICK = 12
 
 
@@ -38,7 +45,7 @@ def sync_sensor(config: SourceConfig) -> dg.SensorDefinition:
         with Pipeline(load_settings()) as pipeline:
             pipeline.prepare()
             if not is_due(pipeline, config, datetime.now(UTC)):
-                return dg.SensorResult(skip_reason=f"{config.name} is not due yet ({config.schedule})")
+                return dg.SensorResult(skip_reason=f"{config.name} {NOT_DUE} ({config.schedule})")
             result = scan_source(pipeline, config, deadline=time.monotonic() + _SCAN_SECONDS, wait_seconds=0)
         summary = f"{result.scanned} items: {result.new} new, {result.changed} changed, {result.gone} gone"
         if not result.complete:
@@ -66,7 +73,10 @@ def sync_sensor(config: SourceConfig) -> dg.SensorDefinition:
 
 
 def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition:
-    """Runs the months with pending work, oldest first; a month whose run failed is tried again after a pause."""
+    """Runs the months with pending work, oldest first; a month whose run failed is tried again after a pause.
+
+    So is what was set aside or could not be embedded.
+    """
 
     @dg.sensor(
         name="index_pending_months",
@@ -80,7 +90,12 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
             pipeline.prepare()
             work = pending_work(pipeline)
         due, asked = due_months(
-            work, _busy(context.instance), _load(context.cursor), datetime.now(UTC), _MONTHS_PER_TICK
+            work,
+            # A month whose checks are waiting may be asked for: it is run before them.
+            months_in_runs(context.instance, without_job=CHECK_MONTH),
+            _load(context.cursor),
+            datetime.now(UTC),
+            _MONTHS_PER_TICK,
         )
         return dg.SensorResult(
             run_requests=[dg.RunRequest(partition_key=month.partition_key) for month in due],
@@ -91,20 +106,22 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
     return pending
 
 
-def _busy(instance: dg.DagsterInstance) -> set[Month]:
-    """The months that a run is queued for or working on."""
-    runs = instance.get_runs(
-        dg.RunsFilter(
-            statuses=[
-                dg.DagsterRunStatus.QUEUED,
-                dg.DagsterRunStatus.NOT_STARTED,
-                dg.DagsterRunStatus.STARTING,
-                dg.DagsterRunStatus.STARTED,
-                dg.DagsterRunStatus.CANCELING,
-            ]
-        )
-    )
-    return {Month.parse(run.tags["dagster/partition"]) for run in runs if "dagster/partition" in run.tags}
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Deletes from Milvus the vectors of what was deleted in PostgreSQL, by whatever means.",
+)
+def drain_vector_deletions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        drained = drain_deletions(pipeline, deadline=time.monotonic() + _DRAIN_SECONDS)
+        with pipeline.stores.database.connection() as connection:
+            waiting = deletions.backlog(connection) if drained else 0
+    if not drained:
+        return dg.SensorResult(skip_reason="no deletion is waiting")
+    summary = f"the vectors of {drained} chunks were deleted from Milvus, {waiting} are waiting"
+    context.log.info(summary)
+    return dg.SensorResult(skip_reason=summary)
 
 
 def _load(cursor: str | None) -> dict[Month, Asked]:

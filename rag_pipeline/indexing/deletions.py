@@ -5,55 +5,50 @@ At least once, and idempotent: the keys of a deleted chunk are never used again,
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline.indexing.writers import sole_writer
 from rag_pipeline.stores.milvus import rows
-from rag_pipeline.stores.milvus.connection import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.partitions import existing_collections
 from rag_pipeline.stores.postgres import deletions
 
 if TYPE_CHECKING:
     from rag_pipeline.indexing.pipeline import Pipeline
+    from rag_pipeline.settings import VectorKind
 
 _BATCH = 500
 
 
-def drain_deletions(pipeline: Pipeline) -> int:
-    """Delete from Milvus what was deleted in PostgreSQL; how many chunks."""
+def drain_deletions(pipeline: Pipeline, deadline: float | None = None) -> int:
+    """Delete from Milvus what was deleted in PostgreSQL; how many chunks.
+
+    Stops at a deadline (`time.monotonic()`). Milvus is only asked where something waits. Raises
+    `StoreUnavailableError` where it is down: the outbox keeps what it has not confirmed.
+    """
     database, milvus = pipeline.stores.database, pipeline.stores.milvus
     drained = 0
     with pipeline.tally.stage("deletions"):
-        names: list[tuple[str, str]] | None = None
-        while True:
+        names: list[tuple[VectorKind, str]] | None = None
+        while deadline is None or time.monotonic() < deadline:
             # One transaction a batch: the rows stay locked, so that two consumers do not do the same work.
             with database.connection() as connection:
                 batch = deletions.next_batch(connection, _BATCH)
                 if not batch:
                     break
                 if names is None:
-                    names = _collections(pipeline)
+                    # Every generation that exists: a deletion has to reach all of them.
+                    names = existing_collections(milvus, pipeline.settings.milvus_prefix)
                 for kind, name in names:
                     ids = [
                         key
                         for deletion in batch
-                        for key in rows.vector_ids(kind, deletion.chunk_id, deletion.multi_vector_count)  # type: ignore[arg-type]
+                        for key in rows.vector_ids(kind, deletion.chunk_id, deletion.multi_vector_count)
                     ]
-                    rows.delete(milvus, name, ids)
+                    with sole_writer(database, milvus, name):
+                        rows.delete(milvus, name, ids)
                 deletions.confirm(connection, batch)
             drained += len(batch)
             pipeline.progress("deletions", drained)
     pipeline.tally.vectors_deleted += drained
     return drained
-
-
-def _collections(pipeline: Pipeline) -> list[tuple[str, str]]:
-    """(kind, physical collection) of every generation that exists: a deletion has to reach all of them."""
-    prefix = pipeline.settings.milvus_prefix
-    with pipeline.stores.milvus.client() as client:
-        existing = client.list_collections(timeout=TIMEOUT_SECONDS)
-    return [
-        (kind, name)
-        for name in existing
-        for kind in VECTOR_KINDS
-        if name.startswith(f"{prefix}{kind}_") and "_" not in name.removeprefix(f"{prefix}{kind}_")
-    ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import ConfigError, DocumentError, SourceError, one_line
-from rag_pipeline.stores.postgres import documents, source_items, sources
+from rag_pipeline.stores.postgres import documents, schema, source_items, sources
 from rag_pipeline.stores.postgres.documents import DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome, PendingItem
 
@@ -78,6 +78,9 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
                 batch = source_items.pending(connection, month, _BATCH, after)
             if not batch:
                 return
+            if not done:
+                # Scans make it for new items; those of a month that was retired and is kept again have none.
+                schema.ensure_months(pipeline.stores.database, [month])
             after = (batch[-1].source_type, batch[-1].source_id)
             _store(pipeline, [one for one in pool.map(read, batch) if one is not None], result)
             done += len(batch)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rag_pipeline.months import Month
-from rag_pipeline.stores.postgres import documents
+from rag_pipeline.stores.postgres import documents, source_items
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE = timedelta(minutes=1)
 _LONGEST_PAUSE = timedelta(hours=1)
+_RETRIES = 1000
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,14 @@ class Asked:
 
 
 def pending_work(pipeline: Pipeline) -> dict[Month, str]:
-    """The months with pending work, and a digest of that work."""
+    """The months with pending work, and a digest of that work.
+
+    What was set aside or failed becomes pending again here when its time has come: after a day, then after pauses
+    that double. Each failure puts off the next try, so this never keeps a month busy.
+    """
     with pipeline.stores.database.connection() as connection:
+        source_items.retry_due(connection, _RETRIES)
+        documents.retry_due(connection, _RETRIES)
         return {
             month: documents.work_digest(connection, month) for month in documents.months_with_work(connection)
         }

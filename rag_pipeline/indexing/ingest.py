@@ -13,6 +13,7 @@ from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.chunks import chunk_documents
 from rag_pipeline.indexing.deletions import drain_deletions
 from rag_pipeline.indexing.documents import ingest_documents
+from rag_pipeline.indexing.retention import apply_retention
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.indexing.vectors import index_vectors
 from rag_pipeline.indexing.verify import verify
@@ -72,6 +73,7 @@ def ingest(
         result.warnings += [
             f"source {config.name}: {problem}; nothing there counts as gone" for problem in scanned.problems
         ]
+    result.warnings += apply_retention(pipeline).busy
     with pipeline.stores.database.connection() as connection:
         pending = documents.months_with_work(connection)
     months = [month for month in pending if not only_months or month in only_months]

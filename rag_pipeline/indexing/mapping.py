@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import DimensionMismatchError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.saga import Saga
+from rag_pipeline.indexing.writers import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import chunks
-from rag_pipeline.stores.postgres.locks import advisory_lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,15 +118,8 @@ class VectorMappingService:
             for chunk, of_chunk in zip(batch, vectors, strict=True)
             for row in rows.make_rows(kind, chunk, of_chunk)
         ]
-        with self._writer(name):
+        with sole_writer(self._database, self._collections.milvus, name):
             rows.upsert(self._collections.milvus, name, self._month, made)
-
-    def _writer(self, name: str) -> ExitStack:
-        """Lite is not safe with several writers of one collection; a real server is."""
-        stack = ExitStack()
-        if self._collections.milvus.is_lite:
-            stack.enter_context(advisory_lock(self._database, f"collection {name}", wait_seconds=300))
-        return stack
 
     def _delete(self, kind: VectorKind, ids: Sequence[str]) -> None:
         rows.delete(self._collections.milvus, self._collections.generations[kind].name, ids)

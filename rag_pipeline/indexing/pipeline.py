@@ -121,13 +121,22 @@ class Pipeline:
         """Bring the database's schema up to date; cheap where it is."""
         schema.migrate(self.stores.database)
 
+    def load_collections(self) -> None:
+        """Load the collections that are there: Milvus Lite forgets to at every start."""
+        from rag_pipeline.stores.milvus.inspection import load_existing
+
+        load_existing(self.stores.milvus, self.settings.milvus_prefix)
+
     @contextmanager
-    def month_lock(self, month: Month) -> Iterator[None]:
-        """Work on a month alone; waits while another run does. A killed run's lock ends with its session."""
+    def month_lock(self, month: Month, wait_seconds: float = _LOCK_WAIT_SECONDS) -> Iterator[None]:
+        """Work on a month alone; waits while another run does, then raises a `BusyError`.
+
+        A killed run's lock ends with its session.
+        """
         with advisory_lock(
             self.stores.database,
             f"month {month}",
-            _LOCK_WAIT_SECONDS,
+            wait_seconds,
             lambda: self.progress(f"{month}: waiting for another run of it", 0),
         ):
             yield

@@ -1,4 +1,4 @@
-"""What a person wants to see of a month: the newest documents, the sizes of its chunks, what is set aside."""
+"""What a person wants to see of a month: the newest documents, the sizes of its chunks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,3 @@ def chunk_profile(pipeline: Pipeline, month: Month) -> list[tuple[str, int]]:
     """(range of tokens, chunks) of a month, in steps of 100 tokens."""
     with pipeline.stores.database.connection() as connection:
         return overview.sizes(connection, month)
-
-
-def set_aside(pipeline: Pipeline, month: Month) -> list[tuple[str, str]]:
-    """(source_id, reason) of a month's documents that cannot be read or embedded."""
-    with pipeline.stores.database.connection() as connection:
-        return overview.set_aside(connection, month)

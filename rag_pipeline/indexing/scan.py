@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import DocumentError, RagError, SourceError, one_line
 from rag_pipeline.indexing.recipe import recipe
+from rag_pipeline.indexing.retention import horizon_of
 from rag_pipeline.months import Month, clamp
 from rag_pipeline.sources.model import Item, ScanProblem
 from rag_pipeline.stores.postgres import schema, source_items, sources
@@ -97,6 +98,7 @@ def _scan(
     database = pipeline.stores.database
     source = connect(config)
     the_recipe = recipe(config, pipeline.settings)
+    horizon = horizon_of(pipeline.settings)
     with database.connection() as connection:
         position = sources.begin_or_resume_pass(connection, source_id)
     result = ScanResult(config.name, problems=list(position.problems))
@@ -105,10 +107,16 @@ def _scan(
         items = [entry for entry in slice_ if isinstance(entry, Item)]
         unlisted = [entry for entry in slice_ if isinstance(entry, ScanProblem)]
         problems = [f"{entry.path}: {entry.reason}" for entry in unlisted]
-        dated = _dated(pipeline, config, source, items)
+        dated = _dated(pipeline, config, source, items, horizon)
         with database.connection() as connection:
             new, changed = source_items.merge(
-                connection, config.type, source_id, position.number, the_recipe, dated
+                connection,
+                config.type,
+                source_id,
+                position.number,
+                the_recipe,
+                dated,
+                horizon.start if horizon else None,
             )
             # A folder that became unreadable since the last slice is told first, with a key behind us.
             after = max(slice_[-1].key, position.resume_after or "")
@@ -150,9 +158,12 @@ def _mark_gone(
 
 
 def _dated(
-    pipeline: Pipeline, config: SourceConfig, source: Source, items: list[Item]
+    pipeline: Pipeline, config: SourceConfig, source: Source, items: list[Item], horizon: Month | None
 ) -> list[tuple[Item, datetime]]:
-    """The items, each with the time that decides its month if it is new, and the months' partitions made."""
+    """The items, each with the time that decides its month if it is new, and the months' partitions made.
+
+    Months before the `horizon` get none: their items are not ingested.
+    """
     settings = pipeline.settings
     with pipeline.stores.database.connection() as connection:
         new = source_items.unknown(connection, config.type, [item.source_id for item in items])
@@ -166,8 +177,9 @@ def _dated(
 
     with ThreadPoolExecutor(settings.parse_workers, thread_name_prefix="date") as pool:
         dated = list(pool.map(date, items))
+    months = {Month.of(moment) for item, moment in dated if item.source_id in new}
     schema.ensure_months(
-        pipeline.stores.database, {Month.of(moment) for item, moment in dated if item.source_id in new}
+        pipeline.stores.database, [month for month in months if horizon is None or month >= horizon]
     )
     return dated
 

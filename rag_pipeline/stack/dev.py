@@ -51,6 +51,7 @@ def _prepare(settings: Settings) -> None:
 
     with Pipeline(settings) as pipeline:
         pipeline.prepare()
+        pipeline.load_collections()
 
 
 def _run(command: list[str], environment: dict[str, str], report: Callable[[str], None]) -> int:

@@ -162,6 +162,27 @@ def test_deleted_chunks_reach_the_outbox_by_whatever_way(database: Database, sta
     assert statistics == {"検索": 0, "": 0}
 
 
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "source_items CASCADE",
+        "documents CASCADE",
+        "documents_2024_01 CASCADE",
+        "document_chunks",
+        "document_chunks_2024_01 CASCADE",
+    ],
+)
+def test_truncate_is_refused_since_it_would_leave_vectors_behind(database: Database, tables: str) -> None:
+    schema.ensure_months(database, [JANUARY])
+    with database.connection() as connection:
+        _chunks(connection, _item(connection, JANUARY.start), 2)
+    with pytest.raises(psycopg.errors.FeatureNotSupported) as caught, database.connection() as connection:
+        connection.execute(f"TRUNCATE {tables}")  # type: ignore[call-overload]
+    assert "Use DELETE" in (caught.value.diag.message_hint or "")
+    with database.connection() as connection:
+        assert connection.execute("SELECT count(*) FROM document_chunks").fetchone() == (2,)
+
+
 def test_a_deletion_that_is_rolled_back_leaves_the_outbox_alone(database: Database) -> None:
     schema.ensure_months(database, [JANUARY])
     with database.connection() as connection:

@@ -16,6 +16,7 @@ from rag_pipeline.errors import DimensionMismatchError, RagError
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.connection import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.partitions import create_partition
 
 if TYPE_CHECKING:
     from pymilvus import CollectionSchema
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from rag_pipeline.stores.milvus.connection import Milvus
 
-MAX_PARTITIONS = 1024
-"""Of a real server, its default partition included. Lite does not enforce it."""
 SEARCH_EF = 128
 MAX_HITS = 100
 
@@ -33,7 +32,7 @@ _DESCRIPTIONS: dict[str, str] = {
     "sparse": "Sparse vectors for keyword search",
     "multi": "Multi-vectors for fine-grained search",
 }
-_INDEXES: dict[str, dict[str, Any]] = {
+INDEXES: dict[str, dict[str, Any]] = {
     "dense": {"index_type": "HNSW", "metric_type": "IP", "params": {"M": 16, "efConstruction": 256}},
     "sparse": {
         "index_type": "SPARSE_INVERTED_INDEX",
@@ -108,11 +107,17 @@ class Collections:
                 if month is not None:
                     self._ensure_partition(generation, month)
 
+    def forget(self) -> None:
+        """Look again at the next `ensure`: what was there may have been changed by others."""
+        with self._lock:
+            self._ready.clear()
+            self._partitions.clear()
+
     def check(self) -> None:
         """Raise where an alias leads to vectors of another embedder, before anything is written."""
         with self.milvus.client() as client:
             for generation in self.generations.values():
-                current = self._target(client, generation.alias)
+                current = self.alias_target(client, generation.alias)
                 if current is not None:
                     self._check_same(client, generation, current)
 
@@ -145,8 +150,11 @@ class Collections:
             f"and created_timestamp < {int(month.end.timestamp())}"
         )
         with self.milvus.client() as client:
-            if self._target(client, self.generations[kind].alias) is None:
+            target = self.alias_target(client, self.generations[kind].alias)
+            if target is None:
                 return 0
+            # After a restart of Lite nothing is loaded; where it is, this is nothing.
+            client.load_collection(target, timeout=TIMEOUT_SECONDS)
             rows = client.query(
                 self.generations[kind].alias,
                 filter=bounds,
@@ -177,14 +185,14 @@ class Collections:
 
     def _ensure_collection(self, generation: Generation) -> None:
         with self.milvus.client() as client:
-            current = self._target(client, generation.alias)
+            current = self.alias_target(client, generation.alias)
             if current is not None:
                 self._check_same(client, generation, current)
             if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
                 client.create_collection(
                     generation.name,
                     schema=_schema(generation),
-                    index_params=_index(generation.kind),
+                    index_params=index_params(generation.kind),
                     num_shards=2,
                     consistency_level="Strong",
                     timeout=TIMEOUT_SECONDS,
@@ -198,19 +206,11 @@ class Collections:
         key = (generation.name, month.milvus_partition)
         if key in self._partitions:
             return
-        with self.milvus.client() as client:
-            existing = client.list_partitions(generation.name, timeout=TIMEOUT_SECONDS)
-            if month.milvus_partition not in existing:
-                if len(existing) >= MAX_PARTITIONS:
-                    raise RagError(
-                        f"{generation.alias}: {MAX_PARTITIONS} partitions are the most a Milvus collection can have; "
-                        f"raise RAG_FIRST_MONTH so that {month} and later months fit"
-                    )
-                client.create_partition(generation.name, month.milvus_partition, timeout=TIMEOUT_SECONDS)
+        create_partition(self.milvus, generation.name, month)
         self._partitions.add(key)
 
     @staticmethod
-    def _target(client: Any, alias: str) -> str | None:
+    def alias_target(client: Any, alias: str) -> str | None:
         """The collection that an alias leads to; None where there is no such alias."""
         from pymilvus.exceptions import MilvusException
 
@@ -223,7 +223,7 @@ class Collections:
 
     @staticmethod
     def _check_same(client: Any, generation: Generation, current: str) -> None:
-        found = _dimension(client.describe_collection(current, timeout=TIMEOUT_SECONDS), generation.kind)
+        found = dimension_of(client.describe_collection(current, timeout=TIMEOUT_SECONDS), generation.kind)
         mend = f"{generation.alias} holds another embedder's vectors; set RAG_EMBEDDER back to that one"
         if generation.dimension and found != generation.dimension:
             raise DimensionMismatchError(found, generation.dimension, mend)
@@ -234,7 +234,8 @@ class Collections:
             )
 
 
-def _dimension(description: dict[str, Any], kind: VectorKind) -> int:
+def dimension_of(description: dict[str, Any], kind: VectorKind) -> int:
+    """The dimension of a described collection's vectors; 0 where it has none, as sparse ones have."""
     for field in description["fields"]:
         if field["name"] == vector_field(kind):
             return int(field["params"].get("dim", 0))
@@ -267,9 +268,10 @@ def _schema(generation: Generation) -> CollectionSchema:
     return schema
 
 
-def _index(kind: VectorKind) -> IndexParams:
+def index_params(kind: VectorKind) -> IndexParams:
+    """The index of a collection, as the client takes it."""
     from pymilvus import MilvusClient
 
     params = MilvusClient.prepare_index_params()
-    params.add_index(vector_field(kind), index_name=vector_field(kind), **_INDEXES[kind])
+    params.add_index(vector_field(kind), index_name=vector_field(kind), **INDEXES[kind])
     return params

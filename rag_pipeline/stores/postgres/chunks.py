@@ -370,7 +370,7 @@ def switch(
                     AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
                     AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)
             ) THEN 'indexing' ELSE 'completed' END,
-            indexed_at = now(), updated_at = now()
+            failures = 0, retry_at = NULL, indexed_at = now(), updated_at = now()
         WHERE d.id = ANY(%(documents)s) AND d.created_at >= %(start)s AND d.created_at < %(end)s
         """,
         keys,

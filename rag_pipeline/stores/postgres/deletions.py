@@ -8,7 +8,9 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
+    from rag_pipeline.months import Month
     from rag_pipeline.stores.postgres.database import Connection
 
 
@@ -36,6 +38,19 @@ def next_batch(connection: Connection, limit: int) -> list[Deletion]:
 def confirm(connection: Connection, deletions: Sequence[Deletion]) -> None:
     """Milvus has confirmed these: they leave the outbox."""
     connection.execute("DELETE FROM vector_deletions WHERE id = ANY(%s)", ([d.id for d in deletions],))
+
+
+def waiting(connection: Connection, month: Month) -> tuple[int, datetime | None]:
+    """(how many deletions of a month's chunks have not arrived in Milvus, since when the oldest waits)."""
+    row = connection.execute(
+        """
+        SELECT count(*), min(created_at) FROM vector_deletions
+        WHERE document_created_at >= %s AND document_created_at < %s
+        """,
+        (month.start, month.end),
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
 
 
 def backlog(connection: Connection) -> int:

@@ -99,7 +99,7 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
             title = excluded.title, content = excluded.content, source_url = excluded.source_url,
             author = excluded.author, language = excluded.language, category = excluded.category,
             tags = excluded.tags, char_count = excluded.char_count, processing_status = 'processing',
-            indexing_status = 'pending', error_message = NULL, updated_at = now()
+            indexing_status = 'pending', error_message = NULL, failures = 0, retry_at = NULL, updated_at = now()
         """  # noqa: S608
     )
     connection.execute("DELETE FROM parsed")
@@ -172,6 +172,31 @@ def retry_failed(connection: Connection) -> int:
         WHERE indexing_status = 'failed'
         """
     ).rowcount
+
+
+def retry_due(connection: Connection, limit: int) -> int:
+    """Make the failed chunks of documents whose time has come (see `RETRY_AT`) pending again; how many documents."""
+    rows = connection.execute(
+        """
+        UPDATE documents d SET indexing_status = 'indexing', error_message = NULL, updated_at = now()
+        FROM (
+            SELECT id, created_at FROM documents WHERE indexing_status = 'failed' AND retry_at <= now()
+            ORDER BY retry_at LIMIT %s
+        ) due
+        WHERE d.id = due.id AND d.created_at = due.created_at RETURNING d.id, d.created_at
+        """,
+        (limit,),
+    ).fetchall()
+    for month in {Month.of(moment) for _, moment in rows}:
+        connection.execute(
+            """
+            UPDATE document_chunks SET embedding_status = 'pending', embedding_error = NULL, updated_at = now()
+            WHERE document_id = ANY(%s) AND embedding_status = 'failed' AND NOT retired
+                AND document_created_at >= %s AND document_created_at < %s
+            """,
+            ([document for document, moment in rows if moment in month], month.start, month.end),
+        )
+    return len(rows)
 
 
 def months_with_work(connection: Connection) -> list[Month]:

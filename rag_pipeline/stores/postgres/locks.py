@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from rag_pipeline.errors import RagError
+from rag_pipeline.errors import BusyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ def advisory_lock(
 ) -> Iterator[None]:
     """Hold the lock of this name in a session of its own.
 
-    Waits up to `wait_seconds` where another process holds it, after calling `on_wait` once; then a `RagError`.
+    Waits up to `wait_seconds` where another process holds it, after calling `on_wait` once; then a `BusyError`.
     """
     connection = database.connect()
     connection.autocommit = True
@@ -33,7 +33,7 @@ def advisory_lock(
         told = False
         while not _try_lock(connection, name):
             if time.monotonic() >= deadline:
-                raise RagError(f"{name} is being worked on by another run: wait for it to end, then run again")
+                raise BusyError(f"{name} is being worked on by another run: wait for it to end, then run again")
             if on_wait and not told:
                 on_wait()
                 told = True

@@ -30,18 +30,3 @@ def sizes(connection: Connection, month: Month) -> list[tuple[str, int]]:
         (month.start, month.end),
     ).fetchall()
     return [(f"{low} to {low + 99}", count) for low, count in rows]
-
-
-def set_aside(connection: Connection, month: Month) -> list[tuple[str, str]]:
-    """(source_id, reason) of a month's documents that cannot be read or embedded."""
-    return connection.execute(
-        """
-        SELECT source_id, coalesce(error_message, '') FROM source_items
-        WHERE state = 'failed' AND document_created_at >= %(start)s AND document_created_at < %(end)s
-        UNION ALL
-        SELECT source_id, coalesce(error_message, '') FROM documents
-        WHERE indexing_status = 'failed' AND created_at >= %(start)s AND created_at < %(end)s
-        ORDER BY 1
-        """,
-        {"start": month.start, "end": month.end},
-    ).fetchall()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rag_pipeline.stores.postgres.database import Database
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/versions`; a test holds it to that."""
 VERSION_TABLE = "rag_schema_version"
 """Not Alembic's default, which Dagster uses where both live in one database."""
@@ -82,6 +82,22 @@ def ensure_months(database: Database, months: Iterable[Month]) -> list[Month]:
         for month in missing:
             connection.execute("SELECT create_monthly_partition(%s)", (Month.parse(month).start.date(),))
     return [Month.parse(month) for month in missing]
+
+
+def months_with_documents(database: Database) -> list[Month]:
+    """The months that hold at least one document, in order."""
+    months = existing_months(database)
+    with database.connection() as connection:
+        rows = connection.execute(
+            """
+            SELECT month.number FROM unnest(%s::timestamptz[], %s::timestamptz[])
+                WITH ORDINALITY AS month(start, until, number)
+            WHERE EXISTS (SELECT FROM documents WHERE created_at >= month.start AND created_at < month.until)
+            ORDER BY 1
+            """,
+            ([month.start for month in months], [month.end for month in months]),
+        ).fetchall()
+    return [months[number - 1] for (number,) in rows]
 
 
 def existing_months(database: Database) -> list[Month]:

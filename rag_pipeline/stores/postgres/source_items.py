@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.retries import RETRY_AT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -62,12 +64,14 @@ def merge(
     number: int,
     recipe: str,
     items: Sequence[tuple[Item, datetime]],
+    horizon: datetime | None = None,
 ) -> tuple[int, int]:
     """Store what a slice of a pass saw; (new, changed).
 
     `items` come with the time that decides a new document's month; a known document keeps its own for ever.
     An item is pending when its fingerprint or its recipe is not the ingested one. A failed one stays so until
-    either changes.
+    either changes. What would be pending and is older than the `horizon` is retired instead, and stays so until
+    `restore`.
     """
     connection.execute(
         """
@@ -86,29 +90,35 @@ def merge(
             WHERE i.source_type = %(type)s
         ), merged AS (
             INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
-                seen_fingerprint, seen_recipe, seen_pass)
-            SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s
+                seen_fingerprint, seen_recipe, seen_pass, state)
+            SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s,
+                CASE WHEN created_at < %(horizon)s THEN 'retired' ELSE 'pending' END
             FROM scanned
             ON CONFLICT (source_type, source_id) DO UPDATE SET
                 source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
                 seen_pass = excluded.seen_pass, last_seen_at = now(),
                 state = CASE
+                    WHEN i.state = 'retired' THEN 'retired'
                     WHEN i.state = 'failed' AND (i.seen_fingerprint, i.seen_recipe)
                         = (excluded.seen_fingerprint, excluded.seen_recipe) THEN 'failed'
+                    WHEN i.document_created_at < %(horizon)s AND (i.ingested_fingerprint, i.ingested_recipe)
+                        IS DISTINCT FROM (excluded.seen_fingerprint, excluded.seen_recipe) THEN 'retired'
                     -- Back to what was ingested before: its document has to be told so.
                     WHEN i.state = 'failed' THEN 'pending'
                     WHEN (i.ingested_fingerprint, i.ingested_recipe)
                         IS DISTINCT FROM (excluded.seen_fingerprint, excluded.seen_recipe) THEN 'pending'
                     ELSE 'ingested'
                 END,
+                failures = CASE WHEN (i.seen_fingerprint, i.seen_recipe)
+                    = (excluded.seen_fingerprint, excluded.seen_recipe) THEN i.failures ELSE 0 END,
                 seen_fingerprint = excluded.seen_fingerprint, seen_recipe = excluded.seen_recipe
             RETURNING i.source_id, i.state
         )
-        SELECT count(*) FILTER (WHERE before.source_id IS NULL),
+        SELECT count(*) FILTER (WHERE before.source_id IS NULL AND merged.state = 'pending'),
                count(*) FILTER (WHERE before.state <> 'pending' AND merged.state = 'pending')
         FROM merged LEFT JOIN before USING (source_id)
         """,
-        {"type": source_type, "source": source, "recipe": recipe, "pass": number},
+        {"type": source_type, "source": source, "recipe": recipe, "pass": number, "horizon": horizon},
     ).fetchone()
     assert row is not None
     connection.execute("DELETE FROM scanned")
@@ -116,14 +126,17 @@ def merge(
 
 
 def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]:
-    """(items that a complete pass did not see and could have, all items of the source), known gone ones left out."""
+    """(items that a complete pass did not see and could have, all items of the source).
+
+    Left out are those known to be gone, and the retired ones, which have no document to lose.
+    """
     row = connection.execute(
         """
         SELECT count(*) FILTER (WHERE i.seen_pass < %(pass)s AND NOT EXISTS (
                 SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
                 WHERE s.source = i.source AND starts_with(i.locator, prefix))),
             count(*)
-        FROM source_items i WHERE i.source = %(source)s AND i.state <> 'gone'
+        FROM source_items i WHERE i.source = %(source)s AND i.state NOT IN ('gone', 'retired')
         """,
         {"pass": number, "source": source},
     ).fetchone()
@@ -155,6 +168,19 @@ def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -
     ).rowcount
 
 
+def retry_due(connection: Connection, limit: int) -> int:
+    """Make pending again what was set aside and whose time has come (see `RETRY_AT`); how many, at most `limit`."""
+    return connection.execute(
+        """
+        UPDATE source_items SET state = 'pending' WHERE (source_type, source_id) IN (
+            SELECT source_type, source_id FROM source_items
+            WHERE state = 'failed' AND retry_at <= now() ORDER BY retry_at LIMIT %s
+        )
+        """,
+        (limit,),
+    ).rowcount
+
+
 def pending(
     connection: Connection, month: Month, limit: int, after: tuple[str, str] = ("", "")
 ) -> list[PendingItem]:
@@ -177,20 +203,22 @@ def pending(
 def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     """Store what became of pending items. An item that a scan changed meanwhile stays pending."""
     connection.cursor().executemany(
-        """
+        f"""
         UPDATE source_items SET
             state = CASE
                 WHEN (seen_fingerprint, seen_recipe) IS DISTINCT FROM (%(fingerprint)s, %(recipe)s) THEN 'pending'
                 WHEN state <> 'pending' THEN state
                 WHEN %(error)s::text IS NULL THEN 'ingested' ELSE 'failed' END,
             error_message = %(error)s,
+            failures = CASE WHEN %(error)s::text IS NULL THEN 0 ELSE failures + 1 END,
+            retry_at = CASE WHEN %(error)s::text IS NULL THEN NULL ELSE {RETRY_AT} END,
             ingested_fingerprint = CASE WHEN %(error)s::text IS NULL THEN %(fingerprint)s
                 ELSE ingested_fingerprint END,
             ingested_recipe = CASE WHEN %(error)s::text IS NULL THEN %(recipe)s ELSE ingested_recipe END,
             content_hash = coalesce(%(content_hash)s, content_hash),
             ingested_at = CASE WHEN %(error)s::text IS NULL THEN now() ELSE ingested_at END
         WHERE source_type = %(type)s AND source_id = %(id)s
-        """,
+        """,  # noqa: S608
         [
             {
                 "type": outcome.item.source_type,
@@ -227,10 +255,10 @@ def overview(connection: Connection, failed_only: bool, limit: int | None = None
         """
         SELECT s.name AS source, i.source_type, i.source_id, coalesce(d.title, i.name) AS title,
             to_char(i.document_created_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month,
-            CASE i.state WHEN 'failed' THEN 'failed' ELSE coalesce(d.processing_status, 'pending') END
-                AS processing_status,
-            coalesce(d.indexing_status, CASE i.state WHEN 'failed' THEN 'failed' ELSE 'pending' END)
-                AS indexing_status,
+            CASE WHEN i.state IN ('failed', 'retired') THEN i.state
+                ELSE coalesce(d.processing_status, 'pending') END AS processing_status,
+            coalesce(d.indexing_status,
+                CASE WHEN i.state IN ('failed', 'retired') THEN i.state ELSE 'pending' END) AS indexing_status,
             coalesce(i.error_message, d.error_message) AS error
         FROM source_items i
         JOIN sources s ON s.id = i.source

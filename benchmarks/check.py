@@ -1,0 +1,211 @@
+"""What a check of one month costs: python -m benchmarks.check [--chunks 5000 50000]
+
+Fills a month on an embedded stack of its own, with rows written directly through the stores' functions and vectors of
+the free embedder, and checks it, each time in a process of its own. Prints seconds, the peak memory of the checking
+process above that of one that only opened its connections, and what a check finds after 200 vectors were deleted in
+each collection. Seconds are of one run on one machine; compare figures of one call with each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+
+from rag_pipeline.consistency.checker import DataConsistencyChecker
+from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.months import Month
+from rag_pipeline.settings import load_settings
+from rag_pipeline.stores.milvus import rows
+from rag_pipeline.stores.postgres import chunks, documents, schema, source_items, sources
+from rag_pipeline.stores.postgres.chunks import ChunkRow, ChunkToEmbed
+from rag_pipeline.stores.postgres.documents import Chunked, DocumentRow
+from rag_pipeline.stores.postgres.source_items import Outcome
+
+_PER_DOCUMENT = 10
+_BATCH = 100
+_WORDS = [
+    "索引",
+    "検索",
+    "文書",
+    "区画",
+    "差分",
+    "更新",
+    "削除",
+    "監視",
+    "障害",
+    "復旧",
+    "設定",
+    "接続",
+    "辞書",
+    "段落",
+]
+
+
+def fill(pipeline: Pipeline, month: Month, count: int) -> None:
+    """`count` complete chunks in a month, ten a document."""
+    from rag_pipeline.sources.model import Item
+
+    database = pipeline.stores.database
+    schema.ensure_months(database, [month])
+    pipeline.collections.ensure(month)
+    with database.connection() as connection:
+        source = sources.register(connection, "filesystem", f"bench-{month}", {}, None)
+        number = sources.begin_or_resume_pass(connection, source).number
+    for start in range(0, count // _PER_DOCUMENT, _BATCH):
+        names = [f"{month}/{n}.md" for n in range(start, min(start + _BATCH, count // _PER_DOCUMENT))]
+        items = [Item(name, f"bench:{name}", name, name, "f", None, month.start) for name in names]
+        with database.connection() as connection:
+            source_items.merge(
+                connection, "filesystem", source, number, "r", [(item, month.start) for item in items]
+            )
+            _store(connection, pipeline, month, source_items.pending(connection, month, _BATCH))
+    with database.connection() as connection:
+        sources.finish_pass(connection, source, None, 0)
+    pipeline.collections.settle()
+
+
+def _store(connection: psycopg.Connection, pipeline: Pipeline, month: Month, pending: list) -> None:
+    documents.upsert(
+        connection,
+        [
+            DocumentRow(
+                item.document_id, item.created_at, item.name, item.name, *(item.source_type, item.source_id), None,
+                None, "ja", None, [],
+            )
+            for item in pending
+        ],
+    )  # fmt: skip
+    new = [
+        ChunkRow(
+            id=uuid4(),
+            document_id=item.document_id,
+            document_created_at=item.created_at,
+            is_new=True,
+            position=position,
+            section_title=None,
+            hierarchy_level=1,
+            parent_chunk_id=None,
+            content=f"{item.name} {position}",
+            chunk_type="text",
+            token_count=100,
+            char_count=150,
+            content_hash=f"{number * _PER_DOCUMENT + position:064x}",
+            words=" ".join([_WORDS[(number + position + k) % len(_WORDS)] for k in range(8)] + [str(number)]),
+        )
+        for number, item in enumerate(pending)
+        for position in range(_PER_DOCUMENT)
+    ]
+    keys = [(item.document_id, item.created_at) for item in pending]
+    chunks.store_next_version(connection, month, keys, new)
+    documents.mark_chunked(
+        connection, [Chunked(i.document_id, i.created_at, "", 0, _PER_DOCUMENT, "bench") for i in pending]
+    )
+    source_items.record(connection, [Outcome(item, "0" * 64) for item in pending])
+    kinds = pipeline.settings.vectors
+    whole = [
+        ChunkToEmbed(
+            row.id, row.document_id, row.document_created_at, row.position, row.content or "", "filesystem", "", "ja"
+        )
+        for row in new
+    ]  # fmt: skip
+    vectors = pipeline.embedder.encode([chunk.text for chunk in whole], kinds)
+    for kind in kinds:
+        made = [row for chunk, of in zip(whole, vectors, strict=True) for row in rows.make_rows(kind, chunk, of)]
+        rows.upsert(pipeline.stores.milvus, pipeline.collections.generations[kind].name, month, made)
+    fingerprint = pipeline.embedder.fingerprint
+    chunks.map_vectors(connection, month, whole, kinds, kinds, fingerprint, [2] * len(whole))
+    while chunks.switch(connection, month):
+        pass
+
+
+def delete_some(pipeline: Pipeline, month: Month, count: int) -> None:
+    """Delete `count` chunks' vectors in each collection, behind everybody's back."""
+    with pipeline.stores.database.connection() as connection:
+        found = connection.execute(
+            "SELECT id FROM document_chunks WHERE document_created_at >= %s AND document_created_at < %s LIMIT %s",
+            (month.start, month.end, count),
+        ).fetchall()
+    for kind, generation in pipeline.collections.generations.items():
+        keys = [key for (chunk,) in found for key in rows.vector_ids(kind, chunk, 2)]
+        rows.delete(pipeline.stores.milvus, generation.name, keys)
+
+
+def measure(month: Month) -> None:
+    """In a process of its own: check one month, and print what it cost as JSON."""
+    with Pipeline(load_settings()) as pipeline:
+        checker = DataConsistencyChecker(pipeline)
+        checker.months()
+        before = _peak()
+        start = time.perf_counter()
+        found = checker.check_consistency([month])
+        seconds = time.perf_counter() - start
+    counts = {f"{f.kind} in {f.where}": f.count for f in found.findings}
+    print(json.dumps({"seconds": seconds, "memory": _peak() - before, "found": counts}))
+
+
+def _peak() -> float:
+    """Peak memory of this process in MB; `ru_maxrss` would begin with that of the process that started it."""
+    status = Path("/proc/self/status").read_text("utf-8")
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def run(label: str, month: Month) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.check", "--measure", str(month)], stdout=subprocess.PIPE, check=True
+    )
+    cost = json.loads(done.stdout)
+    print(
+        f"{label}: {cost['seconds']:.1f} s, {cost['memory']:.0f} MB more memory; {cost['found'] or 'consistent'}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[5000, 50_000])
+    parser.add_argument("--measure", type=Month.parse)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="rag-benchmark-"))
+    folder.chmod(0o755)
+    (folder / "docs").mkdir()
+    (folder / "sources.yaml").write_text("sources: [{name: bench, type: filesystem, path: ./docs}]\n", "utf-8")
+    for name in [name for name in os.environ if name.startswith(("RAG_", "DAGSTER_"))]:
+        del os.environ[name]
+    os.environ |= {
+        "RAG_HOME": str(folder / "home"),
+        "RAG_SOURCES": str(folder / "sources.yaml"),
+        "RAG_EMBEDDER": "benchmarks.free_embedder:make",
+    }
+    command = [sys.executable, "-m", "rag_pipeline.cli"]
+    subprocess.run([*command, "up"], check=True, stderr=subprocess.DEVNULL)
+    try:
+        month = Month(2024, 1)
+        for count in arguments.chunks:
+            with Pipeline(load_settings()) as pipeline:
+                pipeline.prepare()
+                start = time.perf_counter()
+                fill(pipeline, month, count)
+                print(f"{count} chunks, written in {time.perf_counter() - start:.0f} s", flush=True)
+                run("    as they are", month)
+                delete_some(pipeline, month, 200)
+                run("    200 deleted in each collection", month)
+            month = month.next()
+    finally:
+        subprocess.run([*command, "down"], check=True, stderr=subprocess.DEVNULL)
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

