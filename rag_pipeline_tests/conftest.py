@@ -16,6 +16,7 @@ from psycopg import sql
 from rag_pipeline.settings import Settings, load_settings
 from rag_pipeline.stack import Endpoints, Stack
 from rag_pipeline.stack.postgres_place import outside_folder
+from rag_pipeline_tests.milvus_client import drop_collections
 
 
 def embedded(home: Path, **named: str) -> Settings:
@@ -70,16 +71,6 @@ def redis_url(stack_endpoints: Endpoints) -> Iterator[str]:
 @pytest.fixture
 def milvus_prefix(stack_endpoints: Endpoints) -> Iterator[str]:
     """A prefix for names of collections and aliases; whatever has it is dropped after the test."""
-    from pymilvus import MilvusClient
-
     prefix = f"t{secrets.token_hex(4)}_"
     yield prefix
-    client = MilvusClient(uri=stack_endpoints.milvus_uri)
-    try:
-        collections = [name for name in client.list_collections() if name.startswith(prefix)]
-        for name in collections:
-            for alias in client.list_aliases(collection_name=name)["aliases"]:
-                client.drop_alias(alias)
-            client.drop_collection(name)
-    finally:
-        client.close()
+    drop_collections(stack_endpoints.milvus_uri, prefix)

@@ -20,6 +20,7 @@ from rag_pipeline.months import Month
 from rag_pipeline.settings import Settings
 from rag_pipeline.stack import Endpoints
 from rag_pipeline.stores.postgres import schema
+from rag_pipeline_tests.milvus_client import drop_collections
 
 CHEAP = "rag_pipeline_tests.embedders:cheap"
 
@@ -73,8 +74,6 @@ def new_index(folder: Path, endpoints: Endpoints, embedder: str = CHEAP) -> Iter
 
     Not by the fixtures for a clean part of each server: those last for one test, and most tests here only read.
     """
-    from pymilvus import MilvusClient
-
     name = f"search_{secrets.token_hex(6)}"
     with psycopg.connect(endpoints.postgres_url, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"')
@@ -86,13 +85,7 @@ def new_index(folder: Path, endpoints: Endpoints, embedder: str = CHEAP) -> Iter
     finally:
         with psycopg.connect(endpoints.postgres_url, autocommit=True) as connection:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-        client = MilvusClient(uri=endpoints.milvus_uri)
-        for collection in client.list_collections():
-            if collection.startswith(f"{name}_"):
-                for alias in client.list_aliases(collection_name=collection)["aliases"]:
-                    client.drop_alias(alias)
-                client.drop_collection(collection)
-        client.close()
+        drop_collections(endpoints.milvus_uri, f"{name}_")
 
 
 def fill(index: Index) -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 30
 _CONNECT_TIMEOUT_SECONDS = 10
 _POOL = 10
+_KEEPALIVE_MS = 330_000
+"""pymilvus pings every 10 s, also when idle. A server with gRPC's defaults (Lite is one) takes more than a few pings in
+five minutes for an attack and closes the connection, and the call that comes then fails though nothing is wrong."""
 
 
 class Milvus:
@@ -86,7 +89,13 @@ class Milvus:
                 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
                 from pymilvus import MilvusClient
 
-                client = MilvusClient(**self._arguments, timeout=_CONNECT_TIMEOUT_SECONDS)
+                client = MilvusClient(
+                    **self._arguments,
+                    timeout=_CONNECT_TIMEOUT_SECONDS,
+                    # Not pymilvus' shared connection, which has the options of whoever came first and stays open.
+                    dedicated=True,
+                    grpc_options={"grpc.keepalive_time_ms": _KEEPALIVE_MS},
+                )
                 self._version = client.get_server_version(timeout=_CONNECT_TIMEOUT_SECONDS)
                 self._client = client
             return self._client
