@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from pymilvus import MilvusClient
 
 from rag_pipeline.stack import Endpoints, Stack
 from rag_pipeline_tests.cli_runner import CommandLine
+from rag_pipeline_tests.milvus_client import milvus_client
 
 BATCH = 16
 
@@ -112,8 +112,7 @@ class KillMatrix:
         assert row
         assert doubled
         duplicates, missing, left = doubled[0], 0, 0
-        client = MilvusClient(self.cli.environment["RAG_MILVUS_URI"])
-        try:
+        with milvus_client(self.cli.environment["RAG_MILVUS_URI"]) as client:
             for kind in ("dense", "sparse", "multi"):
                 name = f"{self.cli.environment['RAG_MILVUS_PREFIX']}{kind}_collection"
                 keys = Counter(
@@ -127,8 +126,6 @@ class KillMatrix:
                 duplicates += sum(count - 1 for count in keys.values())
                 missing += len(expected - keys.keys())
                 left += len(keys.keys() - expected)
-        finally:
-            client.close()
         return Outcome(point, duplicates, missing, left, row[0], again)
 
     def _write(self, name: str, seed: str, paragraphs: int) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from pymilvus import MilvusClient
 
 from rag_pipeline.stack import Endpoints
 from rag_pipeline_tests.cli_runner import CommandLine
+from rag_pipeline_tests.milvus_client import milvus_client
 
 TEXT = "---\ndate: 2024-03-05\n---\n# 見出し {n}\n\n" + "\n\n".join(
     f"段落{{n}}の{p}。索引を正しく保つ方法を述べる。" * 3 for p in range(6)
@@ -111,8 +111,7 @@ def assert_true(cli: CommandLine) -> None:
         ).fetchone()
         waiting = connection.execute("SELECT count(*) FROM vector_deletions").fetchone()
     assert (stuck, waiting) == ((0,), (0,))
-    client = MilvusClient(cli.environment["RAG_MILVUS_URI"])
-    try:
+    with milvus_client(cli.environment["RAG_MILVUS_URI"]) as client:
         for kind in ("dense", "sparse", "multi"):
             rows = client.query(
                 f"{cli.environment['RAG_MILVUS_PREFIX']}{kind}_collection",
@@ -126,8 +125,6 @@ def assert_true(cli: CommandLine) -> None:
                 expected = {f"{chunk}_{kind}" for chunk, _ in chunks}
             assert len(rows) == len(expected)
             assert {row["id"] for row in rows} == expected
-    finally:
-        client.close()
 
 
 def test_two_ingests_at_once_do_the_work_once(cli: CommandLine) -> None:

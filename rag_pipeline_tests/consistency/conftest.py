@@ -18,6 +18,7 @@ from rag_pipeline.consistency.repair import Repaired, repair
 from rag_pipeline.months import Month
 from rag_pipeline.stack import Endpoints
 from rag_pipeline_tests.indexing.conftest import Index
+from rag_pipeline_tests.milvus_client import milvus_client
 
 MARCH, APRIL = Month(2024, 3), Month(2024, 4)
 
@@ -77,11 +78,8 @@ class Spoiled:
 
     @contextmanager
     def milvus(self) -> Iterator[MilvusClient]:
-        client = MilvusClient(uri=self.index.endpoints.milvus_uri)
-        try:
+        with milvus_client(self.index.endpoints.milvus_uri) as client:
             yield client
-        finally:
-            client.close()
 
     def collection(self, kind: str) -> str:
         with self.index.open() as pipeline:

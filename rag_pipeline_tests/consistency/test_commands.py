@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 import pytest
 from click.testing import CliRunner
-from pymilvus import MilvusClient
 
 from rag_pipeline.cli import cli
 from rag_pipeline.consistency.model import KINDS
@@ -17,6 +16,7 @@ from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 from rag_pipeline.stack import Endpoints
+from rag_pipeline_tests.milvus_client import milvus_client
 
 
 def run(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -61,9 +61,8 @@ def test_check_repair_check(
             "SELECT id::text FROM document_chunks WHERE document_created_at < '2024-02-01'"
         ).fetchone()
     assert row
-    client = MilvusClient(uri=stack_endpoints.milvus_uri)
-    client.delete(f"{milvus_prefix}dense_collection", ids=[f"{row[0]}_dense"])
-    client.close()
+    with milvus_client(stack_endpoints.milvus_uri) as client:
+        client.delete(f"{milvus_prefix}dense_collection", ids=[f"{row[0]}_dense"])
 
     code, found = run("check")
     assert (code, found["consistent"]) == (1, False)

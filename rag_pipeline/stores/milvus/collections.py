@@ -153,8 +153,8 @@ class Collections:
             target = self.alias_target(client, self.generations[kind].alias)
             if target is None:
                 return 0
-            # After a restart of Lite nothing is loaded; where it is, this is nothing.
-            client.load_collection(target, timeout=TIMEOUT_SECONDS)
+            if client.get_load_state(target, timeout=TIMEOUT_SECONDS)["state"].name != "Loaded":
+                return 0
             rows = client.query(
                 self.generations[kind].alias,
                 filter=bounds,
