@@ -22,6 +22,7 @@ from rag_pipeline.months import Month
 from rag_pipeline.settings import load_settings
 from rag_pipeline.sources.config import SourceConfig
 from rag_pipeline.stores.postgres import deletions
+from rag_pipeline.stores.postgres import sources as table
 
 NOT_DUE = "is not due yet"
 """In the reason of a tick that did not look: it says nothing about whether the source is well."""
@@ -88,6 +89,8 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
     def pending(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         with Pipeline(load_settings()) as pipeline:
             pipeline.prepare()
+            with pipeline.stores.database.connection() as connection:
+                table.set_active(connection, [(source.type, source.name) for source in sources])
             work = pending_work(pipeline)
         due, asked = due_months(
             work,
