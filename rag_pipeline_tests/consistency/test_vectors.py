@@ -63,7 +63,10 @@ def test_one_of_several_multi_vectors_is_missed(spoiled: Spoiled) -> None:
 
 
 def test_while_a_vector_is_missed_its_chunk_is_still_live(spoiled: Spoiled) -> None:
-    lost = spoiled.chunks()[0]
+    poisoned = (
+        "SELECT id::text FROM document_chunks WHERE content LIKE '%%索引%%' AND document_created_at < %s LIMIT 1"
+    )
+    ((lost,),) = spoiled.index.rows(poisoned, MARCH.end)
     with spoiled.milvus() as client:
         lose(spoiled, client, "dense", [lost])
     spoiled.index.embedder.poison = "索引"
