@@ -124,10 +124,10 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         with pipeline.month_lock(month):
             result = index_vectors(pipeline, month, selected)
             drain_deletions(pipeline)
-            verified = {kind: verify(pipeline, month, kind) for kind in selected}
-        for kind, counts in verified.items():
+            verified = verify(pipeline, month, selected)
+        for counts in verified:
             yield dg.MaterializeResult(
-                asset_key=f"{kind}_collection",
+                asset_key=f"{counts.kind}_collection",
                 metadata={
                     "expected": counts.expected,
                     "stored": counts.stored,

@@ -34,7 +34,7 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
     )
     def vectors_verified(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         pipeline: Pipeline = context.resources.pipeline
-        counts = verify(pipeline, month_of(context), kind)
+        (counts,) = verify(pipeline, month_of(context), [kind])
         return dg.AssetCheckResult(
             passed=counts.equal,
             severity=dg.AssetCheckSeverity.ERROR,

@@ -106,7 +106,6 @@ def run_month(pipeline: Pipeline, month: Month) -> None:
         chunk_documents(pipeline, month)
         index_vectors(pipeline, month)
         drain_deletions(pipeline)
-        for kind in pipeline.settings.vectors:
-            counts = verify(pipeline, month, kind)
+        for counts in verify(pipeline, month, pipeline.settings.vectors):
             if not counts.equal:
                 raise RagError(f"{counts}: run again; if it stays so, something else writes to this collection")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from rag_pipeline.stopwatch import Stopwatch
 
 
 @dataclass
-class Tally:
+class Tally(Stopwatch):
     """Counts of one ingest, or of one month's run; seconds are wall time, and stages that run side by side overlap."""
 
     scanned: int = 0
@@ -38,18 +34,6 @@ class Tally:
     """Chunks whose vectors left Milvus."""
     problems: list[str] = field(default_factory=list)
     """What a person has to mend, one line each, and no document is to blame for: a source that is out of reach."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def as_json(self) -> dict[str, Any]:
         """The keys that `rag-pipeline ingest --json` promises, and a few more."""

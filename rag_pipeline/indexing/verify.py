@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from rag_pipeline.stores.postgres import chunks, deletions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rag_pipeline.indexing.pipeline import Pipeline
     from rag_pipeline.months import Month
     from rag_pipeline.settings import VectorKind
@@ -41,18 +43,14 @@ class Verified:
         )
 
 
-def verify(pipeline: Pipeline, month: Month, kind: VectorKind) -> Verified:
-    """Count one collection's vectors of a month."""
+def verify(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind]) -> list[Verified]:
+    """Count these collections' vectors of a month, in the order of the kinds."""
     with pipeline.tally.stage("verify"):
         with pipeline.stores.database.connection() as connection:
             expected = chunks.expected_vectors(connection, month)
             waiting = deletions.backlog(connection)
-        collections = pipeline.collections
-        return Verified(
-            kind,
-            month,
-            expected[kind],
-            collections.stored(kind, month),
-            collections.searchable(kind, month),
-            waiting,
-        )
+        stored, searchable = pipeline.collections.stored, pipeline.collections.searchable
+        return [
+            Verified(kind, month, expected[kind], stored(kind, month), searchable(kind, month), waiting)
+            for kind in kinds
+        ]

@@ -7,10 +7,8 @@ deleted, or do not match the filters fall out before anything is ranked.
 from __future__ import annotations
 
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +21,11 @@ from rag_pipeline.search.lexical import lexical_weight
 from rag_pipeline.search.model import MAX_LIMIT, MODES, NO_FILTERS, Filters, Hit, Mode, SearchResult
 from rag_pipeline.search.multi import multi_scores
 from rag_pipeline.search.terms import Terms
+from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.postgres import search as queries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors, FloatArray
@@ -56,21 +55,6 @@ class _Ranked:
     multi: float | None = None
 
 
-@dataclass
-class _Stopwatch:
-    """Seconds of wall time by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
 def search(
     pipeline: Pipeline,
     query: str,
@@ -92,7 +76,7 @@ def search(
         raise ConfigError(f"{mode!r} is no way to search: choose one of {', '.join(MODES)}")
     if not 1 <= limit <= MAX_LIMIT:
         raise ConfigError(f"a limit of {limit} hits is out of range: choose one from 1 to {MAX_LIMIT}")
-    watch = _Stopwatch()
+    watch = Stopwatch()
     try:
         if mode == "fulltext":
             ranked = _fulltext(pipeline, text, limit, filters, watch)
@@ -116,7 +100,7 @@ def _text(query: str) -> str:
     return text
 
 
-def _fulltext(pipeline: Pipeline, text: str, limit: int, filters: Filters, watch: _Stopwatch) -> list[_Ranked]:
+def _fulltext(pipeline: Pipeline, text: str, limit: int, filters: Filters, watch: Stopwatch) -> list[_Ranked]:
     database = pipeline.stores.database
     with watch.stage("words"):
         weights = Terms(database, text).fulltext_weights()
@@ -126,7 +110,7 @@ def _fulltext(pipeline: Pipeline, text: str, limit: int, filters: Filters, watch
 
 
 def _by_vectors(
-    pipeline: Pipeline, text: str, mode: Mode, limit: int, filters: Filters, watch: _Stopwatch
+    pipeline: Pipeline, text: str, mode: Mode, limit: int, filters: Filters, watch: Stopwatch
 ) -> list[_Ranked]:
     legs, multi = _legs(pipeline, mode)
     with watch.stage("words"):
@@ -178,7 +162,7 @@ def _live_candidates(
     vectors: ChunkVectors,
     limit: int,
     filters: Filters,
-    watch: _Stopwatch,
+    watch: Stopwatch,
 ) -> tuple[dict[VectorKind, Candidates], dict[UUID, FoundChunk]]:
     """What each leg found, and the rows of what is live of it: enough for the limit, if there are as many."""
     milvus, generations = pipeline.stores.milvus, pipeline.collections.generations

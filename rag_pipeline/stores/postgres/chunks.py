@@ -464,15 +464,3 @@ def expected_vectors(connection: Connection, month: Month) -> dict[str, int]:
     ).fetchone()
     assert row is not None
     return dict(zip(("completed", "live", "dense", "sparse", "multi"), map(int, row), strict=True))
-
-
-def embedders(connection: Connection, month: Month) -> list[str]:
-    """The embedders whose vectors a month's chunks have."""
-    rows = connection.execute(
-        """
-        SELECT DISTINCT embedder FROM document_chunks
-        WHERE embedder IS NOT NULL AND document_created_at >= %s AND document_created_at < %s
-        """,
-        (month.start, month.end),
-    ).fetchall()
-    return [name for (name,) in rows]
