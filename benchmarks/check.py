@@ -22,12 +22,12 @@ from uuid import uuid4
 import psycopg
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.indexing.pipeline import Pipeline
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 from rag_pipeline.stores.milvus import rows
-from rag_pipeline.stores.postgres import chunks, documents, schema, source_items, sources
-from rag_pipeline.stores.postgres.chunks import ChunkRow, ChunkToEmbed
+from rag_pipeline.stores.postgres import document_chunks, documents, schema, source_items, sources
+from rag_pipeline.stores.postgres.document_chunks import ChunkRow, ChunkToEmbed
 from rag_pipeline.stores.postgres.documents import Chunked, DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome
 
@@ -53,7 +53,7 @@ _WORDS = [
 
 def fill(pipeline: Pipeline, month: Month, count: int) -> None:
     """`count` complete chunks in a month, ten a document."""
-    from rag_pipeline.sources.model import Item
+    from rag_pipeline.sources.interface import Item
 
     database = pipeline.stores.database
     schema.ensure_months(database, [month])
@@ -106,7 +106,7 @@ def _store(connection: psycopg.Connection, pipeline: Pipeline, month: Month, pen
         for position in range(_PER_DOCUMENT)
     ]
     keys = [(item.document_id, item.created_at) for item in pending]
-    chunks.store_next_version(connection, month, keys, new)
+    document_chunks.store_next_version(connection, month, keys, new)
     documents.mark_chunked(
         connection, [Chunked(i.document_id, i.created_at, "", 0, _PER_DOCUMENT, "bench") for i in pending]
     )
@@ -123,8 +123,8 @@ def _store(connection: psycopg.Connection, pipeline: Pipeline, month: Month, pen
         made = [row for chunk, of in zip(whole, vectors, strict=True) for row in rows.make_rows(kind, chunk, of)]
         rows.upsert(pipeline.stores.milvus, pipeline.collections.generations[kind].name, month, made)
     fingerprint = pipeline.embedder.fingerprint
-    chunks.map_vectors(connection, month, whole, kinds, kinds, fingerprint, [2] * len(whole))
-    while chunks.switch(connection, month):
+    document_chunks.map_vectors(connection, month, whole, kinds, kinds, fingerprint, [2] * len(whole))
+    while document_chunks.switch(connection, month):
         pass
 
 

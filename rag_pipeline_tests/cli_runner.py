@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rag_pipeline.stack import Endpoints
+from rag_pipeline.endpoints import Endpoints
 
 
 class CommandLine:

@@ -13,9 +13,10 @@ import pytest
 import redis
 from psycopg import sql
 
+from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.local_servers import LocalServers
+from rag_pipeline.local_servers.postgres_folders import outside_folder
 from rag_pipeline.settings import Settings, load_settings
-from rag_pipeline.stack import Endpoints, Stack
-from rag_pipeline.stack.postgres_place import outside_folder
 from rag_pipeline_tests.milvus_client import drop_collections
 
 
@@ -27,7 +28,7 @@ def embedded(home: Path, **named: str) -> Settings:
 def remove_home(home: Path) -> None:
     """Stops what runs under `home` and removes it, with what was kept for it elsewhere."""
     try:
-        Stack(embedded(home)).down()
+        LocalServers(embedded(home)).down()
     finally:
         shutil.rmtree(outside_folder(home), ignore_errors=True)
         shutil.rmtree(home, ignore_errors=True)
@@ -39,7 +40,7 @@ def stack_endpoints() -> Iterator[Endpoints]:
     folder = Path(tempfile.mkdtemp(prefix="rag-pipeline-tests-"))
     folder.chmod(0o755)  # as root, PostgreSQL runs as another user, which has to get in
     try:
-        yield Stack(embedded(folder / "home")).up()
+        yield LocalServers(embedded(folder / "home")).up()
     finally:
         remove_home(folder / "home")
         shutil.rmtree(folder, ignore_errors=True)

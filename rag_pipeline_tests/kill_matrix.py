@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psycopg
 
-from rag_pipeline.stack import Endpoints, Stack
+from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.local_servers import LocalServers
 from rag_pipeline_tests.cli_runner import CommandLine
 from rag_pipeline_tests.milvus_client import milvus_client
 
@@ -161,7 +162,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="rag-kill-"))
     folder.chmod(0o755)
     try:
-        endpoints = Stack(embedded(folder / "home")).up()
+        endpoints = LocalServers(embedded(folder / "home")).up()
         matrix = KillMatrix(folder, endpoints, "kill_")
         for _ in range(3):
             matrix.change()

@@ -20,7 +20,7 @@ import redis.client
 from pymilvus import MilvusClient
 
 from rag_pipeline.indexing.ingest import ingest
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 
 _OPERATIONS = [

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from rag_pipeline.stores.milvus.connection import Milvus
+from rag_pipeline.stores.milvus.client import Milvus
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient

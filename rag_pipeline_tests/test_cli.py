@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rag_pipeline.stack import Endpoints
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline_tests.cli_runner import CommandLine
 from rag_pipeline_tests.milvus_client import milvus_client
 

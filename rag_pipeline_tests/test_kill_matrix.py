@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rag_pipeline.stack import Endpoints
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline_tests.kill_matrix import KillMatrix
 
 

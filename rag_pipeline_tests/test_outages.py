@@ -13,18 +13,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rag_pipeline.stack import Stack
+from rag_pipeline.local_servers import LocalServers
 from rag_pipeline_tests.cli_runner import CommandLine
 from rag_pipeline_tests.conftest import embedded, remove_home
 from rag_pipeline_tests.test_cli import TEXT, assert_true, one_line
 
 
 @pytest.fixture(scope="module")
-def own_stack() -> Iterator[tuple[Path, Stack]]:
+def own_stack() -> Iterator[tuple[Path, LocalServers]]:
     """A stack that may be killed: not the one that other tests share."""
     folder = Path(tempfile.mkdtemp(prefix="rag-outage-"))
     folder.chmod(0o755)
-    stack = Stack(embedded(folder / "home"))
+    stack = LocalServers(embedded(folder / "home"))
     stack.up()
     try:
         yield folder, stack
@@ -47,7 +47,7 @@ def _kill(port: int) -> None:
 
 
 @pytest.mark.parametrize("store", ["milvus", "postgres"])
-def test_a_store_killed_in_the_middle(own_stack: tuple[Path, Stack], tmp_path: Path, store: str) -> None:
+def test_a_store_killed_in_the_middle(own_stack: tuple[Path, LocalServers], tmp_path: Path, store: str) -> None:
     _, stack = own_stack
     endpoints = stack.up()
     cli = CommandLine(tmp_path, endpoints, f"{store}_")

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.alerts.messages import group, message_key, render
 from rag_pipeline.errors import BusyError
-from rag_pipeline.stores.postgres import alert_receivers as table
-from rag_pipeline.stores.postgres import alerts as outbox
-from rag_pipeline.stores.postgres.locks import advisory_lock
+from rag_pipeline.stores.postgres import alert_deliveries as table
+from rag_pipeline.stores.postgres import alert_outbox as outbox
+from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rag_pipeline.alerts.model import Message
+    from rag_pipeline.alerts.messages import Message
     from rag_pipeline.alerts.receivers import Receiver
     from rag_pipeline.stores.postgres.database import Database
 
@@ -35,7 +35,7 @@ _LONGEST_PAUSE = timedelta(minutes=15)
 
 
 @dataclass
-class Delivered:
+class DeliveryResult:
     """What one call of `deliver` did."""
 
     messages: int = 0
@@ -53,7 +53,7 @@ def deliver(
     ui_url: str,
     deadline: float,
     now: datetime | None = None,
-) -> Delivered:
+) -> DeliveryResult:
     """Send what the receivers have yet to be told; a few messages to each, none begun after `deadline`.
 
     `deadline` is on the clock of `time.monotonic`. A receiver that does not accept is left alone for 30 s, then twice
@@ -64,8 +64,8 @@ def deliver(
         try:
             held.enter_context(advisory_lock(database, "alerts delivery", wait_seconds=0))
         except BusyError:
-            return Delivered(busy=True)
-        result = Delivered()
+            return DeliveryResult(busy=True)
+        result = DeliveryResult()
         with database.connection() as connection:
             outbox.forget_old(connection, now - RETENTION)
             table.keep_only(connection, [receiver.digest for receiver in receivers])
@@ -79,7 +79,7 @@ def deliver(
 
 
 def _deliver_to(
-    database: Database, receiver: Receiver, ui_url: str, deadline: float, now: datetime, result: Delivered
+    database: Database, receiver: Receiver, ui_url: str, deadline: float, now: datetime, result: DeliveryResult
 ) -> None:
     for _ in range(_MESSAGES_A_CALL):
         if time.monotonic() >= deadline:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING
 
-from rag_pipeline.alerts.model import Message
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.months import Month
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from rag_pipeline.alerts.model import Alert, AlertState, Kind
+    from rag_pipeline.stores.postgres.alert_outbox import Alert, AlertState, SubjectKind
 
 BODY_CHARACTERS = 1900
 _TITLE_CHARACTERS = 160
@@ -28,7 +28,16 @@ _SECTIONS = 6
 _PARTITIONS_NAMED = 60
 
 _TITLES: dict[AlertState, str] = {"failing": "Failing", "warning": "Warning", "recovered": "Recovered"}
-_PLURALS: dict[Kind, str] = {"check": "checks", "run": "jobs", "sensor": "sensors", "schedule": "schedules"}
+_PLURALS: dict[SubjectKind, str] = {"check": "checks", "run": "jobs", "sensor": "sensors", "schedule": "schedules"}
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a receiver gets, as plain text."""
+
+    title: str
+    body: str
+    state: AlertState
 
 
 def group(alerts: Sequence[Alert]) -> list[list[Alert]]:
@@ -37,7 +46,7 @@ def group(alerts: Sequence[Alert]) -> list[list[Alert]]:
     A subject that failed, recovered and failed again before anybody was told is in three messages, in that order.
     """
     nth: Counter[object] = Counter()
-    groups: dict[tuple[int, Kind, AlertState], list[Alert]] = {}
+    groups: dict[tuple[int, SubjectKind, AlertState], list[Alert]] = {}
     for alert in alerts:
         nth[alert.subject] += 1
         groups.setdefault((nth[alert.subject], alert.subject.kind, alert.state), []).append(alert)

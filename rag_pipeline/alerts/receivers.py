@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from rag_pipeline.alerts.model import Message
+from rag_pipeline.alerts.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rag_pipeline.alerts.model import AlertState
     from rag_pipeline.settings import Settings
+    from rag_pipeline.stores.postgres.alert_outbox import AlertState
 
 # Commas and white space may stand inside a URL; between two URLs the next scheme follows.
 _BETWEEN = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)")

@@ -7,14 +7,15 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rag_pipeline.alerts.changes import changes
-from rag_pipeline.stores.postgres import alerts as table
+from rag_pipeline.alerts.state_changes import changes
+from rag_pipeline.stores.postgres import alert_outbox as table
 from rag_pipeline.urls import mask_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rag_pipeline.alerts.model import Alert, Observation
+    from rag_pipeline.alerts.state_changes import Observation
+    from rag_pipeline.stores.postgres.alert_outbox import Alert
     from rag_pipeline.stores.postgres.database import Database
 
 # PostgreSQL takes neither NUL nor half a surrogate pair, and no receiver wants control characters.

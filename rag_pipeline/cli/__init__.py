@@ -10,8 +10,8 @@ import sys
 
 import click
 
-from rag_pipeline.cli import care, index, query, servers
-from rag_pipeline.cli.output import complain
+from rag_pipeline.cli import check_commands, ingest_commands, search_command, server_commands
+from rag_pipeline.cli.common import complain
 from rag_pipeline.errors import RagError, one_line
 
 
@@ -43,8 +43,8 @@ def cli() -> None:
 
 
 for command in (
-    *(servers.up, servers.down, servers.status, servers.dev),
-    *(index.sources, index.ingest, query.search, index.documents),
-    *(care.check, care.repair, care.alerts),
+    *(server_commands.up, server_commands.down, server_commands.status, server_commands.dev),
+    *(ingest_commands.sources, ingest_commands.ingest, search_command.search, ingest_commands.documents),
+    *(check_commands.check, check_commands.repair, check_commands.alerts),
 ):
     cli.add_command(command)

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rag_pipeline.consistency.model import Consistency, Finding, Kind
-from rag_pipeline.consistency.vectors import differences
+from rag_pipeline.consistency.comparison import differences
+from rag_pipeline.consistency.findings import Consistency, Finding, Kind
 from rag_pipeline.months import Month
-from rag_pipeline.stores.milvus import inspection as milvus_inspection
-from rag_pipeline.stores.milvus import keys
-from rag_pipeline.stores.milvus.connection import TIMEOUT_SECONDS
-from rag_pipeline.stores.postgres import consistency, inspection, retirements, schema, sources
+from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
+from rag_pipeline.stores.milvus import key_ranges
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.postgres import consistency_queries, retiring_months, schema, schema_inspection, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from rag_pipeline.indexing.pipeline import Pipeline
+    from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.database import Connection
 
@@ -48,8 +48,8 @@ class DataConsistencyChecker:
         """Every month that either store has a partition for, or a source an item."""
         found = set(schema.existing_months(self._database))
         with self._database.connection() as connection:
-            found.update(consistency.months_of_items(connection))
-            retiring = set(retirements.begun(connection))
+            found.update(consistency_queries.months_of_items(connection))
+            retiring = set(retiring_months.begun(connection))
         for generation in self._pipeline.collections.generations.values():
             with self._pipeline.stores.milvus.client() as client:
                 if client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
@@ -80,7 +80,7 @@ class DataConsistencyChecker:
             "document_chunks",
             month,
             "chunks without a document",
-            partial(consistency.orphaned_chunks, month=month),
+            partial(consistency_queries.orphaned_chunks, month=month),
             f"they and their vectors are deleted by {_repair(month)}",
         )
         return self._twice([query])
@@ -92,7 +92,7 @@ class DataConsistencyChecker:
             "documents",
             month,
             "documents are set aside",
-            partial(consistency.quarantined, month=month),
+            partial(consistency_queries.quarantined, month=month),
             "mend them at their source, or run `rag-pipeline ingest --retry-failed`",
         )
         return self._twice([query])
@@ -107,10 +107,10 @@ class DataConsistencyChecker:
                     mismatch.where,
                     month,
                     mismatch.problem,
-                    partial(consistency.mismatched, mismatch=mismatch, month=month, built=built),
+                    partial(consistency_queries.mismatched, mismatch=mismatch, month=month, built=built),
                     f"{_repair(month)}: {mismatch.what_to_do}",
                 )
-                for mismatch in consistency.MISMATCHES
+                for mismatch in consistency_queries.MISMATCHES
                 if where in (None, mismatch.where)
             ]
         )
@@ -120,7 +120,7 @@ class DataConsistencyChecker:
 
         def count(connection: Connection) -> Counted:
             rows = sources.wrong_statistics(connection)
-            return len(rows), rows[: consistency.SAMPLE]
+            return len(rows), rows[: consistency_queries.SAMPLE]
 
         problem = "sources whose statistics are not those of their items"
         todo = f"they are counted anew by {_repair(None)}"
@@ -140,11 +140,12 @@ class DataConsistencyChecker:
             orphaned.add(part.orphaned.items())
         found: list[Finding] = []
         if orphaned.count and (
-            self._retiring(month) or not keys.has_partition(self._pipeline.stores.milvus, generation.name, month)
+            self._retiring(month)
+            or not key_ranges.has_partition(self._pipeline.stores.milvus, generation.name, month)
         ):
             return []  # The month is leaving both stores, or has just left.
         with self._database.connection() as connection:
-            chunks = consistency.named(connection, month, missing.first)
+            chunks = consistency_queries.named(connection, month, missing.first)
         where = f"{kind}_collection"
         if missing.count:
             todo = f"{_repair(month)} embeds what has no vector, from embedding_cache where it is there"
@@ -163,7 +164,7 @@ class DataConsistencyChecker:
         with self._pipeline.stores.milvus.client() as client:
             if not client.has_collection(name, timeout=TIMEOUT_SECONDS):
                 return True
-        return keys.is_loaded(self._pipeline.stores.milvus, name)
+        return key_ranges.is_loaded(self._pipeline.stores.milvus, name)
 
     def index_issues(self, month: Month | None, where: str | None = None) -> list[Finding]:
         """What is not as specified: of a month's partitions, or (None) of the tables and collections themselves."""
@@ -178,11 +179,11 @@ class DataConsistencyChecker:
     def _schema_issues(self, month: Month | None) -> list[Finding]:
         with self._database.connection() as connection:
             if month is None:
-                problems = inspection.schema_problems(connection)
+                problems = schema_inspection.schema_problems(connection)
             else:
-                problems = inspection.partition_problems(connection, month)
+                problems = schema_inspection.partition_problems(connection, month)
         found = []
-        for where in inspection.PARTITIONED:
+        for where in schema_inspection.PARTITIONED:
             sample: list[dict[str, Any]] = [
                 {"problem": problem.what, "table": problem.table, "name": problem.name, "found": problem.found}
                 for problem in problems
@@ -196,7 +197,7 @@ class DataConsistencyChecker:
         collections = self._pipeline.collections
         name = collections.generations[kind].name
         with self._database.connection() as connection:
-            expected = consistency.expects_vectors(connection, month)
+            expected = consistency_queries.expects_vectors(connection, month)
         sample: list[dict[str, Any]]
         if month is None:
             problems = milvus_inspection.collection_problems(collections, kind)
@@ -206,7 +207,7 @@ class DataConsistencyChecker:
                 {"problem": problem.what, "collection": name, "found": problem.found} for problem in problems
             ]
         else:
-            stored = keys.has_partition(collections.milvus, name, month)
+            stored = key_ranges.has_partition(collections.milvus, name, month)
             if expected and not stored:
                 problem = "partition missing"
             elif stored and not expected and self._stray(name, month):
@@ -222,11 +223,11 @@ class DataConsistencyChecker:
         """Whether a partition's month is unknown to PostgreSQL, and not just being retired."""
         if month in schema.existing_months(self._database) or self._retiring(month):
             return False
-        return keys.has_partition(self._pipeline.stores.milvus, collection, month)
+        return key_ranges.has_partition(self._pipeline.stores.milvus, collection, month)
 
     def _retiring(self, month: Month) -> bool:
         with self._database.connection() as connection:
-            return month in retirements.begun(connection)
+            return month in retiring_months.begun(connection)
 
     def _twice(self, queries: list[_Query]) -> list[Finding]:
         """What is found, and found again after a pause: between two steps of a run much looks stuck."""
@@ -271,13 +272,13 @@ class _Sample:
     def add(self, things: Iterable[Any]) -> None:
         for thing in things:
             self.count += 1
-            if len(self.first) < consistency.SAMPLE:
+            if len(self.first) < consistency_queries.SAMPLE:
                 self.first.append(thing)
 
 
 def _index_finding(where: str, month: Month | None, problem: str, sample: list[dict[str, Any]]) -> Finding:
     todo = f"{_repair(month)} makes it as specified"
-    return Finding("index_issues", where, month, problem, len(sample), sample[: consistency.SAMPLE], todo)
+    return Finding("index_issues", where, month, problem, len(sample), sample[: consistency_queries.SAMPLE], todo)
 
 
 def _repair(month: Month | None) -> str:

@@ -11,24 +11,31 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.consistency.model import WARNINGS, Consistency
-from rag_pipeline.consistency.vectors import differences
-from rag_pipeline.indexing.chunks import chunk_documents
-from rag_pipeline.indexing.deletions import drain_deletions
-from rag_pipeline.indexing.documents import ingest_documents
-from rag_pipeline.indexing.vectors import index_vectors
-from rag_pipeline.indexing.writers import sole_writer
-from rag_pipeline.stores.milvus import inspection as milvus_inspection
+from rag_pipeline.consistency.comparison import differences
+from rag_pipeline.consistency.findings import WARNINGS, Consistency
+from rag_pipeline.indexing.chunk_documents import chunk_documents
+from rag_pipeline.indexing.drain_deletions import drain_deletions
+from rag_pipeline.indexing.index_vectors import index_vectors
+from rag_pipeline.indexing.ingest_documents import ingest_documents
+from rag_pipeline.stores.collection_lock import sole_writer
+from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.milvus.partitions import drop_partition
-from rag_pipeline.stores.postgres import consistency, inspection, repairs, retirements, schema, sources
-from rag_pipeline.stores.postgres.rebuild import rebuild
+from rag_pipeline.stores.postgres import (
+    consistency_queries,
+    consistency_repairs,
+    retiring_months,
+    schema,
+    schema_inspection,
+    sources,
+)
+from rag_pipeline.stores.postgres.schema_rebuild import rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rag_pipeline.indexing.pipeline import Pipeline
     from rag_pipeline.months import Month
+    from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
 
 _LOCK_WAIT_SECONDS = 3600
@@ -36,7 +43,7 @@ _MOST_REBUILDS = 200
 
 
 @dataclass
-class Repaired:
+class RepairResult:
     """What a repair found, did, and could not do."""
 
     found: Consistency
@@ -64,7 +71,7 @@ class Repaired:
         }
 
 
-def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run: bool = False) -> Repaired:
+def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run: bool = False) -> RepairResult:
     """Check these months (default: all), repair those where something is wrong, and check again.
 
     `dry_run` only checks: its findings say what would be done. Raises `StoreUnavailableError` where a store is away,
@@ -73,8 +80,8 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
     checker = DataConsistencyChecker(pipeline)
     found = checker.check_consistency(months)
     if dry_run:
-        return Repaired(found, found, _months_of(found), dry_run=True)
-    result = Repaired(found, found)
+        return RepairResult(found, found, _months_of(found), dry_run=True)
+    result = RepairResult(found, found)
     if found.consistent:
         return result
     embedded, reused = pipeline.tally.embedded, pipeline.tally.reused
@@ -109,7 +116,7 @@ def _repair_whole(pipeline: Pipeline, checker: DataConsistencyChecker) -> None:
     database, collections = pipeline.stores.database, pipeline.collections
     collections.forget()
     with database.connection() as connection:
-        problems = inspection.schema_problems(connection)
+        problems = schema_inspection.schema_problems(connection)
     for problem in problems:
         rebuild(database, problem)
     for kind in pipeline.settings.vectors:
@@ -121,7 +128,7 @@ def _repair_whole(pipeline: Pipeline, checker: DataConsistencyChecker) -> None:
 class _Repair:
     """The repair of one month."""
 
-    def __init__(self, pipeline: Pipeline, month: Month, result: Repaired) -> None:
+    def __init__(self, pipeline: Pipeline, month: Month, result: RepairResult) -> None:
         self._pipeline = pipeline
         self._database = pipeline.stores.database
         self._milvus = pipeline.stores.milvus
@@ -137,20 +144,20 @@ class _Repair:
             if not self._mend_partitions():
                 return others
             with self._database.connection() as connection:
-                repairs.delete_orphaned_chunks(connection, month)
-                fetch = repairs.fetch_again(connection, month)
-                repairs.mend_statuses(connection, month, self._built)
+                consistency_repairs.delete_orphaned_chunks(connection, month)
+                fetch = consistency_repairs.fetch_again(connection, month)
+                consistency_repairs.mend_statuses(connection, month, self._built)
             for kind in self._built:
                 others |= self._compare(kind)
             with self._database.connection() as connection:
-                repairs.restore_ids(connection, month, self._built)
+                consistency_repairs.restore_ids(connection, month, self._built)
             if fetch:
                 ingest_documents(pipeline, month)
             chunk_documents(pipeline, month)
             index_vectors(pipeline, month)
             drain_deletions(pipeline)
             with self._database.connection() as connection:
-                repairs.recount_terms(connection, month)
+                consistency_repairs.recount_terms(connection, month)
         return others
 
     def _mend_partitions(self) -> bool:
@@ -159,19 +166,19 @@ class _Repair:
         # One missing table brings all its problems with it when it is back.
         for _ in range(_MOST_REBUILDS):
             with self._database.connection() as connection:
-                problems = inspection.partition_problems(connection, month)
+                problems = schema_inspection.partition_problems(connection, month)
             if not problems:
                 break
             rebuild(self._database, problems[0])
         if month in schema.existing_months(self._database):
             with self._database.connection() as connection:
-                expected = consistency.expects_vectors(connection, month)
+                expected = consistency_queries.expects_vectors(connection, month)
             if expected:
                 self._pipeline.collections.forget()
                 self._pipeline.collections.ensure(month)
             return True
         with self._database.connection() as connection:
-            if month in retirements.begun(connection):
+            if month in retiring_months.begun(connection):
                 return False
         for kind, generation in self._pipeline.collections.generations.items():
             self._result.deleted_vectors += self._pipeline.collections.stored(kind, month)
@@ -186,7 +193,7 @@ class _Repair:
         for part in differences(self._pipeline, self._month, kind):
             if part.missing:
                 with self._database.connection() as connection:
-                    repairs.forget_vectors(connection, self._month, kind, part.missing)
+                    consistency_repairs.forget_vectors(connection, self._month, kind, part.missing)
             if part.orphaned:
                 with sole_writer(self._database, self._milvus, name):
                     rows.delete(self._milvus, name, list(part.orphaned))

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from rag_pipeline.defs.metadata import table
-from rag_pipeline.defs.partitions import month_of, months
-from rag_pipeline.indexing.chunks import chunk_documents
-from rag_pipeline.indexing.deletions import drain_deletions
-from rag_pipeline.indexing.documents import ingest_documents
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.defs.month_partitions import month_of, months
+from rag_pipeline.indexing.chunk_documents import chunk_documents
+from rag_pipeline.indexing.drain_deletions import drain_deletions
+from rag_pipeline.indexing.index_vectors import index_vectors
+from rag_pipeline.indexing.ingest_documents import ingest_documents
 from rag_pipeline.indexing.report import chunk_profile, newest_documents
-from rag_pipeline.indexing.vectors import index_vectors
 from rag_pipeline.indexing.verify import verify
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
 from rag_pipeline.sources.config import SourceConfig
 

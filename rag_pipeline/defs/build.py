@@ -5,11 +5,11 @@ from typing import Any
 
 import dagster as dg
 
-from rag_pipeline.defs.alerts import alerts
+from rag_pipeline.defs.alert_sensor import alerts
+from rag_pipeline.defs.asset_checks import index_checks
 from rag_pipeline.defs.assets import index_assets, source_assets
-from rag_pipeline.defs.checks import index_checks
 from rag_pipeline.defs.jobs import check_month, index_month
-from rag_pipeline.defs.repair import repair_month
+from rag_pipeline.defs.repair_job import repair_month
 from rag_pipeline.defs.resources import pipeline_resource
 from rag_pipeline.defs.schedules import maintenance_jobs, schedules
 from rag_pipeline.defs.sensors import drain_vector_deletions, index_pending_months, sync_sensor

@@ -10,11 +10,11 @@ from typing import Any
 import dagster as dg
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.consistency.model import WARNINGS, Finding, Kind
+from rag_pipeline.consistency.findings import WARNINGS, Finding, Kind
 from rag_pipeline.defs.metadata import table
-from rag_pipeline.defs.partitions import month_of, months
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
 
 DESCRIPTIONS: dict[Kind, str] = {

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from rag_pipeline.defs.assets import GROUP
-from rag_pipeline.defs.partitions import months
+from rag_pipeline.defs.month_partitions import months
 
 INDEX_MONTH = "index_month"
 CHECK_MONTH = "check_month"

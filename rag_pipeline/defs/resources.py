@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 
 

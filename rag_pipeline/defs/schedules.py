@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from rag_pipeline.defs.active_runs import months_in_runs
 from rag_pipeline.defs.jobs import CHECK_MONTH
-from rag_pipeline.defs.runs import months_in_runs
-from rag_pipeline.indexing import partitions, retention
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.indexing import retention
+from rag_pipeline.indexing.create_partitions import create_partitions as create_missing_partitions
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import Settings, load_settings
 from rag_pipeline.stores.postgres import schema
 
@@ -25,7 +26,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
 
 @dg.op(name="create_missing_partitions", required_resource_keys={"pipeline"})
 def _create_partitions(context: dg.OpExecutionContext) -> None:
-    created = partitions.create_partitions(context.resources.pipeline)
+    created = create_missing_partitions(context.resources.pipeline)
     context.log.info(f"PostgreSQL: {_named(created.months)}")
     for collection, months in created.collections.items():
         context.log.info(f"{collection}: {_named(months)}")

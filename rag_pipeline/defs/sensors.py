@@ -11,18 +11,18 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from rag_pipeline.defs.active_runs import months_in_runs
 from rag_pipeline.defs.assets import source_key
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH
-from rag_pipeline.defs.runs import months_in_runs
-from rag_pipeline.indexing.deletions import drain_deletions
-from rag_pipeline.indexing.due import Asked, due_months, pending_work
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.indexing.drain_deletions import drain_deletions
+from rag_pipeline.indexing.run_selection import Asked, due_months, pending_work
 from rag_pipeline.indexing.scan import is_due, scan_source
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 from rag_pipeline.sources.config import SourceConfig
-from rag_pipeline.stores.postgres import deletions
 from rag_pipeline.stores.postgres import sources as table
+from rag_pipeline.stores.postgres import vector_deletions
 
 NOT_DUE = "is not due yet"
 """In the reason of a tick that did not look: it says nothing about whether the source is well."""
@@ -119,7 +119,7 @@ def drain_vector_deletions(context: dg.SensorEvaluationContext) -> dg.SensorResu
         pipeline.prepare()
         drained = drain_deletions(pipeline, deadline=time.monotonic() + _DRAIN_SECONDS)
         with pipeline.stores.database.connection() as connection:
-            waiting = deletions.backlog(connection) if drained else 0
+            waiting = vector_deletions.backlog(connection) if drained else 0
     if not drained:
         return dg.SensorResult(skip_reason="no deletion is waiting")
     summary = f"the vectors of {drained} chunks were deleted from Milvus, {waiting} are waiting"

@@ -58,6 +58,6 @@ def _load(settings: Settings) -> Embedder:
         from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
 
         return BgeM3Embedder(settings.bge_m3_model)
-    from rag_pipeline.embedding.plug import load_plugged
+    from rag_pipeline.embedding.custom import load_custom
 
-    return load_plugged(settings.embedder)
+    return load_custom(settings.embedder)

@@ -10,24 +10,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
-from rag_pipeline.indexing.chunks import chunk_documents
-from rag_pipeline.indexing.deletions import drain_deletions
-from rag_pipeline.indexing.documents import ingest_documents
+from rag_pipeline.indexing.chunk_documents import chunk_documents
+from rag_pipeline.indexing.drain_deletions import drain_deletions
+from rag_pipeline.indexing.index_vectors import index_vectors
+from rag_pipeline.indexing.ingest_documents import ingest_documents
 from rag_pipeline.indexing.retention import apply_retention
 from rag_pipeline.indexing.scan import scan_source
-from rag_pipeline.indexing.vectors import index_vectors
 from rag_pipeline.indexing.verify import verify
-from rag_pipeline.stores.postgres import deletions, documents, source_items, sources
+from rag_pipeline.stores.postgres import documents, source_items, sources, vector_deletions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rag_pipeline.indexing.pipeline import Pipeline
     from rag_pipeline.months import Month
+    from rag_pipeline.pipeline import Pipeline
 
 
 @dataclass
-class Ingested:
+class IngestResult:
     """What came of an ingest; the counts are in the pipeline's tally."""
 
     months: list[Month] = field(default_factory=list)
@@ -46,14 +46,14 @@ def ingest(
     confirm_deletions: bool = False,
     retry_failed: bool = False,
     run: Callable[[Pipeline, Month], None] | None = None,
-) -> Ingested:
+) -> IngestResult:
     """Bring the index to what the sources hold.
 
     Raises `StoreUnavailableError` where a store is down, and `DimensionMismatchError` or a `RagError` where the
     collections hold another embedder's vectors; what was done stays, and the next ingest goes on from there.
     """
     run = run or run_month
-    result = Ingested()
+    result = IngestResult()
     configured = [pipeline.source(name) for name in only_sources] or list(pipeline.sources.values())
     with pipeline.stores.database.connection() as connection:
         result.unconfigured = sources.set_active(
@@ -90,7 +90,7 @@ def ingest(
         result.months.append(month)
     result.errors += [problem for problem in pipeline.tally.problems if problem not in result.errors]
     with pipeline.stores.database.connection() as connection:
-        waiting = deletions.backlog(connection)
+        waiting = vector_deletions.backlog(connection)
     if waiting:
         drain_deletions(pipeline)
     return result

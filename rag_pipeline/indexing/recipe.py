@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def recipe(source: SourceConfig, settings: Settings) -> str:
     """A digest of the source's own metadata, the versions of parser, chunker and words, and the chunk size."""
-    from rag_pipeline.documents.chunking import CHUNKER_VERSION
-    from rag_pipeline.documents.parsing import PARSER_VERSION
+    from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION
+    from rag_pipeline.documents.parsing.parser import PARSER_VERSION
     from rag_pipeline.language.words import WORDS_VERSION
 
     parts = [source.metadata_digest, PARSER_VERSION, CHUNKER_VERSION, WORDS_VERSION, settings.chunk_tokens]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from rag_pipeline.stores.postgres import overview
 
 if TYPE_CHECKING:
-    from rag_pipeline.indexing.pipeline import Pipeline
     from rag_pipeline.months import Month
+    from rag_pipeline.pipeline import Pipeline
 
 
 def newest_documents(pipeline: Pipeline, month: Month, limit: int = 10) -> list[tuple[Any, ...]]:

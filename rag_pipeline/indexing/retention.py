@@ -1,4 +1,4 @@
-"""Retention: months older than `RAG_RETENTION_MONTHS` before the running one leave both stores.
+"""RetentionResult: months older than `RAG_RETENTION_MONTHS` before the running one leave both stores.
 
 A month is retired under its lock, in steps that may be killed and done again: it is written down; its items are
 marked, so that no scan brings them back; its documents are deleted and its partitions dropped in PostgreSQL; its
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from rag_pipeline.errors import BusyError
-from rag_pipeline.indexing.writers import sole_writer
 from rag_pipeline.months import Month
+from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus.partitions import drop_partition, existing_collections
-from rag_pipeline.stores.postgres import retirements, schema, source_items
+from rag_pipeline.stores.postgres import retiring_months, schema, source_items
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rag_pipeline.indexing.pipeline import Pipeline
+    from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import Settings
     from rag_pipeline.stores.postgres.database import Connection
 
@@ -36,7 +36,7 @@ _DROP_PAUSE_SECONDS = 0.5
 
 
 @dataclass
-class Retention:
+class RetentionResult:
     """What a call of `apply_retention` did."""
 
     retired: list[Month] = field(default_factory=list)
@@ -57,7 +57,7 @@ def months_to_retire(pipeline: Pipeline, now: Month | None = None) -> list[Month
     """The months that are to leave, oldest first: those older than the horizon, and those half retired."""
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
-        begun = retirements.begun(connection)
+        begun = retiring_months.begun(connection)
     old = [m for m in schema.existing_months(pipeline.stores.database) if horizon is not None and m < horizon]
     return sorted({*begun, *old})
 
@@ -68,15 +68,15 @@ def retention_due(pipeline: Pipeline, now: Month | None = None) -> bool:
         return True
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
-        return retirements.any_to_restore(connection, horizon.start if horizon else None)
+        return retiring_months.any_to_restore(connection, horizon.start if horizon else None)
 
 
-def apply_retention(pipeline: Pipeline, now: Month | None = None) -> Retention:
+def apply_retention(pipeline: Pipeline, now: Month | None = None) -> RetentionResult:
     """Retire the months that are too old, and make pending again what was retired and is to be kept.
 
     `now` is the running month. Raises `StoreUnavailableError` where a store is down; the next call goes on.
     """
-    result = Retention()
+    result = RetentionResult()
     for month in months_to_retire(pipeline, now):
         try:
             with pipeline.month_lock(month, _LOCK_WAIT_SECONDS):
@@ -87,23 +87,23 @@ def apply_retention(pipeline: Pipeline, now: Month | None = None) -> Retention:
             result.retired.append(month)
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
-        result.restored = retirements.restore_items(connection, horizon.start if horizon else None)
+        result.restored = retiring_months.restore_items(connection, horizon.start if horizon else None)
     return result
 
 
 def _retire(pipeline: Pipeline, month: Month) -> None:
     database, milvus = pipeline.stores.database, pipeline.stores.milvus
     with database.connection() as connection:
-        retirements.begin(connection, month)
+        retiring_months.begin(connection, month)
     _in_batches(pipeline, month, "gone items", source_items.delete_gone, _DOCUMENTS)
-    _in_batches(pipeline, month, "items", retirements.retire_items, _ITEMS)
-    _in_batches(pipeline, month, "documents", retirements.delete_documents, _DOCUMENTS)
+    _in_batches(pipeline, month, "items", retiring_months.retire_items, _ITEMS)
+    _in_batches(pipeline, month, "documents", retiring_months.delete_documents, _DOCUMENTS)
     _drop_in_postgres(pipeline, month)
     for _, collection in existing_collections(milvus, pipeline.settings.milvus_prefix):
         with sole_writer(database, milvus, collection):
             drop_partition(milvus, collection, month)
     with database.connection() as connection:
-        retirements.finish(connection, month)
+        retiring_months.finish(connection, month)
 
 
 def _in_batches(
@@ -122,7 +122,7 @@ def _drop_in_postgres(pipeline: Pipeline, month: Month) -> None:
     for _ in range(_DROP_TRIES):
         try:
             with pipeline.stores.database.connection() as connection:
-                retirements.drop_partitions(connection, month)
+                retiring_months.drop_partitions(connection, month)
         except psycopg.errors.LockNotAvailable:
             time.sleep(_DROP_PAUSE_SECONDS)
         else:

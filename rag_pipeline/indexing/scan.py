@@ -17,16 +17,16 @@ from rag_pipeline.errors import DocumentError, RagError, SourceError, one_line
 from rag_pipeline.indexing.recipe import recipe
 from rag_pipeline.indexing.retention import horizon_of
 from rag_pipeline.months import Month, clamp
-from rag_pipeline.sources.model import Item, ScanProblem
+from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.stores.postgres import schema, source_items, sources
-from rag_pipeline.stores.postgres.locks import advisory_lock
+from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from rag_pipeline.indexing.pipeline import Pipeline
+    from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig
-    from rag_pipeline.sources.model import Source
+    from rag_pipeline.sources.interface import Source
     from rag_pipeline.stores.postgres.database import Connection
 
 _SLICE = 1000
@@ -186,7 +186,7 @@ def _dated(
 
 def _own_date(source: Source, item: Item, max_bytes: int) -> datetime | None:
     """The date that the document gives itself; None where it gives none, or cannot be read (told later, by its run)."""
-    from rag_pipeline.documents.parsing import HEAD_BYTES, created_at, needs_whole_file
+    from rag_pipeline.documents.parsing.parser import HEAD_BYTES, created_at, needs_whole_file
 
     try:
         if needs_whole_file(item.name):

@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rag_pipeline.stores.postgres import chunks, deletions
+from rag_pipeline.stores.postgres import document_chunks, vector_deletions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rag_pipeline.indexing.pipeline import Pipeline
     from rag_pipeline.months import Month
+    from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
 
 
 @dataclass(frozen=True)
-class Verified:
+class VectorCounts:
     """One collection's counts of one month."""
 
     kind: VectorKind
@@ -43,14 +43,14 @@ class Verified:
         )
 
 
-def verify(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind]) -> list[Verified]:
+def verify(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind]) -> list[VectorCounts]:
     """Count these collections' vectors of a month, in the order of the kinds."""
     with pipeline.tally.stage("verify"):
         with pipeline.stores.database.connection() as connection:
-            expected = chunks.expected_vectors(connection, month)
-            waiting = deletions.backlog(connection)
+            expected = document_chunks.expected_vectors(connection, month)
+            waiting = vector_deletions.backlog(connection)
         stored, searchable = pipeline.collections.stored, pipeline.collections.searchable
         return [
-            Verified(kind, month, expected[kind], stored(kind, month), searchable(kind, month), waiting)
+            VectorCounts(kind, month, expected[kind], stored(kind, month), searchable(kind, month), waiting)
             for kind in kinds
         ]

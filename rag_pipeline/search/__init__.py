@@ -5,6 +5,7 @@ orders them. Nothing here writes, but for the counts of what was shown. Redis is
 """
 
 from rag_pipeline.search.engine import search
-from rag_pipeline.search.model import MAX_LIMIT, Filters, Hit, Mode, SearchResult
+from rag_pipeline.search.results import MAX_LIMIT, Hit, Mode, SearchResult
+from rag_pipeline.stores.filters import Filters
 
 __all__ = ["MAX_LIMIT", "Filters", "Hit", "Mode", "SearchResult", "search"]

@@ -12,16 +12,16 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import MAX_HITS, SEARCH_EF, Collections, vector_field
-from rag_pipeline.stores.milvus.connection import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
     from rag_pipeline.embedding.base import FloatArray, SparseVector
-    from rag_pipeline.search.model import Filters
+    from rag_pipeline.stores.filters import Filters
+    from rag_pipeline.stores.milvus.client import Milvus
     from rag_pipeline.stores.milvus.collections import Generation
-    from rag_pipeline.stores.milvus.connection import Milvus
 
 _NO_SUCH_COLLECTION = 100
 _NOT_LOADED = 101

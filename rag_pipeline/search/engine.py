@@ -18,20 +18,21 @@ from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, on
 from rag_pipeline.search.candidates import Candidates, check_embedder, find
 from rag_pipeline.search.fusion import descending, standardized
 from rag_pipeline.search.lexical import lexical_weight
-from rag_pipeline.search.model import MAX_LIMIT, MODES, NO_FILTERS, Filters, Hit, Mode, SearchResult
-from rag_pipeline.search.multi import multi_scores
+from rag_pipeline.search.maxsim import multi_scores
+from rag_pipeline.search.results import MAX_LIMIT, MODES, Hit, Mode, SearchResult
 from rag_pipeline.search.terms import Terms
 from rag_pipeline.stopwatch import Stopwatch
-from rag_pipeline.stores.postgres import search as queries
+from rag_pipeline.stores.filters import NO_FILTERS, Filters
+from rag_pipeline.stores.postgres import search_queries as queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors, FloatArray
-    from rag_pipeline.indexing.pipeline import Pipeline
+    from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
-    from rag_pipeline.stores.postgres.search import FoundChunk
+    from rag_pipeline.stores.postgres.search_queries import FoundChunk
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def _legs(pipeline: Pipeline, mode: Mode) -> tuple[list[VectorKind], bool]:
 
 
 def _encode(pipeline: Pipeline, text: str, kinds: Sequence[VectorKind], terms: Terms) -> ChunkVectors:
-    from rag_pipeline.embedding.checks import validate
+    from rag_pipeline.embedding.validation import validate
 
     embedder = pipeline.embedder
     vectors = embedder.encode_query(text, kinds, terms.document_frequency)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rag_pipeline.stores.postgres.search import FoundChunk
+    from rag_pipeline.stores.postgres.search_queries import FoundChunk
 
 LOOKED_AT = 20
 """The dense leg's best candidates, whose script is compared."""

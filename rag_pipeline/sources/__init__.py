@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rag_pipeline.sources.config import SourceConfig
-    from rag_pipeline.sources.model import Source
+    from rag_pipeline.sources.interface import Source
 
 
 def connect(config: SourceConfig) -> Source:

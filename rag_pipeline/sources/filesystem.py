@@ -18,12 +18,12 @@ from typing import BinaryIO, NamedTuple, NoReturn
 
 from rag_pipeline.errors import DocumentError, SourceError
 from rag_pipeline.sources.config import SourceConfig
-from rag_pipeline.sources.folder import Entry, Tree, plain_reason
-from rag_pipeline.sources.local import LocalTree
-from rag_pipeline.sources.model import Item, ScanProblem
+from rag_pipeline.sources.interface import Item, ScanProblem
+from rag_pipeline.sources.local_tree import LocalTree
 from rag_pipeline.sources.naming import from_locator, printable, source_id, to_locator
 from rag_pipeline.sources.patterns import Patterns, State
-from rag_pipeline.sources.remote import RemoteTree
+from rag_pipeline.sources.remote_tree import RemoteTree
+from rag_pipeline.sources.tree import Entry, Tree, plain_reason
 
 _READ_BYTES = 1024 * 1024
 

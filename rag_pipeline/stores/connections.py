@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rag_pipeline.stores.milvus.connection import Milvus
+from rag_pipeline.stores.milvus.client import Milvus
 from rag_pipeline.stores.postgres.database import Database
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import redis
 
-    from rag_pipeline.stack import Endpoints
+    from rag_pipeline.endpoints import Endpoints
 
 _REDIS_CONNECTIONS = 20
 _REDIS_TIMEOUT_SECONDS = 5

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from rag_pipeline.stack import Endpoints
-from rag_pipeline.stack.dagster_home import dagster_environment
+from rag_pipeline.dagster_home import dagster_environment
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline_tests.conftest import embedded

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 import pytest
 from click.testing import CliRunner
 
-from rag_pipeline.alerts.model import Observation, Subject
 from rag_pipeline.alerts.recording import record
+from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.cli import cli
-from rag_pipeline.stack import Endpoints
+from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.stores.postgres.alert_outbox import Subject
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline_tests.alerts.conftest import Inbox
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from rag_pipeline.alerts.delivery import RETENTION, Delivered, deliver
-from rag_pipeline.alerts.model import Observation, Subject
+from rag_pipeline.alerts.delivery import RETENTION, DeliveryResult, deliver
 from rag_pipeline.alerts.receivers import Receiver
 from rag_pipeline.alerts.recording import read_up_to, record
+from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.alert_outbox import Subject
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline_tests.alerts.conftest import TABLES, Inbox
 
@@ -27,7 +28,7 @@ def seen(number: int, passed: bool, month: str = "2024-01", name: str = "verifie
     return Observation(subject, number, passed, NOW, description="run `rag-pipeline repair`", path="/assets/dense")
 
 
-def send(database: Database, *inboxes: Inbox, now: datetime = NOW) -> Delivered:
+def send(database: Database, *inboxes: Inbox, now: datetime = NOW) -> DeliveryResult:
     told = [Receiver(number, inbox.url) for number, inbox in enumerate(inboxes, 1)]
     return deliver(database, told, UI, time.monotonic() + 30, now)
 
@@ -214,7 +215,7 @@ def test_a_new_receiver_is_told_what_is_failing_still_and_not_what_is_past(
 
 def test_without_receivers_states_are_kept_for_the_first_one(database: Database, inbox: Inbox) -> None:
     record(database, "log", [seen(1, False, "2024-01"), seen(2, True, "2024-01"), seen(3, False, "2024-02")], 3)
-    assert send(database) == Delivered()
+    assert send(database) == DeliveryResult()
     assert send(database, inbox).messages == 1
     assert "2024-02" in inbox.titles[0]
 

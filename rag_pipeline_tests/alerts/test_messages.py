@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_pipeline.alerts.messages import BODY_CHARACTERS, group, message_key, render
-from rag_pipeline.alerts.model import Alert, Subject
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.alert_outbox import Alert, Subject
 
 AT = datetime(2026, 1, 5, 10, 11, 12, tzinfo=UTC)
 MONTHS = list(Month(2022, 1).until(Month(2024, 6)))

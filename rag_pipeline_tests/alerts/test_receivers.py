@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rag_pipeline.alerts.model import Message
+from rag_pipeline.alerts.messages import Message
 from rag_pipeline.alerts.receivers import Receiver, receivers
 from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.alerts.conftest import Inbox

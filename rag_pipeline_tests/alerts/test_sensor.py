@@ -28,9 +28,9 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.error import SerializableErrorInfo
 
-from rag_pipeline.defs import observations
-from rag_pipeline.defs.alerts import alerts
-from rag_pipeline.defs.observations import log_name, read_events
+from rag_pipeline.defs import event_log
+from rag_pipeline.defs.alert_sensor import alerts
+from rag_pipeline.defs.event_log import log_name, read_events
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import Database
@@ -89,7 +89,7 @@ def listening(home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Home
     """The sensor with a receiver; what happens is looked at at once."""
     monkeypatch.setenv("RAG_ALERT_URLS", inbox.url)
     monkeypatch.setenv("RAG_UI_URL", "http://rag.example:3000/")
-    monkeypatch.setattr(observations, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(event_log, "SETTLE_SECONDS", 0.0)
     tick(home)
     return home
 
@@ -198,11 +198,11 @@ def test_nothing_is_told_twice_by_fresh_processes(home: Home, inbox: Inbox, worl
     world.run(home)
     code = (
         "import dagster as dg\n"
-        "from rag_pipeline.defs.alerts import alerts\n"
+        "from rag_pipeline.defs.alert_sensor import alerts\n"
         "with dg.DagsterInstance.get() as instance, dg.build_sensor_context(instance=instance) as context:\n"
         "    print(alerts(context).skip_message)\n"
     )
-    time.sleep(observations.SETTLE_SECONDS)
+    time.sleep(event_log.SETTLE_SECONDS)
     environment = {**home.variables, "RAG_ALERT_URLS": inbox.url, "PATH": ""}
     written = ""
     for _ in range(2):
@@ -220,7 +220,7 @@ def test_young_events_wait_and_are_not_forgotten(home: Home, world: World) -> No
     now = datetime.now(UTC)
     young = read_events(home.instance, 0, now)
     assert (young.observations, young.read_up_to, young.more) == ([], 0, False)
-    settled = read_events(home.instance, 0, now + timedelta(seconds=observations.SETTLE_SECONDS))
+    settled = read_events(home.instance, 0, now + timedelta(seconds=event_log.SETTLE_SECONDS))
     assert {seen.subject.kind for seen in settled.observations} == {"check", "run"}
     # A clock that is ahead must not stop everything.
     assert read_events(home.instance, 0, now - timedelta(hours=1)).observations
@@ -250,8 +250,8 @@ def test_an_event_that_was_committed_late_is_still_told(
 def test_a_long_log_is_read_page_by_page(
     home: Home, world: World, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observations, "_PAGE", 2)
-    monkeypatch.setattr(observations, "LATE_EVENTS", 1)
+    monkeypatch.setattr(event_log, "_PAGE", 2)
+    monkeypatch.setattr(event_log, "LATE_EVENTS", 1)
     for missing in (1, 0, 1, 1, 0):
         world.missing = missing
         world.run(home)

@@ -13,10 +13,10 @@ import pytest
 from pymilvus import MilvusClient
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.consistency.model import Consistency, Finding, Kind
-from rag_pipeline.consistency.repair import Repaired, repair
+from rag_pipeline.consistency.findings import Consistency, Finding, Kind
+from rag_pipeline.consistency.repair import RepairResult, repair
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.months import Month
-from rag_pipeline.stack import Endpoints
 from rag_pipeline_tests.indexing.conftest import Index
 from rag_pipeline_tests.milvus_client import milvus_client
 
@@ -96,11 +96,11 @@ class Spoiled:
         assert not found.consistent
         return found.of(kind)
 
-    def repair(self, *months: Month) -> Repaired:
+    def repair(self, *months: Month) -> RepairResult:
         with self.index.open() as pipeline:
             return repair(pipeline, months or None)
 
-    def repaired(self) -> Repaired:
+    def repaired(self) -> RepairResult:
         """Repair, after which every check passes and the index is true."""
         result = self.repair()
         assert result.remaining.findings == [], [str(finding) for finding in result.remaining.findings]
@@ -156,7 +156,7 @@ def short_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """The checker looks twice; nobody writes between, but in the tests where somebody does."""
     if not request.module.__name__.endswith("test_meanwhile"):
         monkeypatch.setattr("rag_pipeline.consistency.checker._PAUSE_SECONDS", 0.01)
-        monkeypatch.setattr("rag_pipeline.consistency.vectors._PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr("rag_pipeline.consistency.comparison._PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture

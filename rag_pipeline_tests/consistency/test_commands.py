@@ -11,11 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from rag_pipeline.cli import cli
-from rag_pipeline.consistency.model import KINDS
+from rag_pipeline.consistency.findings import KINDS
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.indexing.ingest import ingest
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
-from rag_pipeline.stack import Endpoints
 from rag_pipeline_tests.milvus_client import milvus_client
 
 

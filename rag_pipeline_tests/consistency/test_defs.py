@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
 
 CHECKS = {

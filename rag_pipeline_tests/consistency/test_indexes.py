@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from rag_pipeline.stores.postgres.declared import declared
+from rag_pipeline.stores.postgres.expected_schema import declared
 from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
 
 PARENT_INVALID = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_chunks_parent'::regclass"

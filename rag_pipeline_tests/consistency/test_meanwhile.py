@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.consistency.model import Finding
-from rag_pipeline.consistency.vectors import differences
-from rag_pipeline.stores.milvus import keys
+from rag_pipeline.consistency.comparison import differences
+from rag_pipeline.consistency.findings import Finding
+from rag_pipeline.stores.milvus import key_ranges
 from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
 
 
@@ -56,10 +56,10 @@ def test_a_run_between_the_reads_of_both_stores_is_no_difference(
     spoiled: Spoiled, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """The worst moment: PostgreSQL was read, and before Milvus is, chunks come and others go."""
-    original = keys.read
+    original = key_ranges.read
     runs = 0
 
-    def read_late(*arguments: object) -> Iterator[tuple[keys.Range, set[str]]]:
+    def read_late(*arguments: object) -> Iterator[tuple[key_ranges.Range, set[str]]]:
         nonlocal runs
         runs += 1
         spoiled.index.write("march0.md", "# 別の文書\n\n新しい本文。\n\n## 節\n\nもう一つ。\n", "2024-03-05")
@@ -68,7 +68,7 @@ def test_a_run_between_the_reads_of_both_stores_is_no_difference(
         spoiled.index.ingest()
         yield from original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(keys, "read", read_late)
+    monkeypatch.setattr(key_ranges, "read", read_late)
     with spoiled.index.open() as pipeline:
         parts = list(differences(pipeline, MARCH, kind))  # type: ignore[arg-type]
     assert runs == 1

@@ -9,12 +9,12 @@ import dagster as dg
 import psycopg
 import pytest
 
+from rag_pipeline.dagster_home import dagster_environment
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.indexing.ingest import ingest
-from rag_pipeline.indexing.pipeline import Pipeline
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
-from rag_pipeline.stack import Endpoints
-from rag_pipeline.stack.dagster_home import dagster_environment
 
 
 class Place:

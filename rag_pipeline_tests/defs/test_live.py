@@ -19,11 +19,11 @@ import pytest
 from dagster_graphql import DagsterGraphQLClient
 from psycopg import sql
 
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import search
 from rag_pipeline.settings import load_settings
-from rag_pipeline.stack import Endpoints
 from rag_pipeline_tests.milvus_client import drop_collections
 
 T = TypeVar("T")

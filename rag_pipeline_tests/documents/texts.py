@@ -6,7 +6,7 @@ import re
 
 from hypothesis import strategies as st
 
-from rag_pipeline.documents.model import ChunkDraft
+from rag_pipeline.documents.chunking.chunk_draft import ChunkDraft
 
 _TOKEN = re.compile(r"[A-Za-z0-9]+|[^\sA-Za-z0-9]")
 

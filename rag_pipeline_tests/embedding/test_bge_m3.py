@@ -10,7 +10,7 @@ import pytest
 
 from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
 from rag_pipeline.embedding.bge_m3_folder import digest
-from rag_pipeline.embedding.checks import validate
+from rag_pipeline.embedding.validation import validate
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.settings import VECTOR_KINDS
 

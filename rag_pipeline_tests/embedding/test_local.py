@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_pipeline.embedding import bm25
-from rag_pipeline.embedding.checks import validate
 from rag_pipeline.embedding.local import MAX_SENTENCE_VECTORS, LocalEmbedder, sentence_spans
+from rag_pipeline.embedding.validation import validate
 from rag_pipeline.errors import RagError
 from rag_pipeline.language.words import words
 from rag_pipeline.settings import VECTOR_KINDS

@@ -7,12 +7,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rag_pipeline.indexing.ingest import Ingested, ingest
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.indexing.ingest import IngestResult, ingest
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import Settings, load_settings
-from rag_pipeline.stack import Endpoints
-from rag_pipeline.stores.milvus.connection import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline_tests.embedders import CheapEmbedder
 
 
@@ -48,7 +48,7 @@ class Index:
         pipeline.prepare()
         return pipeline
 
-    def ingest(self, **arguments: object) -> tuple[Pipeline, Ingested]:
+    def ingest(self, **arguments: object) -> tuple[Pipeline, IngestResult]:
         with self.open() as pipeline:
             result = ingest(pipeline, **arguments)  # type: ignore[arg-type]
         return pipeline, result

@@ -258,7 +258,7 @@ def test_a_kind_that_is_not_built_is_not_missed(index: Index) -> None:
 
 
 def test_redis_away_is_slower_and_not_wrong(index: Index, tmp_path: Path) -> None:
-    from rag_pipeline.stack import Endpoints
+    from rag_pipeline.endpoints import Endpoints
 
     good = index.endpoints
     index.endpoints = Endpoints(good.postgres_url, good.milvus_uri, "redis://127.0.0.1:9/0")

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.indexing import retention
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.retention import apply_retention, horizon_of, months_to_retire, retention_due
 from rag_pipeline.months import Month
-from rag_pipeline.stack import Endpoints
 from rag_pipeline_tests.indexing.conftest import Index
 
 KINDS = ("dense", "sparse", "multi")
@@ -30,7 +30,7 @@ def ingested(index: Index) -> None:
     index.ingest()
 
 
-def retire(index: Index, months: int | None = 4) -> retention.Retention:
+def retire(index: Index, months: int | None = 4) -> retention.RetentionResult:
     with index.open(retention_months=months) as pipeline:
         return apply_retention(pipeline, NOW)
 
@@ -91,11 +91,11 @@ def test_an_old_month_leaves_both_stores_and_the_others_stay(index: Index) -> No
 
 
 STEPS: dict[str, tuple[object, str]] = {
-    "items": (retention.retirements, "retire_items"),
-    "documents": (retention.retirements, "delete_documents"),
-    "partitions": (retention.retirements, "drop_partitions"),
+    "items": (retention.retiring_months, "retire_items"),
+    "documents": (retention.retiring_months, "delete_documents"),
+    "partitions": (retention.retiring_months, "drop_partitions"),
     "milvus": (retention, "drop_partition"),
-    "finish": (retention.retirements, "finish"),
+    "finish": (retention.retiring_months, "finish"),
 }
 
 

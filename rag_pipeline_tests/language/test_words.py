@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.language.words import MAX_WORD_CHARS, comparable, words
-from rag_pipeline.stack import Endpoints
 
 any_text = st.text(st.characters())  # surrogates and NUL among them
 japanese = st.text(st.sampled_from("索引検索するのをが東京都サーバー引っ越しＡａ1２ー。、\n _-'ﬁ㍿𠮷é한"))

@@ -11,14 +11,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from rag_pipeline.indexing.chunks import chunk_documents
-from rag_pipeline.indexing.documents import ingest_documents
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.indexing.chunk_documents import chunk_documents
+from rag_pipeline.indexing.index_vectors import index_vectors
+from rag_pipeline.indexing.ingest_documents import ingest_documents
 from rag_pipeline.indexing.scan import scan_source
-from rag_pipeline.indexing.vectors import index_vectors
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import Settings
-from rag_pipeline.stack import Endpoints
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline_tests.milvus_client import drop_collections
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rag_pipeline.search.fusion import descending, standardize, standardized
-from rag_pipeline.search.multi import keep_best
+from rag_pipeline.search.maxsim import keep_best
 
 scores = st.lists(st.floats(-1e6, 1e6, width=32), max_size=60).map(lambda found: np.array(found, dtype=np.float64))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rag_pipeline.language.words import words
 from rag_pipeline.search.lexical import coverage, lexical_weight, same_script
-from rag_pipeline.stores.postgres.search import FoundChunk
+from rag_pipeline.stores.postgres.search_queries import FoundChunk
 
 PAGE = FoundChunk(
     id=UUID(int=1),

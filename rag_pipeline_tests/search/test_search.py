@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
-from rag_pipeline.indexing.pipeline import Pipeline
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import Filters, search
-from rag_pipeline.stack import Endpoints
 from rag_pipeline_tests.search.conftest import Index, new_index
 
 MODES = ["hybrid", "dense", "sparse", "fulltext"]

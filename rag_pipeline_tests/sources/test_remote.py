@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rag_pipeline.errors import DocumentError, SourceError
 from rag_pipeline.sources import connect
 from rag_pipeline.sources.config import SourceConfig
-from rag_pipeline.sources.model import Item, Source
+from rag_pipeline.sources.interface import Item, Source
 from rag_pipeline.sources.naming import from_locator
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rag_pipeline.sources import connect
 from rag_pipeline.sources.config import load_sources
-from rag_pipeline.sources.model import Item
+from rag_pipeline.sources.interface import Item
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from rag_pipeline.errors import DimensionMismatchError, RagError
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
-from rag_pipeline.stores.milvus.connection import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.partitions import create_partition
 
 if TYPE_CHECKING:
     from pymilvus import CollectionSchema
     from pymilvus.milvus_client.index import IndexParams
 
-    from rag_pipeline.stores.milvus.connection import Milvus
+    from rag_pipeline.stores.milvus.client import Milvus
 
 SEARCH_EF = 128
 MAX_HITS = 100

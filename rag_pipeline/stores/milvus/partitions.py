@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import RagError
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
-from rag_pipeline.stores.milvus.connection import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from rag_pipeline.months import Month
-    from rag_pipeline.stores.milvus.connection import Milvus
+    from rag_pipeline.stores.milvus.client import Milvus
 
 MAX_PARTITIONS = 1024
 """Of a real server, its default partition included. Lite does not enforce it."""

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.settings import VectorKind
-from rag_pipeline.stores.milvus.connection import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rag_pipeline.embedding.base import ChunkVectors
     from rag_pipeline.months import Month
-    from rag_pipeline.stores.milvus.connection import Milvus
-    from rag_pipeline.stores.postgres.chunks import ChunkToEmbed
+    from rag_pipeline.stores.milvus.client import Milvus
+    from rag_pipeline.stores.postgres.document_chunks import ChunkToEmbed
 
 Row = dict[str, Any]
 

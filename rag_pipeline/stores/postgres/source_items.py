@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.retries import RETRY_AT
+from rag_pipeline.stores.postgres.statuses import RETRY_AT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
     from rag_pipeline.months import Month
-    from rag_pipeline.sources.model import Item
+    from rag_pipeline.sources.interface import Item
     from rag_pipeline.stores.postgres.database import Connection
 
 

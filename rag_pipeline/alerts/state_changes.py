@@ -1,0 +1,72 @@
+"""Which observations change a state. A pure function: the same events read again change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rag_pipeline.stores.postgres.alert_outbox import Alert, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from rag_pipeline.stores.postgres.alert_outbox import AlertState, Subject
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One event that says whether a subject is well."""
+
+    subject: Subject
+    event_id: int
+    """Grows with time among the events of a subject."""
+    passed: bool
+    at: datetime
+    warning: bool = False
+    """Not passed, and no more than a warning."""
+    description: str = ""
+    """What is wrong and what to do, on one line."""
+    counts: Mapping[str, float] = field(default_factory=dict)
+    path: str = ""
+    """Where the UI shows it, from its root on."""
+
+
+def changes(
+    states: Mapping[Subject, State], observations: Iterable[Observation], log: str
+) -> tuple[dict[Subject, State], list[Alert]]:
+    """The states that the observations lead to, where they changed, and the alerts that tell of it, in order.
+
+    A subject without a state is well. An event that is not newer than the one which made the state is left out: it
+    was read before. All events after that one agreed with the state, so reading them again changes nothing either.
+    """
+    changed: dict[Subject, State] = {}
+    alerts: list[Alert] = []
+    for seen in sorted(observations, key=lambda observation: observation.event_id):
+        state = changed.get(seen.subject) or states.get(seen.subject)
+        if state is not None and state.log == log and seen.event_id <= state.event_id:
+            continue
+        if seen.passed is not (state is not None and state.failing):
+            continue
+        since = state.since if seen.passed and state is not None else seen.at
+        alerts.append(
+            Alert(
+                event_key=f"{log}:{seen.subject.kind}:{seen.event_id}",
+                subject=seen.subject,
+                state=_state(seen),
+                at=seen.at,
+                since=since,
+                description=seen.description,
+                counts=seen.counts,
+                path=seen.path,
+            )
+        )
+        changed[seen.subject] = State(not seen.passed, seen.at, log, seen.event_id)
+    return changed, alerts
+
+
+def _state(seen: Observation) -> AlertState:
+    if seen.passed:
+        return "recovered"
+    return "warning" if seen.warning else "failing"

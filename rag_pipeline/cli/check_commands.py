@@ -1,0 +1,109 @@
+"""`check`, `repair` and `alerts`: whether the index is right, and what is done where it is not."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from rag_pipeline.cli.common import MonthType, json_option, open_pipeline, print_json
+from rag_pipeline.errors import RagError
+from rag_pipeline.months import Month
+from rag_pipeline.progress import ProgressLine
+from rag_pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from rag_pipeline.consistency.findings import Consistency
+
+
+_SHOWN = 5
+
+
+@click.command()
+@json_option
+@click.option("--month", "only_months", type=MonthType(), multiple=True, help="Check only this month; repeatable.")
+def check(as_json: bool, only_months: tuple[Month, ...]) -> None:
+    """Compare the stores with each other; exit 1 if anything is inconsistent."""
+    from rag_pipeline.consistency.checker import DataConsistencyChecker
+
+    with ProgressLine() as progress, open_pipeline(progress) as pipeline:
+        pipeline.prepare()
+        found = DataConsistencyChecker(pipeline).check_consistency(only_months or None)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _print_findings(found)
+    sys.exit(0 if found.consistent else 1)
+
+
+@click.command()
+@json_option
+@click.option(
+    "--month", "only_months", type=MonthType(), multiple=True, help="Repair only this month; repeatable."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+def repair(as_json: bool, only_months: tuple[Month, ...], dry_run: bool) -> None:
+    """Mend what `check` finds; exit 1 if anything is inconsistent afterwards."""
+    from rag_pipeline.consistency.repair import repair as run_repair
+
+    with ProgressLine() as progress, open_pipeline(progress) as pipeline:
+        pipeline.prepare()
+        result = run_repair(pipeline, only_months or None, dry_run=dry_run)
+    if as_json:
+        print_json(result.as_json())
+    elif dry_run:
+        _print_findings(result.found)
+    else:
+        click.echo(f"found     {len(result.found.findings)} kinds of things")
+        click.echo(f"months    {', '.join(map(str, result.months)) or 'none had to be repaired'}")
+        click.echo(f"vectors   {result.embedded} embedded, {result.reused} from the cache")
+        _print_findings(result.remaining)
+    sys.exit(0 if dry_run or result.remaining.consistent else 1)
+
+
+def _print_findings(found: Consistency) -> None:
+    for finding in found.findings:
+        click.echo(f"{finding}\n  → {finding.what_to_do}")
+        for one in finding.sample[:_SHOWN]:
+            click.echo("    " + ", ".join(f"{name} {value}" for name, value in one.items()))
+        if finding.count > _SHOWN:
+            click.echo(f"    … and {finding.count - _SHOWN} more")
+    if found.consistent:
+        click.echo("consistent")
+
+
+@click.command()
+@json_option
+@click.option("--test", is_flag=True, help="Send a test message to each URL in RAG_ALERT_URLS.")
+def alerts(as_json: bool, test: bool) -> None:
+    """List what is failing now, as alerts know it; with --test, exit 1 unless every receiver accepts a message."""
+    from rag_pipeline.alerts.receivers import receivers, send_test
+    from rag_pipeline.stores.postgres import alert_outbox as table
+
+    settings = load_settings()
+    told = receivers(settings)
+    if test:
+        if not told:
+            raise RagError("RAG_ALERT_URLS is not set: put one Apprise URL or more there")
+        tried = send_test(told, settings.ui_url)
+        if as_json:
+            print_json(
+                {"receivers": [{"receiver": str(r), "accepted": not why, "reason": why} for r, why in tried]}
+            )
+        else:
+            for receiver, why in tried:
+                click.echo(f"{receiver}: {why or 'accepted'}")
+        sys.exit(1 if any(why for _, why in tried) else 0)
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        with pipeline.stores.database.connection() as connection:
+            failing = table.failing(connection)
+    if as_json:
+        print_json({"failing": [{**subject._asdict(), "since": since} for subject, since in failing]})
+        return
+    for subject, since in failing:
+        where = f", {subject.partition}" if subject.partition else ""
+        click.echo(f"{subject.kind:<9} {subject.name}{where}  since {since.isoformat(timespec='seconds')}")
+    if not failing:
+        click.echo("nothing is failing")

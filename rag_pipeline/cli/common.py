@@ -1,0 +1,51 @@
+"""What the commands share: how they print, how they open a pipeline, the type of a month."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rag_pipeline.errors import RagError
+from rag_pipeline.months import Month
+from rag_pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.progress import ProgressLine
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+class MonthType(click.ParamType):
+    name = "YYYY-MM"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Month:
+        try:
+            return value if isinstance(value, Month) else Month.parse(value)
+        except RagError as error:
+            self.fail(str(error), param, ctx)
+
+
+def open_pipeline(progress: ProgressLine | None = None) -> Pipeline:
+    from rag_pipeline.pipeline import Pipeline
+
+    return Pipeline(load_settings(), progress=progress) if progress else Pipeline(load_settings())
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, default=_json_default))
+
+
+def _json_default(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def complain(line: str) -> None:
+    click.echo(f"rag-pipeline: {line}", err=True)

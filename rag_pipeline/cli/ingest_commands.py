@@ -1,0 +1,147 @@
+"""`sources`, `ingest` and `documents`: what goes into the index."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from rag_pipeline.cli.common import MonthType, complain, json_option, open_pipeline, print_json, say
+from rag_pipeline.errors import RagError
+from rag_pipeline.months import Month
+from rag_pipeline.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from rag_pipeline.indexing.ingest import IngestResult
+    from rag_pipeline.pipeline import Pipeline
+
+
+@click.command()
+@json_option
+@click.option("--remove", metavar="NAME", help="Give up a source that is no longer listed: its documents go.")
+def sources(as_json: bool, remove: str | None) -> None:
+    """List the sources with their state."""
+    from rag_pipeline.stores.postgres import sources as table
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        configured = pipeline.sources
+        with pipeline.stores.database.connection() as connection:
+            if remove is not None:
+                if remove in configured:
+                    raise RagError(
+                        f"source {remove} is still in {pipeline.settings.sources}: take it out there first"
+                    )
+                count = table.abandon(connection, remove)
+                say(f"{count} documents of {remove} will be deleted by the next `rag-pipeline ingest`")
+            rows = {row["name"]: row for row in table.list_sources(connection)}
+    for name, config in configured.items():
+        rows.setdefault(name, {"name": name, "source_type": config.type, "sync_status": "never scanned"})
+    if as_json:
+        print_json({"sources": list(rows.values())})
+        return
+    for row in rows.values():
+        state = row.get("sync_status") if row.get("is_active", True) else "not in sources.yaml"
+        click.echo(
+            f"{row['name']:<20} {row['source_type']:<12} {state:<14} "
+            f"{row.get('successful_documents') or 0} ingested, {row.get('failed_documents') or 0} set aside"
+            + (f"  {row['last_error']}" if row.get("last_error") else "")
+        )
+
+
+@click.command()
+@json_option
+@click.option("--source", "only_sources", metavar="NAME", multiple=True, help="Scan only this source; repeatable.")
+@click.option("--month", "only_months", type=MonthType(), multiple=True, help="Run only this month; repeatable.")
+@click.option("--retry-failed", is_flag=True, help="Try again what was set aside.")
+@click.option("--confirm-deletions", is_flag=True, help="Accept a scan that finds most of a source gone.")
+def ingest(
+    as_json: bool,
+    only_sources: tuple[str, ...],
+    only_months: tuple[Month, ...],
+    retry_failed: bool,
+    confirm_deletions: bool,
+) -> None:
+    """Scan the sources and run the job of every month with pending work, in this process."""
+    from rag_pipeline.indexing.ingest import ingest as run_ingest
+    from rag_pipeline.stores.probes import probe_milvus
+
+    with ProgressLine() as progress, open_pipeline(progress) as pipeline:
+        pipeline.prepare()
+        # Where nothing changed nobody would ask Milvus, and nobody would be told that it is down.
+        probe_milvus(pipeline.endpoints.milvus_uri)
+        result = run_ingest(
+            pipeline,
+            only_sources=only_sources,
+            only_months=only_months,
+            confirm_deletions=confirm_deletions,
+            retry_failed=retry_failed,
+            run=_run_month_in_dagster,
+        )
+        redis_down = pipeline.cache_unreachable or not pipeline.redis_answers()
+    _report(pipeline, result, as_json)
+    if redis_down:
+        result.errors.append(
+            "Redis does not answer: everything was done without embedding_cache; start it "
+            "(the embedded one: `rag-pipeline up`)"
+        )
+    for line in result.errors:
+        complain(line)
+    sys.exit(1 if result.errors or pipeline.tally.failed or pipeline.tally.failed_chunks else 0)
+
+
+def _run_month_in_dagster(pipeline: Pipeline, month: Month) -> None:
+    """The month's job, in this process; its run shows in the UI."""
+    from rag_pipeline.defs.run_month import run_month
+
+    run_month(pipeline, month)
+
+
+def _report(pipeline: Pipeline, result: IngestResult, as_json: bool) -> None:
+    tally = pipeline.tally
+    for name in result.unconfigured:
+        result.warnings.append(
+            f"source {name} is no longer in {pipeline.settings.sources}; its documents stay until "
+            f"`rag-pipeline sources --remove {name}`"
+        )
+    if as_json:
+        months = [str(month) for month in result.months]
+        print_json({**tally.as_json(), "months": months, "warnings": result.warnings, "errors": result.errors})
+    else:
+        click.echo(
+            f"scanned   {tally.scanned} items: {tally.new} new, {tally.changed} changed, {tally.deleted} deleted"
+        )
+        click.echo(f"documents {tally.documents} stored, {tally.failed} set aside")
+        click.echo(f"chunks    {tally.chunks} added, {tally.retired} dropped, {tally.failed_chunks} failed")
+        click.echo(f"vectors   {tally.embedded} embedded, {tally.reused} from the cache")
+        click.echo(f"months    {', '.join(map(str, result.months)) or 'none had work'}")
+        click.echo("seconds   " + (", ".join(f"{k} {v:.1f}" for k, v in tally.seconds.items()) or "0"))
+    for line in result.warnings:
+        complain(line)
+    if tally.failed or tally.failed_chunks:
+        complain(
+            f"{tally.failed} documents were set aside and {tally.failed_chunks} chunks failed: "
+            "see `rag-pipeline documents --failed`"
+        )
+
+
+@click.command()
+@json_option
+@click.option("--failed", is_flag=True, help="Only what is set aside, with its reason.")
+def documents(as_json: bool, failed: bool) -> None:
+    """List the documents, and what is set aside with its reason."""
+    from rag_pipeline.stores.postgres import source_items
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        with pipeline.stores.database.connection() as connection:
+            rows = source_items.overview(connection, failed)
+    if as_json:
+        print_json({"documents": rows})
+        return
+    for row in rows:
+        line = f"{row['month']}  {row['processing_status']}/{row['indexing_status']}  {row['source_id']}"
+        click.echo(line + (f"  {row['error']}" if row["error"] else f"  {row['title']}"))
+    if not rows:
+        click.echo("nothing is set aside" if failed else "no documents yet: run `rag-pipeline ingest`")

@@ -1,0 +1,66 @@
+"""`search`: what comes out of the index."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from rag_pipeline.cli.common import json_option, open_pipeline, print_json
+
+
+@click.command()
+@click.argument("query")
+@json_option
+@click.option(
+    "--mode",
+    type=click.Choice(["hybrid", "dense", "sparse", "fulltext"]),
+    default="hybrid",
+    show_default=True,
+)
+@click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True)
+@click.option("--language", metavar="XX", help="Only documents in this language, such as ja.")
+@click.option("--source-type", metavar="T", help="Only documents from this type of source.")
+@click.option(
+    "--from", "from_date", type=click.DateTime(["%Y-%m-%d", "%Y-%m"]), help="Not older than this date (UTC)."
+)
+@click.option("--to", "to_date", type=click.DateTime(["%Y-%m-%d"]), help="Not newer than this date (UTC).")
+def search(
+    query: str,
+    as_json: bool,
+    mode: Any,
+    limit: int,
+    language: str | None,
+    source_type: str | None,
+    from_date: datetime | None,
+    to_date: datetime | None,
+) -> None:
+    """Search the index."""
+    from rag_pipeline.search import Filters
+    from rag_pipeline.search import search as run_search
+
+    filters = Filters(
+        language=language,
+        source_type=source_type,
+        from_date=from_date.date() if from_date else None,
+        to_date=to_date.date() if to_date else None,
+    )
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        found = run_search(pipeline, query, mode=mode, limit=limit, filters=filters)
+    if as_json:
+        print_json(found.as_json())
+        return
+    for number, hit in enumerate(found.hits, 1):
+        section = f" › {hit.section_title}" if hit.section_title and hit.section_title != hit.title else ""
+        click.echo(f"{number}. {hit.title}{section}  ({hit.score:.2f})")
+        click.echo(f"   {hit.source_id}")
+        click.echo(f"   {_excerpt(hit.content)}")
+    if not found.hits:
+        click.echo("nothing found")
+
+
+def _excerpt(content: str, width: int = 160) -> str:
+    text = " ".join(content.split())
+    return text if len(text) <= width else text[: width - 1] + "…"

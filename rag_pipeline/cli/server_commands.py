@@ -1,0 +1,67 @@
+"""`up`, `down`, `status` and `dev`: the embedded servers and Dagster."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from rag_pipeline.cli.common import json_option, open_pipeline, print_json, say
+from rag_pipeline.settings import load_settings
+from rag_pipeline.urls import mask_url
+
+
+@click.command()
+def up() -> None:
+    """Start the embedded servers that no RAG_* URL replaces, and bring the schema up to date."""
+    from rag_pipeline.local_servers import LocalServers
+
+    settings = load_settings()
+    endpoints = LocalServers(settings).up(say)
+    _prepare()
+    say(f"PostgreSQL {mask_url(endpoints.postgres_url)}")
+    say(f"Milvus     {mask_url(endpoints.milvus_uri)}")
+    say(f"Redis      {mask_url(endpoints.redis_url)}")
+
+
+@click.command()
+def down() -> None:
+    """Stop the embedded servers. Data and ports stay."""
+    from rag_pipeline.local_servers import LocalServers
+
+    LocalServers(load_settings()).down(say)
+
+
+@click.command()
+@json_option
+def status(as_json: bool) -> None:
+    """Show where the servers are and whether they answer; exit 1 unless all do."""
+    from rag_pipeline.local_servers import LocalServers
+
+    found = LocalServers(load_settings()).status()
+    if as_json:
+        print_json(found)
+    else:
+        for name, state in found.items():
+            where = state.get("url") or state.get("uri") or "never started: run `rag-pipeline up`"
+            click.echo(f"{name:<9} {'running' if state['running'] else 'down':<8} {where}")
+    sys.exit(0 if all(state["running"] for state in found.values()) else 1)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of the Dagster UI.")
+@click.option(
+    "--port", default=3000, show_default=True, help="Port of the Dagster UI; the next free one if taken."
+)
+def dev(host: str, port: int) -> None:
+    """Start the servers, Dagster's UI and its daemon; Ctrl-C stops all of them."""
+    from rag_pipeline.local_servers.dev import run_dev
+
+    sys.exit(run_dev(load_settings(), host, port, say, _prepare))
+
+
+def _prepare() -> None:
+    """Once the servers answer: the schema is brought up to date, and the collections are loaded."""
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        pipeline.load_collections()

@@ -1,0 +1,161 @@
+"""A month's chunks and the keys in one collection, compared range by range in both directions.
+
+Memory is bounded by a range, time grows with the month. A run may be writing meanwhile: what differs is looked at
+again in the order in which the write path cannot have made it differ. A vector is in Milvus before its chunk says so
+and leaves after its chunk has left, so a missing one is looked for in Milvus first and then asked of PostgreSQL; for
+an orphaned one, whose chunk is in PostgreSQL before it and in the outbox after it, the other way round.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from rag_pipeline.stores.milvus import key_ranges as milvus_keys
+from rag_pipeline.stores.milvus.rows import vector_ids
+from rag_pipeline.stores.postgres import consistency_queries, document_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rag_pipeline.months import Month
+    from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.settings import VectorKind
+    from rag_pipeline.stores.milvus.key_ranges import Range
+    from rag_pipeline.stores.postgres.consistency_queries import ChunkState
+    from rag_pipeline.stores.postgres.database import Connection
+
+_KEY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_(?:dense|sparse|multi_(0|[1-9][0-9]{0,8}))")
+_PAUSE_SECONDS = 0.3
+
+
+@dataclass
+class Differences:
+    """What differs within one range of chunk ids."""
+
+    missing: list[UUID] = field(default_factory=list)
+    """Chunks that say completed and lack a vector."""
+    orphaned: dict[str, str] = field(default_factory=dict)
+    """Keys that no chunk should have, and why."""
+    misplaced: dict[str, Month] = field(default_factory=dict)
+    """Those of them whose chunk is in another month."""
+
+
+def differences(pipeline: Pipeline, month: Month, kind: VectorKind) -> Iterator[Differences]:
+    """Compare a month's chunks with its partition of a collection that is loaded or not there."""
+    return _Comparison(pipeline, month, kind).run()
+
+
+class _Comparison:
+    def __init__(self, pipeline: Pipeline, month: Month, kind: VectorKind) -> None:
+        self._database = pipeline.stores.database
+        self._milvus = pipeline.stores.milvus
+        self._collections = pipeline.collections
+        self._name = pipeline.collections.generations[kind].name
+        self._month = month
+        self._kind = kind
+
+    def run(self) -> Iterator[Differences]:
+        with self._database.connection() as connection:
+            expected = document_chunks.expected_vectors(connection, self._month)[self._kind]
+        stored = self._collections.stored(self._kind, self._month)
+        for within in milvus_keys.ranges(max(expected, stored)):
+            if milvus_keys.has_partition(self._milvus, self._name, self._month):
+                # The chunks of a range first: a vector that is there is never older than its chunk.
+                with self._database.connection() as connection:
+                    rows = self._chunks(connection, within)
+                    leaving = consistency_queries.leaving(connection, within.first, within.after)
+                for part, keys in milvus_keys.read(self._milvus, self._name, self._month, within):
+                    yield self._compare({i: rows[i] for i in rows if _inside(part, i)}, leaving, keys)
+            else:
+                with self._database.connection() as connection:
+                    rows = self._chunks(connection, within)
+                yield self._compare(rows, set(), set())
+
+    def _chunks(self, connection: Connection, within: Range) -> dict[UUID, ChunkState]:
+        return consistency_queries.chunks_within(connection, self._month, self._kind, within.first, within.after)
+
+    def _compare(self, rows: dict[UUID, ChunkState], leaving: set[UUID], keys: set[str]) -> Differences:
+        missing = self._lacking(rows, keys)
+        orphaned = {key: why for key in keys if (why := self._why_orphaned(key, rows, leaving))}
+        if missing or orphaned:
+            time.sleep(_PAUSE_SECONDS)
+        found = Differences(missing=self._still_missing(missing), orphaned=self._still_orphaned(orphaned))
+        self._find_misplaced(found)
+        return found
+
+    def _lacking(self, rows: dict[UUID, ChunkState], keys: set[str]) -> list[UUID]:
+        return [
+            chunk
+            for chunk, state in rows.items()
+            if state.status == "completed"
+            and not (state.vectors and keys.issuperset(vector_ids(self._kind, chunk, state.vectors)))
+        ]
+
+    def _why_orphaned(self, key: str, rows: dict[UUID, ChunkState], leaving: set[UUID]) -> str | None:
+        match = _KEY.fullmatch(key)
+        if match is None or not key.startswith(f"{match[1]}_{self._kind}"):
+            return "not a key of this collection"
+        chunk = UUID(match[1])
+        state = rows.get(chunk)
+        if state is None:
+            return None if chunk in leaving else "no such chunk"
+        if state.status in ("pending", "processing"):
+            # Perhaps being written: with its row it is true, and before that it is written again.
+            return None
+        if state.status == "failed" and not state.has_id:
+            return "its chunk could not be embedded"
+        if match[2] is not None and int(match[2]) >= state.vectors:
+            return f"its chunk has {state.vectors} vectors"
+        return None
+
+    def _still_missing(self, suspects: list[UUID]) -> list[UUID]:
+        if not suspects:
+            return []
+        with self._database.connection() as connection:
+            states = consistency_queries.chunks_named(connection, self._month, self._kind, suspects)
+        there = self._present(
+            [key for i, state in states.items() for key in vector_ids(self._kind, i, state.vectors)]
+        )
+        with self._database.connection() as connection:
+            states = consistency_queries.chunks_named(connection, self._month, self._kind, suspects)
+        return sorted(self._lacking(states, there))
+
+    def _still_orphaned(self, suspects: dict[str, str]) -> dict[str, str]:
+        if not suspects:
+            return {}
+        ids = _chunks_of(suspects)
+        with self._database.connection() as connection:
+            states = consistency_queries.chunks_named(connection, self._month, self._kind, list(ids))
+            leaving = consistency_queries.leaving(connection, min(ids), None) if ids else set()
+        there = self._present(suspects)
+        return {key: why for key in sorted(there) if (why := self._why_orphaned(key, states, leaving))}
+
+    def _find_misplaced(self, found: Differences) -> None:
+        ids = _chunks_of(found.orphaned)
+        if not ids:
+            return
+        with self._database.connection() as connection:
+            months = consistency_queries.months_of(connection, list(ids))
+        for key in list(found.orphaned):
+            month = next((months[chunk] for chunk in _chunks_of([key]) if chunk in months), self._month)
+            if month != self._month:
+                found.misplaced[key] = month
+                found.orphaned[key] = f"in the wrong partition: its chunk is of {month}"
+
+    def _present(self, keys: Iterable[str]) -> set[str]:
+        if not milvus_keys.has_partition(self._milvus, self._name, self._month):
+            return set()
+        return milvus_keys.present(self._milvus, self._name, self._month, list(keys))
+
+
+def _chunks_of(keys: Iterable[str]) -> set[UUID]:
+    """The chunks that these keys name, as far as they are of our form."""
+    return {UUID(match[1]) for key in keys if (match := _KEY.fullmatch(key))}
+
+
+def _inside(part: Range, chunk: UUID) -> bool:
+    return part.low <= chunk.int < part.high

@@ -1,0 +1,72 @@
+"""Where Dagster keeps its instance: a folder under `RAG_HOME`, and a schema of its own in the same PostgreSQL.
+
+Only paths and variables; nothing here imports Dagster.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import rag_pipeline
+from rag_pipeline.errors import ConfigError, RagError, one_line
+
+if TYPE_CHECKING:
+    from rag_pipeline.endpoints import Endpoints
+    from rag_pipeline.settings import Settings
+
+_SCHEMA = "dagster"
+
+
+def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
+    """The variables that Dagster needs, its home and its schema made where they are missing."""
+    home = settings.home_path / "dagster"
+    text = shipped("dagster.yaml").read_text("utf-8")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        config = home / "dagster.yaml"
+        if not config.exists() or config.read_text("utf-8") != text:
+            config.write_text(text, "utf-8")
+    except OSError as error:
+        raise RagError(f"cannot write {home}: {one_line(error)}; make room there or set RAG_HOME") from None
+    _ensure_schema(endpoints.postgres_url)
+    return {
+        "DAGSTER_HOME": str(home),
+        "DAGSTER_PG_URL": storage_url(endpoints.postgres_url),
+        "RAG_HOME": str(settings.home_path),
+        "RAG_SOURCES": str(settings.sources.expanduser().absolute()),
+    }
+
+
+def storage_url(postgres_url: str) -> str:
+    """The URL of Dagster's storage: psycopg2, and a schema apart from our tables."""
+    scheme, separator, rest = postgres_url.partition("://")
+    if not separator or scheme not in ("postgresql", "postgres"):
+        raise ConfigError(
+            "RAG_POSTGRES_URL is not a URL: write it as postgresql://user:password@host:5432/database"
+        )
+    joint = "&" if "?" in rest else "?"
+    return f"postgresql+psycopg2://{rest}{joint}options={quote(f'-c search_path={_SCHEMA}', safe='')}"
+
+
+def _ensure_schema(postgres_url: str) -> None:
+    from rag_pipeline.stores.postgres.database import Database
+
+    connection = Database(postgres_url).connect()
+    try:
+        found = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (_SCHEMA,)).fetchone()
+        if found is None:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
+        connection.commit()
+    finally:
+        connection.close()
+
+
+def shipped(name: str) -> Path:
+    """A file that stands beside the package in a checkout, and inside it where it is installed."""
+    package = Path(rag_pipeline.__file__).parent
+    for folder in (package, package.parent):
+        if (folder / name).is_file():
+            return folder / name
+    raise RagError(f"{name} is missing beside {package}: install rag-pipeline again")

@@ -1,0 +1,235 @@
+"""What Dagster knows about checks, runs, sensors and schedules, as the alerts' observations.
+
+The one module that polls the event log and the ticks. Events are read in the order of their ids, all kinds together,
+so that one number says how far they are read. An id is given out before its event is committed, so events may turn
+up behind that number: the last ones before it are always read again, and those of the last moments wait for the next
+time. Reading an event twice is harmless.
+"""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import cast
+from urllib.parse import quote
+
+import dagster as dg
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
+from dagster._core.storage.runs import SqlRunStorage
+from dagster._utils.error import SerializableErrorInfo
+
+from rag_pipeline.alerts.state_changes import Observation
+from rag_pipeline.defs.sensors import NOT_DUE
+from rag_pipeline.errors import RagError, one_line
+from rag_pipeline.stores.postgres.alert_outbox import Subject
+
+# See `_records`; said at every tick, it would fill the log.
+warnings.filterwarnings("ignore", message=".*get_event_records", category=DeprecationWarning)
+
+LATE_EVENTS = 200
+LATE_SECONDS = 3600.0
+"""No transaction is open for so long: what is older need not be read again at every tick."""
+SETTLE_SECONDS = 2.0
+_PAGE = 500
+_TICKS = 25
+_COUNTS = 8
+_RUN_KINDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
+_OUR_ERROR = re.compile(r"^rag_pipeline\.errors\.\w+: ")
+_ADHOC_JOB = "__ASSET_JOB"
+"""What Dagster calls a run of assets that were picked by hand."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of the event log."""
+
+    observations: list[Observation]
+    read_up_to: int
+    """The id to go on from."""
+    more: bool
+
+
+def log_name(instance: dg.DagsterInstance) -> str:
+    """Names the storage that events' ids count in: a new storage has a new name, and begins at 1 again."""
+    return cast(SqlRunStorage, instance.run_storage).get_run_storage_id()
+
+
+def read_events(instance: dg.DagsterInstance, after: int, now: datetime) -> Page:
+    """The evaluations of checks and the ends of runs after an event's id, and some before it that may be late."""
+    late: list[dg.EventLogRecord] = []
+    new: list[dg.EventLogRecord] = []
+    horizon = None
+    for kind in (dg.DagsterEventType.ASSET_CHECK_EVALUATION, *_RUN_KINDS):
+        late += _records(instance, kind, before=after + 1, limit=LATE_EVENTS) if after else []
+        found = _records(instance, kind, after=after, limit=_PAGE)
+        new += found
+        if len(found) == _PAGE:
+            horizon = min(horizon or found[-1].storage_id, found[-1].storage_id)
+    new = _settled(sorted(new, key=lambda record: record.storage_id), horizon, now)
+    late = [record for record in late if abs(now.timestamp() - record.timestamp) < LATE_SECONDS]
+    observations = list(_observations(instance, [*late, *new]))
+    return Page(observations, new[-1].storage_id if new else after, more=horizon is not None and bool(new))
+
+
+def read_ticks(instance: dg.DagsterInstance) -> list[Observation]:
+    """The latest ticks of all sensors and schedules that have ended, but for those that were not due: they did not look."""
+    ended = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
+    return [
+        _tick_observed(state, tick)
+        for state in instance.all_instigator_state()
+        for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=_TICKS, statuses=ended)
+        if tick.status != TickStatus.SKIPPED or NOT_DUE not in (tick.skip_reason or "")
+    ]
+
+
+def _records(
+    instance: dg.DagsterInstance,
+    kind: dg.DagsterEventType,
+    limit: int,
+    after: int | None = None,
+    before: int | None = None,
+) -> Sequence[dg.EventLogRecord]:
+    """Events of a kind: the first ones after an id, or the last ones before it.
+
+    The only use of `get_event_records`, which Dagster will drop in 2.0: nothing else lists the evaluations of all
+    checks and partitions by id. Storage that is split by run (SQLite) cannot answer it.
+    """
+    if kind in _RUN_KINDS:
+        runs = dg.RunStatusChangeRecordsFilter(kind, after_storage_id=after, before_storage_id=before)  # type: ignore[arg-type]
+        return instance.fetch_run_status_changes(runs, limit=limit, ascending=after is not None).records
+    events = dg.EventRecordsFilter(kind, after_cursor=after, before_cursor=before)
+    return instance.get_event_records(events, limit=limit, ascending=after is not None)
+
+
+def _settled(records: list[dg.EventLogRecord], horizon: int | None, now: datetime) -> list[dg.EventLogRecord]:
+    """The records up to the horizon, and up to the first that is so young that one before it may be missing.
+
+    One that is dated in the future comes from a machine whose clock is wrong, and is not waited for.
+    """
+    for n, record in enumerate(records):
+        age = now.timestamp() - record.timestamp
+        if (horizon is not None and record.storage_id > horizon) or 0 <= age < SETTLE_SECONDS:
+            return records[:n]
+    return records
+
+
+def _observations(instance: dg.DagsterInstance, records: Sequence[dg.EventLogRecord]) -> Iterator[Observation]:
+    ended = {record.run_id for record in records if record.event_type in _RUN_KINDS}
+    runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=sorted(ended)))} if ended else {}
+    for record in records:
+        if record.event_type not in _RUN_KINDS:
+            yield _check_observed(record)
+        elif record.run_id in runs and not _told_by_a_check(instance, record):
+            yield _run_observed(record, runs[record.run_id])
+
+
+def _check_observed(record: dg.EventLogRecord) -> Observation:
+    evaluation = _event(record).asset_check_evaluation_data
+    asset = evaluation.asset_key
+    counts = {
+        name: value.value
+        for name, value in sorted(evaluation.metadata.items())
+        if isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue) and value.value is not None
+    }
+    path = "/".join(quote(part, safe="") for part in asset.path)
+    return Observation(
+        Subject("check", f"{evaluation.check_name} on {asset.to_user_string()}", evaluation.partition or ""),
+        record.storage_id,
+        evaluation.passed,
+        _moment(record.timestamp),
+        warning=evaluation.severity == dg.AssetCheckSeverity.WARN,
+        description=" ".join((evaluation.description or "").split()),
+        counts=dict(list(counts.items())[:_COUNTS]),
+        path=f"/assets/{path}?view=checks&checkDetail={quote(evaluation.check_name)}",
+    )
+
+
+def _run_observed(record: dg.EventLogRecord, run: dg.DagsterRun) -> Observation:
+    """A job of a month fails and recovers as one subject: a run and its retries, by Dagster or a sensor, are told once."""
+    passed = record.event_type == dg.DagsterEventType.RUN_SUCCESS
+    return Observation(
+        Subject("run", _run_name(run), run.tags.get("dagster/partition", "")),
+        record.storage_id,
+        passed,
+        _moment(record.timestamp),
+        description="" if passed else _run_error(_event(record)),
+        path=f"/runs/{run.run_id}",
+    )
+
+
+def _run_name(run: dg.DagsterRun) -> str:
+    """The job's name; for assets that were picked by hand, theirs."""
+    picked = sorted(
+        [key.to_user_string() for key in run.asset_selection or ()]
+        + [f"{key.name} on {key.asset_key.to_user_string()}" for key in run.asset_check_selection or ()]
+    )
+    if not picked:
+        return run.job_name
+    if len(picked) > 4:
+        # Another selection is another subject, also where the first names are the same.
+        digest = hashlib.sha256("\n".join(picked).encode()).hexdigest()[:6]
+        picked = [*picked[:3], f"{len(picked) - 3} more ({digest})"]
+    what = "materialization" if run.job_name == _ADHOC_JOB else run.job_name
+    return f"{what} of {', '.join(picked)}"
+
+
+def _run_error(event: dg.DagsterEvent) -> str:
+    """Where and why a run failed, on one line: the first failed step and its reason."""
+    failure = event.job_failure_data
+    step = failure.first_step_failure_event
+    if step is None:
+        return _reason(failure.error) or event.message or ""
+    return f"step {step.step_key}: {_reason(step.step_failure_data.error)}"
+
+
+def _reason(error: SerializableErrorInfo | None) -> str:
+    """The innermost reason, on one line; our own errors by their text alone."""
+    if error is None:
+        return ""
+    while error.cause is not None:
+        error = error.cause
+    return one_line(RagError(_OUR_ERROR.sub("", error.message)), 300)
+
+
+def _told_by_a_check(instance: dg.DagsterInstance, record: dg.EventLogRecord) -> bool:
+    """Whether a run failed by nothing but blocking checks: their own alerts say so."""
+    if record.event_type != dg.DagsterEventType.RUN_FAILURE:
+        return False
+    first = _event(record).job_failure_data.first_step_failure_event
+    if first is None or not _is_failed_check(first):
+        return False
+    failed = instance.all_logs(record.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    return all(entry.dagster_event and _is_failed_check(entry.dagster_event) for entry in failed)
+
+
+def _is_failed_check(event: dg.DagsterEvent) -> bool:
+    error = event.step_failure_data.error
+    return error is not None and error.cls_name == "DagsterAssetCheckFailedError"
+
+
+def _tick_observed(state: InstigatorState, tick: InstigatorTick) -> Observation:
+    sensor = state.instigator_type.value == "SENSOR"
+    selector = state.selector
+    place = selector.location_name
+    if selector.repository_name != "__repository__":
+        place = f"{selector.repository_name}@{place}"
+    return Observation(
+        Subject("sensor" if sensor else "schedule", f"{state.name} of {selector.location_name}", ""),
+        tick.tick_id,
+        tick.status != TickStatus.FAILURE,
+        _moment(tick.timestamp),
+        description=_reason(tick.error),
+        path=f"/locations/{quote(place)}/{'sensors' if sensor else 'schedules'}/{quote(state.name)}",
+    )
+
+
+def _event(record: dg.EventLogRecord) -> dg.DagsterEvent:
+    event = record.event_log_entry.dagster_event
+    assert event is not None
+    return event
+
+
+def _moment(timestamp: float) -> datetime:
+    return datetime.fromtimestamp(timestamp, UTC)

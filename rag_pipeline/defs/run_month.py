@@ -1,0 +1,82 @@
+"""A month's job in this process: what `rag-pipeline ingest` runs. Its run is recorded and shows in the UI."""
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from sqlalchemy.exc import DBAPIError
+
+from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
+
+if TYPE_CHECKING:
+    from rag_pipeline.months import Month
+    from rag_pipeline.pipeline import Pipeline
+
+
+def run_month(pipeline: "Pipeline", month: "Month") -> None:
+    """Run `index_month` for a month with an open pipeline, whose tally it adds to.
+
+    Raises a `RagError` with the reason where the run fails: the library's own error, or the failed check's words.
+    """
+    from rag_pipeline.defs.jobs import INDEX_MONTH
+
+    try:
+        result = (
+            _definitions(pipeline)
+            .resolve_job_def(INDEX_MONTH)
+            .execute_in_process(
+                partition_key=month.partition_key,
+                instance=_instance(pipeline),
+                raise_on_error=False,
+                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            )
+        )
+    except DBAPIError as error:
+        reason = one_line(error.orig or error)
+        raise StoreUnavailableError(
+            f"PostgreSQL went away while Dagster recorded the run of {month}: {reason}; start it (the embedded one: "
+            "`rag-pipeline up`) and run again, nothing was lost"
+        ) from None
+    if result.success:
+        return
+    raise _reason(result, month)
+
+
+def _reason(result: dg.ExecuteInProcessResult, month: "Month") -> RagError:
+    for evaluation in result.get_asset_check_evaluations():
+        if not evaluation.passed and evaluation.blocking:
+            return RagError(evaluation.description or f"the check {evaluation.check_name} failed")
+    for event in result.get_step_failure_events():
+        error = event.step_failure_data.error
+        while error is not None:
+            name = error.cls_name or ""
+            if name == StoreUnavailableError.__name__:
+                return StoreUnavailableError(error.message.removeprefix(f"{_path(name)}: ").strip())
+            if error.cause is None:
+                return RagError(f"run {result.run_id}: {one_line(RagError(error.message))}")
+            error = error.cause
+    return RagError(f"the run {result.run_id} of {month} failed: see it in the Dagster UI")
+
+
+def _path(name: str) -> str:
+    return f"{RagError.__module__}.{name}"
+
+
+@cache
+def _instance(pipeline: "Pipeline") -> dg.DagsterInstance:
+    from rag_pipeline.dagster_home import dagster_environment
+
+    if "DAGSTER_HOME" not in os.environ:
+        os.environ.update(dagster_environment(pipeline.settings, pipeline.endpoints))
+    instance = dg.DagsterInstance.get()
+    # Otherwise it connects anew for every event, which takes longer than anything else in a small run.
+    instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+    return instance
+
+
+@cache
+def _definitions(pipeline: "Pipeline") -> dg.Definitions:
+    from rag_pipeline.defs.build import build_defs
+
+    return build_defs({"pipeline": dg.ResourceDefinition.hardcoded_resource(pipeline)})

@@ -1,0 +1,1 @@
+"""Bytes of a file to Markdown and metadata: one reader per format, and `parser` in front of them."""

@@ -1,0 +1,272 @@
+"""HTML to Markdown: the main content, without the page's furniture.
+
+Navigation, page headers and footers, forms and hidden elements repeat on every page of a site or are not meant
+for readers; in an index they would only be noise.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+from rag_pipeline.documents.cleaning import Reading, clean_tags
+from rag_pipeline.documents.parsing.dates import parse_date
+from rag_pipeline.errors import DocumentError
+
+if TYPE_CHECKING:
+    from bs4 import BeautifulSoup, Tag
+    from markdownify import MarkdownConverter
+
+_MAX_DEPTH = 150
+"""Elements inside elements; beyond, conversion would run into Python's recursion limit."""
+
+_NEVER_TEXT = frozenset(
+    {"head", "script", "style", "noscript", "template", "svg", "canvas", "iframe", "object", "video", "audio"}
+    | {"button", "select", "rt", "rp"}
+)
+_FURNITURE = frozenset({"nav", "header", "footer", "aside", "form", "dialog"})
+_FURNITURE_ROLES = frozenset({"navigation", "banner", "contentinfo", "search", "complementary"})
+_INVISIBLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_TABLE_PARTS = ["table", "caption", "thead", "tbody", "tfoot", "tr", "td", "th"]
+_HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
+_MAX_COLSPAN = 20
+
+_CODE_LANGUAGE = re.compile(r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:)[- ]?([\w+#-]+)")
+_BACKTICKS = re.compile(r"`{3,}")
+
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_DATED_TAG = re.compile(r"<(?:meta|time)\b[^<>]{1,2000}>", re.IGNORECASE)
+_JSON_LD_DATE = re.compile(r'"datePublished"\s*:\s*"([^"\n]{4,60})"')
+_DATE_NAMES = (
+    "article:published_time",
+    "datepublished",
+    "dc.date.created",
+    "dcterms.created",
+    "dc.date",
+    "dcterms.date",
+    "dc.date.issued",
+    "pubdate",
+    "publishdate",
+    "date",
+)
+
+
+def read_html(text: str) -> Reading:
+    """The main content of a page as Markdown, and what its head says.
+
+    A page that is nested too deeply to be converted is read as plain text, with a warning.
+    """
+    soup = _parse(text)
+    html = soup.html
+    reading = Reading(
+        markdown="",
+        title=_title(soup),
+        author=_meta(soup, "author", "article:author", "dc.creator"),
+        language=str(html.get("lang") or html.get("xml:lang") or "") if html else None,
+        category=_meta(soup, "article:section", "category"),
+        tags=clean_tags(_meta(soup, "keywords") or ""),
+    )
+    content, warnings = _content(soup)  # last, for it takes the page apart
+    return replace(reading, markdown=content, warnings=warnings)
+
+
+def published_at(head: str) -> datetime | None:
+    """The date of publication that the first characters of a page give: in a meta tag, JSON-LD or `time`."""
+    head = _COMMENT.sub("", head)
+    # Only the tags in question are parsed: a scan asks this of every page.
+    tags = _parse("".join(_DATED_TAG.findall(head)))
+    texts = [_meta(tags, name) for name in _DATE_NAMES[:2]]
+    texts += _JSON_LD_DATE.findall(head)[:1]
+    texts += [_meta(tags, name) for name in _DATE_NAMES[2:]]
+    times = tags.find_all("time", datetime=True)
+    published = [time for time in times if time.has_attr("pubdate") or time.get("itemprop") == "datePublished"]
+    texts += [str(time["datetime"]) for time in (published or times)[:1]]
+    return next((date for date in map(parse_date, texts) if date), None)
+
+
+def markdown_of(html: str) -> str:
+    """All of a trusted converter's HTML as Markdown, nothing left out."""
+    soup = _parse(html)
+    return _convert(soup) if _depth(soup) <= _MAX_DEPTH else soup.get_text("\n")
+
+
+def _parse(text: str) -> BeautifulSoup:
+    from bs4 import BeautifulSoup, ParserRejectedMarkup
+
+    # An XML declaration means nothing in decoded text, and BeautifulSoup warns of it.
+    text = re.sub(r"\A\s*<\?xml[^>]*>", "", text)
+    try:
+        return BeautifulSoup(text + "\n", "lxml")
+    except ParserRejectedMarkup:
+        raise DocumentError("it is broken HTML: save it anew") from None
+
+
+def _content(soup: BeautifulSoup) -> tuple[str, tuple[str, ...]]:
+    if _depth(soup) <= _MAX_DEPTH:
+        for tag in soup.find_all(_is_never_shown):
+            tag.decompose()
+        whole = soup.body or soup
+        _drop_furniture(whole)
+        try:
+            return _convert(_main(whole)), ()
+        except RecursionError:
+            pass
+    return soup.get_text("\n"), ("it is nested too deeply: it was read without headings, lists and tables",)
+
+
+def _depth(soup: BeautifulSoup) -> int:
+    depths = {id(soup): 0}
+    deepest = 0
+    for element in soup.descendants:
+        depth = depths[id(element.parent)] + 1
+        depths[id(element)] = depth
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _is_never_shown(tag: Tag) -> bool:
+    if tag.name in _NEVER_TEXT:
+        return True
+    if not tag.attrs:
+        return False
+    return (
+        _is_permalink(tag)
+        or tag.has_attr("hidden")
+        or tag.get("aria-hidden") == "true"
+        or bool(_INVISIBLE.search(str(tag.get("style") or "")))
+    )
+
+
+def _is_permalink(tag: Tag) -> bool:
+    """The mark behind a heading that links to itself: shown on hovering at most, and no part of its text."""
+    return (
+        tag.name == "a" and tag.get_text().strip() in ("¶", "#", "🔗", "§") and str(tag.get("href", ""))[:1] == "#"
+    )
+
+
+def _is_furniture(tag: Tag) -> bool:
+    return tag.name in _FURNITURE or (bool(tag.attrs) and tag.get("role") in _FURNITURE_ROLES)
+
+
+def _is_main(tag: Tag) -> bool:
+    return tag.name == "main" or (bool(tag.attrs) and tag.get("role") == "main")
+
+
+def _drop_furniture(whole: Tag) -> None:
+    size = _size(whole)
+    for tag in whole.find_all(_is_furniture):
+        if tag.decomposed or (tag.name == "header" and tag.find_parent(["main", "article"])):
+            continue
+        # Some sites wrap the whole page in one form, or the article in a header.
+        if _size(tag) * 2 <= size:
+            tag.decompose()
+    for tag in whole.find_all(["input", "textarea"]):
+        tag.decompose()
+    for table in whole.find_all("table"):
+        if not table.decomposed and _is_menu(table):
+            table.decompose()
+
+
+def _main(whole: Tag) -> Tag:
+    for is_main in (_is_main, "article"):
+        found = whole.find_all(is_main)
+        if len(found) == 1 and _size(found[0]) * 10 >= _size(whole):
+            return found[0]
+    return whole
+
+
+def _is_menu(table: Tag) -> bool:
+    """Whether a table is a bar of links: one row or one column, of hardly anything but links."""
+    links = table.find_all("a", href=True)
+    if len(links) < 4 or table.find("th"):
+        return False
+    rows = [len(row.find_all(["td", "th"])) for row in table.find_all("tr")]
+    if len(rows) > 1 and max(rows) > 1:
+        return False
+    return sum(map(_size, links)) * 10 >= _size(table) * 9
+
+
+def _is_layout(table: Tag) -> bool:
+    """Whether a table arranges a page instead of holding data."""
+    if table.get("role") in ("presentation", "none") or table.find(["table", *_HEADINGS]):
+        return True
+    return all(len(row.find_all(["td", "th"])) <= 1 for row in table.find_all("tr"))
+
+
+def _convert(element: Tag) -> str:
+    layouts = [table for table in element.find_all("table") if _is_layout(table)]
+    for table in layouts:
+        for part in table.find_all(_TABLE_PARTS[1:]):
+            if part.find_parent("table") is table:
+                part.name = "div"
+    for table in layouts:  # renamed last: a part asks for the table around it
+        table.name = "div"
+    for cell in element.find_all(["td", "th"], colspan=True):
+        span = str(cell["colspan"])
+        if not (span.isascii() and span.isdigit() and int(span) <= _MAX_COLSPAN):
+            del cell["colspan"]
+    for cell in element.find_all(["td", "th"]):
+        for text in cell.find_all(string=lambda text: "|" in (text or "")):
+            text.replace_with(text.replace("|", "\\|"))
+    for link in element.find_all("a", href=True):
+        if not str(link["href"]).startswith(("http://", "https://")):
+            del link["href"]  # leads nowhere outside its page or site
+    for image in element.find_all("img"):
+        image.replace_with(str(image.get("alt") or ""))
+    return str(_converter().convert_soup(element)).strip("\n")
+
+
+def _size(tag: Tag) -> int:
+    return sum(len(text.strip()) for text in tag.strings)
+
+
+def _title(soup: BeautifulSoup) -> str | None:
+    for tag in (soup.title, soup.h1):
+        if tag and tag.get_text(strip=True):
+            return tag.get_text(" ", strip=True)
+    return None
+
+
+def _meta(soup: BeautifulSoup, *names: str) -> str | None:
+    for name in names:
+        for tag in soup.find_all("meta"):
+            key = tag.get("property") or tag.get("name") or tag.get("itemprop") or ""
+            if str(key).lower() == name and str(tag.get("content") or "").strip():
+                return str(tag["content"])
+    return None
+
+
+@cache
+def _converter() -> MarkdownConverter:
+    from markdownify import MarkdownConverter
+
+    class Converter(MarkdownConverter):
+        """Markdownify, but a fence is longer than any inside it."""
+
+        def convert_pre(self, element: Tag, text: str, parent_tags: set[str]) -> str:
+            code = text.strip("\n")
+            if not code.strip():
+                return ""
+            fence = max(("```", *(run + "`" for run in _BACKTICKS.findall(code))), key=len)
+            return f"\n\n{fence}{_code_language(element)}\n{code}\n{fence}\n\n"
+
+    # Nothing is escaped: `snake_case` and `*args` are to be found and embedded as they are read.
+    return Converter(
+        heading_style="ATX",
+        bullets="-",
+        table_infer_header=True,
+        escape_asterisks=False,
+        escape_underscores=False,
+    )
+
+
+def _code_language(pre: Tag) -> str:
+    for tag in (pre, pre.find("code"), pre.parent, pre.parent.parent if pre.parent else None):
+        classes = tag.get("class") if tag else None
+        match = _CODE_LANGUAGE.search(" ".join(classes) if isinstance(classes, list) else str(classes or ""))
+        if match:
+            return match[1]
+    return ""

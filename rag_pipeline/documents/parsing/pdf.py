@@ -1,0 +1,144 @@
+"""Text of PDF files, page by page, and their metadata."""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from collections.abc import Iterator
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from rag_pipeline.documents.cleaning import Reading, clean_tags
+from rag_pipeline.documents.parsing.dates import parse_pdf_date
+from rag_pipeline.errors import DocumentError, one_line
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfDocument
+
+MAX_PAGES = 5_000
+MAX_CHARACTERS = 16 * 1024 * 1024
+MAX_SECONDS = 120.0
+"""Checked between pages: PDFium cannot be interrupted inside one."""
+
+_pdfium = Lock()
+"""PDFium may not be called from two threads, not even on different documents."""
+
+_HYPHENATED = re.compile(r"[\x02\ufffe\u00ad]\s*\n|(?<=[a-z])-\n(?=[a-z])")
+_OTHER_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
+_STARTS_ANEW = re.compile(r"[•・●○■□◆◇▪※*–]|-\s|[(（]?\d{1,3}[.)．）]\s*\D|第[\d一二三四五六七八九十]+[章節条項]")
+_LOOKS_LIKE_MARKUP = re.compile(r"(?=#{1,6}(?:\s|$)|```|~~~)", re.MULTILINE)
+_NARROW = 30
+"""The width of a page's widest line, in half-width characters, below which its lines are no running text."""
+_TOOL_BEFORE_TITLE = re.compile(r"Microsoft (?:Word|PowerPoint|Excel) - ")
+
+
+def read_pdf(data: bytes) -> Reading:
+    """The text of a PDF, one paragraph a block, and its title, author, keywords and creation date.
+
+    Raises `DocumentError` where the file is broken, encrypted, has no text (scanned), or takes too long. Pages and
+    characters beyond the limits are left out, with a warning.
+    """
+    import pypdfium2
+
+    with _pdfium:
+        try:
+            document = pypdfium2.PdfDocument(data)
+        except pypdfium2.PdfiumError as error:
+            if error.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
+                raise DocumentError("it is encrypted: save it without a password") from None
+            raise DocumentError(f"it is a broken PDF ({one_line(error, 120)}): save it anew") from None
+        try:
+            metadata = {key: _metadata(document, key) for key in ("Title", "Author", "Keywords", "CreationDate")}
+            pages, warnings = _pages(document)
+        except (pypdfium2.PdfiumError, ValueError, AssertionError) as error:
+            raise DocumentError(f"it is a broken PDF ({one_line(error, 120)}): save it anew") from None
+        finally:
+            document.close()  # closes its pages too, while the lock is held
+    if not any(page.strip() for page in pages):
+        raise DocumentError("it has no text, so it is probably scanned: run OCR on it first")
+    return Reading(
+        markdown="\n\n".join(paragraph for page in pages for paragraph in _paragraphs(page)),
+        title=_TOOL_BEFORE_TITLE.sub("", metadata["Title"]) or None,
+        created_at=parse_pdf_date(metadata["CreationDate"]),
+        author=metadata["Author"] or None,
+        tags=clean_tags(metadata["Keywords"]),
+        warnings=warnings,
+    )
+
+
+def _metadata(document: PdfDocument, key: str) -> str:
+    try:
+        return str(document.get_metadata_value(key)).strip()
+    except UnicodeError:  # a field that is no text is a field that says nothing
+        return ""
+
+
+def _pages(document: PdfDocument) -> tuple[list[str], tuple[str, ...]]:
+    from pypdfium2 import PdfiumError
+
+    pages: list[str] = []
+    characters = broken = 0
+    count = len(document)
+    deadline = time.monotonic() + MAX_SECONDS
+    for number in range(min(count, MAX_PAGES)):
+        if time.monotonic() > deadline:
+            raise DocumentError(
+                f"{number} of its {count} pages took {MAX_SECONDS:.0f} s: split it or save it anew"
+            )
+        try:
+            page = document[number]
+            try:
+                text = page.get_textpage().get_text_range()
+            finally:
+                page.close()
+        except (PdfiumError, ValueError, AssertionError):
+            broken += 1
+            continue
+        pages.append(text[: MAX_CHARACTERS - characters])
+        characters += len(text)
+        if characters >= MAX_CHARACTERS:
+            break
+    warnings = []
+    if broken:
+        warnings.append(f"{broken} of its {count} pages could not be read")
+    if len(pages) + broken < count or characters > MAX_CHARACTERS:
+        warnings.append(f"only the first {len(pages) + broken} of its {count} pages were read, up to the limit")
+    return pages, tuple(warnings)
+
+
+def _paragraphs(page: str) -> Iterator[str]:
+    """A page's lines put together to paragraphs, by their widths: a PDF says where glyphs are, not what they form."""
+    page = _HYPHENATED.sub("", page.replace("\r\n", "\n").replace("\r", "\n"))
+    lines = [line.strip() for line in _OTHER_CONTROL.sub("", page).split("\n")]
+    widest = max(map(_width, lines))
+    paragraph = previous = ""
+    for line in lines:
+        if paragraph and _goes_on(previous, line, widest):
+            both_wide = _is_wide(paragraph[-1]) and _is_wide(line[0])
+            paragraph += line if both_wide else f" {line}"
+        else:
+            if paragraph:
+                yield _LOOKS_LIKE_MARKUP.sub(r"\\", paragraph, count=1)
+            paragraph = line
+        previous = line
+    if paragraph:
+        yield _LOOKS_LIKE_MARKUP.sub(r"\\", paragraph, count=1)
+
+
+def _goes_on(line: str, following: str, widest: int) -> bool:
+    """Whether a paragraph goes on in the following line."""
+    if not line or not following or widest < _NARROW or _STARTS_ANEW.match(following):
+        return False
+    share = _width(line) / widest
+    if line[-1] in "。．.!?！？:：;；":
+        return share >= 0.75
+    return share >= 0.6 or following[0].islower()
+
+
+def _width(line: str) -> int:
+    return len(line) + sum(map(_is_wide, line))
+
+
+def _is_wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF"

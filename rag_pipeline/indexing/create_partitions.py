@@ -1,0 +1,42 @@
+"""Partitions ahead of time: the running month's and the next ones', in PostgreSQL and in every collection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rag_pipeline.months import Month
+from rag_pipeline.stores.collection_lock import sole_writer
+from rag_pipeline.stores.milvus.partitions import create_partition, existing_collections
+from rag_pipeline.stores.postgres import schema
+
+if TYPE_CHECKING:
+    from rag_pipeline.pipeline import Pipeline
+
+
+@dataclass
+class PartitionsResult:
+    """What was missing and is there now."""
+
+    months: list[Month] = field(default_factory=list)
+    """In PostgreSQL."""
+    collections: dict[str, list[Month]] = field(default_factory=dict)
+    """In Milvus, by physical collection."""
+
+
+def create_partitions(pipeline: Pipeline, now: Month | None = None) -> PartitionsResult:
+    """Make the partitions of the running month (`now`) and the next two, where they are missing.
+
+    Collections that do not exist yet are left alone: the first run of a month makes them. Raises a `RagError` where
+    a collection has as many partitions as a real Milvus allows.
+    """
+    running = now or Month.now()
+    months = [running, running.next(), running.next().next()]
+    database, milvus = pipeline.stores.database, pipeline.stores.milvus
+    result = PartitionsResult(schema.ensure_months(database, months))
+    for _, collection in existing_collections(milvus, pipeline.settings.milvus_prefix):
+        with sole_writer(database, milvus, collection):
+            created = [month for month in months if create_partition(milvus, collection, month)]
+        if created:
+            result.collections[collection] = created
+    return result

@@ -1,0 +1,159 @@
+"""Documents: a month's pending items are fetched, parsed and stored; gone ones are deleted.
+
+An item that cannot be read is set aside with its reason and never stops a run; its old version stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rag_pipeline.errors import ConfigError, DocumentError, SourceError, one_line
+from rag_pipeline.stores.postgres import documents, schema, source_items, sources
+from rag_pipeline.stores.postgres.documents import DocumentRow
+from rag_pipeline.stores.postgres.source_items import Outcome, PendingItem
+
+if TYPE_CHECKING:
+    from rag_pipeline.months import Month
+    from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.sources.config import SourceConfig
+    from rag_pipeline.sources.interface import Source
+
+_BATCH = 64
+_DELETE_BATCH = 200
+
+
+@dataclass
+class DocumentsResult:
+    """What a month's documents step did."""
+
+    stored: int = 0
+    unchanged: int = 0
+    """Touched, but with the same bytes as before."""
+    deleted: int = 0
+    set_aside: list[tuple[str, str]] = field(default_factory=list)
+    """(source_id, reason)"""
+    unreachable: dict[str, str] = field(default_factory=dict)
+    """Source → reason: its items stay pending, they are not to blame."""
+
+
+def ingest_documents(pipeline: Pipeline, month: Month) -> DocumentsResult:
+    """Bring a month's documents to what the sources hold."""
+    result = DocumentsResult()
+    with pipeline.tally.stage("delete"):
+        result.deleted = _delete_gone(pipeline, month)
+    with pipeline.tally.stage("documents"):
+        _ingest_pending(pipeline, month, result)
+    tally = pipeline.tally
+    tally.deleted += result.deleted
+    tally.documents += result.stored
+    tally.failed += len(result.set_aside)
+    tally.problems += [reason for reason in result.unreachable.values() if reason not in tally.problems]
+    if result.deleted or result.stored or result.set_aside:
+        with pipeline.stores.database.connection() as connection:
+            sources.refresh_statistics(connection)
+    return result
+
+
+def _delete_gone(pipeline: Pipeline, month: Month) -> int:
+    deleted = 0
+    while True:
+        with pipeline.stores.database.connection() as connection:
+            count = source_items.delete_gone(connection, month, _DELETE_BATCH)
+        deleted += count
+        if count < _DELETE_BATCH:
+            return deleted
+        pipeline.progress(f"{month} delete", deleted)
+
+
+def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -> None:
+    read = _Reader(pipeline, result)
+    after = ("", "")
+    done = 0
+    with ThreadPoolExecutor(pipeline.settings.parse_workers, thread_name_prefix="parse") as pool:
+        while True:
+            with pipeline.stores.database.connection() as connection:
+                batch = source_items.pending(connection, month, _BATCH, after)
+            if not batch:
+                return
+            if not done:
+                # Scans make it for new items; those of a month that was retired and is kept again have none.
+                schema.ensure_months(pipeline.stores.database, [month])
+            after = (batch[-1].source_type, batch[-1].source_id)
+            _store(pipeline, [one for one in pool.map(read, batch) if one is not None], result)
+            done += len(batch)
+            pipeline.progress(f"{month} documents", done)
+
+
+def _store(pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], result: DocumentsResult) -> None:
+    rows = [row for _, row in read if row is not None]
+    failures = [outcome for outcome, _ in read if outcome.error is not None]
+    same = [outcome.item for outcome, row in read if outcome.error is None and row is None]
+    with pipeline.stores.database.connection() as connection:
+        documents.upsert(connection, rows)
+        documents.set_aside(connection, [(o.item.document_id, o.item.created_at, o.error or "") for o in failures])
+        documents.restore(connection, [(item.document_id, item.created_at) for item in same])
+        source_items.record(connection, [outcome for outcome, _ in read])
+    result.stored += len(rows)
+    result.unchanged += len(same)
+    result.set_aside += [(outcome.item.source_id, outcome.error or "") for outcome in failures]
+
+
+class _Reader:
+    """Fetches and parses one item; called from several threads."""
+
+    def __init__(self, pipeline: Pipeline, result: DocumentsResult) -> None:
+        self._pipeline = pipeline
+        self._result = result
+        self._connected: dict[str, Source] = {}
+
+    def __call__(self, item: PendingItem) -> tuple[Outcome, DocumentRow | None] | None:
+        """What became of the item, and its document's row; neither error nor row: the same bytes as before.
+
+        None where its source cannot be reached.
+        """
+        if item.source in self._result.unreachable:
+            return None
+        try:
+            config = self._pipeline.source(item.source)
+            data = self._source(config).fetch(item.locator, self._pipeline.settings.max_document_bytes)
+            digest = hashlib.sha256(data).hexdigest()
+            if digest == item.content_hash:
+                return Outcome(item, digest), None
+            return Outcome(item, digest), _row(item, config, data)
+        except DocumentError as error:
+            return Outcome(item, error=one_line(error)), None
+        except ConfigError:
+            reason = f"source {item.source} is no longer in {self._pipeline.settings.sources}"
+            return Outcome(item, error=reason), None
+        except SourceError as error:
+            self._result.unreachable[item.source] = one_line(error)
+            return None
+
+    def _source(self, config: SourceConfig) -> Source:
+        from rag_pipeline.sources import connect
+
+        if config.name not in self._connected:
+            self._connected[config.name] = connect(config)
+        return self._connected[config.name]
+
+
+def _row(item: PendingItem, config: SourceConfig, data: bytes) -> DocumentRow:
+    from rag_pipeline.documents.parsing.parser import parse
+
+    parsed = parse(data, item.name, language=config.language)
+    return DocumentRow(
+        id=item.document_id,
+        created_at=item.created_at,
+        title=parsed.title,
+        content=parsed.markdown,
+        source_type=item.source_type,
+        source_id=item.source_id,
+        source_url=item.url,
+        author=parsed.author,
+        language=parsed.language or "ja",
+        category=parsed.category or config.category,
+        tags=list(dict.fromkeys([*config.tags, *parsed.tags])),
+    )

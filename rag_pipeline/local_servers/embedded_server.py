@@ -1,0 +1,190 @@
+"""What the three embedded servers have in common: how one is recognised, started and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+
+from rag_pipeline.errors import RagError, StoreUnavailableError
+from rag_pipeline.local_servers import processes
+from rag_pipeline.local_servers.server_state import PartState, State
+
+Report = Callable[[str], None]
+
+_START_SECONDS = 120.0
+_ANSWER_SECONDS = 30.0
+_STOP_SECONDS = 30.0
+_PID_SECONDS = 10.0
+
+
+class EmbeddedServer(ABC):
+    """One server under `home`, with what `state` remembers of it."""
+
+    name: ClassVar[str]
+    """As people call it."""
+    has_login: ClassVar[bool] = True
+    """Whether clients need a password."""
+
+    def __init__(self, home: Path, state: State, part: PartState) -> None:
+        self.home = home
+        self.state = state
+        self.part = part
+        self.log = home / "logs" / f"{self.name.lower()}.log"
+        self.lock = home / f"{self.name.lower()}.lock"
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where clients find it, with the password."""
+
+    @property
+    @abstractmethod
+    def pidfile(self) -> Path:
+        """Written by the server itself; its first line is the pid."""
+
+    @property
+    @abstractmethod
+    def marks(self) -> tuple[str, ...]:
+        """What the command line of this server, and of no other, has."""
+
+    @property
+    @abstractmethod
+    def port_mark(self) -> str:
+        """What its command line has when it serves the remembered port."""
+
+    @abstractmethod
+    def probe(self) -> None:
+        """Returns if it answers on the remembered port, else raises `StoreUnavailableError`."""
+
+    @abstractmethod
+    def prepare(self, report: Report) -> None:
+        """Makes its folder and configuration; called before each start."""
+
+    @abstractmethod
+    def spawn(self, hold: int) -> subprocess.Popen[bytes]:
+        """Starts it with a hold on its lock."""
+
+    @classmethod  # noqa: B027 - most have nothing to check
+    def check_new(cls, home: Path) -> None:
+        """Raises `ConfigError` if what is under `home` hinders a first start there."""
+
+    def complete(self) -> None:  # noqa: B027 - most have nothing to do
+        """Makes what clients expect to find, once it answers; called by each `up`."""
+
+    def process(self) -> psutil.Process | None:
+        """Its process, whatever it is doing; None if it is not running."""
+        return processes.find(self.pidfile, *self.marks)
+
+    def answers(self) -> bool:
+        """Whether it is running and can be used."""
+        process = self.process()
+        if process is None:
+            return False
+        try:
+            line = " ".join(process.cmdline())
+        except psutil.Error:
+            return False
+        return self.port_mark in line and self._probed()
+
+    def up(self, report: Report) -> None:
+        """Starts it unless it answers already, and waits until it does."""
+        hold = self._hold(report)
+        if hold is None:
+            self.complete()
+            report(f"{self.name}: running on port {self.part.port}")
+            return
+        try:
+            self.log.parent.mkdir(mode=0o700, exist_ok=True)
+            self.prepare(report)
+            if not processes.port_is_free(self.part.port):
+                taken = self.part.port
+                self.state.change_port(self.part)
+                report(
+                    f"{self.name}: port {taken} is taken by another program, using {self.part.port} from now on"
+                )
+                self.prepare(report)
+            self._start(hold)
+        finally:
+            os.close(hold)
+        self.complete()
+        report(f"{self.name}: started on port {self.part.port}")
+
+    def down(self, report: Report) -> None:
+        """Stops it if it is running."""
+        if self.stop():
+            report(f"{self.name}: stopped")
+        else:
+            report(f"{self.name}: not running")
+
+    def stop(self) -> bool:
+        """Stops it; False if it was not running."""
+        if (hold := self._try_hold()) is not None:
+            os.close(hold)
+            return False
+        # it may just be starting, and has not written its pid yet
+        processes.wait_until(lambda: self.process() is not None, lambda: True, _PID_SECONDS)
+        process = self.process()
+        if process is None:
+            return False
+        # all three shut down cleanly on SIGINT, PostgreSQL without waiting for its clients (`fast`)
+        processes.stop(process, signal.SIGINT, _STOP_SECONDS)
+        return True
+
+    def _hold(self, report: Report) -> int | None:
+        """Our hold on its lock, for a start; None if it is running and answers."""
+        until = time.monotonic() + _ANSWER_SECONDS
+        while (hold := self._try_hold()) is None:
+            # starting, if an `up` was killed; or ending, process by process, if the server was
+            if self.answers():
+                return None
+            if time.monotonic() > until:
+                report(f"{self.name}: does not answer on port {self.part.port}, restarting it")
+                if not self.stop():
+                    raise RagError(f"{self.name}: a process of it holds {self.lock} and cannot be found: end it")
+                until = time.monotonic() + _ANSWER_SECONDS
+            time.sleep(0.05)
+        return hold
+
+    def _try_hold(self) -> int | None:
+        hold = processes.hold(self.lock)
+        if hold is not None and self.process() is not None:  # somebody removed the lock's file
+            os.close(hold)
+            return None
+        return hold
+
+    def _probed(self) -> bool:
+        try:
+            self.probe()
+        except StoreUnavailableError:
+            return False
+        return True
+
+    def _start(self, hold: int) -> None:
+        start = self.log.stat().st_size if self.log.exists() else 0
+        child = self.spawn(hold)
+        if processes.wait_until(partial(self._ready, child.pid), partial(_runs, child), _START_SECONDS):
+            processes.leave_running(child)
+            return
+        why = f"did not answer within {_START_SECONDS:g} s" if _runs(child) else "did not start"
+        child.kill()
+        child.wait()
+        line = processes.telling_line(processes.log_since(self.log, start))
+        raise RagError(f"{self.name} {why}: {line} (log: {self.log})")
+
+    def _ready(self, pid: int) -> bool:
+        # the pid as well: what answers could be a foreign server that let ours share its port
+        process = self.process()
+        return process is not None and process.pid == pid and self._probed()
+
+
+def _runs(child: subprocess.Popen[bytes]) -> bool:
+    return child.poll() is None

@@ -1,0 +1,133 @@
+"""The three servers together: which are embedded, which are somebody else's, and where they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from rag_pipeline.endpoints import VARIABLES, Endpoints, external_urls
+from rag_pipeline.errors import RagError, StoreUnavailableError
+from rag_pipeline.local_servers.embedded_server import EmbeddedServer, Report
+from rag_pipeline.local_servers.milvus_lite import Milvus
+from rag_pipeline.local_servers.postgresql import Postgres
+from rag_pipeline.local_servers.server_state import PartState, State, exclusive
+from rag_pipeline.local_servers.valkey import Valkey
+from rag_pipeline.settings import Settings
+from rag_pipeline.stores import probes
+from rag_pipeline.urls import mask_url
+
+_SERVERS: dict[str, type[EmbeddedServer]] = {"postgres": Postgres, "milvus": Milvus, "redis": Valkey}
+_PROBES: dict[str, Callable[[str], None]] = {
+    "postgres": probes.probe_postgres,
+    "milvus": probes.probe_milvus,
+    "redis": probes.probe_redis,
+}
+
+
+def remembered_urls(home: Path) -> dict[str, str]:
+    """The URLs, with passwords, of the embedded servers that were ever started under `home`. Asks no server."""
+    return {key: server.url for key, server in _servers(home, State.load(home)).items()}
+
+
+class LocalServers:
+    """The embedded servers of one `RAG_HOME`; a server that a `RAG_*` URL names is used instead of ours."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._home = settings.home_path
+        self._external = external_urls(settings)
+
+    def up(self, report: Report = lambda line: None) -> Endpoints:
+        """Starts what is not running and returns when every server answers; `report` takes a line at a time.
+
+        Idempotent, and safe to run twice at once. Raises `RagError`, after trying all, if a server cannot be
+        started, and `StoreUnavailableError` if one that a `RAG_*` URL names does not answer.
+        """
+        report = _one_at_a_time(report)
+        checks = [partial(self._check, key, report) for key in self._external]
+        if len(self._external) == len(_SERVERS):
+            _side_by_side(checks)
+            return Endpoints.of(self._external)
+        with exclusive(self._home, report):
+            state = State.load(self._home)
+            servers = {
+                key: server(self._home, state, getattr(state, key) or self._first(key, state))
+                for key, server in _SERVERS.items()
+                if key not in self._external
+            }
+            _side_by_side([*checks, *(partial(server.up, report) for server in servers.values())])
+            return Endpoints.of({key: server.url for key, server in servers.items()} | self._external)
+
+    def down(self, report: Report = lambda line: None) -> None:
+        """Stops every server of ours that is running; leaves those that a `RAG_*` URL names alone."""
+        if not self._home.is_dir():
+            report(f"nothing was started in {self._home}")
+            return
+        report = _one_at_a_time(report)
+        with exclusive(self._home, report):
+            servers = _servers(self._home, State.load(self._home)).values()
+            _side_by_side([partial(server.down, report) for server in servers])
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Each server's address, its password masked (None before the first start), and whether it answers."""
+        servers = _servers(self._home, State.load(self._home))
+
+        def one(key: str) -> dict[str, Any]:
+            address = "uri" if key == "milvus" else "url"
+            if key in self._external:
+                return {address: mask_url(self._external[key]), "running": _answers(key, self._external[key])}
+            if key in servers:
+                return {address: mask_url(servers[key].url), "running": servers[key].answers()}
+            return {address: None, "running": False}
+
+        with ThreadPoolExecutor(len(_SERVERS)) as pool:
+            return dict(zip(_SERVERS, pool.map(one, _SERVERS), strict=True))
+
+    def _first(self, key: str, state: State) -> PartState:
+        server = _SERVERS[key]
+        server.check_new(self._home)
+        return state.add(key, with_password=server.has_login)
+
+    def _check(self, key: str, report: Report) -> None:
+        url = self._external[key]
+        _PROBES[key](url)
+        report(f"{_SERVERS[key].name}: using {mask_url(url)} ({VARIABLES[key]})")
+
+
+def _servers(home: Path, state: State) -> dict[str, EmbeddedServer]:
+    """The embedded servers that were ever started."""
+    parts = {key: getattr(state, key) for key in _SERVERS}
+    return {key: _SERVERS[key](home, state, part) for key, part in parts.items() if part is not None}
+
+
+def _answers(key: str, url: str) -> bool:
+    try:
+        _PROBES[key](url)
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+def _one_at_a_time(report: Report) -> Report:
+    lock = Lock()
+
+    def locked(line: str) -> None:
+        with lock:
+            report(line)
+
+    return locked
+
+
+def _side_by_side(work: Sequence[Callable[[], None]]) -> None:
+    """Does all of it, then raises what failed: one error as it is, several in one line."""
+    with ThreadPoolExecutor(max(1, len(work))) as pool:
+        errors = [error for error in (future.exception() for future in [pool.submit(do) for do in work]) if error]
+    unexpected = [error for error in errors if not isinstance(error, RagError)]
+    if unexpected or len(errors) == 1:
+        raise (unexpected or errors)[0]
+    if errors:
+        kind = type(errors[0]) if len({type(error) for error in errors}) == 1 else RagError
+        raise kind("; ".join(str(error) for error in errors))

@@ -1,0 +1,62 @@
+"""Milvus Lite as a server. It has neither login nor TLS: the loopback address is its only fence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from rag_pipeline.local_servers import milvus_server, processes
+from rag_pipeline.local_servers.embedded_server import EmbeddedServer, Report
+from rag_pipeline.stores.probes import probe_milvus
+
+
+class Milvus(EmbeddedServer):
+    """A Milvus Lite server under `home/milvus`."""
+
+    name = "Milvus"
+    has_login = False
+
+    @property
+    def url(self) -> str:
+        return f"http://{processes.LOOPBACK}:{self.part.port}"
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "milvus"
+
+    @property
+    def pidfile(self) -> Path:
+        return self.folder / "milvus.pid"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return "milvus_server.py", str(self.folder / "data")
+
+    @property
+    def port_mark(self) -> str:
+        return f"{self.folder / 'data'} {self.part.port}"
+
+    def probe(self) -> None:
+        probe_milvus(self.url)
+
+    def prepare(self, report: Report) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def spawn(self, hold: int) -> subprocess.Popen[bytes]:
+        script = str(Path(milvus_server.__file__).absolute())
+        return processes.spawn(
+            # -P: the script's own folder stays out of the import path; -u: the log is written at once
+            [
+                sys.executable,
+                "-P",
+                "-u",
+                script,
+                str(self.pidfile),
+                str(self.folder / "data"),
+                str(self.part.port),
+            ],
+            cwd=self.folder,
+            log=self.log,
+            hold=hold,
+        )

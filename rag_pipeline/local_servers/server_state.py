@@ -1,0 +1,126 @@
+"""What the embedded stack remembers under `RAG_HOME`: ports, passwords and where PostgreSQL's data are.
+
+The file holds passwords: only its owner can read it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from rag_pipeline.errors import ConfigError, RagError
+from rag_pipeline.local_servers.processes import free_port
+
+
+class PartState(BaseModel):
+    """What is remembered of one server."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    port: int = Field(ge=1, le=65535)
+    password: str = Field("", repr=False)
+    folder: str | None = None
+    """Where its data are, if that is outside `RAG_HOME`."""
+
+
+class State(BaseModel):
+    """The remembered servers; a part is absent until it was first started."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    postgres: PartState | None = None
+    redis: PartState | None = None
+    milvus: PartState | None = None
+
+    _path: Path = PrivateAttr()
+    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+
+    @classmethod
+    def load(cls, home: Path) -> State:
+        """The state under `home`, empty if there is none. Raises `ConfigError` if it cannot be read."""
+        path = home / "stack.json"
+        try:
+            state = cls.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            state = cls()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror}): run as the user it belongs to") from None
+        except ValidationError:  # its text quotes the content, and so the passwords
+            raise ConfigError(
+                f"{path} is damaged: restore it from a copy, or remove {home} to start afresh"
+            ) from None
+        state._path = path
+        return state
+
+    def ports(self) -> list[int]:
+        """The ports that are spoken for."""
+        return [part.port for part in (self.postgres, self.redis, self.milvus) if part]
+
+    def add(self, key: str, *, with_password: bool) -> PartState:
+        """A new part, written down before anything is started with it."""
+        # letters, digits, - and _: needs no quoting in a URL
+        password = secrets.token_urlsafe(24) if with_password else ""
+        part = PartState(port=free_port(self.ports()), password=password)
+        setattr(self, key, part)
+        self.save()
+        return part
+
+    def change_port(self, part: PartState) -> None:
+        """Gives `part` another free port and writes it down; parts may do so side by side."""
+        with self._lock:
+            part.port = free_port(self.ports())
+            self._write()
+
+    def save(self) -> None:
+        """Writes the state, whole or not at all."""
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
+        write_private(self._path, self.model_dump_json(indent=2, exclude_none=True) + "\n")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replaces `path` by `text`, whole or not at all, readable by its owner only."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+@contextmanager
+def exclusive(home: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Makes `home` and holds its lock: one `up` or `down` at a time.
+
+    Raises `ConfigError` if `home` cannot be made or written to, and `RagError` for a file system that fails
+    later, such as one that is full.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(home / "stack.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(f"RAG_HOME {home} cannot be written ({error.strerror}): set another folder") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            report(f"waiting for another up or down of {home}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    except OSError as error:
+        raise RagError(
+            f"{error.filename or home}: {error.strerror}: see to it, or set RAG_HOME to another folder"
+        ) from None
+    finally:
+        os.close(descriptor)

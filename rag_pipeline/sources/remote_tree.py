@@ -1,0 +1,164 @@
+"""A tree of folders behind any fsspec URL: s3, gs, az, http, sftp, an archive inside one of these, ...
+
+Each file system is a package of its own (s3fs, gcsfs, adlfs, aiohttp, paramiko); which one is missing is said
+when the source is first opened. Over http, what can be listed is a server's index pages, and names stay
+percent-encoded. Objects with an empty part in their key (`a//b`) are not found: fsspec lists no such folder.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import errno
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from typing import Any, BinaryIO
+
+from rag_pipeline.errors import SourceError, one_line
+from rag_pipeline.sources.config import SourceConfig
+from rag_pipeline.sources.naming import printable, to_locator
+from rag_pipeline.sources.tree import Entry, Facts
+
+_VERSIONS = (
+    "etag",
+    "checksum",
+    "md5hash",
+    "contentmd5",
+    "crc32c",
+    "generation",
+    "versionid",
+    "sha",
+    "digest",
+)
+_TIMES = ("lastmodified", "mtime", "modified", "updated", "created")
+"""What file systems call these, in lower case and without `-` and `_`; the first that is there counts."""
+
+
+class RemoteTree:
+    """The tree at a source's fsspec URL."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+
+    def identity(self) -> Hashable:
+        """The URL: a remote root does not turn into another folder. Raises `SourceError` where it cannot be had."""
+        # Listings are cached per process, some of them for ever; what counts is on the other side.
+        self._fs.invalidate_cache()
+        try:
+            with self._plain_errors():
+                info = self._fs.info(self._root)
+        except FileNotFoundError:
+            raise self._error("does not exist: correct `path` in sources.yaml") from None
+        except OSError as error:
+            raise self._error(f"cannot be reached: {error.strerror}") from None
+        # To http everything is a file; whether it lists anything is its own affair.
+        if info.get("type") == "file" and not self._config.path.startswith("http"):
+            raise self._error("is not a folder: let `path` in sources.yaml name one")
+        return self._config.path
+
+    def entries(self, folder: str) -> list[Entry]:
+        """The names in a folder. Raises `OSError` with plain words."""
+        path = self._path(folder)
+        with self._plain_errors():
+            listed = self._fs.ls(path, detail=True)
+        found = {}
+        for info in listed:
+            full = info["name"].rstrip("/")
+            name = full.rpartition("/")[2]
+            # Object stores list a folder's own marker, and web pages link to anywhere.
+            if name and full.strip("/") == f"{path}/{name}".strip("/"):
+                is_folder = info.get("type") == "directory"
+                found[name, is_folder] = Entry(name, is_folder, partial(self._facts, info))
+        return list(found.values())
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[tuple[BinaryIO, int | None]]:
+        """A file's bytes, and its size. Raises `OSError` with plain words, also while it is being read."""
+        with self._plain_errors(), self._fs.open(self._path(path), "rb") as file:
+            yield file, getattr(file, "size", None)
+
+    def url(self, path: str) -> str:
+        """The fsspec URL; in an archive, `zip://file::…` with the rest of the chain."""
+        first, chain, rest = self._config.path.partition("::")
+        return f"{first.rstrip('/')}/{to_locator(path)}{chain}{rest}"
+
+    @property
+    def _fs(self) -> Any:
+        return self._file_system[0]
+
+    @property
+    def _root(self) -> str:
+        return self._file_system[1]
+
+    @cached_property
+    def _file_system(self) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs
+
+        options = self._config.open_storage_options()
+        try:
+            fs, root = url_to_fs(self._config.path, **options, skip_instance_cache=True)
+        except ImportError as error:
+            package = getattr(error.__cause__, "name", None) or self._config.path.partition("://")[0]
+            raise self._error(f"needs the package {package}: pip install {package}") from None
+        except Exception as error:  # each file system has exceptions of its own
+            raise self._error(f"cannot be opened: {self._plain(error)}") from None
+        return fs, root.rstrip("/") or root
+
+    def _path(self, path: str) -> str:
+        # The root of an archive is "", that of a server "/".
+        return f"{self._root.rstrip('/')}/{path}" if self._root and path else self._root or path
+
+    def _facts(self, info: dict[str, Any]) -> Facts:
+        if _version(info) is None and _modified_at(info) is None:  # http lists names only
+            with self._plain_errors():
+                info = self._fs.info(info["name"])
+        size, modified_at = info.get("size"), _modified_at(info)
+        # Where a file system tells neither version nor time, an edit that keeps the size stays unseen.
+        version = _version(info) or (modified_at.isoformat() if modified_at else "no version")
+        return Facts(f"{size}-{version}", size, modified_at)
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, "does not exist") from None
+        except PermissionError:
+            raise PermissionError(errno.EACCES, "permission denied") from None
+        except Exception as error:  # each file system has exceptions of its own
+            raise OSError(errno.EIO, self._plain(error)) from None
+
+    def _plain(self, error: Exception) -> str:
+        return self._config.redacted(one_line(error, 300))
+
+    def _error(self, reason: str) -> SourceError:
+        return SourceError(f"source {self._config.name}: {printable(self._config.path)} {reason}")
+
+
+def _version(info: dict[str, Any]) -> str | None:
+    known = _normalised(info)
+    return next((str(known[key]) for key in _VERSIONS if known.get(key)), None)
+
+
+def _modified_at(info: dict[str, Any]) -> datetime | None:
+    known = _normalised(info)
+    return next((_moment(known[key]) for key in _TIMES if known.get(key)), None)
+
+
+def _normalised(info: dict[str, Any]) -> dict[str, Any]:
+    return {key.lower().replace("-", "").replace("_", ""): value for key, value in info.items()}
+
+
+def _moment(value: object) -> datetime | None:
+    """A time as file systems give it: a datetime, Unix seconds, ISO 8601, or the date of an HTTP header."""
+    try:
+        if isinstance(value, str):
+            value = email.utils.parsedate_to_datetime(value) if "," in value else datetime.fromisoformat(value)
+        if isinstance(value, int | float):
+            value = datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    if not isinstance(value, datetime):
+        return None
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

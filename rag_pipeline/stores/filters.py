@@ -1,0 +1,75 @@
+"""Which documents a search may find: the filters, checked when they are made, and understood by both stores."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from rag_pipeline.errors import ConfigError
+
+_LANGUAGE = re.compile(r"[a-z]{2}")
+_MAX_SOURCE_TYPE = 50
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which documents a search may find; what is None does not restrict it.
+
+    Dates are of the document's `created_at`. Both ends are inclusive: a date means its whole day in UTC, a moment
+    has to have a time zone. Raises `ConfigError` for a value that no document can have.
+    """
+
+    language: str | None = None
+    """Two lower-case letters (ISO 639-1)."""
+    source_type: str | None = None
+    from_date: date | datetime | None = None
+    to_date: date | datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.language is not None and not _LANGUAGE.fullmatch(self.language):
+            raise ConfigError(
+                f"language {self.language!r} is not a code: write two lower-case letters, such as ja"
+            )
+        if self.source_type is not None and not (
+            0 < len(self.source_type) <= _MAX_SOURCE_TYPE and self.source_type.isprintable()
+        ):
+            raise ConfigError(
+                f"source type {self.source_type[:_MAX_SOURCE_TYPE]!r} is not one: `rag-pipeline sources` lists them"
+            )
+        since, until = self.since, self.until
+        if since is not None and until is not None and since >= until:
+            raise ConfigError(
+                f"the search's first date {self.from_date} is after its last date {self.to_date}: swap them"
+            )
+
+    @property
+    def since(self) -> datetime | None:
+        """The first moment, inclusive, in UTC."""
+        return None if self.from_date is None else _first_moment(self.from_date)
+
+    @property
+    def until(self) -> datetime | None:
+        """The moment after the last, exclusive, in UTC; None also where there is none after it."""
+        if self.to_date is None:
+            return None
+        # PostgreSQL counts in microseconds, too: nothing lies between a moment and the next.
+        step = timedelta(microseconds=1) if isinstance(self.to_date, datetime) else timedelta(days=1)
+        try:
+            return _first_moment(self.to_date) + step
+        except OverflowError:
+            return None
+
+
+NO_FILTERS = Filters()
+
+
+def _first_moment(day: date | datetime) -> datetime:
+    if not isinstance(day, datetime):
+        return datetime(day.year, day.month, day.day, tzinfo=UTC)
+    if day.tzinfo is None:
+        raise ConfigError(f"{day.isoformat()} has no time zone: add one, such as {day.isoformat()}+09:00")
+    try:
+        return day.astimezone(UTC)
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC) if day.year == 1 else datetime.max.replace(tzinfo=UTC)

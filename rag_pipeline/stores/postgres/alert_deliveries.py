@@ -1,0 +1,142 @@
+"""`alert_receivers` and `alert_deliveries`: who is told, and which alerts went to whom in which message.
+
+A receiver is known by the digest of its URL. All receivers are independent: what one has not accepted is no matter
+to another.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rag_pipeline.stores.postgres.alert_outbox import ALERT_COLUMNS, Alert, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from rag_pipeline.stores.postgres.database import Connection, Row
+
+
+def keep_only(connection: Connection, receivers: Sequence[str]) -> None:
+    """Add receivers that are new, forget those that are no longer listed.
+
+    A new one begins with what is recorded from now on, and with what is failing still.
+    """
+    connection.execute("DELETE FROM alert_receivers WHERE receiver <> ALL(%s)", (list(receivers),))
+    connection.execute(
+        """
+        INSERT INTO alert_receivers (receiver, after_alert)
+        SELECT receiver, coalesce((SELECT max(id) FROM alert_outbox), 0) FROM unnest(%s::text[]) AS receiver
+        ON CONFLICT (receiver) DO NOTHING
+        """,
+        (list(receivers),),
+    )
+
+
+def due(connection: Connection, now: datetime) -> set[str]:
+    """The receivers that may be tried now: those that did not fail lately."""
+    rows = connection.execute(
+        "SELECT receiver FROM alert_receivers WHERE next_try_at IS NULL OR next_try_at <= %s", (now,)
+    ).fetchall()
+    return {receiver for (receiver,) in rows}
+
+
+def planned(connection: Connection, receiver: str) -> tuple[str, list[Alert]] | None:
+    """The next message to the receiver, planned and not accepted: its key and its alerts, in order."""
+    rows = connection.execute(
+        f"""
+        WITH open AS (
+            SELECT message_key FROM alert_deliveries WHERE receiver = %(receiver)s AND delivered_at IS NULL
+            ORDER BY turn LIMIT 1
+        )
+        SELECT d.message_key, {ALERT_COLUMNS} FROM alert_deliveries d
+        JOIN open USING (message_key) JOIN alert_outbox o ON o.id = d.alert
+        WHERE d.receiver = %(receiver)s AND d.delivered_at IS NULL ORDER BY o.id
+        """,  # noqa: S608
+        {"receiver": receiver},
+    ).fetchall()
+    return (rows[0][0], [_alert(row[1:]) for row in rows]) if rows else None
+
+
+def unplanned(connection: Connection, receiver: str, limit: int) -> list[Alert]:
+    """The oldest alerts that the receiver has to be told and that are in none of its messages yet."""
+    rows = connection.execute(
+        f"""
+        SELECT {ALERT_COLUMNS} FROM alert_outbox o
+        WHERE (
+            o.id > (SELECT after_alert FROM alert_receivers WHERE receiver = %(receiver)s)
+            OR EXISTS (SELECT FROM alert_states s WHERE s.alert = o.id AND s.failing)
+        )
+        AND NOT EXISTS (SELECT FROM alert_deliveries d WHERE d.alert = o.id AND d.receiver = %(receiver)s)
+        ORDER BY o.id LIMIT %(limit)s
+        """,  # noqa: S608
+        {"receiver": receiver, "limit": limit},
+    ).fetchall()
+    return [_alert(row) for row in rows]
+
+
+def plan(connection: Connection, receiver: str, message_key: str, alerts: Sequence[Alert]) -> None:
+    """Put alerts into one message to the receiver. From now on it is this message, until it is accepted."""
+    connection.execute(
+        """
+        INSERT INTO alert_deliveries (alert, receiver, message_key)
+        SELECT id, %s, %s FROM alert_outbox WHERE event_key = ANY(%s)
+        """,
+        (receiver, message_key, [alert.event_key for alert in alerts]),
+    )
+
+
+def accepted(connection: Connection, receiver: str, message_key: str, now: datetime) -> None:
+    """The receiver has accepted a message."""
+    connection.execute(
+        "UPDATE alert_deliveries SET delivered_at = %s WHERE receiver = %s AND message_key = %s",
+        (now, receiver, message_key),
+    )
+    connection.execute(
+        "UPDATE alert_receivers SET failures = 0, next_try_at = NULL WHERE receiver = %s", (receiver,)
+    )
+
+
+def failures(connection: Connection, receiver: str) -> int:
+    """How often in a row the receiver has not accepted."""
+    row = connection.execute("SELECT failures FROM alert_receivers WHERE receiver = %s", (receiver,)).fetchone()
+    return row[0] if row else 0
+
+
+def refused(connection: Connection, receiver: str, next_try_at: datetime) -> None:
+    """The receiver did not accept; it is left alone until then."""
+    connection.execute(
+        "UPDATE alert_receivers SET failures = failures + 1, next_try_at = %s WHERE receiver = %s",
+        (next_try_at, receiver),
+    )
+
+
+def waiting(connection: Connection, receiver: str) -> int:
+    """How many alerts the receiver has yet to accept."""
+    row = connection.execute(
+        """
+        SELECT count(*) FROM alert_outbox o
+        LEFT JOIN alert_deliveries d ON d.alert = o.id AND d.receiver = %(receiver)s
+        WHERE d.delivered_at IS NULL AND (
+            d.alert IS NOT NULL
+            OR o.id > (SELECT after_alert FROM alert_receivers WHERE receiver = %(receiver)s)
+            OR EXISTS (SELECT FROM alert_states s WHERE s.alert = o.id AND s.failing)
+        )
+        """,
+        {"receiver": receiver},
+    ).fetchone()
+    return row[0] if row else 0
+
+
+def _alert(row: Row) -> Alert:
+    key, kind, name, partition, state, at, since, details = row
+    return Alert(
+        key,
+        Subject(kind, name, partition),
+        state,
+        at,
+        since,
+        details["description"],
+        details["counts"],
+        details["path"],
+    )

@@ -1,0 +1,141 @@
+"""Puts right in PostgreSQL what `consistency` finds, so that the write path makes the rest true.
+
+The caller holds the month's lock. Nothing is embedded here: what has to be made anew becomes pending.
+"""
+
+# The conditions are constants of `consistency`; values are always parameters.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from rag_pipeline.stores.postgres.consistency_queries import (
+    CHUNKS_OF_MONTH,
+    DOCUMENTS_OF_MONTH,
+    MOVED,
+    NOT_COMPLETED,
+    NOTHING_FAILED,
+    ORPHANED,
+    TERMS,
+    UNFINISHED,
+    WITHOUT_DOCUMENT,
+    WITHOUT_IDS,
+    WRONG_COUNT,
+    of_month,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rag_pipeline.months import Month
+    from rag_pipeline.settings import VectorKind
+    from rag_pipeline.stores.postgres.database import Connection
+
+
+def delete_orphaned_chunks(connection: Connection, month: Month) -> int:
+    """Delete chunks without a document; their vectors go to the outbox. How many."""
+    return connection.execute(f"DELETE FROM document_chunks c WHERE {ORPHANED}", of_month(month)).rowcount
+
+
+def fetch_again(connection: Connection, month: Month) -> int:
+    """Make items pending that say ingested and have no document, and forget what was read of them; how many."""
+    return connection.execute(
+        f"""
+        UPDATE source_items i SET state = 'pending', ingested_fingerprint = NULL, ingested_recipe = NULL,
+            content_hash = NULL
+        WHERE {WITHOUT_DOCUMENT}
+        """,
+        of_month(month),
+    ).rowcount
+
+
+def mend_statuses(connection: Connection, month: Month, built: Sequence[VectorKind]) -> int:
+    """Make documents and chunks pending whose counts and states contradict each other; how many rows.
+
+    What is `completed` afterwards only says so as long as its vectors are found.
+    """
+    parameters = of_month(month, built)
+    touched = connection.execute(
+        f"""
+        UPDATE documents d SET processing_status = 'processing', indexing_status = 'pending', updated_at = now()
+        WHERE {WRONG_COUNT}
+        """,
+        parameters,
+    ).rowcount
+    touched += connection.execute(
+        f"""
+        UPDATE document_chunks c SET embedding_status = 'completed', embedding_error = NULL, updated_at = now()
+        WHERE {NOT_COMPLETED}
+        """,
+        parameters,
+    ).rowcount
+    touched += connection.execute(
+        f"""
+        UPDATE document_chunks c SET embedding_status = 'pending', embedding_error = NULL, updated_at = now()
+        FROM documents d
+        WHERE d.id = c.document_id AND d.created_at = c.document_created_at AND {CHUNKS_OF_MONTH}
+            AND {DOCUMENTS_OF_MONTH}
+            AND (c.embedding_status = 'processing'
+                OR c.embedding_status = 'failed' AND d.indexing_status = 'completed' AND NOT c.retired)
+        """,
+        parameters,
+    ).rowcount
+    touched += connection.execute(
+        f"""
+        UPDATE documents d SET indexing_status = 'indexing', updated_at = now(),
+            error_message = CASE WHEN d.processing_status = 'failed' THEN d.error_message END
+        WHERE ({UNFINISHED}) OR ({MOVED}) OR ({NOTHING_FAILED})
+        """,
+        parameters,
+    ).rowcount
+    return touched
+
+
+def forget_vectors(connection: Connection, month: Month, kind: VectorKind, ids: Sequence[UUID]) -> int:
+    """The vectors of this kind of these completed chunks are not stored: they become pending; how many chunks.
+
+    Their other vectors keep their ids, and a live chunk stays live.
+    """
+    parameters = of_month(month) | {"ids": list(ids)}
+    count = connection.execute(
+        f"""
+        UPDATE document_chunks c SET {kind}_vector_id = NULL, embedding_status = 'pending', updated_at = now()
+        WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s) AND c.embedding_status = 'completed'
+        """,
+        parameters,
+    ).rowcount
+    connection.execute(
+        f"""
+        UPDATE documents d SET indexing_status = 'indexing', updated_at = now()
+        WHERE {DOCUMENTS_OF_MONTH} AND d.indexing_status = 'completed' AND d.id IN (
+            SELECT c.document_id FROM document_chunks c WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s))
+        """,
+        parameters,
+    )
+    return count
+
+
+def restore_ids(connection: Connection, month: Month, built: Sequence[VectorKind]) -> int:
+    """Write back the ids of completed chunks that lack them, once what is not stored was forgotten; how many."""
+    columns = ", ".join(f"{kind}_vector_id = c.id || '_{kind}'" for kind in built)
+    return connection.execute(
+        f"UPDATE document_chunks c SET {columns}, updated_at = now() WHERE {WITHOUT_IDS}", of_month(month, built)
+    ).rowcount
+
+
+def recount_terms(connection: Connection, month: Month) -> int:
+    """Count the words of a month's live chunks anew where the counts differ; how many words."""
+    return connection.execute(
+        f"""
+        WITH wrong AS ({TERMS}), gone AS (
+            DELETE FROM term_statistics t USING wrong
+            WHERE t.term = wrong.term AND t.month = %(month)s AND wrong.counted = 0
+        )
+        INSERT INTO term_statistics AS t (term, month, chunks)
+        SELECT term, %(month)s, counted FROM wrong WHERE counted > 0 ORDER BY term
+        ON CONFLICT (term, month) DO UPDATE SET chunks = excluded.chunks
+        """,
+        of_month(month),
+    ).rowcount

@@ -1,0 +1,154 @@
+"""What a search asks of PostgreSQL: the truth about candidates, full-text search, and the count of what was shown.
+
+Every query names the months that it needs, so that the planner prunes the partitions of all others: planning a query
+over ten years of partitions takes longer than any of these takes to run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from rag_pipeline.stores.filters import Filters
+    from rag_pipeline.stores.postgres.database import Connection
+
+
+@dataclass(frozen=True)
+class FoundChunk:
+    """A live chunk with what a reader needs to know of its document."""
+
+    id: UUID
+    document_id: UUID
+    document_created_at: datetime
+    source_type: str
+    source_id: str
+    source_url: str | None
+    title: str
+    language: str | None
+    position: int
+    section_title: str | None
+    content: str
+    multi_vector_count: int
+
+
+_COLUMNS = """c.id, c.document_id, c.document_created_at, d.source_type, d.source_id, d.source_url, d.title,
+    d.language, c.position, c.section_title, c.content,
+    CASE WHEN c.multi_vector_id IS NULL THEN 0 ELSE c.multi_vector_count END"""
+
+_OF_ITS_DOCUMENT = "d.id = c.document_id AND d.created_at = c.document_created_at"
+
+_MATCHES = """(%(language)s::bpchar IS NULL OR d.language = %(language)s::bpchar)
+    AND (%(source_type)s::text IS NULL OR d.source_type = %(source_type)s::text)"""
+
+_BETWEEN = """{column} >= coalesce(%(since)s::timestamptz, '-infinity')
+    AND {column} < coalesce(%(until)s::timestamptz, 'infinity')"""
+
+
+def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Filters) -> dict[UUID, FoundChunk]:
+    """The candidates that are live and whose documents match the filters, by chunk id.
+
+    `candidates` maps a chunk's id to its document's. Chunks of a version that is not live yet, and deleted ones
+    that Milvus still holds, are left out.
+    """
+    if not candidates:
+        return {}
+    # First the exact moments, from a table that is not partitioned: Milvus has only their seconds, and with a
+    # range the planner would open every month between the first and the last.
+    moments = connection.execute(
+        f"""
+        SELECT DISTINCT document_created_at FROM source_items
+        WHERE document_id = ANY(%(documents)s) AND {_BETWEEN.format(column="document_created_at")}
+        """,  # noqa: S608
+        {"documents": list(set(candidates.values())), "since": filters.since, "until": filters.until},
+    ).fetchall()
+    if not moments:
+        return {}
+    rows = connection.execute(
+        f"""
+        SELECT {_COLUMNS} FROM document_chunks c JOIN documents d ON {_OF_ITS_DOCUMENT}
+        WHERE c.id = ANY(%(chunks)s) AND c.live AND {_MATCHES}
+            AND c.document_created_at = ANY(%(moments)s) AND d.created_at = ANY(%(moments)s)
+        """,  # noqa: S608
+        {
+            "chunks": list(candidates),
+            "moments": [moment for (moment,) in moments],
+            "language": filters.language,
+            "source_type": filters.source_type,
+        },
+    )
+    return {row[0]: FoundChunk(*row) for row in rows}
+
+
+def fulltext(
+    connection: Connection, words: Mapping[str, float], filters: Filters, limit: int
+) -> list[tuple[FoundChunk, float]]:
+    """The live chunks that hold any of the words, best first, each with its score.
+
+    `words` maps a word, as `rag_pipeline.language.words` gives it, to its weight. The score is the sum over the
+    words of weight × `ts_rank` (which grows with the word's occurrences and levels off), divided by
+    1 + ln(1 + the number of different words in the chunk). `ts_rank` alone does not know which words are rare.
+    """
+    if not words:
+        return []
+    # A word is letters and digits alone, so quotes around it make it a lexeme and nothing else.
+    lexemes = [f"'{word}'" for word in words]
+    parameters: dict[str, Any] = {
+        "any": " | ".join(lexemes),
+        "lexemes": lexemes,
+        "weights": list(words.values()),
+        "language": filters.language,
+        "source_type": filters.source_type,
+        "since": filters.since,
+        "until": filters.until,
+        "limit": limit,
+    }
+    rows = connection.execute(
+        f"""
+        SELECT {_COLUMNS}, ranked.score / (1 + ln(1 + length(c.content_words))) AS score
+        FROM document_chunks c JOIN documents d ON {_OF_ITS_DOCUMENT}
+        CROSS JOIN LATERAL (
+            SELECT sum(w.weight * ts_rank('{{1, 1, 1, 1}}', c.content_words, w.lexeme::tsquery)) AS score
+            FROM unnest(%(lexemes)s::text[], %(weights)s::float8[]) AS w(lexeme, weight)
+        ) ranked
+        WHERE c.live AND c.content_words @@ %(any)s::tsquery AND {_MATCHES}
+            AND {_BETWEEN.format(column="c.document_created_at")} AND {_BETWEEN.format(column="d.created_at")}
+        ORDER BY score DESC, c.document_id, c.position LIMIT %(limit)s
+        """,  # noqa: S608
+        parameters,
+    )
+    return [(FoundChunk(*row[:-1]), float(row[-1])) for row in rows]
+
+
+def record_search(connection: Connection, shown: Sequence[tuple[FoundChunk, float]]) -> int:
+    """Store the score of each chunk that was shown, and count it; how many could be stored.
+
+    A row that somebody else is writing is skipped: a search waits for no ingest, and the lock it takes itself is
+    one that rows referring to the chunk do not wait for.
+    """
+    # To lose the counts of the last moment in a crash is cheaper than to make every search wait for the disk.
+    connection.execute("SET LOCAL synchronous_commit = off")
+    return connection.execute(
+        """
+        UPDATE document_chunks c
+        SET last_search_score = free.score, search_count = coalesce(c.search_count, 0) + 1
+        FROM (
+            SELECT f.id, f.document_created_at, shown.score
+            FROM unnest(%(ids)s::uuid[], %(scores)s::float8[]) AS shown(id, score)
+            JOIN document_chunks f ON f.id = shown.id
+            WHERE f.document_created_at = ANY(%(moments)s)
+            FOR NO KEY UPDATE OF f SKIP LOCKED
+        ) free
+        WHERE c.id = free.id AND c.document_created_at = free.document_created_at
+            AND c.document_created_at = ANY(%(moments)s)
+        """,
+        {
+            "ids": [chunk.id for chunk, _ in shown],
+            "scores": [score for _, score in shown],
+            "moments": list({chunk.document_created_at for chunk, _ in shown}),
+        },
+    ).rowcount

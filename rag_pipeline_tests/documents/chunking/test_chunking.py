@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rag_pipeline.documents.chunking.chunk_draft import ChunkDraft
+from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION, chunk_document
+from rag_pipeline.language.sentences import split_sentences
+from rag_pipeline_tests.documents.texts import assert_slices, count_tokens, documents, soups
+
+
+def chunk(markdown: str, target: int = 20) -> list[ChunkDraft]:
+    return chunk_document(markdown, count_tokens=count_tokens, target_tokens=target)
+
+
+def contents(markdown: str, target: int = 20) -> list[str]:
+    return [draft.content for draft in chunk(markdown, target)]
+
+
+def test_a_document_with_everything() -> None:
+    chunks = chunk(
+        "前文。\n\n# 章\n\n## 節 一\n\n本文。\n\n続き。\n\n```\ncode\n```\n\n## 節 二\n\n- a\n- b\n\n# 終\n\n| a |\n|---|\n| 1 |\n",
+        30,
+    )
+    assert [(c.chunk_type, c.section_title, c.hierarchy_level, c.parent, c.content) for c in chunks] == [
+        ("text", None, 1, None, "前文。"),
+        ("heading", "章", 1, None, "# 章"),
+        ("text", "節 一", 2, 1, "## 節 一\n\n本文。\n\n続き。\n\n```\ncode\n```"),
+        ("list", "節 二", 2, 1, "## 節 二\n\n- a\n- b"),
+        ("table", "終", 1, None, "# 終\n\n| a |\n|---|\n| 1 |"),
+    ]
+    assert [c.position for c in chunks] == [0, 1, 2, 3, 4]
+    assert [c.char_count for c in chunks] == [len(c.content) for c in chunks]
+
+
+def test_the_title_goes_before_what_does_not_begin_with_the_heading() -> None:
+    first, second = chunk("# A *b*\n\n" + "one two three four five. " * 3, 15)
+    assert (first.embedding_text, second.embedding_text) == (first.content, f"A b\n{second.content}")
+    assert (first.parent, second.parent) == (None, 0)
+    for draft in (first, second):
+        assert draft.content_hash == hashlib.sha256(f"text\0{draft.embedding_text}".encode()).hexdigest()
+
+
+def test_paragraphs_are_cut_between_sentences() -> None:
+    assert contents("一番目の文です。二番目の文です。三番目の文です。", 16) == [
+        "一番目の文です。二番目の文です。",
+        "三番目の文です。",
+    ]
+
+
+def test_long_sentences_are_cut_at_commas_then_between_words() -> None:
+    assert contents("とても長い文は、読点で切れて、こうなります。", 10) == [
+        "とても長い文は、",
+        "読点で切れて、",
+        "こうなります。",
+    ]
+    words = " ".join(f"word{number}" for number in range(40))
+    pieces = contents(words, 10)
+    assert " ".join(pieces) == words
+    assert all(piece.split()[0].startswith("word") for piece in pieces)
+
+
+def test_japanese_without_punctuation_is_cut_after_hiragana() -> None:
+    text = "検索の品質は文書の構造に従う分割の精度が高いほど良くなることが知られている"
+    pieces = contents(text, 12)
+    assert "".join(pieces) == text
+    assert all(piece[-1] in "はのにうがいどくることている" for piece in pieces[:-1])
+
+
+@pytest.mark.parametrize(
+    "character", ["e\u0301", "葛\U000e0100", "👨\u200d👩\u200d👧", "か\u3099", "☺\ufe0f", "👍🏽"]
+)
+def test_a_character_is_never_cut(character: str) -> None:
+    pieces = contents(character * 50, 7)
+    assert len(pieces) > 1
+    assert "".join(pieces) == character * 50
+    assert all(piece == character * (len(piece) // len(character)) for piece in pieces)
+
+
+def test_code_is_cut_at_lines_with_its_fence_repeated() -> None:
+    lines = [f"call({number})" for number in range(8)]
+    pieces = contents("~~~py\n" + "\n".join(lines) + "\n~~~", 26)
+    assert all(piece.startswith("~~~py\n") and piece.endswith("\n~~~") for piece in pieces)
+    assert [line for piece in pieces for line in piece.split("\n")[1:-1]] == lines
+    assert [c.chunk_type for c in chunk("~~~py\n" + "\n".join(lines) + "\n~~~", 26)] == ["code"] * len(pieces)
+
+
+def test_tables_are_cut_between_rows_with_their_header_repeated() -> None:
+    header = "| a | b |\n|---|---|"
+    rows = [f"| {number} | x |" for number in range(8)]
+    pieces = contents(header + "\n" + "\n".join(rows), 40)
+    assert len(pieces) > 1
+    assert all(piece.startswith(header + "\n") for piece in pieces)
+    assert [row for piece in pieces for row in piece.split("\n")[2:]] == rows
+
+
+def test_a_row_that_only_fits_without_the_header_stays_whole() -> None:
+    row = "| " + "x " * 17 + "|"
+    assert row in contents(f"| a |\n|---|\n| 1 |\n{row}\n| 2 |", 20)
+
+
+def test_lists_are_cut_between_items_and_items_where_they_must() -> None:
+    source = "- one two three\n- four five six\n\n  - deep one two three four five\n  - seven\n- last"
+    assert contents(source, 9) == [
+        "- one two three\n- four five six",
+        "  - deep one two three four five\n  - seven",
+        "- last",
+    ]
+
+
+def test_code_that_fits_is_not_cut_for_its_heading() -> None:
+    code = "```\n" + "a b c\n" * 4 + "```"
+    heading, body = chunk(f"# A long heading here\n\n{code}", 20)
+    assert (heading.chunk_type, heading.content) == ("heading", "# A long heading here")
+    assert (body.chunk_type, body.content, body.parent) == ("code", code, 0)
+
+
+def test_text_that_fits_is_cut_rather_than_leave_its_heading_alone() -> None:
+    first, second = contents("# A heading\n\nOne two three. Four five six. Seven eight nine. Ten.", 14)
+    assert first == "# A heading\n\nOne two three. Four five six."
+    assert second == "Seven eight nine. Ten."
+
+
+def test_headings_without_any_text_are_kept() -> None:
+    assert contents("# Question?\n\n# Another\n\n## Below\n\n#") == ["# Question?", "# Another", "## Below", "#"]
+
+
+@pytest.mark.parametrize("markdown", ["", "\n \n", "　\n"])
+def test_no_text_no_chunks(markdown: str) -> None:
+    assert chunk(markdown) == []
+
+
+def test_section_titles_are_cut() -> None:
+    (draft,) = chunk("# " + "長" * 600, 1000)
+    assert draft.section_title == "長" * 499 + "…"
+    assert draft.content == "# " + "長" * 600
+
+
+def test_a_target_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        chunk("text", 0)
+
+
+def test_the_version_goes_with_what_comes_out() -> None:
+    """Whoever changes what is cut where has to raise CHUNKER_VERSION, or stored chunks would never be cut anew."""
+    source = (
+        "前文です。\n\n# 章\n\n## 節 *一*\n\n"
+        + "これは本文で、とても長い文です。短い文。" * 6
+        + "\n\n```py\n"
+        + "call(1)\n" * 9
+        + "```\n\n"
+        "| a | b |\n|---|---|\n"
+        + "| 1 | 2 |\n" * 6
+        + "\n- item one\n- item two\n\n> quoted\n\n### Deep\n\n"
+        + "word " * 50
+    )
+    digest = hashlib.sha256("".join(draft.content_hash for draft in chunk(source, 30)).encode()).hexdigest()[:16]
+    assert (CHUNKER_VERSION, digest) == ("1", "eebef0836b6a7c8f")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(documents, soups), st.sampled_from([1, 5, 12, 30, 80, 400]))
+def test_nothing_is_lost_or_invented_and_all_fits(source: str, target: int) -> None:
+    chunks = chunk(source, target)
+    assert_slices(source, chunks)
+    assert [draft.position for draft in chunks] == list(range(len(chunks)))
+    for draft in chunks:
+        assert draft.content.strip()
+        # Only one character, with all that belongs to it, may be larger; at small targets the tests' own is.
+        assert draft.token_count <= target or len(draft.content) <= 31
+        assert draft.token_count >= count_tokens(draft.content)  # more where a word had to be cut
+        assert draft.char_count == len(draft.content)
+
+
+@settings(max_examples=100, deadline=None)
+@given(documents, st.sampled_from([5, 30, 80]))
+def test_parents_precede_their_children(source: str, target: int) -> None:
+    chunks = chunk(source, target)
+    for draft in chunks:
+        if draft.parent is None:
+            assert draft.hierarchy_level == 1
+            continue
+        parent = chunks[draft.parent]
+        assert draft.parent < draft.position
+        opens = draft.content.startswith("#") and draft.embedding_text == draft.content
+        assert draft.hierarchy_level == parent.hierarchy_level + opens
+        if not opens:
+            assert draft.section_title == parent.section_title
+
+
+@settings(max_examples=150, deadline=None)
+@given(documents, st.sampled_from([20, 40, 80]))
+def test_what_fits_is_never_cut(source: str, target: int) -> None:
+    texts = [draft.content for draft in chunk(source, target)]
+    for block in source.split("\n\n"):
+        if block.startswith("```"):
+            whole = [block]
+        elif block.startswith("|"):
+            whole = block.split("\n")[2:]
+        elif block.startswith("- "):
+            whole = block.split("\n")
+        else:
+            whole = [sentence.strip() for sentence in split_sentences(block)]
+        for part in whole:
+            assert count_tokens(part) > target or any(part in text for text in texts)
+
+
+def test_counting_is_bounded() -> None:
+    """A tokenizer takes longer than all else, so it sees every text a few times at most and never single words."""
+    source = "\n\n".join(
+        [
+            "# 章",
+            "これは本文で、とても長い文です。" * 400,
+            "word " * 4000,
+            "あ" * 5000,
+            "```\n" + "a line of code\n" * 500 + "```",
+        ]
+    )
+    asked: list[int] = []
+
+    def counting(text: str) -> int:
+        asked.append(len(text))
+        return count_tokens(text)
+
+    chunk_document(source, count_tokens=counting)
+    assert sum(asked) < 3 * len(source)
+    assert len(asked) < 1100  # 400 sentences, 500 lines, and what the other two blocks are cut to

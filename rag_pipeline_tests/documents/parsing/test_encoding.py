@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rag_pipeline.documents.parsing.encoding import declared_encoding, decode
+from rag_pipeline.errors import DocumentError
+
+TEXT = "これは日本語の文章です。①番の高橋さんは、東京に行きました。\n"
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp932", "euc_jis_2004", "iso2022_jp_2004"],
+)
+def test_japanese_in_every_encoding(encoding: str) -> None:
+    assert decode(TEXT.encode(encoding)).text == TEXT
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "euc_jp", "iso2022_jp"])
+@pytest.mark.parametrize("text", ["東京都千代田区議会", "ひらがな", "カタカナ", "表示・設定ソフト―能力"])
+def test_short_japanese_without_a_declaration(encoding: str, text: str) -> None:
+    decoded = decode(text.encode(encoding))
+    assert decoded.text == text
+    assert (decoded.warning is None) == (encoding == "iso2022_jp")
+
+
+@pytest.mark.parametrize("text", ["Müller wohnt in der Großen Straße.", "日本語 and English"])
+def test_what_is_certain_carries_no_warning(text: str) -> None:
+    assert decode(text.encode()).warning is None
+
+
+def test_western_text_is_not_taken_for_kanji() -> None:
+    text = "Grüße aus München, schöne Straßen überall und viel Spaß beim Lesen dieser Zeilen."
+    assert decode(text.encode("latin-1")).text == text
+
+
+@pytest.mark.parametrize(
+    ("declaration", "encoding"),
+    [
+        (b'<meta charset="Shift_JIS">', "shift_jis"),
+        (b"<META http-equiv=Content-Type content='text/html; charset=EUC-JP'>", "euc-jp"),
+        (b'<?xml version="1.0" encoding="iso-8859-1"?>', "iso-8859-1"),
+        (b"<p>charset=utf-8</p>", None),
+    ],
+)
+def test_declarations(declaration: bytes, encoding: str | None) -> None:
+    assert declared_encoding(declaration) == encoding
+
+
+@pytest.mark.parametrize(("declared", "codec"), [("x-sjis", "cp932"), ("gb2312", "gb18030"), ("koi8-r", "koi8-r")])
+def test_a_declared_encoding_is_honoured(declared: str, codec: str) -> None:
+    text = "№ Д" if codec == "koi8-r" else "漢字"
+    text = text.replace("№ ", "") if codec == "koi8-r" else text
+    decoded = decode(text.encode(codec), declared)
+    assert (decoded.text, decoded.warning) == (text, None)
+
+
+@pytest.mark.parametrize("declared", ["shift_jis", "iso-8859-1", "no-such-encoding", "base64", "utf-16", "idna"])
+def test_a_wrong_declaration_does_not_spoil_utf8(declared: str) -> None:
+    assert decode(TEXT.encode(), declared).text == TEXT
+
+
+def test_a_cut_character_costs_itself_alone() -> None:
+    decoded = decode(TEXT.encode()[:-2])
+    assert decoded.text == TEXT[:-2] + "\ufffd"
+    assert decoded.warning == "1 places were not valid UTF-8 and show as \ufffd"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"a\x00b", "NUL"),
+        (b"\xff\xfe\x00", "UTF-16"),
+        (bytes(range(1, 256)), "encoding|control"),
+        (bytes(range(1, 9)) * 10, "control characters"),
+    ],
+)
+def test_what_is_not_text(data: bytes, reason: str) -> None:
+    with pytest.raises(DocumentError, match=reason):
+        decode(data)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
+def test_utf8_is_always_itself(text: str) -> None:
+    assert decode(text.encode("utf-8-sig")).text == text

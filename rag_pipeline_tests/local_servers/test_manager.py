@@ -1,0 +1,422 @@
+"""The embedded stack on real servers: found again, whatever happened to them, and nobody else's touched."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+import redis
+
+from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError
+from rag_pipeline.local_servers import LocalServers, processes
+from rag_pipeline.local_servers.postgres_folders import outside_folder
+from rag_pipeline.pipeline import find_endpoints
+from rag_pipeline_tests.conftest import embedded, remove_home
+
+KEYS = ("postgres", "milvus", "redis")
+
+START = """
+import sys
+from pathlib import Path
+from rag_pipeline.settings import Settings
+from rag_pipeline.local_servers import LocalServers
+LocalServers(Settings(home=Path(sys.argv[1]), postgres_url=None, milvus_uri=None, redis_url=None)).up(print)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A folder that every user can enter."""
+    with tempfile.TemporaryDirectory(prefix="rag-pipeline-tests-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def home(folder: Path) -> Iterator[Path]:
+    """A home whose stack these tests start, stop and kill; each leaves it as it likes."""
+    yield folder / "a home"
+    remove_home(folder / "a home")
+
+
+@pytest.fixture
+def new_home(folder: Path) -> Iterator[Path]:
+    """A home where nothing was ever started."""
+    path = folder / secrets.token_hex(4)
+    yield path
+    remove_home(path)
+
+
+@pytest.fixture
+def stack(home: Path) -> LocalServers:
+    return LocalServers(embedded(home))
+
+
+def pidfiles(home: Path) -> dict[str, Path]:
+    postgres = outside_folder(home) if outside_folder(home).exists() else home / "postgres"
+    return {
+        "postgres": postgres / "data" / "postmaster.pid",
+        "milvus": home / "milvus" / "milvus.pid",
+        "redis": home / "valkey" / "valkey.pid",
+    }
+
+
+def pids(home: Path) -> dict[str, int]:
+    return {key: int(path.read_text().split()[0]) for key, path in pidfiles(home).items()}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return not processes.ended(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    assert processes.wait_until(lambda: not alive(pid), lambda: True, 10)
+
+
+def running(stack: LocalServers) -> dict[str, bool]:
+    return {key: part["running"] for key, part in stack.status().items()}
+
+
+def passwords(urls: Endpoints) -> list[str]:
+    return [url.split("@")[0].rpartition(":")[2] for url in (urls.postgres_url, urls.redis_url)]
+
+
+def test_down_and_up_keep_data_and_addresses(stack: LocalServers) -> None:
+    from pymilvus import MilvusClient
+
+    before = stack.up()
+    assert running(stack) == dict.fromkeys(KEYS, True)
+    mark = secrets.token_hex(4)
+    with psycopg.connect(before.postgres_url) as connection:
+        connection.execute("CREATE TABLE marks AS SELECT %s AS mark", (mark,))
+        assert connection.execute("SHOW server_encoding").fetchone() == ("UTF8",)
+        assert connection.execute("SHOW timezone").fetchone() == ("UTC",)
+    with redis.Redis.from_url(before.redis_url) as client:
+        client.set("mark", mark)
+        assert client.config_get("maxmemory*")["maxmemory-policy"] == "volatile-lru"
+    milvus = MilvusClient(uri=before.milvus_uri)
+    milvus.create_collection(f"c_{mark}", dimension=2)
+    milvus.close()
+
+    stack.down()
+    assert running(stack) == dict.fromkeys(KEYS, False)
+    lines: list[str] = []
+    assert stack.up(lines.append) == before
+    assert sum("started" in line for line in lines) == 3
+    with psycopg.connect(before.postgres_url) as connection:
+        assert connection.execute("SELECT mark FROM marks").fetchone() == (mark,)
+    with redis.Redis.from_url(before.redis_url) as client:
+        assert client.get("mark") == mark.encode()
+    milvus = MilvusClient(uri=before.milvus_uri)
+    assert f"c_{mark}" in milvus.list_collections()
+    milvus.close()
+
+
+def test_up_and_down_can_be_repeated(stack: LocalServers, home: Path) -> None:
+    first = stack.up()
+    servers = pids(home)
+    lines: list[str] = []
+    assert stack.up(lines.append) == first
+    assert pids(home) == servers
+    assert sum("running on" in line for line in lines) == 3
+    stack.down()
+    stack.down(lines.append)
+    assert sum("not running" in line for line in lines) == 3
+    assert not any(alive(pid) for pid in servers.values())
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_killed_server_is_started_again_where_it_was(stack: LocalServers, home: Path, key: str) -> None:
+    before = stack.up()
+    servers = pids(home)
+    kill(servers[key])
+    assert running(stack) == {name: name != key for name in KEYS}
+    assert stack.up() == before
+    assert running(stack) == dict.fromkeys(KEYS, True)
+    after = pids(home)
+    assert {name for name in KEYS if after[name] != servers[name]} == {key}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_pid_that_another_program_got_is_not_taken_for_the_server(
+    stack: LocalServers, home: Path, key: str
+) -> None:
+    before = stack.up()
+    pid = pids(home)[key]
+    kill(pid)
+    owner = pidfiles(home)[key].parent.stat()
+    # as the user that the server runs as: PostgreSQL gives way to any process of its own user
+    user: dict[str, Any] = (
+        {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    )
+    with subprocess.Popen(["sleep", "600"], cwd="/", **user) as other:
+        try:
+            lines = pidfiles(home)[key].read_text().split("\n")
+            pidfiles(home)[key].write_text("\n".join([str(other.pid), *lines[1:]]))
+            assert running(stack) == {name: name != key for name in KEYS}
+            assert stack.up() == before
+            stack.down()
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+def test_a_port_that_another_program_took_is_given_up(stack: LocalServers, home: Path) -> None:
+    before = stack.up()
+    stack.down()
+    ports = [int(url.rpartition(":")[2].split("/")[0]) for url in vars(before).values()]
+    others = []
+    try:
+        for port in ports:
+            other = socket.socket()
+            # lets another listener of the same user in, as a gRPC server does: Milvus would not notice
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            others.append(other)
+        assert running(stack) == dict.fromkeys(KEYS, False)
+        lines: list[str] = []
+        after = stack.up(lines.append)
+        assert running(stack) == dict.fromkeys(KEYS, True)
+    finally:
+        for other in others:
+            other.close()
+    for port in ports:
+        assert any(f"port {port} is taken by another program" in line for line in lines)
+        assert not any(f":{port}" in url for url in vars(after).values())
+    assert find_endpoints(embedded(home)) == after
+    assert passwords(after) == passwords(before)
+    assert stack.up() == after
+
+
+def test_the_servers_listen_on_the_loopback_address_only(stack: LocalServers, home: Path) -> None:
+    urls = stack.up()
+    for key, url in zip(("postgres", "milvus", "redis"), vars(urls).values(), strict=True):
+        listening = {
+            (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
+            for connection in psutil.Process(pids(home)[key]).net_connections("all")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == {("127.0.0.1", int(url.rpartition(":")[2].split("/")[0]))}
+
+
+def test_nobody_enters_without_the_password(stack: LocalServers) -> None:
+    urls = stack.up()
+    for password, url in zip(passwords(urls), (urls.postgres_url, urls.redis_url), strict=True):
+        for other in ("", "wrong"):
+            if url.startswith("redis"):
+                with (
+                    redis.Redis.from_url(url.replace(password, other)) as client,
+                    pytest.raises(redis.AuthenticationError),
+                ):
+                    client.ping()
+            else:
+                with pytest.raises(psycopg.OperationalError, match="password"):
+                    psycopg.connect(url.replace(password, other))
+
+
+def test_no_password_is_shown(stack: LocalServers, home: Path) -> None:
+    lines: list[str] = []
+    urls = stack.up(lines.append)
+    shown = repr(urls) + str(urls) + repr(stack.status()) + repr(lines) + repr(vars(stack))
+    shown += "".join(path.read_text() for path in (home / "logs").iterdir())
+    shown += "".join(" ".join(psutil.Process(pid).cmdline()) for pid in pids(home).values())
+    for password in passwords(urls):
+        assert len(password) >= 24
+        assert password not in shown
+    assert "rag:***@127.0.0.1" in repr(urls)
+    assert stack.status()["postgres"]["url"] == urls.postgres_url.replace(passwords(urls)[0], "***")
+
+
+def test_what_is_secret_can_be_read_by_its_owner_only(stack: LocalServers, home: Path) -> None:
+    stack.up()
+    secret = [home / "stack.json", home / "valkey" / "valkey.conf", *(home / "logs").iterdir()]
+    assert [path for path in secret if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
+    data = [pidfiles(home)["postgres"].parent, home / "valkey", home / "milvus", home / "logs"]
+    assert [path for path in data if stat.S_IMODE(path.stat().st_mode) != 0o700] == []
+
+
+def test_the_servers_outlive_a_start_in_the_background_and_still_stop_cleanly(
+    stack: LocalServers, home: Path
+) -> None:
+    stack.down()
+    # what a shell starts in the background ignores SIGINT, and so do its children
+    script = f"trap '' INT; exec {sys.executable} -c '{START}' '{home}'"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert running(stack) == dict.fromkeys(KEYS, True)
+    stack.down()
+    assert "Shutting down" in (home / "logs" / "milvus.log").read_text().splitlines()[-1]
+    assert "database system is shut down" in (home / "logs" / "postgresql.log").read_text().splitlines()[-1]
+    assert "is now ready to exit" in (home / "logs" / "valkey.log").read_text().splitlines()[-1]
+
+
+def test_a_server_that_does_not_start_names_its_log_and_the_reason(stack: LocalServers, home: Path) -> None:
+    stack.down()
+    settings = pidfiles(home)["postgres"].with_name("postgresql.auto.conf")
+    before = settings.read_text()
+    try:
+        settings.write_text("work_mem = 'much'\n")
+        with pytest.raises(RagError) as caught:
+            stack.up()
+    finally:
+        settings.write_text(before)
+    assert f"(log: {home / 'logs' / 'postgresql.log'})" in str(caught.value)
+    assert "FATAL:  configuration file" in str(caught.value)
+    # the others were started all the same
+    assert running(stack) == {"postgres": False, "milvus": True, "redis": True}
+
+
+def test_data_of_another_major_version_are_left_alone(stack: LocalServers, home: Path) -> None:
+    stack.down()
+    version = pidfiles(home)["postgres"].with_name("PG_VERSION")
+    ours = version.read_text()
+    try:
+        version.write_text("15\n")
+        with pytest.raises(
+            ConfigError, match=rf"is of version 15, the installed server of version {ours.strip()}: "
+        ):
+            stack.up()
+    finally:
+        version.write_text(ours)
+    assert not running(stack)["postgres"]
+    stack.up()
+
+
+def test_two_ups_at_once_start_each_server_once(new_home: Path) -> None:
+    command = [sys.executable, "-c", START, str(new_home)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    output = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(text.count("started on port") for text in output) == 3
+    assert sum(text.count("running on port") for text in output) == 3
+    assert running(LocalServers(embedded(new_home))) == dict.fromkeys(KEYS, True)
+    lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    for program in ("/bin/postgres -D", "milvus_server.py", "valkey-server"):
+        assert sum(program in line and (str(new_home) in line) for line in lines) == 1
+
+
+def test_a_server_whose_lock_was_removed_is_still_found(stack: LocalServers, home: Path) -> None:
+    before = stack.up()
+    servers = pids(home)
+    for lock in home.glob("*.lock"):
+        lock.unlink()
+    assert stack.up() == before
+    assert pids(home) == servers
+    for lock in home.glob("*.lock"):
+        lock.unlink()
+    stack.down()
+    assert not any(alive(pid) for pid in servers.values())
+
+
+@pytest.mark.parametrize("after", ["making its data folder", "started on port"])
+def test_an_up_that_was_killed_is_completed_by_the_next(new_home: Path, after: str) -> None:
+    command = [sys.executable, "-u", "-c", START, str(new_home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        while after not in first.stdout.readline():
+            pass
+        first.kill()
+    stack = LocalServers(embedded(new_home))
+    urls = stack.up()
+    assert running(stack) == dict.fromkeys(KEYS, True)
+    assert find_endpoints(embedded(new_home)) == urls
+
+
+def test_a_server_that_a_url_names_is_used_and_neither_started_nor_stopped(
+    stack_endpoints: Endpoints, new_home: Path
+) -> None:
+    settings = embedded(new_home, postgres_url=stack_endpoints.postgres_url, milvus_uri=stack_endpoints.milvus_uri)
+    stack = LocalServers(settings)
+    assert running(stack) == {"postgres": True, "milvus": True, "redis": False}
+    lines: list[str] = []
+    urls = stack.up(lines.append)
+    assert urls == find_endpoints(settings)
+    assert (urls.postgres_url, urls.milvus_uri) == (stack_endpoints.postgres_url, stack_endpoints.milvus_uri)
+    assert urls.redis_url != stack_endpoints.redis_url
+    assert {path.name for path in new_home.iterdir()} == {
+        "logs",
+        "stack.json",
+        "stack.lock",
+        "valkey",
+        "valkey.lock",
+    }
+    assert any("RAG_POSTGRES_URL" in line for line in lines)
+    assert not any(password in line for line in lines for password in passwords(stack_endpoints))
+    stack.down()
+    assert running(stack) == {"postgres": True, "milvus": True, "redis": False}
+
+
+def test_nothing_is_made_where_all_servers_are_named(stack_endpoints: Endpoints, new_home: Path) -> None:
+    settings = embedded(new_home, **vars(stack_endpoints))
+    stack = LocalServers(settings)
+    assert stack.up() == stack_endpoints == find_endpoints(settings)
+    assert running(stack) == dict.fromkeys(KEYS, True)
+    stack.down()
+    assert not new_home.exists()
+
+
+def test_a_named_server_that_does_not_answer_fails_the_start(new_home: Path) -> None:
+    urls = {
+        "postgres_url": "postgresql://rag:geheim@127.0.0.1:1/rag",
+        "milvus_uri": "http://127.0.0.1:1",
+        "redis_url": "redis://:geheim@127.0.0.1:1/0",
+    }
+    stack = LocalServers(embedded(new_home, **urls))
+    assert running(stack) == dict.fromkeys(KEYS, False)
+    with pytest.raises(StoreUnavailableError) as caught:
+        stack.up()
+    assert all(name in str(caught.value) for name in ("PostgreSQL", "Milvus", "Redis"))
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "url"),
+    [
+        ("milvus_uri", "./milvus.db"),
+        ("postgres_url", "mysql://rag:geheim@db/rag"),
+        ("redis_url", "geheim@db:6379"),
+    ],
+)
+def test_an_address_of_another_kind_is_refused(new_home: Path, field: str, url: str) -> None:
+    settings = embedded(new_home, **{field: url})
+    with pytest.raises(ConfigError, match=f"RAG_{field.upper()}: takes the address of a server") as caught:
+        LocalServers(settings)
+    assert "geheim" not in str(caught.value)
+    with pytest.raises(ConfigError):
+        find_endpoints(settings)
+
+
+def test_before_the_first_start_there_is_nothing_to_find(new_home: Path) -> None:
+    with pytest.raises(ConfigError, match="run `rag-pipeline up` first"):
+        find_endpoints(embedded(new_home))
+    status = LocalServers(embedded(new_home)).status()
+    assert status["postgres"] == {"url": None, "running": False}
+    assert status["milvus"] == {"uri": None, "running": False}
+    LocalServers(embedded(new_home)).down()
+    assert not new_home.exists()
+
+
+def test_data_whose_password_is_gone_are_left_alone(new_home: Path) -> None:
+    (new_home / "postgres" / "data").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="put that file back, or move the data folder away"):
+        LocalServers(embedded(new_home)).up()
+    assert list((new_home / "postgres" / "data").iterdir()) == []
