@@ -52,7 +52,7 @@ def planned(connection: Connection, receiver: str) -> tuple[str, list[Alert]] | 
         SELECT d.message_key, {ALERT_COLUMNS} FROM alert_deliveries d
         JOIN open USING (message_key) JOIN alert_outbox o ON o.id = d.alert
         WHERE d.receiver = %(receiver)s AND d.delivered_at IS NULL ORDER BY o.id
-        """,  # noqa: S608
+        """,
         {"receiver": receiver},
     ).fetchall()
     return (rows[0][0], [_alert(row[1:]) for row in rows]) if rows else None
@@ -69,7 +69,7 @@ def unplanned(connection: Connection, receiver: str, limit: int) -> list[Alert]:
         )
         AND NOT EXISTS (SELECT FROM alert_deliveries d WHERE d.alert = o.id AND d.receiver = %(receiver)s)
         ORDER BY o.id LIMIT %(limit)s
-        """,  # noqa: S608
+        """,
         {"receiver": receiver, "limit": limit},
     ).fetchall()
     return [_alert(row) for row in rows]

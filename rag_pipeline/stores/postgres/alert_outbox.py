@@ -98,7 +98,7 @@ def add_alerts(connection: Connection, alerts: Sequence[Alert]) -> None:
             f"""
             INSERT INTO alert_outbox ({ALERT_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s::jsonb)
             ON CONFLICT (event_key) DO NOTHING
-            """,  # noqa: S608
+            """,
             [
                 (
                     alert.event_key,

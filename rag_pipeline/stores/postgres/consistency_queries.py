@@ -6,7 +6,6 @@ is held.
 """
 
 # The conditions are constants of this module, put together; values are always parameters.
-# ruff: noqa: S608
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ The caller holds the month's lock. Nothing is embedded here: what has to be made
 """
 
 # The conditions are constants of `consistency`; values are always parameters.
-# ruff: noqa: S608
 
 from __future__ import annotations
 

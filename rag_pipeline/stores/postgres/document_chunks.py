@@ -336,7 +336,7 @@ def switch(
     of_ready = """
         c.document_id = ANY(%(documents)s) AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
     """
-    connection.execute(f"DELETE FROM document_chunks c WHERE {of_ready} AND c.retired", keys)  # noqa: S608
+    connection.execute(f"DELETE FROM document_chunks c WHERE {of_ready} AND c.retired", keys)
     connection.execute(
         f"""
         WITH switched AS (
@@ -349,7 +349,7 @@ def switch(
         CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(content_words, '')) || ARRAY['']) AS word(term)
         GROUP BY word.term ORDER BY word.term
         ON CONFLICT (term, month) DO UPDATE SET chunks = t.chunks + excluded.chunks
-        """,  # noqa: S608
+        """,
         keys,
     )
     connection.execute(
@@ -359,7 +359,7 @@ def switch(
             hierarchy_level = (c.next_place->>'hierarchy_level')::int,
             parent_chunk_id = (c.next_place->>'parent_chunk_id')::uuid, next_place = NULL, updated_at = now()
         WHERE {of_ready} AND c.next_place IS NOT NULL
-        """,  # noqa: S608
+        """,
         keys,
     )
     connection.execute(
@@ -397,7 +397,7 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
         WHERE d.id = failed.document_id AND d.created_at = failed.document_created_at
             AND d.indexing_status IN ('pending', 'indexing')
             AND d.created_at >= %(start)s AND d.created_at < %(end)s
-        """,  # noqa: S608
+        """,
         {"start": month.start, "end": month.end},
     ).rowcount
 

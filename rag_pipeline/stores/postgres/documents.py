@@ -100,7 +100,7 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
             author = excluded.author, language = excluded.language, category = excluded.category,
             tags = excluded.tags, char_count = excluded.char_count, processing_status = 'processing',
             indexing_status = 'pending', error_message = NULL, failures = 0, retry_at = NULL, updated_at = now()
-        """  # noqa: S608
+        """
     )
     connection.execute("DELETE FROM parsed")
 

@@ -53,7 +53,7 @@ def _version(database: Database) -> str | None:
         row = connection.execute("SELECT to_regclass(%s)", (VERSION_TABLE,)).fetchone()
         if row is None or row[0] is None:
             return None
-        found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
+        found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
     version = found[0] if found else None
     if version is not None and version > HEAD:
         raise RagError(

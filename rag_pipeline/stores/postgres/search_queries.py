@@ -63,7 +63,7 @@ def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Fi
         f"""
         SELECT DISTINCT document_created_at FROM source_items
         WHERE document_id = ANY(%(documents)s) AND {_BETWEEN.format(column="document_created_at")}
-        """,  # noqa: S608
+        """,
         {"documents": list(set(candidates.values())), "since": filters.since, "until": filters.until},
     ).fetchall()
     if not moments:
@@ -73,7 +73,7 @@ def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Fi
         SELECT {_COLUMNS} FROM document_chunks c JOIN documents d ON {_OF_ITS_DOCUMENT}
         WHERE c.id = ANY(%(chunks)s) AND c.live AND {_MATCHES}
             AND c.document_created_at = ANY(%(moments)s) AND d.created_at = ANY(%(moments)s)
-        """,  # noqa: S608
+        """,
         {
             "chunks": list(candidates),
             "moments": [moment for (moment,) in moments],
@@ -118,7 +118,7 @@ def fulltext(
         WHERE c.live AND c.content_words @@ %(any)s::tsquery AND {_MATCHES}
             AND {_BETWEEN.format(column="c.document_created_at")} AND {_BETWEEN.format(column="d.created_at")}
         ORDER BY score DESC, c.document_id, c.position LIMIT %(limit)s
-        """,  # noqa: S608
+        """,
         parameters,
     )
     return [(FoundChunk(*row[:-1]), float(row[-1])) for row in rows]

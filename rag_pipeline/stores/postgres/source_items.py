@@ -218,7 +218,7 @@ def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
             content_hash = coalesce(%(content_hash)s, content_hash),
             ingested_at = CASE WHEN %(error)s::text IS NULL THEN now() ELSE ingested_at END
         WHERE source_type = %(type)s AND source_id = %(id)s
-        """,  # noqa: S608
+        """,
         [
             {
                 "type": outcome.item.source_type,

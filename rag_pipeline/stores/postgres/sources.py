@@ -154,7 +154,7 @@ def refresh_statistics(connection: Connection) -> None:
         FROM ({_COUNTED}) c
         WHERE c.id = s.id AND (s.total_documents, s.successful_documents, s.failed_documents)
             IS DISTINCT FROM (c.total, c.ingested, c.failed)
-        """  # noqa: S608
+        """
     )
 
 
@@ -173,7 +173,7 @@ def wrong_statistics(connection: Connection) -> list[dict[str, Any]]:
             AND (s.total_documents, s.successful_documents, s.failed_documents)
                 IS DISTINCT FROM (c.total, c.ingested, c.failed)
         ORDER BY s.name
-        """  # noqa: S608
+        """
     )
     names = [column.name for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor]
