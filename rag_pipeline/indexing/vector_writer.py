@@ -17,6 +17,7 @@ from rag_pipeline.indexing.saga import Saga
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import document_chunks
+from rag_pipeline.stores.postgres.statuses import EmbeddingStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ class VectorMappingService:
         reason = one_line(error)
         _log.warning("chunk %s of %s, position %s: %s", chunk.id, chunk.source_id, chunk.position, reason)
         with self._database.connection() as connection:
-            document_chunks.set_status(connection, self._month, [chunk.id], "failed", reason)
+            document_chunks.set_status(connection, self._month, [chunk.id], EmbeddingStatus.FAILED, reason)
         return reason
 
     def _save(self, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]) -> None:
@@ -126,7 +127,9 @@ class VectorMappingService:
 
     def _set_back(self, batch: Sequence[ChunkToEmbed]) -> None:
         with self._database.connection() as connection:
-            document_chunks.set_status(connection, self._month, [chunk.id for chunk in batch], "pending")
+            document_chunks.set_status(
+                connection, self._month, [chunk.id for chunk in batch], EmbeddingStatus.PENDING
+            )
 
 
 def name_of(chunk: ChunkToEmbed) -> str:

@@ -14,6 +14,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.statuses import (
+    ITEM_KEPT,
+    TO_CHUNK,
+    TO_INDEX,
+    EmbeddingStatus,
+    IndexingStatus,
+    ItemState,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,24 +48,24 @@ _NO_RUN = f"""NOT EXISTS (
 ORPHANED = f"{CHUNKS_OF_MONTH} AND NOT EXISTS (SELECT FROM documents d WHERE {_OF_DOCUMENT})"
 WRONG_COUNT = f"""{DOCUMENTS_OF_MONTH} AND d.chunk_count IS DISTINCT FROM (
     SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} AND NOT c.retired)"""
-UNFINISHED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = 'completed' AND EXISTS (
+UNFINISHED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
     SELECT FROM document_chunks c WHERE {_OF_DOCUMENT}
-        AND (c.embedding_status <> 'completed' OR NOT c.live OR c.retired OR c.next_place IS NOT NULL))"""
-MOVED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = 'completed' AND EXISTS (
-    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = 'completed'
+        AND (c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} OR NOT c.live OR c.retired OR c.next_place IS NOT NULL))"""
+MOVED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
+    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
         AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language))"""
-NOTHING_FAILED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = 'failed' AND NOT EXISTS (
-    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = 'failed')"""
+NOTHING_FAILED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.FAILED.sql} AND NOT EXISTS (
+    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = {EmbeddingStatus.FAILED.sql})"""
 _STUCK = f"""{DOCUMENTS_OF_MONTH} AND d.updated_at < now() - {STUCK_AFTER} AND {_NO_RUN}
-    AND (d.processing_status IN ('pending', 'processing') OR d.indexing_status IN ('pending', 'indexing'))"""
-WITHOUT_DOCUMENT = """i.state = 'ingested' AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
+    AND (d.processing_status IN {one_of(*TO_CHUNK)} OR d.indexing_status IN {one_of(*TO_INDEX)})"""
+WITHOUT_DOCUMENT = f"""i.state = {ItemState.INGESTED.sql} AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
     AND NOT EXISTS (SELECT FROM documents d WHERE d.id = i.document_id AND d.created_at = i.document_created_at)"""
 _ALL_IDS = """('dense' <> ALL(%(built)s::text[]) OR c.dense_vector_id IS NOT NULL)
     AND ('sparse' <> ALL(%(built)s::text[]) OR c.sparse_vector_id IS NOT NULL)
     AND ('multi' <> ALL(%(built)s::text[]) OR c.multi_vector_id IS NOT NULL)"""
-WITHOUT_IDS = f"{CHUNKS_OF_MONTH} AND c.embedding_status = 'completed' AND NOT ({_ALL_IDS})"
-NOT_COMPLETED = f"{CHUNKS_OF_MONTH} AND c.embedding_status <> 'completed' AND {_ALL_IDS}"
-_ABANDONED = f"{CHUNKS_OF_MONTH} AND c.embedding_status = 'processing' AND {_NO_RUN}"
+WITHOUT_IDS = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT ({_ALL_IDS})"
+NOT_COMPLETED = f"{CHUNKS_OF_MONTH} AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} AND {_ALL_IDS}"
+_ABANDONED = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {_NO_RUN}"
 TERMS = """
     SELECT term, sum(stored) AS stored, sum(counted) AS counted FROM (
         SELECT term, chunks AS stored, 0 AS counted FROM term_statistics WHERE month = %(month)s
@@ -185,11 +194,11 @@ def quarantined(connection: Connection, month: Month) -> tuple[int, list[dict[st
     """(how many, a sample) of a month's documents that cannot be read, or have chunks that cannot be embedded."""
     return _counted(
         connection,
-        """
+        f"""
         SELECT i.source_type, i.source_id, coalesce(i.error_message, d.error_message, '') AS reason
         FROM source_items i LEFT JOIN documents d ON d.id = i.document_id AND d.created_at = i.document_created_at
             AND d.created_at >= %(start)s AND d.created_at < %(end)s
-        WHERE (i.state = 'failed' OR d.indexing_status = 'failed')
+        WHERE (i.state = {ItemState.FAILED.sql} OR d.indexing_status = {IndexingStatus.FAILED.sql})
             AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
         ORDER BY 1, 2
         """,
@@ -260,7 +269,7 @@ def expects_vectors(connection: Connection, month: Month | None = None) -> bool:
     """Whether any chunk, of a month or at all, says that its vectors are stored."""
     row = connection.execute(
         f"""
-        SELECT EXISTS (SELECT FROM document_chunks c WHERE c.embedding_status = 'completed'
+        SELECT EXISTS (SELECT FROM document_chunks c WHERE c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
             {f"AND {CHUNKS_OF_MONTH}" if month else ""})
         """,
         of_month(month) if month else {},
@@ -271,9 +280,9 @@ def expects_vectors(connection: Connection, month: Month | None = None) -> bool:
 def months_of_items(connection: Connection) -> list[Month]:
     """The months that a source has items for, those left out that are retired or gone."""
     rows = connection.execute(
-        """
+        f"""
         SELECT DISTINCT date_trunc('month', document_created_at AT TIME ZONE 'UTC') FROM source_items
-        WHERE state IN ('pending', 'ingested', 'failed') ORDER BY 1
+        WHERE state IN {one_of(*ITEM_KEPT)} ORDER BY 1
         """
     )
     return [Month(moment.year, moment.month) for (moment,) in rows]

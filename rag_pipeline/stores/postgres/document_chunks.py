@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.statuses import RETRY_AT
+from rag_pipeline.stores.postgres.statuses import (
+    RETRY_AT,
+    TO_CHUNK,
+    TO_EMBED,
+    TO_INDEX,
+    EmbeddingStatus,
+    IndexingStatus,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -142,10 +150,11 @@ def store_next_version(
         ids,
     )
     connection.execute(
-        """
+        f"""
         UPDATE document_chunks c SET position = d.position, section_title = d.section_title,
             hierarchy_level = d.hierarchy_level, parent_chunk_id = d.parent_chunk_id, updated_at = now(),
-            embedding_status = CASE c.embedding_status WHEN 'failed' THEN 'pending' ELSE c.embedding_status END
+            embedding_status = CASE WHEN c.embedding_status = {EmbeddingStatus.FAILED.sql}
+                THEN {EmbeddingStatus.PENDING.sql} ELSE c.embedding_status END
         FROM drafted d
         WHERE NOT d.is_new AND c.id = d.id AND NOT c.live
             AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
@@ -187,13 +196,13 @@ def claim(
     the caller holds the month's lock, so nobody else is at work on them.
     """
     rows = connection.execute(
-        """
+        f"""
         WITH next AS (
             SELECT c.id, c.document_created_at, d.source_type, d.source_id, coalesce(d.language, '') AS language
             FROM document_chunks c
             JOIN documents d ON d.id = c.document_id AND d.created_at = c.document_created_at
-            WHERE c.embedding_status IN ('pending', 'processing') AND NOT c.retired
-                AND d.processing_status NOT IN ('pending', 'processing')
+            WHERE c.embedding_status IN {one_of(*TO_EMBED)} AND NOT c.retired
+                AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
                 AND d.created_at >= %(start)s AND d.created_at < %(end)s
                 AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
                 AND ('dense' = ANY(%(kinds)s) AND c.dense_vector_id IS NULL
@@ -204,7 +213,7 @@ def claim(
             ORDER BY c.document_id, c.position LIMIT %(limit)s
             FOR UPDATE OF c
         )
-        UPDATE document_chunks c SET embedding_status = 'processing', updated_at = now()
+        UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PROCESSING.sql}, updated_at = now()
         FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at
         RETURNING c.id, c.document_id, c.document_created_at, c.position, coalesce(c.embedding_text, c.content),
             next.source_type, next.source_id, next.language
@@ -253,7 +262,7 @@ def map_vectors(
     A chunk is `completed` once it has a vector of every kind that is built.
     """
     connection.execute(
-        """
+        f"""
         UPDATE document_chunks c SET
             dense_vector_id = CASE WHEN 'dense' = ANY(%(kinds)s) THEN c.id || '_dense' ELSE c.dense_vector_id END,
             sparse_vector_id = CASE WHEN 'sparse' = ANY(%(kinds)s) THEN c.id || '_sparse' ELSE c.sparse_vector_id END,
@@ -263,7 +272,7 @@ def map_vectors(
                 WHEN ('dense' = ANY(%(kinds)s) OR c.dense_vector_id IS NOT NULL OR NOT 'dense' = ANY(%(built)s))
                     AND ('sparse' = ANY(%(kinds)s) OR c.sparse_vector_id IS NOT NULL OR NOT 'sparse' = ANY(%(built)s))
                     AND ('multi' = ANY(%(kinds)s) OR c.multi_vector_id IS NOT NULL OR NOT 'multi' = ANY(%(built)s))
-                THEN 'completed' ELSE 'pending' END,
+                THEN {EmbeddingStatus.COMPLETED.sql} ELSE {EmbeddingStatus.PENDING.sql} END,
             embedding_error = NULL, embedded_at = now(), updated_at = now(), embedder = %(embedder)s,
             stored_position = n.position, stored_language = n.language
         FROM unnest(%(ids)s::uuid[], %(positions)s::int[], %(languages)s::text[], %(counts)s::int[])
@@ -285,7 +294,7 @@ def map_vectors(
 
 
 def set_status(
-    connection: Connection, month: Month, ids: Sequence[UUID], status: str, error: str | None = None
+    connection: Connection, month: Month, ids: Sequence[UUID], status: EmbeddingStatus, error: str | None = None
 ) -> None:
     """Set the embedding status of chunks, with the error of a failed one."""
     connection.execute(
@@ -308,17 +317,17 @@ def switch(
     """
     bounds = {"start": month.start, "end": month.end, "month": month.start.date()}
     ready = connection.execute(
-        """
+        f"""
         SELECT d.id FROM documents d
-        WHERE d.indexing_status IN ('pending', 'indexing') AND d.processing_status NOT IN ('pending', 'processing')
+        WHERE d.indexing_status IN {one_of(*TO_INDEX)} AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
             AND d.created_at >= %(start)s AND d.created_at < %(end)s
             AND (%(documents)s::uuid[] IS NULL OR d.id = ANY(%(documents)s))
             AND NOT EXISTS (
                 SELECT FROM document_chunks c WHERE c.document_id = d.id
                     AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-                    AND NOT c.retired AND c.embedding_status <> 'completed')
+                    AND NOT c.retired AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql})
             -- Not those that only wait for their rows in the collections to follow.
-            AND (d.indexing_status = 'pending' OR EXISTS (
+            AND (d.indexing_status = {IndexingStatus.PENDING.sql} OR EXISTS (
                 SELECT FROM document_chunks c WHERE c.document_id = d.id
                     AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
                     AND (c.retired OR NOT c.live OR c.next_place IS NOT NULL))
@@ -363,13 +372,13 @@ def switch(
         keys,
     )
     connection.execute(
-        """
+        f"""
         UPDATE documents d SET
             indexing_status = CASE WHEN EXISTS (
                 SELECT FROM document_chunks c WHERE c.document_id = d.id
                     AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
                     AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)
-            ) THEN 'indexing' ELSE 'completed' END,
+            ) THEN {IndexingStatus.INDEXING.sql} ELSE {IndexingStatus.COMPLETED.sql} END,
             failures = 0, retry_at = NULL, indexed_at = now(), updated_at = now()
         WHERE d.id = ANY(%(documents)s) AND d.created_at >= %(start)s AND d.created_at < %(end)s
         """,
@@ -382,7 +391,7 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
     """Documents with a chunk that cannot be embedded: their old version stays live; how many."""
     return connection.execute(
         f"""
-        UPDATE documents d SET indexing_status = 'failed', updated_at = now(),
+        UPDATE documents d SET indexing_status = {IndexingStatus.FAILED.sql}, updated_at = now(),
             failures = failures + 1, retry_at = {RETRY_AT},
             error_message = format('%%s of %%s chunks could not be embedded, the first at position %%s: %%s',
                 failed.count, d.chunk_count, failed.position, failed.error)
@@ -390,12 +399,12 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
             SELECT document_id, document_created_at, count(*) AS count, min(position) AS position,
                 (array_agg(embedding_error ORDER BY position))[1] AS error
             FROM document_chunks
-            WHERE embedding_status = 'failed' AND NOT retired
+            WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
                 AND document_created_at >= %(start)s AND document_created_at < %(end)s
             GROUP BY 1, 2
         ) failed
         WHERE d.id = failed.document_id AND d.created_at = failed.document_created_at
-            AND d.indexing_status IN ('pending', 'indexing')
+            AND d.indexing_status IN {one_of(*TO_INDEX)}
             AND d.created_at >= %(start)s AND d.created_at < %(end)s
         """,
         {"start": month.start, "end": month.end},
@@ -405,12 +414,12 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
 def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkToEmbed]:
     """Live chunks whose rows in the collections hold an old position or language (their text is not returned)."""
     rows = connection.execute(
-        """
+        f"""
         SELECT c.id, c.document_id, c.document_created_at, c.position, '', d.source_type, d.source_id, d.language
         FROM documents d
         JOIN document_chunks c ON c.document_id = d.id AND c.document_created_at = d.created_at
-        WHERE d.indexing_status = 'indexing' AND c.live AND NOT c.retired AND c.next_place IS NULL
-            AND c.embedding_status = 'completed'
+        WHERE d.indexing_status = {IndexingStatus.INDEXING.sql} AND c.live AND NOT c.retired AND c.next_place IS NULL
+            AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
             AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)
             AND d.created_at >= %(start)s AND d.created_at < %(end)s
             AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
@@ -454,8 +463,8 @@ def multi_counts(connection: Connection, month: Month, ids: Sequence[UUID]) -> d
 def expected_vectors(connection: Connection, month: Month) -> dict[str, int]:
     """What the collections must hold of a month: `chunks` (completed), and rows of `dense`, `sparse`, `multi`."""
     row = connection.execute(
-        """
-        SELECT count(*) FILTER (WHERE embedding_status = 'completed'), count(*) FILTER (WHERE live),
+        f"""
+        SELECT count(*) FILTER (WHERE embedding_status = {EmbeddingStatus.COMPLETED.sql}), count(*) FILTER (WHERE live),
             count(dense_vector_id), count(sparse_vector_id),
             coalesce(sum(multi_vector_count) FILTER (WHERE multi_vector_id IS NOT NULL), 0)
         FROM document_chunks WHERE document_created_at >= %s AND document_created_at < %s

@@ -9,6 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.statuses import (
+    ItemState,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -34,14 +38,14 @@ def begin(connection: Connection, month: Month) -> None:
 def retire_items(connection: Connection, month: Month, limit: int) -> int:
     """Mark up to `limit` of the month's items as retired, and forget what was ingested of them; how many."""
     return connection.execute(
-        """
-        UPDATE source_items SET state = 'retired', error_message = NULL, failures = 0, retry_at = NULL,
+        f"""
+        UPDATE source_items SET state = {ItemState.RETIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
             ingested_fingerprint = NULL, ingested_recipe = NULL, content_hash = NULL, ingested_at = NULL
         WHERE (source_type, source_id) IN (
             SELECT source_type, source_id FROM source_items
             WHERE document_created_at >= %(start)s AND document_created_at < %(end)s
-                AND (state NOT IN ('retired', 'gone')
-                    OR state = 'retired' AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
+                AND (state NOT IN {one_of(ItemState.RETIRED, ItemState.GONE)}
+                    OR state = {ItemState.RETIRED.sql} AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
             LIMIT %(limit)s
         )
         """,
@@ -120,9 +124,9 @@ def restore_items(connection: Connection, horizon: datetime | None) -> int:
     Months whose retirement is under way are left out: it has to come to its end first.
     """
     return connection.execute(
-        """
-        UPDATE source_items i SET state = 'pending'
-        WHERE state = 'retired' AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
+        f"""
+        UPDATE source_items i SET state = {ItemState.PENDING.sql}
+        WHERE state = {ItemState.RETIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
             AND NOT EXISTS (
                 SELECT FROM retiring_months r
                 WHERE r.month = date_trunc('month', i.document_created_at AT TIME ZONE 'UTC')::date)
@@ -134,10 +138,10 @@ def restore_items(connection: Connection, horizon: datetime | None) -> int:
 def any_to_restore(connection: Connection, horizon: datetime | None) -> bool:
     """Whether `restore_items` would find something, now or once the retirements under way are finished."""
     row = connection.execute(
-        """
+        f"""
         SELECT EXISTS (
             SELECT FROM source_items
-            WHERE state = 'retired' AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
+            WHERE state = {ItemState.RETIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
         """,
         {"horizon": horizon},
     ).fetchone()

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.statuses import (
+    ITEM_WORK,
+    ItemState,
+    SyncStatus,
+    one_of,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -80,7 +87,7 @@ def begin_or_resume_pass(connection: Connection, source: UUID) -> ScanPosition:
         (source,),
     ).fetchone()
     assert row is not None
-    connection.execute("UPDATE sources SET sync_status = 'running' WHERE id = %s", (source,))
+    connection.execute(f"UPDATE sources SET sync_status = {SyncStatus.RUNNING.sql} WHERE id = %s", (source,))
     number, after, problems = row
     return ScanPosition(source, number, after, tuple(problems))
 
@@ -105,9 +112,9 @@ def finish_pass(connection: Connection, source: UUID, next_sync_at: datetime | N
     """The pass is complete: store its time and the source's statistics."""
     connection.execute("UPDATE source_scans SET finished_at = now() WHERE source = %s", (source,))
     connection.execute(
-        """
+        f"""
         UPDATE sources SET
-            sync_status = 'completed', last_sync_at = now(), next_sync_at = %(next)s,
+            sync_status = {SyncStatus.COMPLETED.sql}, last_sync_at = now(), next_sync_at = %(next)s,
             error_count = %(problems)s, last_error = CASE WHEN %(problems)s = 0 THEN NULL ELSE last_error END,
             updated_at = now()
         WHERE id = %(source)s
@@ -127,8 +134,8 @@ def restart_pass(connection: Connection, source: UUID) -> None:
 def fail_sync(connection: Connection, source: UUID, error: str, next_sync_at: datetime | None) -> None:
     """A scan failed; what it had stored stays."""
     connection.execute(
-        """
-        UPDATE sources SET sync_status = 'failed', error_count = error_count + 1, last_error = %s,
+        f"""
+        UPDATE sources SET sync_status = {SyncStatus.FAILED.sql}, error_count = error_count + 1, last_error = %s,
             next_sync_at = %s, updated_at = now()
         WHERE id = %s
         """,
@@ -136,11 +143,11 @@ def fail_sync(connection: Connection, source: UUID, error: str, next_sync_at: da
     )
 
 
-_COUNTED = """
+_COUNTED = f"""
     SELECT s.id, count(i.source) AS total,
-        count(*) FILTER (WHERE i.state = 'ingested') AS ingested,
-        count(*) FILTER (WHERE i.state = 'failed') AS failed,
-        count(*) FILTER (WHERE i.state IN ('pending', 'gone')) AS waiting
+        count(*) FILTER (WHERE i.state = {ItemState.INGESTED.sql}) AS ingested,
+        count(*) FILTER (WHERE i.state = {ItemState.FAILED.sql}) AS failed,
+        count(*) FILTER (WHERE i.state IN {one_of(*ITEM_WORK)}) AS waiting
     FROM sources s LEFT JOIN source_items i ON i.source = s.id GROUP BY s.id
 """
 
@@ -195,9 +202,9 @@ def list_sources(connection: Connection) -> list[dict[str, Any]]:
 def abandon(connection: Connection, name: str) -> int:
     """Give up an inactive source: all its items are gone, and their months' runs delete them; how many."""
     return connection.execute(
-        """
-        UPDATE source_items i SET state = 'gone' FROM sources s
-        WHERE s.id = i.source AND s.name = %s AND NOT s.is_active AND i.state <> 'gone'
+        f"""
+        UPDATE source_items i SET state = {ItemState.GONE.sql} FROM sources s
+        WHERE s.id = i.source AND s.name = %s AND NOT s.is_active AND i.state <> {ItemState.GONE.sql}
         """,
         (name,),
     ).rowcount
@@ -206,10 +213,10 @@ def abandon(connection: Connection, name: str) -> int:
 def is_due(connection: Connection, source_type: str, name: str, schedule: str, now: datetime) -> bool:
     """Whether the source was never synced, its time has come, its schedule changed, or a pass is unfinished."""
     row = connection.execute(
-        """
+        f"""
         SELECT s.next_sync_at IS NULL OR s.next_sync_at <= %(now)s OR s.sync_schedule IS DISTINCT FROM %(schedule)s
             OR NOT s.is_active OR EXISTS (
-                SELECT FROM source_scans p WHERE p.source = s.id AND p.finished_at IS NULL AND s.sync_status = 'running')
+                SELECT FROM source_scans p WHERE p.source = s.id AND p.finished_at IS NULL AND s.sync_status = {SyncStatus.RUNNING.sql})
         FROM sources s WHERE s.source_type = %(type)s AND s.name = %(name)s
         """,
         {"type": source_type, "name": name, "schedule": schedule, "now": now},
