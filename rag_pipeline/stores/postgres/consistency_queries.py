@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.month_bounds import (
+    CHUNKS_OF_MONTH,
+    DOCUMENTS_OF_MONTH,
+    ITEMS_OF_MONTH,
+    month_bounds,
+)
 from rag_pipeline.stores.postgres.statuses import (
     ITEM_KEPT,
     TO_CHUNK,
@@ -35,8 +41,6 @@ STUCK_AFTER = "interval '1 hour'"
 """Without a run at work, unfinished work that nobody has touched for so long is stuck."""
 
 _OF_DOCUMENT = "c.document_id = d.id AND c.document_created_at = d.created_at"
-DOCUMENTS_OF_MONTH = "d.created_at >= %(start)s AND d.created_at < %(end)s"
-CHUNKS_OF_MONTH = "c.document_created_at >= %(start)s AND c.document_created_at < %(end)s"
 
 _LOCK = "hashtextextended(%(lock)s, 0)"
 _NO_RUN = f"""NOT EXISTS (
@@ -58,7 +62,7 @@ NOTHING_FAILED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatu
     SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = {EmbeddingStatus.FAILED.sql})"""
 _STUCK = f"""{DOCUMENTS_OF_MONTH} AND d.updated_at < now() - {STUCK_AFTER} AND {_NO_RUN}
     AND (d.processing_status IN {one_of(*TO_CHUNK)} OR d.indexing_status IN {one_of(*TO_INDEX)})"""
-WITHOUT_DOCUMENT = f"""i.state = {ItemState.INGESTED.sql} AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
+WITHOUT_DOCUMENT = f"""i.state = {ItemState.INGESTED.sql} AND {ITEMS_OF_MONTH}
     AND NOT EXISTS (SELECT FROM documents d WHERE d.id = i.document_id AND d.created_at = i.document_created_at)"""
 _ALL_IDS = """('dense' <> ALL(%(built)s::text[]) OR c.dense_vector_id IS NOT NULL)
     AND ('sparse' <> ALL(%(built)s::text[]) OR c.sparse_vector_id IS NOT NULL)
@@ -66,13 +70,13 @@ _ALL_IDS = """('dense' <> ALL(%(built)s::text[]) OR c.dense_vector_id IS NOT NUL
 WITHOUT_IDS = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT ({_ALL_IDS})"
 NOT_COMPLETED = f"{CHUNKS_OF_MONTH} AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} AND {_ALL_IDS}"
 _ABANDONED = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {_NO_RUN}"
-TERMS = """
+TERMS = f"""
     SELECT term, sum(stored) AS stored, sum(counted) AS counted FROM (
         SELECT term, chunks AS stored, 0 AS counted FROM term_statistics WHERE month = %(month)s
         UNION ALL
         SELECT word.term, 0, count(*) FROM document_chunks c
         CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(c.content_words, '')) || ARRAY['']) AS word(term)
-        WHERE c.live AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+        WHERE c.live AND {CHUNKS_OF_MONTH}
         GROUP BY word.term
     ) both_sides GROUP BY term HAVING sum(stored) <> sum(counted)"""
 
@@ -170,8 +174,7 @@ class ChunkState:
 def of_month(month: Month, built: Sequence[str] = ()) -> dict[str, Any]:
     """The parameters of this module's conditions."""
     return {
-        "start": month.start,
-        "end": month.end,
+        **month_bounds(month),
         "month": month.start.date(),
         "lock": f"month {month}",
         "built": list(built),
@@ -197,9 +200,9 @@ def quarantined(connection: Connection, month: Month) -> tuple[int, list[dict[st
         f"""
         SELECT i.source_type, i.source_id, coalesce(i.error_message, d.error_message, '') AS reason
         FROM source_items i LEFT JOIN documents d ON d.id = i.document_id AND d.created_at = i.document_created_at
-            AND d.created_at >= %(start)s AND d.created_at < %(end)s
+            AND {DOCUMENTS_OF_MONTH}
         WHERE (i.state = {ItemState.FAILED.sql} OR d.indexing_status = {IndexingStatus.FAILED.sql})
-            AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
+            AND {ITEMS_OF_MONTH}
         ORDER BY 1, 2
         """,
         of_month(month),

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rag_pipeline.stores.postgres.consistency_queries import (
-    CHUNKS_OF_MONTH,
-    DOCUMENTS_OF_MONTH,
     MOVED,
     NOT_COMPLETED,
     NOTHING_FAILED,
@@ -24,6 +22,7 @@ from rag_pipeline.stores.postgres.consistency_queries import (
     WRONG_COUNT,
     of_month,
 )
+from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH
 from rag_pipeline.stores.postgres.statuses import (
     EmbeddingStatus,
     IndexingStatus,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     RETRY_AT,
     TO_CHUNK,
@@ -89,13 +90,13 @@ def of_documents(
     """The stored chunks of these documents of a month, of both versions, by document and position."""
     found: dict[UUID, list[StoredChunk]] = {document: [] for document, _ in documents}
     rows = connection.execute(
-        """
+        f"""
         SELECT c.id, c.document_id, c.content, c.content_hash, c.embedding_text, c.position, c.live, c.retired
         FROM document_chunks c
-        WHERE c.document_id = ANY(%s) AND c.document_created_at >= %s AND c.document_created_at < %s
+        WHERE c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}
         ORDER BY c.document_id, c.position
         """,
-        ([d for d, _ in documents], month.start, month.end),
+        {"documents": [d for d, _ in documents], **month_bounds(month)},
     )
     for row in rows:
         found[row[1]].append(StoredChunk(*row))
@@ -122,7 +123,7 @@ def store_next_version(
     with connection.cursor().copy("COPY drafted FROM STDIN") as copy:
         for row in rows:
             copy.write_row(tuple(vars(row).values()))
-    ids = {"documents": [d for d, _ in documents], "start": month.start, "end": month.end}
+    ids = {"documents": [d for d, _ in documents], **month_bounds(month)}
     added = connection.execute(
         """
         INSERT INTO document_chunks (id, document_id, document_created_at, position, section_title, hierarchy_level,
@@ -133,7 +134,7 @@ def store_next_version(
         """
     ).rowcount
     connection.execute(
-        """
+        f"""
         UPDATE document_chunks c SET
             retired = false, updated_at = now(),
             next_place = CASE WHEN (c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id)
@@ -142,7 +143,7 @@ def store_next_version(
                     'hierarchy_level', d.hierarchy_level, 'parent_chunk_id', d.parent_chunk_id) END
         FROM drafted d
         WHERE NOT d.is_new AND c.id = d.id AND c.live
-            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+            AND {CHUNKS_OF_MONTH}
             AND (c.retired OR c.next_place IS NOT NULL
                 OR (c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id)
                 IS DISTINCT FROM (d.position, d.section_title, d.hierarchy_level, d.parent_chunk_id))
@@ -157,24 +158,24 @@ def store_next_version(
                 THEN {EmbeddingStatus.PENDING.sql} ELSE c.embedding_status END
         FROM drafted d
         WHERE NOT d.is_new AND c.id = d.id AND NOT c.live
-            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+            AND {CHUNKS_OF_MONTH}
         """,
         ids,
     )
     dropped = connection.execute(
-        """
+        f"""
         DELETE FROM document_chunks c
         WHERE c.document_id = ANY(%(documents)s) AND NOT c.live
-            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+            AND {CHUNKS_OF_MONTH}
             AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)
         """,
         ids,
     ).rowcount
     dropped += connection.execute(
-        """
+        f"""
         UPDATE document_chunks c SET retired = true, next_place = NULL, updated_at = now()
         WHERE c.document_id = ANY(%(documents)s) AND c.live AND NOT c.retired
-            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+            AND {CHUNKS_OF_MONTH}
             AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)
         """,
         ids,
@@ -203,8 +204,8 @@ def claim(
             JOIN documents d ON d.id = c.document_id AND d.created_at = c.document_created_at
             WHERE c.embedding_status IN {one_of(*TO_EMBED)} AND NOT c.retired
                 AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
-                AND d.created_at >= %(start)s AND d.created_at < %(end)s
-                AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+                AND {DOCUMENTS_OF_MONTH}
+                AND {CHUNKS_OF_MONTH}
                 AND ('dense' = ANY(%(kinds)s) AND c.dense_vector_id IS NULL
                     OR 'sparse' = ANY(%(kinds)s) AND c.sparse_vector_id IS NULL
                     OR 'multi' = ANY(%(kinds)s) AND c.multi_vector_id IS NULL)
@@ -219,8 +220,7 @@ def claim(
             next.source_type, next.source_id, next.language
         """,
         {
-            "start": month.start,
-            "end": month.end,
+            **month_bounds(month),
             "kinds": list(kinds),
             "document": after[0] if after else None,
             "position": after[1] if after else 0,
@@ -233,17 +233,16 @@ def claim(
 def announce_multi(connection: Connection, month: Month, counts: Sequence[tuple[UUID, int]]) -> None:
     """Store how many multi-vectors are about to be written: what a crash leaves in Milvus can be named then."""
     connection.execute(
-        """
+        f"""
         UPDATE document_chunks c SET multi_vector_count = greatest(c.multi_vector_count, n.count)
         FROM unnest(%(ids)s::uuid[], %(counts)s::int[]) AS n(id, count)
-        WHERE c.id = n.id AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+        WHERE c.id = n.id AND {CHUNKS_OF_MONTH}
             AND c.multi_vector_count < n.count
         """,
         {
             "ids": [i for i, _ in counts],
             "counts": [n for _, n in counts],
-            "start": month.start,
-            "end": month.end,
+            **month_bounds(month),
         },
     )
 
@@ -277,7 +276,7 @@ def map_vectors(
             stored_position = n.position, stored_language = n.language
         FROM unnest(%(ids)s::uuid[], %(positions)s::int[], %(languages)s::text[], %(counts)s::int[])
             AS n(id, position, language, count)
-        WHERE c.id = n.id AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+        WHERE c.id = n.id AND {CHUNKS_OF_MONTH}
         """,
         {
             "ids": [chunk.id for chunk in chunks],
@@ -287,8 +286,7 @@ def map_vectors(
             "kinds": list(kinds),
             "built": list(built),
             "embedder": embedder,
-            "start": month.start,
-            "end": month.end,
+            **month_bounds(month),
         },
     )
 
@@ -298,11 +296,11 @@ def set_status(
 ) -> None:
     """Set the embedding status of chunks, with the error of a failed one."""
     connection.execute(
-        """
-        UPDATE document_chunks SET embedding_status = %s, embedding_error = %s, updated_at = now()
-        WHERE id = ANY(%s) AND document_created_at >= %s AND document_created_at < %s
+        f"""
+        UPDATE document_chunks c SET embedding_status = %(status)s, embedding_error = %(error)s, updated_at = now()
+        WHERE c.id = ANY(%(ids)s) AND {CHUNKS_OF_MONTH}
         """,
-        (status, error, list(ids), month.start, month.end),
+        {"status": status, "error": error, "ids": list(ids), **month_bounds(month)},
     )
 
 
@@ -315,25 +313,25 @@ def switch(
     their new place, the new ones become live and are counted in `term_statistics`. A document is `completed`
     unless rows of its chunks in the collections have to follow (see `to_restate`). At most `limit` documents.
     """
-    bounds = {"start": month.start, "end": month.end, "month": month.start.date()}
+    bounds = {**month_bounds(month), "month": month.start.date()}
     ready = connection.execute(
         f"""
         SELECT d.id FROM documents d
         WHERE d.indexing_status IN {one_of(*TO_INDEX)} AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
-            AND d.created_at >= %(start)s AND d.created_at < %(end)s
+            AND {DOCUMENTS_OF_MONTH}
             AND (%(documents)s::uuid[] IS NULL OR d.id = ANY(%(documents)s))
             AND NOT EXISTS (
                 SELECT FROM document_chunks c WHERE c.document_id = d.id
-                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+                    AND {CHUNKS_OF_MONTH}
                     AND NOT c.retired AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql})
             -- Not those that only wait for their rows in the collections to follow.
             AND (d.indexing_status = {IndexingStatus.PENDING.sql} OR EXISTS (
                 SELECT FROM document_chunks c WHERE c.document_id = d.id
-                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+                    AND {CHUNKS_OF_MONTH}
                     AND (c.retired OR NOT c.live OR c.next_place IS NOT NULL))
                 OR NOT EXISTS (
                 SELECT FROM document_chunks c WHERE c.document_id = d.id
-                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+                    AND {CHUNKS_OF_MONTH}
                     AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)))
         ORDER BY d.id LIMIT %(limit)s FOR UPDATE OF d
         """,
@@ -342,8 +340,8 @@ def switch(
     if not ready:
         return []
     keys = {**bounds, "documents": [document for (document,) in ready]}
-    of_ready = """
-        c.document_id = ANY(%(documents)s) AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+    of_ready = f"""
+        c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}
     """
     connection.execute(f"DELETE FROM document_chunks c WHERE {of_ready} AND c.retired", keys)
     connection.execute(
@@ -376,11 +374,11 @@ def switch(
         UPDATE documents d SET
             indexing_status = CASE WHEN EXISTS (
                 SELECT FROM document_chunks c WHERE c.document_id = d.id
-                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+                    AND {CHUNKS_OF_MONTH}
                     AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)
             ) THEN {IndexingStatus.INDEXING.sql} ELSE {IndexingStatus.COMPLETED.sql} END,
             failures = 0, retry_at = NULL, indexed_at = now(), updated_at = now()
-        WHERE d.id = ANY(%(documents)s) AND d.created_at >= %(start)s AND d.created_at < %(end)s
+        WHERE d.id = ANY(%(documents)s) AND {DOCUMENTS_OF_MONTH}
         """,
         keys,
     )
@@ -400,14 +398,14 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
                 (array_agg(embedding_error ORDER BY position))[1] AS error
             FROM document_chunks
             WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
-                AND document_created_at >= %(start)s AND document_created_at < %(end)s
+                AND {in_month("document_created_at")}
             GROUP BY 1, 2
         ) failed
         WHERE d.id = failed.document_id AND d.created_at = failed.document_created_at
             AND d.indexing_status IN {one_of(*TO_INDEX)}
-            AND d.created_at >= %(start)s AND d.created_at < %(end)s
+            AND {DOCUMENTS_OF_MONTH}
         """,
-        {"start": month.start, "end": month.end},
+        month_bounds(month),
     ).rowcount
 
 
@@ -421,11 +419,11 @@ def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkTo
         WHERE d.indexing_status = {IndexingStatus.INDEXING.sql} AND c.live AND NOT c.retired AND c.next_place IS NULL
             AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
             AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)
-            AND d.created_at >= %(start)s AND d.created_at < %(end)s
-            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+            AND {DOCUMENTS_OF_MONTH}
+            AND {CHUNKS_OF_MONTH}
         ORDER BY c.document_id, c.position LIMIT %(limit)s
         """,
-        {"start": month.start, "end": month.end, "limit": limit},
+        {**month_bounds(month), "limit": limit},
     ).fetchall()
     return [ChunkToEmbed(*row) for row in rows]
 
@@ -433,17 +431,16 @@ def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkTo
 def mark_restated(connection: Connection, month: Month, chunks: Sequence[ChunkToEmbed]) -> None:
     """The rows of these chunks in the collections hold their position and language now."""
     connection.execute(
-        """
+        f"""
         UPDATE document_chunks c SET stored_position = n.position, stored_language = n.language
         FROM unnest(%(ids)s::uuid[], %(positions)s::int[], %(languages)s::text[]) AS n(id, position, language)
-        WHERE c.id = n.id AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+        WHERE c.id = n.id AND {CHUNKS_OF_MONTH}
         """,
         {
             "ids": [chunk.id for chunk in chunks],
             "positions": [chunk.position for chunk in chunks],
             "languages": [chunk.language for chunk in chunks],
-            "start": month.start,
-            "end": month.end,
+            **month_bounds(month),
         },
     )
 
@@ -451,11 +448,10 @@ def mark_restated(connection: Connection, month: Month, chunks: Sequence[ChunkTo
 def multi_counts(connection: Connection, month: Month, ids: Sequence[UUID]) -> dict[UUID, int]:
     """How many multi-vectors each of these chunks has."""
     rows = connection.execute(
-        """
-        SELECT id, multi_vector_count FROM document_chunks
-        WHERE id = ANY(%s) AND document_created_at >= %s AND document_created_at < %s
+        f"""
+        SELECT c.id, c.multi_vector_count FROM document_chunks c WHERE c.id = ANY(%(ids)s) AND {CHUNKS_OF_MONTH}
         """,
-        (list(ids), month.start, month.end),
+        {"ids": list(ids), **month_bounds(month)},
     ).fetchall()
     return dict(rows)
 
@@ -467,9 +463,9 @@ def expected_vectors(connection: Connection, month: Month) -> dict[str, int]:
         SELECT count(*) FILTER (WHERE embedding_status = {EmbeddingStatus.COMPLETED.sql}), count(*) FILTER (WHERE live),
             count(dense_vector_id), count(sparse_vector_id),
             coalesce(sum(multi_vector_count) FILTER (WHERE multi_vector_id IS NOT NULL), 0)
-        FROM document_chunks WHERE document_created_at >= %s AND document_created_at < %s
+        FROM document_chunks c WHERE {CHUNKS_OF_MONTH}
         """,
-        (month.start, month.end),
+        month_bounds(month),
     ).fetchone()
     assert row is not None
     return dict(zip(("completed", "live", "dense", "sparse", "multi"), map(int, row), strict=True))

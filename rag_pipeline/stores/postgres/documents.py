@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     ITEM_WORK,
     TO_CHUNK,
@@ -144,12 +145,12 @@ def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -
             SELECT *, sum(char_count) OVER (ORDER BY id) - char_count AS before
             FROM (
                 SELECT id, created_at, source_id, title, content, chunked_with, char_count FROM documents
-                WHERE processing_status IN {one_of(*TO_CHUNK)} AND created_at >= %(start)s AND created_at < %(end)s
+                WHERE processing_status IN {one_of(*TO_CHUNK)} AND {in_month("created_at")}
                 ORDER BY id LIMIT %(limit)s
             ) next
         ) counted WHERE before < %(chars)s ORDER BY id
         """,
-        {"start": month.start, "end": month.end, "limit": limit, "chars": max_chars},
+        {**month_bounds(month), "limit": limit, "chars": max_chars},
     ).fetchall()
     return [DocumentText(*row) for row in rows]
 
@@ -200,10 +201,10 @@ def retry_due(connection: Connection, limit: int) -> int:
         connection.execute(
             f"""
             UPDATE document_chunks SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
-            WHERE document_id = ANY(%s) AND embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
-                AND document_created_at >= %s AND document_created_at < %s
+            WHERE document_id = ANY(%(documents)s) AND embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
+                AND {in_month("document_created_at")}
             """,
-            ([document for document, moment in rows if moment in month], month.start, month.end),
+            {"documents": [document for document, moment in rows if moment in month], **month_bounds(month)},
         )
     return len(rows)
 
@@ -231,13 +232,13 @@ def work_digest(connection: Connection, month: Month) -> str:
             (SELECT string_agg(concat_ws('/', source_type, source_id, state, seen_fingerprint, seen_recipe), '|'
                                ORDER BY source_type, source_id)
              FROM source_items WHERE state IN {one_of(*ITEM_WORK)}
-                AND document_created_at >= %(start)s AND document_created_at < %(end)s),
+                AND {in_month("document_created_at")}),
             (SELECT string_agg(concat_ws('/', id, processing_status, indexing_status, updated_at), '|' ORDER BY id)
-             FROM documents WHERE created_at >= %(start)s AND created_at < %(end)s
+             FROM documents WHERE {in_month("created_at")}
                 AND (processing_status IN {one_of(*TO_CHUNK)} OR indexing_status IN {one_of(*TO_INDEX)}))
         ))
         """,
-        {"start": month.start, "end": month.end},
+        month_bounds(month),
     ).fetchone()
     assert row is not None
     return row[0]

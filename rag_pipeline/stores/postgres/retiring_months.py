@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     ItemState,
     one_of,
@@ -43,13 +44,13 @@ def retire_items(connection: Connection, month: Month, limit: int) -> int:
             ingested_fingerprint = NULL, ingested_recipe = NULL, content_hash = NULL, ingested_at = NULL
         WHERE (source_type, source_id) IN (
             SELECT source_type, source_id FROM source_items
-            WHERE document_created_at >= %(start)s AND document_created_at < %(end)s
+            WHERE {in_month("document_created_at")}
                 AND (state NOT IN {one_of(ItemState.RETIRED, ItemState.GONE)}
                     OR state = {ItemState.RETIRED.sql} AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
             LIMIT %(limit)s
         )
         """,
-        {"start": month.start, "end": month.end, "limit": limit},
+        {**month_bounds(month), "limit": limit},
     ).rowcount
 
 
@@ -61,21 +62,18 @@ def delete_documents(connection: Connection, month: Month, limit: int) -> int:
     documents = [
         document
         for (document,) in connection.execute(
-            "SELECT id FROM documents WHERE created_at >= %s AND created_at < %s LIMIT %s",
-            (month.start, month.end, limit),
+            f"SELECT d.id FROM documents d WHERE {DOCUMENTS_OF_MONTH} LIMIT %(limit)s",
+            {**month_bounds(month), "limit": limit},
         ).fetchall()
     ]
     # One statement, so that the trigger runs once; the cascade would run it once a document.
     connection.execute(
-        """
-        DELETE FROM document_chunks
-        WHERE document_id = ANY(%s) AND document_created_at >= %s AND document_created_at < %s
-        """,
-        (documents, month.start, month.end),
+        f"DELETE FROM document_chunks c WHERE c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}",
+        {"documents": documents, **month_bounds(month)},
     )
     connection.execute(
-        "DELETE FROM documents WHERE id = ANY(%s) AND created_at >= %s AND created_at < %s",
-        (documents, month.start, month.end),
+        f"DELETE FROM documents d WHERE d.id = ANY(%(documents)s) AND {DOCUMENTS_OF_MONTH}",
+        {"documents": documents, **month_bounds(month)},
     )
     clear_outbox(connection, month)
     return len(documents)
@@ -84,8 +82,8 @@ def delete_documents(connection: Connection, month: Month, limit: int) -> int:
 def clear_outbox(connection: Connection, month: Month) -> None:
     """Remove the month's rows from the outbox: their vectors go with the month's partitions."""
     connection.execute(
-        "DELETE FROM vector_deletions WHERE document_created_at >= %s AND document_created_at < %s",
-        (month.start, month.end),
+        f"DELETE FROM vector_deletions WHERE {in_month('document_created_at')}",
+        month_bounds(month),
     )
 
 

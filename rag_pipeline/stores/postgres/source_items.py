@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.month_bounds import ITEMS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     RETRY_AT,
     IndexingStatus,
@@ -197,11 +198,11 @@ def pending(
             i.seen_fingerprint, i.seen_recipe,
             CASE WHEN i.ingested_recipe = i.seen_recipe THEN i.content_hash END
         FROM source_items i JOIN sources s ON s.id = i.source
-        WHERE i.state = {ItemState.PENDING.sql} AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
+        WHERE i.state = {ItemState.PENDING.sql} AND {ITEMS_OF_MONTH}
             AND (i.source_type, i.source_id) > (%(type)s, %(id)s)
         ORDER BY i.source_type, i.source_id LIMIT %(limit)s
         """,
-        {"start": month.start, "end": month.end, "type": after[0], "id": after[1], "limit": limit},
+        {**month_bounds(month), "type": after[0], "id": after[1], "limit": limit},
     ).fetchall()
     return [PendingItem(*row) for row in rows]
 
@@ -248,10 +249,10 @@ def delete_gone(connection: Connection, month: Month, limit: int) -> int:
         f"""
         DELETE FROM source_items WHERE (source_type, source_id) IN (
             SELECT source_type, source_id FROM source_items
-            WHERE state = {ItemState.GONE.sql} AND document_created_at >= %s AND document_created_at < %s LIMIT %s
+            WHERE state = {ItemState.GONE.sql} AND {in_month("document_created_at")} LIMIT %(limit)s
         )
         """,
-        (month.start, month.end, limit),
+        {**month_bounds(month), "limit": limit},
     ).rowcount
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -43,11 +45,8 @@ def confirm(connection: Connection, deletions: Sequence[Deletion]) -> None:
 def waiting(connection: Connection, month: Month) -> tuple[int, datetime | None]:
     """(how many deletions of a month's chunks have not arrived in Milvus, since when the oldest waits)."""
     row = connection.execute(
-        """
-        SELECT count(*), min(created_at) FROM vector_deletions
-        WHERE document_created_at >= %s AND document_created_at < %s
-        """,
-        (month.start, month.end),
+        f"SELECT count(*), min(created_at) FROM vector_deletions WHERE {in_month('document_created_at')}",
+        month_bounds(month),
     ).fetchone()
     assert row is not None
     return row[0], row[1]
