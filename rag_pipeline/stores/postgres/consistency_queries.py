@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.database import dicts, named, objects, value, values
 from rag_pipeline.stores.postgres.month_bounds import (
     CHUNKS_OF_MONTH,
     DOCUMENTS_OF_MONTH,
@@ -29,6 +30,7 @@ from rag_pipeline.stores.postgres.statuses import (
     ItemState,
     one_of,
 )
+from rag_pipeline.stores.vector_ids import column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -164,6 +166,7 @@ MISMATCHES = (
 class ChunkState:
     """A chunk, as the comparison with a collection needs it."""
 
+    id: UUID
     status: str
     has_id: bool
     """Whether its row names its vector of the collection's kind."""
@@ -213,7 +216,9 @@ def chunks_within(
     connection: Connection, month: Month, kind: VectorKind, first: UUID | None, after: UUID | None
 ) -> dict[UUID, ChunkState]:
     """A month's chunks with ids in a range."""
-    rows = connection.execute(
+    states = objects(
+        connection,
+        ChunkState,
         f"""
         SELECT {_state(kind)} FROM document_chunks c
         WHERE {CHUNKS_OF_MONTH} AND (%(first)s::uuid IS NULL OR c.id >= %(first)s)
@@ -221,43 +226,44 @@ def chunks_within(
         """,
         of_month(month) | {"first": first, "after": after},
     )
-    return {row[0]: ChunkState(*row[1:]) for row in rows}
+    return {state.id: state for state in states}
 
 
 def chunks_named(
     connection: Connection, month: Month, kind: VectorKind, ids: Sequence[UUID]
 ) -> dict[UUID, ChunkState]:
     """Those of these chunks that a month has."""
-    rows = connection.execute(
+    states = objects(
+        connection,
+        ChunkState,
         f"SELECT {_state(kind)} FROM document_chunks c WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s)",
         of_month(month) | {"ids": list(ids)},
     )
-    return {row[0]: ChunkState(*row[1:]) for row in rows}
+    return {state.id: state for state in states}
 
 
 def leaving(connection: Connection, first: UUID | None, after: UUID | None) -> set[UUID]:
     """The chunks in the outbox with ids in a range: their vectors may still be stored."""
-    rows = connection.execute(
+    chunks = values(
+        connection,
         """
         SELECT chunk_id FROM vector_deletions
         WHERE (%(first)s::uuid IS NULL OR chunk_id >= %(first)s) AND (%(after)s::uuid IS NULL OR chunk_id < %(after)s)
         """,
         {"first": first, "after": after},
     )
-    return {chunk for (chunk,) in rows}
+    return set(chunks)
 
 
 def months_of(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Month]:
     """The months of these chunks, whatever they are."""
-    rows = connection.execute(
-        "SELECT id, document_created_at FROM document_chunks WHERE id = ANY(%s)", (list(ids),)
-    )
-    return {chunk: Month.of(moment) for chunk, moment in rows}
+    query = "SELECT id, document_created_at FROM document_chunks WHERE id = ANY(%s)"
+    return {row.id: Month.of(row.document_created_at) for row in named(connection, query, (list(ids),))}
 
 
-def named(connection: Connection, month: Month, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+def describe_chunks(connection: Connection, month: Month, ids: Sequence[UUID]) -> list[dict[str, Any]]:
     """What a person wants to know of these chunks."""
-    return _dicts(
+    return dicts(
         connection,
         f"""
         SELECT {_A_CHUNK}, d.source_id FROM document_chunks c
@@ -270,40 +276,33 @@ def named(connection: Connection, month: Month, ids: Sequence[UUID]) -> list[dic
 
 def expects_vectors(connection: Connection, month: Month | None = None) -> bool:
     """Whether any chunk, of a month or at all, says that its vectors are stored."""
-    row = connection.execute(
+    return value(
+        connection,
         f"""
         SELECT EXISTS (SELECT FROM document_chunks c WHERE c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
             {f"AND {CHUNKS_OF_MONTH}" if month else ""})
         """,
         of_month(month) if month else {},
-    ).fetchone()
-    return bool(row and row[0])
+    )
 
 
 def months_of_items(connection: Connection) -> list[Month]:
     """The months that a source has items for, those left out that are retired or gone."""
-    rows = connection.execute(
+    months = values(
+        connection,
         f"""
-        SELECT DISTINCT date_trunc('month', document_created_at AT TIME ZONE 'UTC') FROM source_items
+        SELECT DISTINCT to_char(document_created_at AT TIME ZONE 'UTC', 'YYYY-MM') FROM source_items
         WHERE state IN {one_of(*ITEM_KEPT)} ORDER BY 1
-        """
+        """,
     )
-    return [Month(moment.year, moment.month) for (moment,) in rows]
+    return [Month.parse(month) for month in months]
 
 
 def _state(kind: VectorKind) -> str:
     vectors = "c.multi_vector_count" if kind == "multi" else "1"
-    return f"c.id, c.embedding_status, c.{kind}_vector_id IS NOT NULL, {vectors}"
+    return f"c.id, c.embedding_status AS status, c.{column(kind)} IS NOT NULL AS has_id, {vectors} AS vectors"
 
 
 def _counted(connection: Connection, query: str, parameters: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
-    rows = _dicts(
-        connection, f"SELECT count(*) OVER () AS total_, q.* FROM ({query}) q LIMIT {SAMPLE}", parameters
-    )
+    rows = dicts(connection, f"SELECT count(*) OVER () AS total_, q.* FROM ({query}) q LIMIT {SAMPLE}", parameters)
     return (rows[0]["total_"] if rows else 0), [{k: v for k, v in row.items() if k != "total_"} for row in rows]
-
-
-def _dicts(connection: Connection, query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    cursor = connection.execute(query, parameters)
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.database import dicts, named, objects, values
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     RETRY_AT,
@@ -89,7 +90,9 @@ def of_documents(
 ) -> dict[UUID, list[StoredChunk]]:
     """The stored chunks of these documents of a month, of both versions, by document and position."""
     found: dict[UUID, list[StoredChunk]] = {document: [] for document, _ in documents}
-    rows = connection.execute(
+    chunks = objects(
+        connection,
+        StoredChunk,
         f"""
         SELECT c.id, c.document_id, c.content, c.content_hash, c.embedding_text, c.position, c.live, c.retired
         FROM document_chunks c
@@ -98,8 +101,8 @@ def of_documents(
         """,
         {"documents": [d for d, _ in documents], **month_bounds(month)},
     )
-    for row in rows:
-        found[row[1]].append(StoredChunk(*row))
+    for chunk in chunks:
+        found[chunk.document_id].append(chunk)
     return found
 
 
@@ -196,7 +199,9 @@ def claim(
     In the order of document and position, from `after` on. Rows that a dead run left `processing` are taken up:
     the caller holds the month's lock, so nobody else is at work on them.
     """
-    rows = connection.execute(
+    chunks = objects(
+        connection,
+        ChunkToEmbed,
         f"""
         WITH next AS (
             SELECT c.id, c.document_created_at, d.source_type, d.source_id, coalesce(d.language, '') AS language
@@ -216,8 +221,8 @@ def claim(
         )
         UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PROCESSING.sql}, updated_at = now()
         FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at
-        RETURNING c.id, c.document_id, c.document_created_at, c.position, coalesce(c.embedding_text, c.content),
-            next.source_type, next.source_id, next.language
+        RETURNING c.id, c.document_id, c.document_created_at AS created_at, c.position,
+            coalesce(c.embedding_text, c.content) AS text, next.source_type, next.source_id, next.language
         """,
         {
             **month_bounds(month),
@@ -226,8 +231,8 @@ def claim(
             "position": after[1] if after else 0,
             "limit": limit,
         },
-    ).fetchall()
-    return sorted((ChunkToEmbed(*row) for row in rows), key=lambda chunk: (chunk.document_id, chunk.position))
+    )
+    return sorted(chunks, key=lambda chunk: (chunk.document_id, chunk.position))
 
 
 def announce_multi(connection: Connection, month: Month, counts: Sequence[tuple[UUID, int]]) -> None:
@@ -314,7 +319,8 @@ def switch(
     unless rows of its chunks in the collections have to follow (see `to_restate`). At most `limit` documents.
     """
     bounds = {**month_bounds(month), "month": month.start.date()}
-    ready = connection.execute(
+    ready = values(
+        connection,
         f"""
         SELECT d.id FROM documents d
         WHERE d.indexing_status IN {one_of(*TO_INDEX)} AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
@@ -336,10 +342,10 @@ def switch(
         ORDER BY d.id LIMIT %(limit)s FOR UPDATE OF d
         """,
         {**bounds, "documents": None if documents is None else list(documents), "limit": limit},
-    ).fetchall()
+    )
     if not ready:
         return []
-    keys = {**bounds, "documents": [document for (document,) in ready]}
+    keys = {**bounds, "documents": ready}
     of_ready = f"""
         c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}
     """
@@ -382,7 +388,7 @@ def switch(
         """,
         keys,
     )
-    return [document for (document,) in ready]
+    return ready
 
 
 def mark_failed_documents(connection: Connection, month: Month) -> int:
@@ -411,9 +417,11 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
 
 def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkToEmbed]:
     """Live chunks whose rows in the collections hold an old position or language (their text is not returned)."""
-    rows = connection.execute(
+    return objects(
+        connection,
+        ChunkToEmbed,
         f"""
-        SELECT c.id, c.document_id, c.document_created_at, c.position, '', d.source_type, d.source_id, d.language
+        SELECT c.id, c.document_id, c.document_created_at AS created_at, c.position, '' AS text, d.source_type, d.source_id, d.language
         FROM documents d
         JOIN document_chunks c ON c.document_id = d.id AND c.document_created_at = d.created_at
         WHERE d.indexing_status = {IndexingStatus.INDEXING.sql} AND c.live AND NOT c.retired AND c.next_place IS NULL
@@ -424,8 +432,7 @@ def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkTo
         ORDER BY c.document_id, c.position LIMIT %(limit)s
         """,
         {**month_bounds(month), "limit": limit},
-    ).fetchall()
-    return [ChunkToEmbed(*row) for row in rows]
+    )
 
 
 def mark_restated(connection: Connection, month: Month, chunks: Sequence[ChunkToEmbed]) -> None:
@@ -447,25 +454,27 @@ def mark_restated(connection: Connection, month: Month, chunks: Sequence[ChunkTo
 
 def multi_counts(connection: Connection, month: Month, ids: Sequence[UUID]) -> dict[UUID, int]:
     """How many multi-vectors each of these chunks has."""
-    rows = connection.execute(
+    rows = named(
+        connection,
         f"""
         SELECT c.id, c.multi_vector_count FROM document_chunks c WHERE c.id = ANY(%(ids)s) AND {CHUNKS_OF_MONTH}
         """,
         {"ids": list(ids), **month_bounds(month)},
-    ).fetchall()
-    return dict(rows)
+    )
+    return {row.id: row.multi_vector_count for row in rows}
 
 
 def expected_vectors(connection: Connection, month: Month) -> dict[str, int]:
     """What the collections must hold of a month: `chunks` (completed), and rows of `dense`, `sparse`, `multi`."""
-    row = connection.execute(
+    (counts,) = dicts(
+        connection,
         f"""
-        SELECT count(*) FILTER (WHERE embedding_status = {EmbeddingStatus.COMPLETED.sql}), count(*) FILTER (WHERE live),
-            count(dense_vector_id), count(sparse_vector_id),
-            coalesce(sum(multi_vector_count) FILTER (WHERE multi_vector_id IS NOT NULL), 0)
+        SELECT count(*) FILTER (WHERE embedding_status = {EmbeddingStatus.COMPLETED.sql}) AS completed,
+            count(*) FILTER (WHERE live) AS live,
+            count(dense_vector_id) AS dense, count(sparse_vector_id) AS sparse,
+            coalesce(sum(multi_vector_count) FILTER (WHERE multi_vector_id IS NOT NULL), 0)::bigint AS multi
         FROM document_chunks c WHERE {CHUNKS_OF_MONTH}
         """,
         month_bounds(month),
-    ).fetchone()
-    assert row is not None
-    return dict(zip(("completed", "live", "dense", "sparse", "multi"), map(int, row), strict=True))
+    )
+    return counts

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.database import named, objects, value, values
 from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     ITEM_WORK,
@@ -139,9 +140,11 @@ def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]]) 
 
 def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -> list[DocumentText]:
     """The next documents of a month whose chunks are to be made: at most `limit`, about `max_chars` in all."""
-    rows = connection.execute(
+    return objects(
+        connection,
+        DocumentText,
         f"""
-        SELECT id, created_at, source_id, title, content, chunked_with FROM (
+        SELECT id, created_at, source_id AS source, title, content, chunked_with FROM (
             SELECT *, sum(char_count) OVER (ORDER BY id) - char_count AS before
             FROM (
                 SELECT id, created_at, source_id, title, content, chunked_with, char_count FROM documents
@@ -151,8 +154,7 @@ def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -
         ) counted WHERE before < %(chars)s ORDER BY id
         """,
         {**month_bounds(month), "limit": limit, "chars": max_chars},
-    ).fetchall()
-    return [DocumentText(*row) for row in rows]
+    )
 
 
 def mark_chunked(connection: Connection, documents: Sequence[Chunked]) -> None:
@@ -186,7 +188,8 @@ def retry_failed(connection: Connection) -> int:
 
 def retry_due(connection: Connection, limit: int) -> int:
     """Make the failed chunks of documents whose time has come (see `RETRY_AT`) pending again; how many documents."""
-    rows = connection.execute(
+    due = named(
+        connection,
         f"""
         UPDATE documents d SET indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL, updated_at = now()
         FROM (
@@ -196,22 +199,26 @@ def retry_due(connection: Connection, limit: int) -> int:
         WHERE d.id = due.id AND d.created_at = due.created_at RETURNING d.id, d.created_at
         """,
         (limit,),
-    ).fetchall()
-    for month in {Month.of(moment) for _, moment in rows}:
+    )
+    for month in {Month.of(document.created_at) for document in due}:
         connection.execute(
             f"""
             UPDATE document_chunks SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
             WHERE document_id = ANY(%(documents)s) AND embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
                 AND {in_month("document_created_at")}
             """,
-            {"documents": [document for document, moment in rows if moment in month], **month_bounds(month)},
+            {
+                "documents": [document.id for document in due if document.created_at in month],
+                **month_bounds(month),
+            },
         )
-    return len(rows)
+    return len(due)
 
 
 def months_with_work(connection: Connection) -> list[Month]:
     """The months whose items, documents or chunks are not yet as they should be, oldest first."""
-    rows = connection.execute(
+    months = values(
+        connection,
         f"""
         SELECT DISTINCT to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM') FROM (
             SELECT document_created_at AS moment FROM source_items WHERE state IN {one_of(*ITEM_WORK)}
@@ -219,14 +226,15 @@ def months_with_work(connection: Connection) -> list[Month]:
             SELECT created_at FROM documents WHERE processing_status IN {one_of(*TO_CHUNK)}
                 OR indexing_status IN {one_of(*TO_INDEX)}
         ) work ORDER BY 1
-        """
-    ).fetchall()
-    return [Month.parse(month) for (month,) in rows]
+        """,
+    )
+    return [Month.parse(month) for month in months]
 
 
 def work_digest(connection: Connection, month: Month) -> str:
     """Changes whenever a month's pending work does: keys a run so that the same work is not asked for twice."""
-    row = connection.execute(
+    return value(
+        connection,
         f"""
         SELECT md5(concat(
             (SELECT string_agg(concat_ws('/', source_type, source_id, state, seen_fingerprint, seen_recipe), '|'
@@ -239,6 +247,4 @@ def work_digest(connection: Connection, month: Month) -> str:
         ))
         """,
         month_bounds(month),
-    ).fetchone()
-    assert row is not None
-    return row[0]
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rag_pipeline.stores.postgres.database import named
 from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ def newest(connection: Connection, month: Month, limit: int) -> list[tuple[Any, 
 
 def sizes(connection: Connection, month: Month) -> list[tuple[str, int]]:
     """(range of tokens, live or coming chunks) of a month, in steps of 100 tokens."""
-    rows = connection.execute(
+    rows = named(
+        connection,
         f"""
-        SELECT token_count / 100 * 100 AS low, count(*) FROM document_chunks
+        SELECT token_count / 100 * 100 AS low, count(*) AS chunks FROM document_chunks
         WHERE NOT retired AND {in_month("document_created_at")} GROUP BY 1 ORDER BY 1
         """,
         month_bounds(month),
-    ).fetchall()
-    return [(f"{low} to {low + 99}", count) for low, count in rows]
+    )
+    return [(f"{row.low} to {row.low + 99}", row.chunks) for row in rows]

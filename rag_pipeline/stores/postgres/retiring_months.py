@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.database import value, values
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     ItemState,
@@ -25,8 +26,8 @@ _LOCK_TIMEOUT_MS = 500
 
 def begun(connection: Connection) -> list[Month]:
     """The months whose retirement is under way, in order."""
-    rows = connection.execute("SELECT to_char(month, 'YYYY-MM') FROM retiring_months ORDER BY month").fetchall()
-    return [Month.parse(month) for (month,) in rows]
+    months = values(connection, "SELECT to_char(month, 'YYYY-MM') FROM retiring_months ORDER BY month")
+    return [Month.parse(month) for month in months]
 
 
 def begin(connection: Connection, month: Month) -> None:
@@ -59,13 +60,11 @@ def delete_documents(connection: Connection, month: Month, limit: int) -> int:
 
     Their vectors go with the month's partitions, so what the trigger puts into the outbox is taken out again.
     """
-    documents = [
-        document
-        for (document,) in connection.execute(
-            f"SELECT d.id FROM documents d WHERE {DOCUMENTS_OF_MONTH} LIMIT %(limit)s",
-            {**month_bounds(month), "limit": limit},
-        ).fetchall()
-    ]
+    documents = values(
+        connection,
+        f"SELECT d.id FROM documents d WHERE {DOCUMENTS_OF_MONTH} LIMIT %(limit)s",
+        {**month_bounds(month), "limit": limit},
+    )
     # One statement, so that the trigger runs once; the cascade would run it once a document.
     connection.execute(
         f"DELETE FROM document_chunks c WHERE c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}",
@@ -100,11 +99,12 @@ def drop_partitions(connection: Connection, month: Month) -> None:
     connection.execute("LOCK TABLE documents, document_chunks IN ACCESS EXCLUSIVE MODE")
     for parent in ("document_chunks", "documents"):
         partition = month.postgres_partition(parent)
-        found = connection.execute(
-            "SELECT FROM pg_inherits WHERE inhparent = %s::regclass AND inhrelid = to_regclass(%s)",
+        attached = value(
+            connection,
+            "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = %s::regclass AND inhrelid = to_regclass(%s))",
             (parent, partition),
-        ).fetchone()
-        if found is not None:
+        )
+        if attached:
             connection.execute(f"ALTER TABLE {parent} DETACH PARTITION {partition}")
             connection.execute(f"DROP TABLE {partition}")
     connection.execute("DELETE FROM term_statistics WHERE month = %s", (month.start.date(),))
@@ -135,13 +135,12 @@ def restore_items(connection: Connection, horizon: datetime | None) -> int:
 
 def any_to_restore(connection: Connection, horizon: datetime | None) -> bool:
     """Whether `restore_items` would find something, now or once the retirements under way are finished."""
-    row = connection.execute(
+    return value(
+        connection,
         f"""
         SELECT EXISTS (
             SELECT FROM source_items
             WHERE state = {ItemState.RETIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
         """,
         {"horizon": horizon},
-    ).fetchone()
-    assert row is not None
-    return row[0]
+    )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.database import dicts, objects, one, values
 from rag_pipeline.stores.postgres.month_bounds import ITEMS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     RETRY_AT,
@@ -54,14 +55,15 @@ class Outcome:
 
 def unknown(connection: Connection, source_type: str, source_ids: Sequence[str]) -> set[str]:
     """Which of these ids no scan has seen before (or has seen vanish)."""
-    rows = connection.execute(
+    new = values(
+        connection,
         """
         SELECT seen.id FROM unnest(%s::text[]) AS seen(id)
         WHERE NOT EXISTS (SELECT FROM source_items i WHERE i.source_type = %s AND i.source_id = seen.id)
         """,
         (list(source_ids), source_type),
-    ).fetchall()
-    return {source_id for (source_id,) in rows}
+    )
+    return set(new)
 
 
 def merge(
@@ -90,7 +92,8 @@ def merge(
     with connection.cursor().copy("COPY scanned FROM STDIN") as copy:
         for item, created_at in items:
             copy.write_row((item.source_id, item.name, item.locator, item.url, item.fingerprint, created_at))
-    row = connection.execute(
+    counts = one(
+        connection,
         f"""
         WITH before AS (
             SELECT i.source_id, i.state FROM source_items i JOIN scanned USING (source_id)
@@ -121,15 +124,15 @@ def merge(
                 seen_fingerprint = excluded.seen_fingerprint, seen_recipe = excluded.seen_recipe
             RETURNING i.source_id, i.state
         )
-        SELECT count(*) FILTER (WHERE before.source_id IS NULL AND merged.state = {ItemState.PENDING.sql}),
-               count(*) FILTER (WHERE before.state <> {ItemState.PENDING.sql} AND merged.state = {ItemState.PENDING.sql})
+        SELECT count(*) FILTER (WHERE before.source_id IS NULL AND merged.state = {ItemState.PENDING.sql}) AS new,
+            count(*) FILTER (WHERE before.state <> {ItemState.PENDING.sql} AND merged.state = {ItemState.PENDING.sql})
+                AS changed
         FROM merged LEFT JOIN before USING (source_id)
         """,
         {"type": source_type, "source": source, "recipe": recipe, "pass": number, "horizon": horizon},
-    ).fetchone()
-    assert row is not None
+    )
     connection.execute("DELETE FROM scanned")
-    return row[0], row[1]
+    return counts.new, counts.changed
 
 
 def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]:
@@ -137,18 +140,18 @@ def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]
 
     Left out are those known to be gone, and the retired ones, which have no document to lose.
     """
-    row = connection.execute(
+    counts = one(
+        connection,
         f"""
         SELECT count(*) FILTER (WHERE i.seen_pass < %(pass)s AND NOT EXISTS (
                 SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
-                WHERE s.source = i.source AND starts_with(i.locator, prefix))),
-            count(*)
+                WHERE s.source = i.source AND starts_with(i.locator, prefix))) AS unseen,
+            count(*) AS known
         FROM source_items i WHERE i.source = %(source)s AND i.state NOT IN {one_of(ItemState.GONE, ItemState.RETIRED)}
         """,
         {"pass": number, "source": source},
-    ).fetchone()
-    assert row is not None
-    return row[0], row[1]
+    )
+    return counts.unseen, counts.known
 
 
 def mark_gone(connection: Connection, source: UUID, number: int) -> int:
@@ -192,19 +195,20 @@ def pending(
     connection: Connection, month: Month, limit: int, after: tuple[str, str] = ("", "")
 ) -> list[PendingItem]:
     """The next pending items of a month in the order of their keys."""
-    rows = connection.execute(
+    return objects(
+        connection,
+        PendingItem,
         f"""
-        SELECT i.source_type, i.source_id, s.name, i.name, i.locator, i.url, i.document_id, i.document_created_at,
-            i.seen_fingerprint, i.seen_recipe,
-            CASE WHEN i.ingested_recipe = i.seen_recipe THEN i.content_hash END
+        SELECT i.source_type, i.source_id, s.name AS source, i.name, i.locator, i.url, i.document_id,
+            i.document_created_at AS created_at, i.seen_fingerprint AS fingerprint, i.seen_recipe AS recipe,
+            CASE WHEN i.ingested_recipe = i.seen_recipe THEN i.content_hash END AS content_hash
         FROM source_items i JOIN sources s ON s.id = i.source
         WHERE i.state = {ItemState.PENDING.sql} AND {ITEMS_OF_MONTH}
             AND (i.source_type, i.source_id) > (%(type)s, %(id)s)
         ORDER BY i.source_type, i.source_id LIMIT %(limit)s
         """,
         {**month_bounds(month), "type": after[0], "id": after[1], "limit": limit},
-    ).fetchall()
-    return [PendingItem(*row) for row in rows]
+    )
 
 
 def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
@@ -258,7 +262,8 @@ def delete_gone(connection: Connection, month: Month, limit: int) -> int:
 
 def overview(connection: Connection, failed_only: bool, limit: int | None = None) -> list[dict[str, Any]]:
     """Every item with its document's state, by source and id; `failed_only`: what is set aside or failed."""
-    cursor = connection.execute(
+    return dicts(
+        connection,
         f"""
         SELECT s.name AS source, i.source_type, i.source_id, coalesce(d.title, i.name) AS title,
             to_char(i.document_created_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month,
@@ -275,5 +280,3 @@ def overview(connection: Connection, failed_only: bool, limit: int | None = None
         """,
         {"failed": failed_only, "limit": limit},
     )
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
