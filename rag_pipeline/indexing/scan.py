@@ -101,6 +101,9 @@ def _scan(
     horizon = horizon_of(pipeline.settings)
     with database.connection() as connection:
         position = sources.begin_or_resume_pass(connection, source_id)
+    this_pass = source_items.Pass(
+        config.type, source_id, position.number, the_recipe, horizon.start if horizon else None
+    )
     result = ScanResult(config.name, problems=list(position.problems))
     found = source.scan(after=position.resume_after)
     for slice_ in iter(lambda: list(itertools.islice(found, _SLICE)), []):
@@ -109,15 +112,7 @@ def _scan(
         problems = [f"{entry.path}: {entry.reason}" for entry in unlisted]
         dated = _dated(pipeline, config, source, items, horizon)
         with database.connection() as connection:
-            new, changed = source_items.merge(
-                connection,
-                config.type,
-                source_id,
-                position.number,
-                the_recipe,
-                dated,
-                horizon.start if horizon else None,
-            )
+            new, changed = source_items.merge(connection, this_pass, dated)
             # A folder that became unreadable since the last slice is told first, with a key behind us.
             after = max(slice_[-1].key, position.resume_after or "")
             sources.advance_pass(connection, source_id, after, problems, [entry.key for entry in unlisted])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.months import Month
+from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres.database import dicts, named, objects, value, values
 from rag_pipeline.stores.postgres.month_bounds import (
     CHUNKS_OF_MONTH,
@@ -66,9 +67,9 @@ _STUCK = f"""{DOCUMENTS_OF_MONTH} AND d.updated_at < now() - {STUCK_AFTER} AND {
     AND (d.processing_status IN {one_of(*TO_CHUNK)} OR d.indexing_status IN {one_of(*TO_INDEX)})"""
 WITHOUT_DOCUMENT = f"""i.state = {ItemState.INGESTED.sql} AND {ITEMS_OF_MONTH}
     AND NOT EXISTS (SELECT FROM documents d WHERE d.id = i.document_id AND d.created_at = i.document_created_at)"""
-_ALL_IDS = """('dense' <> ALL(%(built)s::text[]) OR c.dense_vector_id IS NOT NULL)
-    AND ('sparse' <> ALL(%(built)s::text[]) OR c.sparse_vector_id IS NOT NULL)
-    AND ('multi' <> ALL(%(built)s::text[]) OR c.multi_vector_id IS NOT NULL)"""
+_ALL_IDS = " AND ".join(
+    f"('{kind}' <> ALL(%(built)s::text[]) OR c.{column(kind)} IS NOT NULL)" for kind in VECTOR_KINDS
+)
 WITHOUT_IDS = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT ({_ALL_IDS})"
 NOT_COMPLETED = f"{CHUNKS_OF_MONTH} AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} AND {_ALL_IDS}"
 _ABANDONED = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {_NO_RUN}"
@@ -83,6 +84,7 @@ TERMS = f"""
     ) both_sides GROUP BY term HAVING sum(stored) <> sum(counted)"""
 
 _A_DOCUMENT = "d.id AS document_id, d.source_id"
+_IDS = ", ".join(f"c.{column(kind)}" for kind in VECTOR_KINDS)
 _A_CHUNK = "c.id AS chunk_id, c.document_id, c.position"
 
 
@@ -137,8 +139,7 @@ MISMATCHES = (
     Mismatch(
         "document_chunks",
         "completed, without the ids of their vectors",
-        f"SELECT {_A_CHUNK}, c.dense_vector_id, c.sparse_vector_id, c.multi_vector_id FROM document_chunks c "
-        f"WHERE {WITHOUT_IDS}",
+        f"SELECT {_A_CHUNK}, {_IDS} FROM document_chunks c WHERE {WITHOUT_IDS}",
         "ids of vectors that are stored are written back; what has none is embedded",
     ),
     Mismatch(

@@ -29,6 +29,7 @@ from rag_pipeline.stores.postgres.statuses import (
     ItemState,
     ProcessingStatus,
 )
+from rag_pipeline.stores.vector_ids import column, mapped_id_sql
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +106,7 @@ def forget_vectors(connection: Connection, month: Month, kind: VectorKind, ids: 
     parameters = of_month(month) | {"ids": list(ids)}
     count = connection.execute(
         f"""
-        UPDATE document_chunks c SET {kind}_vector_id = NULL, embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
+        UPDATE document_chunks c SET {column(kind)} = NULL, embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
         WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s) AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
         """,
         parameters,
@@ -123,7 +124,7 @@ def forget_vectors(connection: Connection, month: Month, kind: VectorKind, ids: 
 
 def restore_ids(connection: Connection, month: Month, built: Sequence[VectorKind]) -> int:
     """Write back the ids of completed chunks that lack them, once what is not stored was forgotten; how many."""
-    columns = ", ".join(f"{kind}_vector_id = c.id || '_{kind}'" for kind in built)
+    columns = ", ".join(f"{column(kind)} = {mapped_id_sql(kind, 'c.id')}" for kind in built)
     return connection.execute(
         f"UPDATE document_chunks c SET {columns}, updated_at = now() WHERE {WITHOUT_IDS}", of_month(month, built)
     ).rowcount

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.months import Month
@@ -70,7 +71,7 @@ class Chunked:
     chunked_with: str
 
 
-_COLUMNS = "id, created_at, title, content, source_type, source_id, source_url, author, language, category, tags"
+_COLUMNS = [field.name for field in fields(DocumentRow)]
 
 
 def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
@@ -83,27 +84,14 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
         ) ON COMMIT DELETE ROWS
         """
     )
-    with connection.cursor().copy("COPY parsed FROM STDIN") as copy:
+    columns = ", ".join(_COLUMNS)
+    with connection.cursor().copy(f"COPY parsed ({columns}) FROM STDIN") as copy:
         for row in rows:
-            copy.write_row(
-                (
-                    row.id,
-                    row.created_at,
-                    row.title,
-                    row.content,
-                    row.source_type,
-                    row.source_id,
-                    row.source_url,
-                    row.author,
-                    row.language,
-                    row.category,
-                    row.tags,
-                )
-            )
+            copy.write_row(attrgetter(*_COLUMNS)(row))
     connection.execute(
         f"""
-        INSERT INTO documents AS d ({_COLUMNS}, char_count, processing_status)
-        SELECT {_COLUMNS}, length(content), {ProcessingStatus.PROCESSING.sql} FROM parsed
+        INSERT INTO documents AS d ({columns}, char_count, processing_status)
+        SELECT {columns}, length(content), {ProcessingStatus.PROCESSING.sql} FROM parsed
         -- An item that vanished since it was read has no key any more and needs no document.
         WHERE EXISTS (SELECT FROM source_items i WHERE i.document_id = parsed.id)
         ON CONFLICT (id, created_at) DO UPDATE SET
@@ -248,3 +236,14 @@ def work_digest(connection: Connection, month: Month) -> str:
         """,
         month_bounds(month),
     )
+
+
+def newest(connection: Connection, month: Month, limit: int) -> list[tuple[Any, ...]]:
+    """Return (title, language, created_at, number of chunks) of a month's newest documents."""
+    return connection.execute(
+        f"""
+        SELECT title, language, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), chunk_count
+        FROM documents WHERE {in_month("created_at")} ORDER BY created_at DESC LIMIT %(limit)s
+        """,
+        {**month_bounds(month), "limit": limit},
+    ).fetchall()

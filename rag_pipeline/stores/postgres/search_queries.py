@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.stores.postgres.database import dicts, objects, values
+from rag_pipeline.stores.vector_ids import column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,9 +39,9 @@ class FoundChunk:
     multi_vector_count: int
 
 
-_COLUMNS = """c.id, c.document_id, c.document_created_at, d.source_type, d.source_id, d.source_url, d.title,
+_COLUMNS = f"""c.id, c.document_id, c.document_created_at, d.source_type, d.source_id, d.source_url, d.title,
     d.language, c.position, c.section_title, c.content,
-    CASE WHEN c.multi_vector_id IS NULL THEN 0 ELSE c.multi_vector_count END AS multi_vector_count"""
+    CASE WHEN c.{column("multi")} IS NULL THEN 0 ELSE c.multi_vector_count END AS multi_vector_count"""
 
 _OF_ITS_DOCUMENT = "d.id = c.document_id AND d.created_at = c.document_created_at"
 

@@ -66,70 +66,86 @@ def unknown(connection: Connection, source_type: str, source_ids: Sequence[str])
     return set(new)
 
 
-def merge(
-    connection: Connection,
-    source_type: str,
-    source: UUID,
-    number: int,
-    recipe: str,
-    items: Sequence[tuple[Item, datetime]],
-    horizon: datetime | None = None,
-) -> tuple[int, int]:
-    """Store what a slice of a pass saw; (new, changed).
+@dataclass(frozen=True)
+class Pass:
+    """The pass over a source that a slice belongs to, and how its items are ingested."""
 
-    `items` come with the time that decides a new document's month; a known document keeps its own for ever.
-    An item is pending when its fingerprint or its recipe is not the ingested one. A failed one stays so until
-    either changes. What would be pending and is older than the `horizon` is retired instead, and stays so until
-    `restore`.
-    """
-    connection.execute(
-        """
-        CREATE TEMPORARY TABLE IF NOT EXISTS scanned (
-            source_id TEXT, name TEXT, locator TEXT, url TEXT, fingerprint TEXT, created_at TIMESTAMPTZ
-        ) ON COMMIT DELETE ROWS
-        """
+    source_type: str
+    source: UUID
+    number: int
+    recipe: str
+    horizon: datetime | None = None
+    """New content older than this is not ingested; None: all is."""
+
+
+_CREATE_SCANNED = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS scanned (
+        source_id TEXT, name TEXT, locator TEXT, url TEXT, fingerprint TEXT, created_at TIMESTAMPTZ
+    ) ON COMMIT DELETE ROWS"""
+
+_SEEN = "(excluded.seen_fingerprint, excluded.seen_recipe)"
+_SEEN_BEFORE = f"(i.seen_fingerprint, i.seen_recipe) = {_SEEN}"
+_NOT_INGESTED = f"(i.ingested_fingerprint, i.ingested_recipe) IS DISTINCT FROM {_SEEN}"
+
+_NEXT_STATE = f"""CASE
+        WHEN i.state = {ItemState.RETIRED.sql} THEN {ItemState.RETIRED.sql}
+        WHEN i.state = {ItemState.FAILED.sql} AND {_SEEN_BEFORE} THEN {ItemState.FAILED.sql}
+        WHEN i.document_created_at < %(horizon)s AND {_NOT_INGESTED} THEN {ItemState.RETIRED.sql}
+        -- Back to what was ingested before: its document still says that it cannot be read.
+        WHEN i.state = {ItemState.FAILED.sql} THEN {ItemState.PENDING.sql}
+        WHEN {_NOT_INGESTED} THEN {ItemState.PENDING.sql}
+        ELSE {ItemState.INGESTED.sql}
+    END"""
+"""What becomes of a known item that a pass sees; the conditions are tried in order."""
+
+_MERGE_SCANNED = f"""
+    WITH before AS (
+        SELECT i.source_id, i.state FROM source_items i JOIN scanned USING (source_id)
+        WHERE i.source_type = %(type)s
+    ), merged AS (
+        INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
+            seen_fingerprint, seen_recipe, seen_pass, state)
+        SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s,
+            CASE WHEN created_at < %(horizon)s THEN {ItemState.RETIRED.sql} ELSE {ItemState.PENDING.sql} END
+        FROM scanned
+        ON CONFLICT (source_type, source_id) DO UPDATE SET
+            source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
+            seen_pass = excluded.seen_pass, last_seen_at = now(),
+            state = {_NEXT_STATE},
+            failures = CASE WHEN {_SEEN_BEFORE} THEN i.failures ELSE 0 END,
+            seen_fingerprint = excluded.seen_fingerprint, seen_recipe = excluded.seen_recipe
+        RETURNING i.source_id, i.state
     )
-    with connection.cursor().copy("COPY scanned FROM STDIN") as copy:
+    SELECT count(*) FILTER (WHERE before.source_id IS NULL AND merged.state = {ItemState.PENDING.sql}) AS new,
+        count(*) FILTER (WHERE before.state <> {ItemState.PENDING.sql} AND merged.state = {ItemState.PENDING.sql})
+            AS changed
+    FROM merged LEFT JOIN before USING (source_id)"""
+
+
+def merge(connection: Connection, of: Pass, items: Sequence[tuple[Item, datetime]]) -> tuple[int, int]:
+    """Store what a slice of a pass saw; return the numbers of new and of changed items.
+
+    `items` come with the time that decides a new document's month; a known document keeps its own.
+    An item is pending when its fingerprint or its recipe is not the ingested one. A failed one stays so until
+    either changes. What would be pending and is older than the horizon is expired instead, and stays so until
+    `expiring_months.restore_items`.
+    """
+    connection.execute(_CREATE_SCANNED)
+    with connection.cursor().copy(
+        "COPY scanned (source_id, name, locator, url, fingerprint, created_at) FROM STDIN"
+    ) as copy:
         for item, created_at in items:
             copy.write_row((item.source_id, item.name, item.locator, item.url, item.fingerprint, created_at))
     counts = one(
         connection,
-        f"""
-        WITH before AS (
-            SELECT i.source_id, i.state FROM source_items i JOIN scanned USING (source_id)
-            WHERE i.source_type = %(type)s
-        ), merged AS (
-            INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
-                seen_fingerprint, seen_recipe, seen_pass, state)
-            SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s,
-                CASE WHEN created_at < %(horizon)s THEN {ItemState.RETIRED.sql} ELSE {ItemState.PENDING.sql} END
-            FROM scanned
-            ON CONFLICT (source_type, source_id) DO UPDATE SET
-                source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
-                seen_pass = excluded.seen_pass, last_seen_at = now(),
-                state = CASE
-                    WHEN i.state = {ItemState.RETIRED.sql} THEN {ItemState.RETIRED.sql}
-                    WHEN i.state = {ItemState.FAILED.sql} AND (i.seen_fingerprint, i.seen_recipe)
-                        = (excluded.seen_fingerprint, excluded.seen_recipe) THEN {ItemState.FAILED.sql}
-                    WHEN i.document_created_at < %(horizon)s AND (i.ingested_fingerprint, i.ingested_recipe)
-                        IS DISTINCT FROM (excluded.seen_fingerprint, excluded.seen_recipe) THEN {ItemState.RETIRED.sql}
-                    -- Back to what was ingested before: its document has to be told so.
-                    WHEN i.state = {ItemState.FAILED.sql} THEN {ItemState.PENDING.sql}
-                    WHEN (i.ingested_fingerprint, i.ingested_recipe)
-                        IS DISTINCT FROM (excluded.seen_fingerprint, excluded.seen_recipe) THEN {ItemState.PENDING.sql}
-                    ELSE {ItemState.INGESTED.sql}
-                END,
-                failures = CASE WHEN (i.seen_fingerprint, i.seen_recipe)
-                    = (excluded.seen_fingerprint, excluded.seen_recipe) THEN i.failures ELSE 0 END,
-                seen_fingerprint = excluded.seen_fingerprint, seen_recipe = excluded.seen_recipe
-            RETURNING i.source_id, i.state
-        )
-        SELECT count(*) FILTER (WHERE before.source_id IS NULL AND merged.state = {ItemState.PENDING.sql}) AS new,
-            count(*) FILTER (WHERE before.state <> {ItemState.PENDING.sql} AND merged.state = {ItemState.PENDING.sql})
-                AS changed
-        FROM merged LEFT JOIN before USING (source_id)
-        """,
-        {"type": source_type, "source": source, "recipe": recipe, "pass": number, "horizon": horizon},
+        _MERGE_SCANNED,
+        {
+            "type": of.source_type,
+            "source": of.source,
+            "recipe": of.recipe,
+            "pass": of.number,
+            "horizon": of.horizon,
+        },
     )
     connection.execute("DELETE FROM scanned")
     return counts.new, counts.changed
