@@ -24,7 +24,7 @@ from rag_pipeline.stores.milvus.partitions import drop_partition
 from rag_pipeline.stores.postgres import (
     consistency_queries,
     consistency_repairs,
-    retiring_months,
+    expiring_months,
     schema,
     schema_inspection,
     sources,
@@ -178,7 +178,7 @@ class _Repair:
                 self._pipeline.collections.ensure(month)
             return True
         with self._database.connection() as connection:
-            if month in retiring_months.begun(connection):
+            if month in expiring_months.begun(connection):
                 return False
         for kind, generation in self._pipeline.collections.generations.items():
             self._result.deleted_vectors += self._pipeline.collections.stored(kind, month)

@@ -61,7 +61,7 @@ CONTRADICTIONS: dict[str, list[Contradiction]] = {
     "of lost rows": [
         (f"DELETE FROM document_chunks WHERE {ITS} AND position = 5", [("documents", COUNT, 2)]),
         # Its document has one chunk too few as well.
-        (f"UPDATE document_chunks SET retired = true WHERE {ITS} AND position = 2", []),
+        (f"UPDATE document_chunks SET superseded = true WHERE {ITS} AND position = 2", []),
         ("DELETE FROM documents WHERE {doc}", [("documents", NO_DOCUMENT, 1)]),
     ],
 }

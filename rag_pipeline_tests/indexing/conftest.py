@@ -83,7 +83,7 @@ class Index:
     def expected_ids(self, kind: str) -> set[str]:
         """The keys that a collection should hold, by PostgreSQL."""
         if kind == "multi":
-            rows = self.rows("SELECT id, multi_vector_count FROM document_chunks WHERE live AND NOT retired")
+            rows = self.rows("SELECT id, multi_vector_count FROM document_chunks WHERE live AND NOT superseded")
             return {f"{chunk}_multi_{n}" for chunk, count in rows for n in range(count)}
         return {f"{chunk}_{kind}" for (chunk,) in self.rows("SELECT id FROM document_chunks WHERE live")}
 
@@ -92,7 +92,7 @@ class Index:
         for kind in ("dense", "sparse", "multi"):
             assert self.vector_ids(kind) == self.expected_ids(kind), kind
         assert self.rows("SELECT id FROM vector_deletions") == []
-        stuck = "SELECT id FROM document_chunks WHERE embedding_status <> 'completed' OR NOT live OR retired"
+        stuck = "SELECT id FROM document_chunks WHERE embedding_status <> 'completed' OR NOT live OR superseded"
         assert self.rows(stuck) == []
         statuses = self.rows("SELECT DISTINCT processing_status, indexing_status FROM documents")
         assert statuses in ([("completed", "completed")], [])

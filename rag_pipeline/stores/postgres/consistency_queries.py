@@ -54,10 +54,10 @@ _NO_RUN = f"""NOT EXISTS (
 
 ORPHANED = f"{CHUNKS_OF_MONTH} AND NOT EXISTS (SELECT FROM documents d WHERE {_OF_DOCUMENT})"
 WRONG_COUNT = f"""{DOCUMENTS_OF_MONTH} AND d.chunk_count IS DISTINCT FROM (
-    SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} AND NOT c.retired)"""
+    SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} AND NOT c.superseded)"""
 UNFINISHED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
     SELECT FROM document_chunks c WHERE {_OF_DOCUMENT}
-        AND (c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} OR NOT c.live OR c.retired OR c.next_place IS NOT NULL))"""
+        AND (c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} OR NOT c.live OR c.superseded OR c.next_place IS NOT NULL))"""
 MOVED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
     SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
         AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language))"""
@@ -103,7 +103,7 @@ MISMATCHES = (
         "documents",
         "chunk_count is not the number of its chunks",
         f"SELECT {_A_DOCUMENT}, d.chunk_count, (SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} "
-        f"AND NOT c.retired) AS chunks FROM documents d WHERE {WRONG_COUNT}",
+        f"AND NOT c.superseded) AS chunks FROM documents d WHERE {WRONG_COUNT}",
         "the documents are cut anew; chunks that are still there keep their vectors",
     ),
     Mismatch(

@@ -83,7 +83,7 @@ def mend_statuses(connection: Connection, month: Month, built: Sequence[VectorKi
         WHERE d.id = c.document_id AND d.created_at = c.document_created_at AND {CHUNKS_OF_MONTH}
             AND {DOCUMENTS_OF_MONTH}
             AND (c.embedding_status = {EmbeddingStatus.PROCESSING.sql}
-                OR c.embedding_status = {EmbeddingStatus.FAILED.sql} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND NOT c.retired)
+                OR c.embedding_status = {EmbeddingStatus.FAILED.sql} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND NOT c.superseded)
         """,
         parameters,
     ).rowcount

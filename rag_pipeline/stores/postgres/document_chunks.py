@@ -48,7 +48,7 @@ class StoredChunk:
     embedding_text: str | None
     position: int
     live: bool
-    retired: bool
+    superseded: bool
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def of_documents(
         connection,
         StoredChunk,
         f"""
-        SELECT c.id, c.document_id, c.content, c.content_hash, c.embedding_text, c.position, c.live, c.retired
+        SELECT c.id, c.document_id, c.content, c.content_hash, c.embedding_text, c.position, c.live, c.superseded
         FROM document_chunks c
         WHERE c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}
         ORDER BY c.document_id, c.position
@@ -141,13 +141,13 @@ _ADD_NEW = """
 
 _NOTE_NEXT_PLACE_OF_LIVE = f"""
     UPDATE document_chunks c SET
-        retired = false, updated_at = now(),
+        superseded = false, updated_at = now(),
         next_place = CASE WHEN {_PLACE_CHANGES}
             THEN jsonb_build_object('position', d.position, 'section_title', d.section_title,
                 'hierarchy_level', d.hierarchy_level, 'parent_chunk_id', d.parent_chunk_id) END
     FROM drafted d
     WHERE NOT d.is_new AND c.id = d.id AND c.live AND {CHUNKS_OF_MONTH}
-        AND (c.retired OR c.next_place IS NOT NULL OR {_PLACE_CHANGES})"""
+        AND (c.superseded OR c.next_place IS NOT NULL OR {_PLACE_CHANGES})"""
 
 _MOVE_NOT_YET_LIVE = f"""
     UPDATE document_chunks c SET position = d.position, section_title = d.section_title,
@@ -163,8 +163,8 @@ _DELETE_NOT_YET_LIVE = f"""
         AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)"""
 
 _SUPERSEDE_LIVE = f"""
-    UPDATE document_chunks c SET retired = true, next_place = NULL, updated_at = now()
-    WHERE c.document_id = ANY(%(documents)s) AND c.live AND NOT c.retired AND {CHUNKS_OF_MONTH}
+    UPDATE document_chunks c SET superseded = true, next_place = NULL, updated_at = now()
+    WHERE c.document_id = ANY(%(documents)s) AND c.live AND NOT c.superseded AND {CHUNKS_OF_MONTH}
         AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)"""
 
 
@@ -211,7 +211,7 @@ def claim(
             SELECT c.id, c.document_created_at, d.source_type, d.source_id, coalesce(d.language, '') AS language
             FROM document_chunks c
             JOIN documents d ON d.id = c.document_id AND d.created_at = c.document_created_at
-            WHERE c.embedding_status IN {one_of(*TO_EMBED)} AND NOT c.retired
+            WHERE c.embedding_status IN {one_of(*TO_EMBED)} AND NOT c.superseded
                 AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
                 AND {DOCUMENTS_OF_MONTH} AND {CHUNKS_OF_MONTH}
                 AND ({_WITHOUT_A_VECTOR})
@@ -310,16 +310,16 @@ _READY_TO_SWITCH = f"""
         AND (%(documents)s::uuid[] IS NULL OR d.id = ANY(%(documents)s))
         AND NOT EXISTS (
             SELECT FROM document_chunks c WHERE {_ITS_CHUNKS}
-                AND NOT c.retired AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql})
+                AND NOT c.superseded AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql})
         -- Leave out the switched ones, whose rows in the collections only have to follow.
         AND (d.indexing_status = {IndexingStatus.PENDING.sql}
             OR EXISTS (
                 SELECT FROM document_chunks c WHERE {_ITS_CHUNKS}
-                    AND (c.retired OR NOT c.live OR c.next_place IS NOT NULL))
+                    AND (c.superseded OR NOT c.live OR c.next_place IS NOT NULL))
             OR NOT EXISTS (SELECT FROM document_chunks c WHERE {_ITS_CHUNKS} AND {_MOVED}))
     ORDER BY d.id LIMIT %(limit)s FOR UPDATE OF d"""
 
-_DELETE_SUPERSEDED = f"DELETE FROM document_chunks c WHERE {_OF_READY} AND c.retired"
+_DELETE_SUPERSEDED = f"DELETE FROM document_chunks c WHERE {_OF_READY} AND c.superseded"
 
 _GO_LIVE_AND_COUNT_TERMS = f"""
     WITH switched AS (
@@ -381,7 +381,7 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
             SELECT document_id, document_created_at, count(*) AS count, min(position) AS position,
                 (array_agg(embedding_error ORDER BY position))[1] AS error
             FROM document_chunks
-            WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
+            WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT superseded
                 AND {in_month("document_created_at")}
             GROUP BY 1, 2
         ) failed
@@ -402,7 +402,7 @@ def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkTo
         SELECT c.id, c.document_id, c.document_created_at AS created_at, c.position, '' AS text, d.source_type, d.source_id, d.language
         FROM documents d
         JOIN document_chunks c ON c.document_id = d.id AND c.document_created_at = d.created_at
-        WHERE d.indexing_status = {IndexingStatus.INDEXING.sql} AND c.live AND NOT c.retired AND c.next_place IS NULL
+        WHERE d.indexing_status = {IndexingStatus.INDEXING.sql} AND c.live AND NOT c.superseded AND c.next_place IS NULL
             AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
             AND {_MOVED}
             AND {DOCUMENTS_OF_MONTH}
@@ -468,7 +468,7 @@ def size_distribution(connection: Connection, month: Month) -> list[tuple[str, i
         connection,
         f"""
         SELECT c.token_count / 100 * 100 AS low, count(*) AS chunks FROM document_chunks c
-        WHERE NOT c.retired AND {CHUNKS_OF_MONTH} GROUP BY 1 ORDER BY 1
+        WHERE NOT c.superseded AND {CHUNKS_OF_MONTH} GROUP BY 1 ORDER BY 1
         """,
         month_bounds(month),
     )

@@ -163,7 +163,7 @@ def retry_failed(connection: Connection) -> int:
     connection.execute(
         f"""
         UPDATE document_chunks SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
-        WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
+        WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT superseded
         """
     )
     return connection.execute(
@@ -192,7 +192,7 @@ def retry_due(connection: Connection, limit: int) -> int:
         connection.execute(
             f"""
             UPDATE document_chunks SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
-            WHERE document_id = ANY(%(documents)s) AND embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
+            WHERE document_id = ANY(%(documents)s) AND embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT superseded
                 AND {in_month("document_created_at")}
             """,
             {

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rag_pipeline.stores.postgres.database import Database
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in `migrations/versions`; a test holds it to that."""
 VERSION_TABLE = "rag_schema_version"
 """Not Alembic's default, which Dagster uses where both live in one database."""
@@ -21,12 +21,13 @@ VERSION_TABLE = "rag_schema_version"
 _OLDEST_SERVER = 150000
 
 
-def migrate(database: Database) -> bool:
-    """Bring the database to `HEAD`; True where there was something to do.
+def migrate(database: Database, to: str = HEAD) -> bool:
+    """Bring the database to a revision; False if it is there already.
 
-    Cheap where there was not: Alembic is only imported for real work. Several processes may call this at once.
+    Cheap in that case: Alembic is imported only to migrate. Several processes may call this at once. Raises a
+    `RagError` if the server is too old, or the database was migrated by a newer program.
     """
-    if _version(database) == HEAD:
+    if _version(database) == to:
         return False
     from alembic import command
     from alembic.config import Config
@@ -44,7 +45,7 @@ def migrate(database: Database) -> bool:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
     engine.dispose()
     return True
 

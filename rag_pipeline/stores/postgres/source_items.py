@@ -88,9 +88,9 @@ _SEEN_BEFORE = f"(i.seen_fingerprint, i.seen_recipe) = {_SEEN}"
 _NOT_INGESTED = f"(i.ingested_fingerprint, i.ingested_recipe) IS DISTINCT FROM {_SEEN}"
 
 _NEXT_STATE = f"""CASE
-        WHEN i.state = {ItemState.RETIRED.sql} THEN {ItemState.RETIRED.sql}
+        WHEN i.state = {ItemState.EXPIRED.sql} THEN {ItemState.EXPIRED.sql}
         WHEN i.state = {ItemState.FAILED.sql} AND {_SEEN_BEFORE} THEN {ItemState.FAILED.sql}
-        WHEN i.document_created_at < %(horizon)s AND {_NOT_INGESTED} THEN {ItemState.RETIRED.sql}
+        WHEN i.document_created_at < %(horizon)s AND {_NOT_INGESTED} THEN {ItemState.EXPIRED.sql}
         -- Back to what was ingested before: its document still says that it cannot be read.
         WHEN i.state = {ItemState.FAILED.sql} THEN {ItemState.PENDING.sql}
         WHEN {_NOT_INGESTED} THEN {ItemState.PENDING.sql}
@@ -106,7 +106,7 @@ _MERGE_SCANNED = f"""
         INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
             seen_fingerprint, seen_recipe, seen_pass, state)
         SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s,
-            CASE WHEN created_at < %(horizon)s THEN {ItemState.RETIRED.sql} ELSE {ItemState.PENDING.sql} END
+            CASE WHEN created_at < %(horizon)s THEN {ItemState.EXPIRED.sql} ELSE {ItemState.PENDING.sql} END
         FROM scanned
         ON CONFLICT (source_type, source_id) DO UPDATE SET
             source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
@@ -163,7 +163,7 @@ def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]
                 SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
                 WHERE s.source = i.source AND starts_with(i.locator, prefix))) AS unseen,
             count(*) AS known
-        FROM source_items i WHERE i.source = %(source)s AND i.state NOT IN {one_of(ItemState.GONE, ItemState.RETIRED)}
+        FROM source_items i WHERE i.source = %(source)s AND i.state NOT IN {one_of(ItemState.GONE, ItemState.EXPIRED)}
         """,
         {"pass": number, "source": source},
     )
@@ -283,10 +283,10 @@ def overview(connection: Connection, failed_only: bool, limit: int | None = None
         f"""
         SELECT s.name AS source, i.source_type, i.source_id, coalesce(d.title, i.name) AS title,
             to_char(i.document_created_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month,
-            CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.RETIRED)} THEN i.state
+            CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.EXPIRED)} THEN i.state
                 ELSE coalesce(d.processing_status, {ProcessingStatus.PENDING.sql}) END AS processing_status,
             coalesce(d.indexing_status,
-                CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.RETIRED)} THEN i.state ELSE {ItemState.PENDING.sql} END) AS indexing_status,
+                CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.EXPIRED)} THEN i.state ELSE {ItemState.PENDING.sql} END) AS indexing_status,
             coalesce(i.error_message, d.error_message) AS error
         FROM source_items i
         JOIN sources s ON s.id = i.source

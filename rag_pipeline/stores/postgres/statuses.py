@@ -31,7 +31,7 @@ class ItemState(Status):
     """It could not be read. Quarantined with its reason, until it changes or its retry is due."""
     GONE = "gone"
     """A complete scan did not see it: the next run of its month deletes it with its document."""
-    RETIRED = "retired"
+    EXPIRED = "expired"
     """Older than the months that are kept: neither ingested nor deleted."""
 
 
@@ -115,27 +115,27 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
         {
             # source_items.merge: a scan compares what it sees with what was ingested.
             (None, ItemState.PENDING),  # new
-            (None, ItemState.RETIRED),  # new, in a month older than the retention
+            (None, ItemState.EXPIRED),  # new, in a month older than the retention
             (ItemState.INGESTED, ItemState.PENDING),  # changed; also consistency_repairs.fetch_again
-            (ItemState.INGESTED, ItemState.RETIRED),  # changed, and too old; also retiring_months.retire_items
+            (ItemState.INGESTED, ItemState.EXPIRED),  # changed, and too old; also expiring_months.expire_items
             (ItemState.PENDING, ItemState.INGESTED),  # changed back; also source_items.record
-            (ItemState.PENDING, ItemState.RETIRED),  # too old before its run; also retiring_months.retire_items
+            (ItemState.PENDING, ItemState.EXPIRED),  # too old before its run; also expiring_months.expire_items
             (ItemState.FAILED, ItemState.PENDING),  # changed; also source_items.retry_failed and retry_due
-            (ItemState.FAILED, ItemState.RETIRED),  # changed, and too old; also retiring_months.retire_items
+            (ItemState.FAILED, ItemState.EXPIRED),  # changed, and too old; also expiring_months.expire_items
             (ItemState.GONE, ItemState.PENDING),  # seen again, changed or never ingested
             (ItemState.GONE, ItemState.INGESTED),  # seen again, unchanged
-            (ItemState.GONE, ItemState.RETIRED),  # seen again, changed, and too old
+            (ItemState.GONE, ItemState.EXPIRED),  # seen again, changed, and too old
             # source_items.record: a run could not read it.
             (ItemState.PENDING, ItemState.FAILED),
             # source_items.mark_gone, at the end of a complete pass; sources.abandon.
             (ItemState.PENDING, ItemState.GONE),
             (ItemState.INGESTED, ItemState.GONE),
             (ItemState.FAILED, ItemState.GONE),
-            (ItemState.RETIRED, ItemState.GONE),
+            (ItemState.EXPIRED, ItemState.GONE),
             # source_items.delete_gone, with its document and chunks.
             (ItemState.GONE, None),
-            # retiring_months.restore_items: its month is kept again.
-            (ItemState.RETIRED, ItemState.PENDING),
+            # expiring_months.restore_items: its month is kept again.
+            (ItemState.EXPIRED, ItemState.PENDING),
         }
     ),
     ProcessingStatus: frozenset(
@@ -151,7 +151,7 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             (ProcessingStatus.COMPLETED, ProcessingStatus.FAILED),
             # documents.restore: its source has the stored version again.
             (ProcessingStatus.FAILED, ProcessingStatus.COMPLETED),
-            # source_items.delete_gone; retiring_months.delete_documents.
+            # source_items.delete_gone; expiring_months.delete_documents.
             (ProcessingStatus.PROCESSING, None),
             (ProcessingStatus.COMPLETED, None),
             (ProcessingStatus.FAILED, None),
@@ -176,7 +176,7 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             (IndexingStatus.FAILED, IndexingStatus.INDEXING),
             # consistency_repairs.mend_statuses and forget_vectors: its chunks are not complete.
             (IndexingStatus.COMPLETED, IndexingStatus.INDEXING),
-            # source_items.delete_gone; retiring_months.delete_documents.
+            # source_items.delete_gone; expiring_months.delete_documents.
             (IndexingStatus.PENDING, None),
             (IndexingStatus.INDEXING, None),
             (IndexingStatus.COMPLETED, None),

@@ -1,4 +1,4 @@
-"""`retiring_months`: the retirement of a month in PostgreSQL, step by step. Each step may be killed and done again.
+"""`expiring_months`: the retirement of a month in PostgreSQL, step by step. Each step may be killed and done again.
 
 A month's row is written first and removed last, after its partitions have left Milvus too: what it names has to be
 finished, whatever the settings say by then. The caller holds the month's lock.
@@ -26,28 +26,28 @@ _LOCK_TIMEOUT_MS = 500
 
 def begun(connection: Connection) -> list[Month]:
     """The months whose retirement is under way, in order."""
-    months = values(connection, "SELECT to_char(month, 'YYYY-MM') FROM retiring_months ORDER BY month")
+    months = values(connection, "SELECT to_char(month, 'YYYY-MM') FROM expiring_months ORDER BY month")
     return [Month.parse(month) for month in months]
 
 
 def begin(connection: Connection, month: Month) -> None:
     """Write down that the month is being retired."""
     connection.execute(
-        "INSERT INTO retiring_months (month) VALUES (%s) ON CONFLICT DO NOTHING", (month.start.date(),)
+        "INSERT INTO expiring_months (month) VALUES (%s) ON CONFLICT DO NOTHING", (month.start.date(),)
     )
 
 
-def retire_items(connection: Connection, month: Month, limit: int) -> int:
+def expire_items(connection: Connection, month: Month, limit: int) -> int:
     """Mark up to `limit` of the month's items as retired, and forget what was ingested of them; how many."""
     return connection.execute(
         f"""
-        UPDATE source_items SET state = {ItemState.RETIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
+        UPDATE source_items SET state = {ItemState.EXPIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
             ingested_fingerprint = NULL, ingested_recipe = NULL, content_hash = NULL, ingested_at = NULL
         WHERE (source_type, source_id) IN (
             SELECT source_type, source_id FROM source_items
             WHERE {in_month("document_created_at")}
-                AND (state NOT IN {one_of(ItemState.RETIRED, ItemState.GONE)}
-                    OR state = {ItemState.RETIRED.sql} AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
+                AND (state NOT IN {one_of(ItemState.EXPIRED, ItemState.GONE)}
+                    OR state = {ItemState.EXPIRED.sql} AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
             LIMIT %(limit)s
         )
         """,
@@ -113,7 +113,7 @@ def drop_partitions(connection: Connection, month: Month) -> None:
 def finish(connection: Connection, month: Month) -> None:
     """The month has left both stores."""
     clear_outbox(connection, month)
-    connection.execute("DELETE FROM retiring_months WHERE month = %s", (month.start.date(),))
+    connection.execute("DELETE FROM expiring_months WHERE month = %s", (month.start.date(),))
 
 
 def restore_items(connection: Connection, horizon: datetime | None) -> int:
@@ -124,9 +124,9 @@ def restore_items(connection: Connection, horizon: datetime | None) -> int:
     return connection.execute(
         f"""
         UPDATE source_items i SET state = {ItemState.PENDING.sql}
-        WHERE state = {ItemState.RETIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
+        WHERE state = {ItemState.EXPIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
             AND NOT EXISTS (
-                SELECT FROM retiring_months r
+                SELECT FROM expiring_months r
                 WHERE r.month = date_trunc('month', i.document_created_at AT TIME ZONE 'UTC')::date)
         """,
         {"horizon": horizon},
@@ -140,7 +140,7 @@ def any_to_restore(connection: Connection, horizon: datetime | None) -> bool:
         f"""
         SELECT EXISTS (
             SELECT FROM source_items
-            WHERE state = {ItemState.RETIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
+            WHERE state = {ItemState.EXPIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
         """,
         {"horizon": horizon},
     )
