@@ -49,7 +49,7 @@ class DataConsistencyChecker:
         found = set(schema.existing_months(self._database))
         with self._database.connection() as connection:
             found.update(consistency_queries.months_of_items(connection))
-            retiring = set(expiring_months.begun(connection))
+            retiring = set(expiring_months.in_progress(connection))
         for generation in self._pipeline.collections.generations.values():
             with self._pipeline.stores.milvus.client() as client:
                 if client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
@@ -227,7 +227,7 @@ class DataConsistencyChecker:
 
     def _retiring(self, month: Month) -> bool:
         with self._database.connection() as connection:
-            return month in expiring_months.begun(connection)
+            return month in expiring_months.in_progress(connection)
 
     def _twice(self, queries: list[_Query]) -> list[Finding]:
         """What is found, and found again after a pause: between two steps of a run much looks stuck."""

@@ -162,7 +162,7 @@ def _restate(pipeline: Pipeline, month: Month, result: VectorsResult) -> None:
     database = pipeline.stores.database
     while True:
         with database.connection() as connection:
-            moved = document_chunks.to_restate(connection, month, _RESTATE_BATCH)
+            moved = document_chunks.moved_chunks(connection, month, _RESTATE_BATCH)
             counts = document_chunks.multi_counts(connection, month, [chunk.id for chunk in moved])
         if not moved:
             break
@@ -171,7 +171,7 @@ def _restate(pipeline: Pipeline, month: Month, result: VectorsResult) -> None:
         for kind, generation in pipeline.collections.generations.items():
             rows.restate(pipeline.stores.milvus, kind, generation.name, month, states)
         with database.connection() as connection:
-            document_chunks.mark_restated(connection, month, moved)
+            document_chunks.mark_positions_stored(connection, month, moved)
         result.restated += len(moved)
     if result.restated:
         _switch(pipeline, month, None, result)

@@ -57,7 +57,7 @@ def months_to_retire(pipeline: Pipeline, now: Month | None = None) -> list[Month
     """The months that are to leave, oldest first: those older than the horizon, and those half retired."""
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
-        begun = expiring_months.begun(connection)
+        begun = expiring_months.in_progress(connection)
     old = [m for m in schema.existing_months(pipeline.stores.database) if horizon is not None and m < horizon]
     return sorted({*begun, *old})
 

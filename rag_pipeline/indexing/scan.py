@@ -161,7 +161,7 @@ def _dated(
     """
     settings = pipeline.settings
     with pipeline.stores.database.connection() as connection:
-        new = source_items.unknown(connection, config.type, [item.source_id for item in items])
+        new = source_items.new_ids(connection, config.type, [item.source_id for item in items])
     now = datetime.now(UTC)
 
     def date(item: Item) -> tuple[Item, datetime]:

@@ -1,8 +1,8 @@
 """`document_chunks`: the chunks of each document, of its live version and of the next one, and their vectors' ids.
 
-A row is *live* when searches see it. An edit adds the next version's new chunks beside the live ones, marks those
-that it drops as *retired*, and notes in `next_place` where those that stay will stand. `switch` makes the next version the live
-one in a single transaction.
+A row is *live* when searches see it. An edit adds the next version's new chunks beside the live ones, marks the live
+ones that the next version drops as *superseded*, and stores in `next_place` where the others will stand. `switch` makes
+the next version live in a single transaction.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DocumentKey = tuple[UUID, "datetime"]
 
 @dataclass(frozen=True)
 class StoredChunk:
-    """A chunk's row, as the difference to a document's new outline needs it."""
+    """A stored chunk, as the comparison with a document's new chunks needs it."""
 
     id: UUID
     document_id: UUID
@@ -53,7 +53,7 @@ class StoredChunk:
 
 @dataclass(frozen=True)
 class ChunkRow:
-    """A chunk of a document's next version: a new row, or the new place of one that stays."""
+    """A chunk of a document's next version: a new row, or the next place of one that stays."""
 
     id: UUID
     document_id: UUID
@@ -64,7 +64,7 @@ class ChunkRow:
     hierarchy_level: int
     parent_chunk_id: UUID | None
     content: str | None = None
-    """This and what follows only where `is_new`."""
+    """This field and those below are set only if `is_new`."""
     chunk_type: str | None = None
     token_count: int | None = None
     char_count: int | None = None
@@ -75,7 +75,7 @@ class ChunkRow:
 
 @dataclass(frozen=True)
 class ChunkToEmbed:
-    """A claimed chunk: its text, and what goes with its vectors into the collections."""
+    """A claimed chunk: its text, and what is stored with its vectors in the collections."""
 
     id: UUID
     document_id: UUID
@@ -370,7 +370,7 @@ def switch(
 
 
 def mark_failed_documents(connection: Connection, month: Month) -> int:
-    """Documents with a chunk that cannot be embedded: their old version stays live; how many."""
+    """Mark documents with a failed chunk as failed, their old version still live; return their number."""
     return connection.execute(
         f"""
         UPDATE documents d SET indexing_status = {IndexingStatus.FAILED.sql}, updated_at = now(),
@@ -393,8 +393,8 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
     ).rowcount
 
 
-def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkToEmbed]:
-    """Live chunks whose rows in the collections hold an old position or language (their text is not returned)."""
+def moved_chunks(connection: Connection, month: Month, limit: int) -> list[ChunkToEmbed]:
+    """Return live chunks whose rows in the collections hold an old position or language; `text` is left empty."""
     return objects(
         connection,
         ChunkToEmbed,
@@ -413,8 +413,8 @@ def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkTo
     )
 
 
-def mark_restated(connection: Connection, month: Month, chunks: Sequence[ChunkToEmbed]) -> None:
-    """The rows of these chunks in the collections hold their position and language now."""
+def mark_positions_stored(connection: Connection, month: Month, chunks: Sequence[ChunkToEmbed]) -> None:
+    """Record that the rows of these chunks in the collections hold their position and language."""
     connection.execute(
         f"""
         UPDATE document_chunks c SET stored_position = n.position, stored_language = n.language
@@ -426,7 +426,7 @@ def mark_restated(connection: Connection, month: Month, chunks: Sequence[ChunkTo
 
 
 def multi_counts(connection: Connection, month: Month, ids: Sequence[UUID]) -> dict[UUID, int]:
-    """How many multi-vectors each of these chunks has."""
+    """Return the number of multi-vectors of each of these chunks."""
     rows = named(
         connection,
         f"""
@@ -438,7 +438,7 @@ def multi_counts(connection: Connection, month: Month, ids: Sequence[UUID]) -> d
 
 
 def expected_vectors(connection: Connection, month: Month) -> dict[str, int]:
-    """What the collections must hold of a month: `chunks` (completed), and rows of `dense`, `sparse`, `multi`."""
+    """Return a month's expected rows in the collections by kind, and its `completed` and `live` chunks."""
     (counts,) = dicts(
         connection,
         f"""

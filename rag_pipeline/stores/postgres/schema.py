@@ -1,4 +1,4 @@
-"""The schema's version, and the way to it. Monthly partitions are made here too."""
+"""The schema's version and the migration to it, and the monthly partitions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Database
 
 HEAD = "0003"
-"""The newest revision in `migrations/versions`; a test holds it to that."""
+"""The newest revision in `migrations/versions`; a test compares them."""
 VERSION_TABLE = "rag_schema_version"
-"""Not Alembic's default, which Dagster uses where both live in one database."""
+"""Not Alembic's default, which Dagster uses if both share a database."""
 
 _OLDEST_SERVER = 150000
 
@@ -64,7 +64,7 @@ def _version(database: Database) -> str | None:
 
 
 def ensure_months(database: Database, months: Iterable[Month]) -> list[Month]:
-    """Create the partitions of these months that are missing; the months that were."""
+    """Create the missing partitions of these months; return the months that had none."""
     wanted = sorted(set(months))
     with database.connection() as connection:
         missing = values(
@@ -83,7 +83,7 @@ def ensure_months(database: Database, months: Iterable[Month]) -> list[Month]:
 
 
 def months_with_documents(database: Database) -> list[Month]:
-    """The months that hold at least one document, in order."""
+    """Return the months with at least one document, in order."""
     months = existing_months(database)
     with database.connection() as connection:
         numbers = values(
@@ -100,7 +100,7 @@ def months_with_documents(database: Database) -> list[Month]:
 
 
 def existing_months(database: Database) -> list[Month]:
-    """The months that have a partition, in order."""
+    """Return the months that have a partition, in order."""
     with database.connection() as connection:
         names = values(
             connection,
