@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.consistency.comparison import differences
 from rag_pipeline.consistency.findings import WARNINGS, Consistency
-from rag_pipeline.indexing.chunk_documents import chunk_documents
-from rag_pipeline.indexing.drain_deletions import drain_deletions
-from rag_pipeline.indexing.index_vectors import index_vectors
-from rag_pipeline.indexing.ingest_documents import ingest_documents
+from rag_pipeline.indexing.month_run import run_steps
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
 from rag_pipeline.stores.milvus import rows
@@ -84,7 +81,6 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
     result = RepairResult(found, found)
     if found.consistent:
         return result
-    embedded, reused = pipeline.tally.embedded, pipeline.tally.reused
     _repair_whole(pipeline, checker)
     # Looked at again where a collection could not be read before, or was lost with its vectors.
     if any(finding.month is None for finding in found.index_issues):
@@ -98,8 +94,6 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
         due |= others
         done = (done | {month}) - others
     result.months = sorted(done)
-    result.embedded = pipeline.tally.embedded - embedded
-    result.reused = pipeline.tally.reused - reused
     with pipeline.stores.database.connection() as connection:
         sources.refresh_statistics(connection)
     result.remaining = checker.check_consistency(None if months is None else [*months, *done])
@@ -151,11 +145,9 @@ class _Repair:
                 others |= self._compare(kind)
             with self._database.connection() as connection:
                 consistency_repairs.restore_ids(connection, month, self._built)
-            if fetch:
-                ingest_documents(pipeline, month)
-            chunk_documents(pipeline, month)
-            index_vectors(pipeline, month)
-            drain_deletions(pipeline)
+            stats = run_steps(pipeline, month, fetch=bool(fetch)).stats
+            self._result.embedded += stats.embedded
+            self._result.reused += stats.reused
             with self._database.connection() as connection:
                 consistency_repairs.recount_terms(connection, month)
         return others

@@ -41,17 +41,14 @@ class Index:
         )
 
     def open(self, **overrides: object) -> Pipeline:
-        pipeline = Pipeline(self.settings(**overrides), self.endpoints)
-        # The plug would load it by name, once a process; a test wants its own, to count what it was asked.
-        pipeline.__dict__["embedder"] = self.embedder
-        pipeline.__dict__["collections"] = _collections(pipeline, self.embedder)
+        # Its own embedder, and not one by name, which is loaded once per process: a test counts what it was asked.
+        pipeline = Pipeline(self.settings(**overrides), self.endpoints, embedder=self.embedder)
         pipeline.prepare()
         return pipeline
 
-    def ingest(self, **arguments: object) -> tuple[Pipeline, IngestResult]:
+    def ingest(self, **arguments: object) -> IngestResult:
         with self.open() as pipeline:
-            result = ingest(pipeline, **arguments)  # type: ignore[arg-type]
-        return pipeline, result
+            return ingest(pipeline, **arguments)  # type: ignore[arg-type]
 
     def write(self, name: str, text: str, date: str = "2024-03-05") -> Path:
         path = self.docs / name
@@ -105,21 +102,6 @@ class Index:
             WHERE live GROUP BY word
         """
         assert self.rows(terms) == []
-
-
-def _collections(pipeline: Pipeline, embedder: CheapEmbedder) -> object:
-    from rag_pipeline.stores.milvus.collections import Collections, generations
-
-    return Collections(
-        pipeline.stores.milvus,
-        generations(
-            pipeline.settings.milvus_prefix,
-            embedder.fingerprint,
-            embedder.dimension,
-            embedder.multi_dimension,
-            pipeline.settings.vectors,
-        ),
-    )
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
 
@@ -108,3 +110,14 @@ def existing_months(database: Database) -> list[Month]:
             "WHERE inhparent = 'documents'::regclass ORDER BY 1"
         ).fetchall()
     return [Month.parse(name.removeprefix("documents_").replace("_", "-")) for (name,) in names]
+
+
+def create_schema(database: Database, name: str) -> None:
+    """Create a schema for somebody else's tables (Dagster's) in the same database, if it is missing."""
+    connection = database.connect()
+    try:
+        if connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (name,)).fetchone() is None:
+            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
+        connection.commit()
+    finally:
+        connection.close()
