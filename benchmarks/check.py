@@ -66,7 +66,9 @@ def fill(pipeline: Pipeline, month: Month, count: int) -> None:
         items = [Item(name, f"bench:{name}", name, name, "f", None, month.start) for name in names]
         with database.connection() as connection:
             source_items.merge(
-                connection, "filesystem", source, number, "r", [(item, month.start) for item in items]
+                connection,
+                source_items.Pass("filesystem", source, number, "r"),
+                [(item, month.start) for item in items],
             )
             _store(connection, pipeline, month, source_items.pending(connection, month, _BATCH))
     with database.connection() as connection:
@@ -123,7 +125,9 @@ def _store(connection: psycopg.Connection, pipeline: Pipeline, month: Month, pen
         made = [row for chunk, of in zip(whole, vectors, strict=True) for row in rows.make_rows(kind, chunk, of)]
         rows.upsert(pipeline.stores.milvus, pipeline.collections.generations[kind].name, month, made)
     fingerprint = pipeline.embedder.fingerprint
-    document_chunks.map_vectors(connection, month, whole, kinds, kinds, fingerprint, [2] * len(whole))
+    document_chunks.map_vectors(
+        connection, month, whole, kinds=kinds, built=kinds, embedder=fingerprint, multi_counts=[2] * len(whole)
+    )
     while document_chunks.switch(connection, month):
         pass
 

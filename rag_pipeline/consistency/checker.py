@@ -145,7 +145,7 @@ class DataConsistencyChecker:
         ):
             return []  # The month is leaving both stores, or has just left.
         with self._database.connection() as connection:
-            chunks = consistency_queries.named(connection, month, missing.first)
+            chunks = consistency_queries.describe_chunks(connection, month, missing.first)
         where = f"{kind}_collection"
         if missing.count:
             todo = f"{_repair(month)} embeds what has no vector, from embedding_cache where it is there"

@@ -17,6 +17,7 @@ from uuid import UUID
 from rag_pipeline.stores.milvus import key_ranges as milvus_keys
 from rag_pipeline.stores.milvus.rows import vector_ids
 from rag_pipeline.stores.postgres import consistency_queries, document_chunks
+from rag_pipeline.stores.postgres.statuses import TO_EMBED, EmbeddingStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -91,7 +92,7 @@ class _Comparison:
         return [
             chunk
             for chunk, state in rows.items()
-            if state.status == "completed"
+            if state.status == EmbeddingStatus.COMPLETED
             and not (state.vectors and keys.issuperset(vector_ids(self._kind, chunk, state.vectors)))
         ]
 
@@ -103,10 +104,10 @@ class _Comparison:
         state = rows.get(chunk)
         if state is None:
             return None if chunk in leaving else "no such chunk"
-        if state.status in ("pending", "processing"):
+        if state.status in TO_EMBED:
             # Perhaps being written: with its row it is true, and before that it is written again.
             return None
-        if state.status == "failed" and not state.has_id:
+        if state.status == EmbeddingStatus.FAILED and not state.has_id:
             return "its chunk could not be embedded"
         if match[2] is not None and int(match[2]) >= state.vectors:
             return f"its chunk has {state.vectors} vectors"

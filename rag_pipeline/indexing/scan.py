@@ -131,6 +131,13 @@ class _Pass:
         config = self._config
         with self._database.connection() as connection:
             position = sources.begin_or_resume_pass(connection, self._source_id)
+        this_pass = source_items.Pass(
+            config.type,
+            self._source_id,
+            position.number,
+            self._recipe,
+            self._horizon.start if self._horizon else None,
+        )
         result = ScanResult(config.name, problems=list(position.problems))
         found = self._source.scan(after=position.resume_after)
         for slice_ in iter(lambda: list(itertools.islice(found, _SLICE)), []):
@@ -139,15 +146,7 @@ class _Pass:
             problems = [f"{entry.path}: {entry.reason}" for entry in unlisted]
             dated = self._dated(items)
             with self._database.connection() as connection:
-                new, changed = source_items.merge(
-                    connection,
-                    config.type,
-                    self._source_id,
-                    position.number,
-                    self._recipe,
-                    dated,
-                    self._horizon.start if self._horizon else None,
-                )
+                new, changed = source_items.merge(connection, this_pass, dated)
                 # A folder that became unreadable since the last slice is reported first, with a key before the position.
                 after = max(slice_[-1].key, position.resume_after or "")
                 sources.advance_pass(

@@ -119,7 +119,13 @@ class VectorMappingService:
                 raise errors[0]
             with self._database.connection() as connection:
                 document_chunks.map_vectors(
-                    connection, self._month, batch, self._kinds, self._built, self._embedder, multi_counts
+                    connection,
+                    self._month,
+                    batch,
+                    kinds=self._kinds,
+                    built=self._built,
+                    embedder=self._embedder,
+                    multi_counts=multi_counts,
                 )
 
     def _write(self, kind: VectorKind, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]) -> None:
