@@ -12,6 +12,7 @@ from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.milvus.partitions import existing_collections
 from rag_pipeline.stores.postgres import vector_deletions
+from rag_pipeline.stores.vector_ids import row_ids
 
 if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
@@ -43,7 +44,7 @@ def drain_deletions(pipeline: Pipeline, deadline: float | None = None) -> int:
                     ids = [
                         key
                         for deletion in batch
-                        for key in rows.vector_ids(kind, deletion.chunk_id, deletion.multi_vector_count)
+                        for key in row_ids(kind, deletion.chunk_id, deletion.multi_vector_count)
                     ]
                     with sole_writer(database, milvus, name):
                         rows.delete(milvus, name, ids)

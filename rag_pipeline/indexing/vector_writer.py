@@ -17,6 +17,7 @@ from rag_pipeline.indexing.saga import Saga
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import document_chunks
+from rag_pipeline.stores.vector_ids import row_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +99,7 @@ class VectorMappingService:
                 ids = [
                     key
                     for chunk, count in zip(batch, multi_counts, strict=True)
-                    for key in rows.vector_ids(kind, chunk.id, count)
+                    for key in row_ids(kind, chunk.id, count)
                 ]
                 saga.on_failure(f"delete their {kind} vectors", partial(self._delete, kind, ids))
             written = [self._pool.submit(self._write, kind, batch, vectors) for kind in self._kinds]

@@ -60,6 +60,14 @@ def parse(row_id: str) -> VectorId | None:
     return VectorId(UUID(match[1]), kind, int(match[5]) if kind == "multi" else None)
 
 
+def leading_chunk(row_id: str) -> UUID | None:
+    """The chunk id that an id begins with, whoever made the id; None if it does not begin with one."""
+    try:
+        return UUID(row_id[:36])
+    except ValueError:
+        return None
+
+
 def chunk_of(row_id: str) -> UUID:
     """The chunk that a row belongs to. Raises `ValueError` for an id that this program did not make."""
     parsed = parse(row_id)

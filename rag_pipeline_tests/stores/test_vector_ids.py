@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
-from rag_pipeline.stores.vector_ids import chunk_of, mapped_id, parse, row_ids
+from rag_pipeline.stores.vector_ids import chunk_of, leading_chunk, mapped_id, parse, row_ids
 
 CHUNK = UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
 
@@ -51,3 +51,8 @@ def test_what_this_program_did_not_make_is_no_id(row_id: str) -> None:
     assert parse(row_id) is None
     with pytest.raises(ValueError, match="no id of a vector"):
         chunk_of(row_id)
+
+
+def test_a_foreign_id_may_begin_with_a_chunk() -> None:
+    assert leading_chunk(f"{CHUNK}_other") == CHUNK
+    assert leading_chunk("zzz") is None

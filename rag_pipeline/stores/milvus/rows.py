@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
-from rag_pipeline.settings import VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.vector_ids import chunk_of, row_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors
     from rag_pipeline.months import Month
+    from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.milvus.client import Milvus
     from rag_pipeline.stores.postgres.document_chunks import ChunkToEmbed
 
@@ -26,13 +27,6 @@ NO_TERMS = {2**32 - 2: 1e-9}
 """Stands for a text without a single term: Milvus refuses an empty sparse vector, and no query has this term."""
 
 
-def vector_ids(kind: VectorKind, chunk: UUID, multi_count: int) -> list[str]:
-    """The keys of a chunk's rows in a collection: `<chunk id>_dense`, `_sparse`, `_multi_<n>`."""
-    if kind == "multi":
-        return [f"{chunk}_multi_{n}" for n in range(multi_count)]
-    return [f"{chunk}_{kind}"]
-
-
 def make_rows(kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors) -> list[Row]:
     """The rows of one chunk in a collection."""
     common: Row = {
@@ -43,12 +37,14 @@ def make_rows(kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors) -> l
     }
     if kind == "dense":
         assert vectors.dense is not None
-        return [{"id": f"{chunk.id}_dense", "vector": vectors.dense, "language": chunk.language, **common}]
+        (key,) = row_ids(kind, chunk.id, 0)
+        return [{"id": key, "vector": vectors.dense, "language": chunk.language, **common}]
     if kind == "sparse":
         assert vectors.sparse is not None
+        (key,) = row_ids(kind, chunk.id, 0)
         return [
             {
-                "id": f"{chunk.id}_sparse",
+                "id": key,
                 "vector": vectors.sparse or NO_TERMS,
                 "language": chunk.language,
                 "vocabulary_size": len(vectors.sparse),
@@ -59,13 +55,15 @@ def make_rows(kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors) -> l
     positions = vectors.multi_positions or list(range(len(vectors.multi)))
     return [
         {
-            "id": f"{chunk.id}_multi_{n}",
+            "id": key,
             "vectors": row,
             "token_count": vectors.token_count,
             "token_positions": [positions[n]],
             **common,
         }
-        for n, row in enumerate(vectors.multi)
+        for n, (key, row) in enumerate(
+            zip(row_ids(kind, chunk.id, len(vectors.multi)), vectors.multi, strict=True)
+        )
     ]
 
 
@@ -118,10 +116,10 @@ def restate(
     step = max(1, _KEYS_PER_REQUEST // max(1, *(count for _, count in chunks.values())))
     for start in range(0, len(items), step):
         part = dict(items[start : start + step])
-        ids = [key for chunk, (_, count) in part.items() for key in vector_ids(kind, chunk, count)]
+        ids = [key for chunk, (_, count) in part.items() for key in row_ids(kind, chunk, count)]
         rows = fetch(milvus, collection, ids, ["*"])
         for row in rows:
-            chunk, _ = part[UUID(row["id"][:36])]
+            chunk, _ = part[chunk_of(row["id"])]
             row["chunk_position"] = chunk.position
             if kind != "multi":
                 row["language"] = chunk.language
