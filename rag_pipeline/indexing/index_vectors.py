@@ -109,10 +109,11 @@ def _embed(
     """The batch with its vectors; a chunk that cannot be embedded is found by halving, and marked failed."""
     from rag_pipeline.embedding.cache import encode_cached
 
+    cache = pipeline.cache  # A malformed URL fails the run, not the chunk.
     try:
         with pipeline.tally.stage("embed"):
             vectors, computed, reused = encode_cached(
-                pipeline.embedder, pipeline.cache, [chunk.text for chunk in batch], kinds
+                pipeline.embedder, cache, [chunk.text for chunk in batch], kinds
             )
     except (StoreUnavailableError, DimensionMismatchError):
         raise

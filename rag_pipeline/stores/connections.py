@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.stores.milvus.client import Milvus
 from rag_pipeline.stores.postgres.database import Database
+from rag_pipeline.stores.redis_client import connect_redis
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     import redis
 
     from rag_pipeline.endpoints import Endpoints
-
-_REDIS_CONNECTIONS = 20
-_REDIS_TIMEOUT_SECONDS = 5
 
 
 class StoreConnections:
@@ -38,18 +36,7 @@ class StoreConnections:
 
     @cached_property
     def redis(self) -> redis.Redis:
-        import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        # A cache that does not answer is left out, not waited for: one try, a short timeout.
-        return redis.Redis.from_url(
-            self._endpoints.redis_url,
-            max_connections=_REDIS_CONNECTIONS,
-            socket_timeout=_REDIS_TIMEOUT_SECONDS,
-            socket_connect_timeout=1,
-            retry=Retry(NoBackoff(), 0),
-        )
+        return connect_redis(self._endpoints.redis_url)
 
     def close(self) -> None:
         """Close whatever was opened; the next use opens it anew."""

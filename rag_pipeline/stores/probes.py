@@ -10,7 +10,8 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-from rag_pipeline.errors import StoreUnavailableError, one_line
+from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
+from rag_pipeline.stores.redis_client import connect_redis
 from rag_pipeline.urls import mask_url
 
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -34,15 +35,11 @@ def probe_postgres(url: str, timeout: float = 2) -> None:
 def probe_redis(url: str, timeout: float = 2) -> None:
     """Logs in and pings."""
     import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
 
     try:
-        client = redis.Redis.from_url(
-            url, socket_connect_timeout=timeout, socket_timeout=timeout, retry=Retry(NoBackoff(), 0)
-        )
-    except ValueError:
-        raise StoreUnavailableError("Redis: the URL cannot be read: check RAG_REDIS_URL") from None
+        client = connect_redis(url, connect_timeout=timeout, socket_timeout=timeout)
+    except ConfigError:
+        raise StoreUnavailableError("Redis: the URL is malformed: check RAG_REDIS_URL") from None
     try:
         client.ping()
     except (redis.RedisError, OSError) as error:
