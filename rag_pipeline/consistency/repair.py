@@ -115,9 +115,7 @@ def _repair_whole(pipeline: Pipeline, checker: DataConsistencyChecker) -> None:
     """The schema, and the collections that should be there."""
     database, collections = pipeline.stores.database, pipeline.collections
     collections.forget()
-    with database.connection() as connection:
-        problems = schema_inspection.schema_problems(connection)
-    for problem in problems:
+    for problem in schema_inspection.schema_problems(database):
         rebuild(database, problem)
     for kind in pipeline.settings.vectors:
         if checker.index_issues(None, f"{kind}_collection"):
@@ -165,8 +163,7 @@ class _Repair:
         month = self._month
         # One missing table brings all its problems with it when it is back.
         for _ in range(_MOST_REBUILDS):
-            with self._database.connection() as connection:
-                problems = schema_inspection.partition_problems(connection, month)
+            problems = schema_inspection.partition_problems(self._database, month)
             if not problems:
                 break
             rebuild(self._database, problems[0])
