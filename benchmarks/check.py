@@ -72,7 +72,7 @@ def fill(pipeline: Pipeline, month: Month, count: int) -> None:
             _store(connection, pipeline, month, source_items.pending(connection, month, _BATCH))
     with database.connection() as connection:
         sources.finish_pass(connection, source, None, 0)
-    pipeline.collections.settle()
+    pipeline.collections.flush()
 
 
 def _store(connection: psycopg.Connection, pipeline: Pipeline, month: Month, pending: list) -> None:

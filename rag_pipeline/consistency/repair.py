@@ -114,13 +114,13 @@ def _months_of(found: Consistency) -> list[Month]:
 def _repair_whole(pipeline: Pipeline, checker: DataConsistencyChecker) -> None:
     """The schema, and the collections that should be there."""
     database, collections = pipeline.stores.database, pipeline.collections
-    collections.forget()
+    collections.invalidate()
     for problem in schema_inspection.schema_problems(database):
         rebuild(database, problem)
     for kind in pipeline.settings.vectors:
         if checker.index_issues(None, f"{kind}_collection"):
             for trouble in milvus_inspection.collection_problems(collections, kind):
-                milvus_inspection.mend(collections, trouble)
+                milvus_inspection.repair(collections, trouble)
 
 
 class _Repair:
@@ -171,7 +171,7 @@ class _Repair:
             with self._database.connection() as connection:
                 expected = consistency_queries.expects_vectors(connection, month)
             if expected:
-                self._pipeline.collections.forget()
+                self._pipeline.collections.invalidate()
                 self._pipeline.collections.ensure(month)
             return True
         with self._database.connection() as connection:

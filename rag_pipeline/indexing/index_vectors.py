@@ -63,7 +63,7 @@ def index_vectors(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] 
             document_chunks.mark_failed_documents(connection, month)
     if first or result.restated:
         with pipeline.tally.stage("settle"):
-            pipeline.collections.settle()
+            pipeline.collections.flush()
     tally = pipeline.tally
     tally.restated += result.restated
     tally.failed_chunks += len(result.failed)
@@ -170,7 +170,7 @@ def _restate(pipeline: Pipeline, month: Month, result: VectorsResult) -> None:
         pipeline.collections.ensure(month)
         states = {chunk.id: (chunk, counts[chunk.id]) for chunk in moved}
         for kind, generation in pipeline.collections.generations.items():
-            rows.restate(pipeline.stores.milvus, kind, generation.name, month, states)
+            rows.update_metadata(pipeline.stores.milvus, kind, generation.name, month, states)
         with database.connection() as connection:
             document_chunks.mark_restated(connection, month, moved)
         result.restated += len(moved)

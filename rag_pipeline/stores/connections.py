@@ -1,4 +1,4 @@
-"""One manager that opens and closes all three clients, each at its first use."""
+"""One context manager for all three clients, each opened at its first use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class StoreConnections:
     """PostgreSQL (a pool of 5 to 20, commands end after 60 s), Milvus (10 calls at a time), Redis (at most 20).
 
-    A context manager: whatever was opened is closed at its end.
+    A context manager: at its end it closes what was opened.
     """
 
     def __init__(self, endpoints: Endpoints) -> None:
@@ -39,7 +39,7 @@ class StoreConnections:
         return connect_redis(self._endpoints.redis_url)
 
     def close(self) -> None:
-        """Close whatever was opened; the next use opens it anew."""
+        """Close what was opened; the next use reopens it."""
         for name in ("database", "milvus", "redis"):
             client = self.__dict__.pop(name, None)
             if client is not None:

@@ -1,4 +1,4 @@
-"""What is not as the schema or the collections' specification says: found, rebuilt, and the check passes."""
+"""Differences from the expected schema or the collections' specification are found and repaired."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PART_INVALID = """UPDATE pg_index SET indisvalid = false WHERE indexrelid = (
     SELECT inhrelid FROM pg_inherits JOIN pg_index ON indexrelid = inhrelid
     WHERE inhparent = 'idx_documents_tags'::regclass AND indrelid = 'documents_2024_03'::regclass)"""
 
-# Statements, the asset, whether it is of March or of the whole, and what the sample says of it.
+# Statements, the asset, whether the finding is of March or of the whole index, and the sample's entry.
 SPOILED: list[tuple[list[str], str, bool, dict[str, str]]] = [
     (
         ["DROP INDEX idx_documents_status"],
@@ -227,7 +227,7 @@ def test_several_processes_may_describe_it_at_once(database_url: str) -> None:
     assert all(one == found[0] for one in found)
 
 
-def test_a_user_without_the_privilege_is_told_which(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_privilege_is_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expected_schema_module, "_by_server_version", {})
     role = f"reader_{secrets.token_hex(4)}"
     with database.connection() as connection:
@@ -246,7 +246,7 @@ def test_a_user_without_the_privilege_is_told_which(database: Database, monkeypa
 
 
 @pytest.mark.parametrize("group", [SPOILED[:8], SPOILED[8:-1], SPOILED[-1:]], ids=["one", "two", "three"])
-def test_what_is_not_as_declared_is_found_and_rebuilt(
+def test_a_difference_is_found_and_repaired(
     spoiled: Spoiled, group: list[tuple[list[str], str, bool, dict[str, str]]]
 ) -> None:
     before = catalogue(spoiled)
@@ -264,9 +264,9 @@ def test_what_is_not_as_declared_is_found_and_rebuilt(
     assert spoiled.embedded == 0
 
 
-def test_a_detached_month_is_attached_again(spoiled: Spoiled) -> None:
+def test_a_detached_month_is_reattached(spoiled: Spoiled) -> None:
     before = catalogue(spoiled)
-    # PostgreSQL does not let a partition go that rows refer to, even its own.
+    # PostgreSQL refuses to detach a partition that rows refer to, even its own rows.
     spoiled.sql("UPDATE document_chunks SET parent_chunk_id = NULL")
     execute(spoiled, "ALTER TABLE document_chunks DETACH PARTITION document_chunks_2024_03")
     found = spoiled.check()
@@ -320,17 +320,17 @@ def test_a_dropped_index_and_what_was_lost_meanwhile(spoiled: Spoiled) -> None:
     spoiled.repaired()
 
 
-def test_an_alias_that_is_missing_or_leads_elsewhere(spoiled: Spoiled) -> None:
+def test_an_alias_that_is_missing_or_points_elsewhere(spoiled: Spoiled) -> None:
     prefix = spoiled.index.prefix
     with spoiled.milvus() as client:
         client.drop_alias(f"{prefix}sparse_collection")
         client.alter_alias(spoiled.collection("multi"), f"{prefix}dense_collection")
     found = {f.where: f.sample[0]["problem"] for f in spoiled.only("index_issues")}
-    assert found == {"dense_collection": "alias elsewhere", "sparse_collection": "alias missing"}
+    assert found == {"dense_collection": "alias points elsewhere", "sparse_collection": "alias missing"}
     spoiled.repaired()
 
 
-def test_a_collection_of_another_dimension_is_filled_anew(spoiled: Spoiled) -> None:
+def test_a_collection_of_another_dimension_is_recreated_and_refilled(spoiled: Spoiled) -> None:
     name, alias = spoiled.collection("dense"), f"{spoiled.index.prefix}dense_collection"
     with spoiled.milvus() as client:
         client.drop_alias(alias)
@@ -338,12 +338,12 @@ def test_a_collection_of_another_dimension_is_filled_anew(spoiled: Spoiled) -> N
         client.create_collection(name, dimension=8, id_type="string", max_length=255, vector_field_name="vector")
         client.create_alias(name, alias)
     found = spoiled.check()
-    assert "dimension" in {one["problem"] for f in found.index_issues for one in f.sample}
+    assert "dimension differs" in {one["problem"] for f in found.index_issues for one in f.sample}
     spoiled.repaired()
     assert spoiled.embedded == 0
 
 
-def test_an_alias_that_leads_to_another_embedders_vectors_is_left_to_people(spoiled: Spoiled) -> None:
+def test_an_alias_of_another_embedders_vectors_is_left_to_people(spoiled: Spoiled) -> None:
     other = f"{spoiled.index.prefix}dense_0123456789ab"
     with spoiled.milvus() as client:
         client.create_collection(other, dimension=64, id_type="string", max_length=255)

@@ -1,4 +1,4 @@
-"""Rows of the collections: written, fetched and deleted by key, in slices that a real server accepts."""
+"""Writes, fetches and deletes rows of the collections by key, in slices that a real server accepts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _REQUEST_BYTES = 16 * 1024 * 1024
-"""A real server refuses requests of 64 MB; smaller ones also keep our memory small."""
+"""A real server refuses requests of 64 MB; smaller ones also save memory."""
 _KEYS_PER_REQUEST = 1000
 
 NO_TERMS = {2**32 - 2: 1e-9}
-"""Stands for a text without a single term: Milvus refuses an empty sparse vector, and no query has this term."""
+"""The vector of a text without terms: Milvus refuses an empty sparse vector, and no query has this term."""
 
 
 def make_rows(kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors) -> list[Row]:
-    """The rows of one chunk in a collection."""
+    """Return the rows of one chunk in a collection."""
     common: Row = {
         "document_id": str(chunk.document_id),
         "source_type": chunk.source_type,
@@ -68,16 +68,16 @@ def make_rows(kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors) -> l
 
 
 def upsert(milvus: Milvus, collection: str, month: Month, rows: Sequence[Row]) -> None:
-    """Write rows into a month's partition. A key never changes its partition: a document keeps its month."""
+    """Write rows to a month's partition. A key never changes its partition, because a document keeps its month."""
     for part in _slices(rows):
         with milvus.client() as client:
             client.upsert(collection, list(part), partition_name=month.milvus_partition, timeout=TIMEOUT_SECONDS)
 
 
 def delete(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
-    """Delete rows by key; keys that are not there are no error.
+    """Delete rows by key; missing keys are ignored.
 
-    Never by filter: Lite applies a filter with a partition's name to every partition.
+    Never by filter: Lite applies a filter to every partition, even if one is named.
     """
     for start in range(0, len(ids), _KEYS_PER_REQUEST):
         with milvus.client() as client:
@@ -85,7 +85,7 @@ def delete(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
 
 
 def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[str]) -> list[Row]:
-    """The rows with these keys that are there, in no particular order."""
+    """Return the rows that exist with these keys, in no particular order."""
     found: list[Row] = []
     for start in range(0, len(ids), _KEYS_PER_REQUEST):
         with milvus.client() as client:
@@ -101,16 +101,16 @@ def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[
     return found
 
 
-def restate(
+def update_metadata(
     milvus: Milvus,
     kind: VectorKind,
     collection: str,
     month: Month,
     chunks: dict[UUID, tuple[ChunkToEmbed, int]],
 ) -> None:
-    """Write position and language of chunks anew, with the vectors that are stored: nothing is embedded again.
+    """Rewrite the position and language of chunks with the vectors that are stored; nothing is embedded again.
 
-    `chunks` maps a chunk's id to its new state and its number of multi-vectors. Rows that are missing are left so.
+    `chunks` maps a chunk's id to its new state and its number of multi-vectors. Missing rows stay missing.
     """
     items = list(chunks.items())
     step = max(1, _KEYS_PER_REQUEST // max(1, *(count for _, count in chunks.values())))
@@ -130,7 +130,7 @@ def _slices(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     start, size = 0, 0
     for n, row in enumerate(rows):
         vector = row.get("vector", row.get("vectors"))
-        # 12 bytes a sparse term, 4 a dense component, and some for the other fields.
+        # 12 bytes per sparse term, 4 per dense component, and some for the other fields.
         weight = 512 + (12 if isinstance(vector, dict) else 4) * len(vector if vector is not None else ())
         if size + weight > _REQUEST_BYTES and n > start:
             yield rows[start:n]

@@ -27,7 +27,7 @@ _by_server_version: dict[int, SchemaDescription] = {}
 def expected_schema(database: Database) -> SchemaDescription:
     """Return the description of the schema that this program's migrations make on this version of PostgreSQL.
 
-    Made once per process. Raises a `RagError` if the user must not create a schema in the database.
+    Made once per process. Raises a `RagError` if the user has no CREATE privilege on the database.
     """
     with database.connection() as connection:
         version = connection.info.server_version
