@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.cli_runner import CommandLine
 from rag_pipeline_tests.milvus_client import milvus_client
 
@@ -119,10 +120,7 @@ def assert_true(cli: CommandLine) -> None:
                 limit=10_000,
                 output_fields=["id"],
             )
-            if kind == "multi":
-                expected = {f"{chunk}_multi_{n}" for chunk, count in chunks for n in range(count)}
-            else:
-                expected = {f"{chunk}_{kind}" for chunk, _ in chunks}
+            expected = {key for chunk, count in chunks for key in row_ids(kind, chunk, count)}
             assert len(rows) == len(expected)
             assert {row["id"] for row in rows} == expected
 

@@ -108,15 +108,13 @@ def _months_of(found: Consistency) -> list[Month]:
 def _repair_whole(pipeline: Pipeline, checker: DataConsistencyChecker) -> None:
     """The schema, and the collections that should be there."""
     database, collections = pipeline.stores.database, pipeline.collections
-    collections.forget()
-    with database.connection() as connection:
-        problems = schema_inspection.schema_problems(connection)
-    for problem in problems:
+    collections.invalidate()
+    for problem in schema_inspection.schema_problems(database):
         rebuild(database, problem)
     for kind in pipeline.settings.vectors:
         if checker.index_issues(None, f"{kind}_collection"):
             for trouble in milvus_inspection.collection_problems(collections, kind):
-                milvus_inspection.mend(collections, trouble)
+                milvus_inspection.repair(collections, trouble)
 
 
 class _Repair:
@@ -157,8 +155,7 @@ class _Repair:
         month = self._month
         # One missing table brings all its problems with it when it is back.
         for _ in range(_MOST_REBUILDS):
-            with self._database.connection() as connection:
-                problems = schema_inspection.partition_problems(connection, month)
+            problems = schema_inspection.partition_problems(self._database, month)
             if not problems:
                 break
             rebuild(self._database, problems[0])
@@ -166,7 +163,7 @@ class _Repair:
             with self._database.connection() as connection:
                 expected = consistency_queries.expects_vectors(connection, month)
             if expected:
-                self._pipeline.collections.forget()
+                self._pipeline.collections.invalidate()
                 self._pipeline.collections.ensure(month)
             return True
         with self._database.connection() as connection:

@@ -88,7 +88,7 @@ class _VectorStep:
                 document_chunks.mark_failed_documents(connection, month)
         if first or result.moved:
             with pipeline.stopwatch.stage("settle"):
-                pipeline.collections.settle()
+                pipeline.collections.flush()
         return result
 
     def _claim(self, after: tuple[UUID, int] | None) -> list[ChunkToEmbed]:
@@ -125,10 +125,11 @@ class _VectorStep:
         from rag_pipeline.embedding.cache import encode_cached
 
         pipeline, result = self._pipeline, self._result
+        cache = pipeline.cache  # Outside the `try`: a malformed RAG_REDIS_URL fails the run, not the chunk.
         try:
             with pipeline.stopwatch.stage("embed"):
                 vectors, computed, reused = encode_cached(
-                    pipeline.embedder, pipeline.cache, [chunk.text for chunk in batch], self._kinds
+                    pipeline.embedder, cache, [chunk.text for chunk in batch], self._kinds
                 )
         except (StoreUnavailableError, DimensionMismatchError):
             raise
@@ -173,7 +174,7 @@ class _VectorStep:
             collections.ensure(month)
             states = {chunk.id: (chunk, counts[chunk.id]) for chunk in moved}
             for kind, generation in collections.generations.items():
-                rows.restate(self._pipeline.stores.milvus, kind, generation.name, month, states)
+                rows.update_metadata(self._pipeline.stores.milvus, kind, generation.name, month, states)
             with self._database.connection() as connection:
                 document_chunks.mark_restated(connection, month, moved)
             self._result.moved += len(moved)

@@ -13,6 +13,7 @@ from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import Settings, load_settings
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.embedders import CheapEmbedder
 
 
@@ -79,10 +80,8 @@ class Index:
 
     def expected_ids(self, kind: str) -> set[str]:
         """The keys that a collection should hold, by PostgreSQL."""
-        if kind == "multi":
-            rows = self.rows("SELECT id, multi_vector_count FROM document_chunks WHERE live AND NOT retired")
-            return {f"{chunk}_multi_{n}" for chunk, count in rows for n in range(count)}
-        return {f"{chunk}_{kind}" for (chunk,) in self.rows("SELECT id FROM document_chunks WHERE live")}
+        rows = self.rows("SELECT id, multi_vector_count FROM document_chunks WHERE live")
+        return {key for chunk, count in rows for key in row_ids(kind, chunk, count)}
 
     def assert_true(self) -> None:
         """Nothing is missing, nothing is twice, nothing is left behind, nothing is stuck."""

@@ -9,6 +9,7 @@ from psycopg import sql
 from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import value, values
+from rag_pipeline.stores.postgres.migrations import ALEMBIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +43,7 @@ def migrate(database: Database) -> bool:
     config = Config()
     config.set_main_option("script_location", "rag_pipeline.stores.postgres:migrations")
     engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)
-    with engine.begin() as connection:
+    with ALEMBIC, engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         config.attributes["connection"] = connection
