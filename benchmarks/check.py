@@ -30,6 +30,7 @@ from rag_pipeline.stores.postgres import document_chunks, documents, schema, sou
 from rag_pipeline.stores.postgres.document_chunks import ChunkRow, ChunkToEmbed
 from rag_pipeline.stores.postgres.documents import Chunked, DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome
+from rag_pipeline.stores.vector_ids import row_ids
 
 _PER_DOCUMENT = 10
 _BATCH = 100
@@ -73,7 +74,7 @@ def fill(pipeline: Pipeline, month: Month, count: int) -> None:
             _store(connection, pipeline, month, source_items.pending(connection, month, _BATCH))
     with database.connection() as connection:
         sources.finish_pass(connection, source, None, 0)
-    pipeline.collections.settle()
+    pipeline.collections.flush()
 
 
 def _store(connection: psycopg.Connection, pipeline: Pipeline, month: Month, pending: list) -> None:
@@ -140,7 +141,7 @@ def delete_some(pipeline: Pipeline, month: Month, count: int) -> None:
             (month.start, month.end, count),
         ).fetchall()
     for kind, generation in pipeline.collections.generations.items():
-        keys = [key for (chunk,) in found for key in rows.vector_ids(kind, chunk, 2)]
+        keys = [key for (chunk,) in found for key in row_ids(kind, chunk, 2)]
         rows.delete(pipeline.stores.milvus, generation.name, keys)
 
 

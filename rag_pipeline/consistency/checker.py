@@ -177,11 +177,10 @@ class DataConsistencyChecker:
         return found
 
     def _schema_issues(self, month: Month | None) -> list[Finding]:
-        with self._database.connection() as connection:
-            if month is None:
-                problems = schema_inspection.schema_problems(connection)
-            else:
-                problems = schema_inspection.partition_problems(connection, month)
+        if month is None:
+            problems = schema_inspection.schema_problems(self._database)
+        else:
+            problems = schema_inspection.partition_problems(self._database, month)
         found = []
         for where in schema_inspection.PARTITIONED:
             sample: list[dict[str, Any]] = [

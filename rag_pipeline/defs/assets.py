@@ -10,9 +10,10 @@ import dagster as dg
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.indexing.chunk_documents import chunk_documents
-from rag_pipeline.indexing.drain_deletions import drain_deletions
+from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.index_vectors import index_vectors
 from rag_pipeline.indexing.ingest_documents import ingest_documents
+from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.indexing.report import chunk_profile, newest_documents
 from rag_pipeline.indexing.verify import verify
 from rag_pipeline.pipeline import Pipeline
@@ -53,7 +54,7 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         owners=OWNERS,
         kinds={"postgres"},
         deps=[source_key(source.name) for source in sources],
-        required_resource_keys={"pipeline"},
+        required_resource_keys={"pipeline", "month_run"},
         description="A month's documents as Markdown, one row an item of a source that can be read. What cannot be "
         "read is set aside with its reason; what is gone from its source is deleted.",
     )
@@ -62,14 +63,17 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         month = month_of(context)
         with pipeline.month_lock(month):
             result = ingest_documents(pipeline, month)
+        run: MonthRun = context.resources.month_run
+        run.stats.add(result.counts())
+        run.unreachable += result.unreachable.values()
         return dg.MaterializeResult(
             metadata={
                 "stored": result.stored,
                 "unchanged": result.unchanged,
                 "deleted": result.deleted,
-                "set_aside": len(result.set_aside),
+                "quarantined": len(result.quarantined),
                 "unreachable_sources": list(result.unreachable.values()),
-                "reasons": table(("document", "reason"), result.set_aside),
+                "reasons": table(("document", "reason"), result.quarantined),
                 "newest": table(("title", "language", "created_at", "chunks"), newest_documents(pipeline, month)),
             }
         )
@@ -80,7 +84,7 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         owners=OWNERS,
         kinds={"postgres"},
         deps=[documents],
-        required_resource_keys={"pipeline"},
+        required_resource_keys={"pipeline", "month_run"},
         description="A month's documents cut along their outline. After an edit only the chunks whose text changed "
         "are made anew; the old version stays searchable until the new one is complete.",
     )
@@ -89,11 +93,12 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         month = month_of(context)
         with pipeline.month_lock(month):
             result = chunk_documents(pipeline, month)
+        context.resources.month_run.stats.add(result.counts())
         return dg.MaterializeResult(
             metadata={
                 "documents": result.documents,
                 "added": result.added,
-                "dropped": result.dropped,
+                "superseded": result.superseded,
                 "kept": result.kept,
                 "sizes": table(("tokens", "chunks"), chunk_profile(pipeline, month)),
             }
@@ -115,7 +120,7 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         ],
         partitions_def=months,
         can_subset=True,
-        required_resource_keys={"pipeline"},
+        required_resource_keys={"pipeline", "month_run"},
     )
     def vector_collections(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
         pipeline: Pipeline = context.resources.pipeline
@@ -123,8 +128,11 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         selected = [kind for kind in built if dg.AssetKey(f"{kind}_collection") in context.selected_asset_keys]
         with pipeline.month_lock(month):
             result = index_vectors(pipeline, month, selected)
-            drain_deletions(pipeline)
+            drained = drain_deletions(pipeline)
             verified = verify(pipeline, month, selected)
+        stats = context.resources.month_run.stats
+        stats.add(result.counts())
+        stats.add(deletion_counts(drained))
         for counts in verified:
             yield dg.MaterializeResult(
                 asset_key=f"{counts.kind}_collection",
@@ -136,10 +144,10 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
                     "embedded_chunks": result.embedded,
                     "from_embedding_cache": result.reused,
                     "embedding_cache": "unreachable" if pipeline.cache_unreachable else "ok",
-                    "moved_chunks": result.restated,
+                    "moved_chunks": result.moved,
                     "documents_switched": result.documents_switched,
                     "failed": table(("chunk", "reason"), result.failed),
-                    "waiting_deletions": counts.waiting_deletions,
+                    "pending_deletions": counts.pending_deletions,
                 },
             )
 

@@ -10,7 +10,7 @@ from rag_pipeline.defs.asset_checks import index_checks
 from rag_pipeline.defs.assets import index_assets, source_assets
 from rag_pipeline.defs.jobs import check_month, index_month
 from rag_pipeline.defs.repair_job import repair_month
-from rag_pipeline.defs.resources import pipeline_resource
+from rag_pipeline.defs.resources import month_run_resource, pipeline_resource
 from rag_pipeline.defs.schedules import maintenance_jobs, schedules
 from rag_pipeline.defs.sensors import drain_vector_deletions, index_pending_months, sync_sensor
 from rag_pipeline.settings import load_settings
@@ -32,7 +32,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             drain_vector_deletions,
             alerts,
         ],
-        resources={"pipeline": pipeline_resource, **(resource_overrides or {})},
+        resources={"pipeline": pipeline_resource, "month_run": month_run_resource, **(resource_overrides or {})},
         # Steps of a month share the embedder and the connections; a process for each would start seven times.
         executor=dg.in_process_executor,
     )

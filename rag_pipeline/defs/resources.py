@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 
@@ -19,3 +20,9 @@ def pipeline_resource(context: dg.InitResourceContext) -> Iterator[Pipeline]:
     with Pipeline(load_settings(), progress=progress) as pipeline:
         pipeline.prepare()
         yield pipeline
+
+
+@dg.resource(description="What the steps of this run have done so far")
+def month_run_resource(context: dg.InitResourceContext) -> MonthRun:
+    """An empty one for each run: the assets add their results to it, and `rag-pipeline ingest` reads its own."""
+    return MonthRun()

@@ -45,7 +45,7 @@ def _retire_months(context: dg.OpExecutionContext) -> None:
     result = retention.apply_retention(context.resources.pipeline)
     for line in result.busy:
         context.log.warning(line)
-    context.log.info(f"retired {_named(result.retired)}; {result.restored} items are to be ingested again")
+    context.log.info(f"retired {_named(result.expired)}; {result.restored} items are to be ingested again")
 
 
 @dg.job(

@@ -15,7 +15,7 @@ from rag_pipeline.defs.active_runs import months_in_runs
 from rag_pipeline.defs.assets import source_key
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH
 from rag_pipeline.indexing.drain_deletions import drain_deletions
-from rag_pipeline.indexing.run_selection import Asked, due_months, pending_work
+from rag_pipeline.indexing.run_selection import Requested, due_months, pending_work
 from rag_pipeline.indexing.scan import is_due, scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -127,13 +127,13 @@ def drain_vector_deletions(context: dg.SensorEvaluationContext) -> dg.SensorResu
     return dg.SensorResult(skip_reason=summary)
 
 
-def _load(cursor: str | None) -> dict[Month, Asked]:
+def _load(cursor: str | None) -> dict[Month, Requested]:
     stored = json.loads(cursor) if cursor else {}
     return {
-        Month.parse(month): Asked(digest, times, datetime.fromisoformat(again_at))
+        Month.parse(month): Requested(digest, times, datetime.fromisoformat(again_at))
         for month, (digest, times, again_at) in stored.items()
     }
 
 
-def _dump(asked: dict[Month, Asked]) -> str:
+def _dump(asked: dict[Month, Requested]) -> str:
     return json.dumps({str(month): [a.digest, a.times, a.again_at.isoformat()] for month, a in asked.items()})

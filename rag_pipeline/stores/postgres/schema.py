@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import value, values
+from rag_pipeline.stores.postgres.migrations import ALEMBIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +44,7 @@ def migrate(database: Database, to: str = HEAD) -> bool:
     config = Config()
     config.set_main_option("script_location", "rag_pipeline.stores.postgres:migrations")
     engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)
-    with engine.begin() as connection:
+    with ALEMBIC, engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         config.attributes["connection"] = connection
@@ -108,3 +111,14 @@ def existing_months(database: Database) -> list[Month]:
             "WHERE inhparent = 'documents'::regclass ORDER BY 1",
         )
     return [Month.parse(name.removeprefix("documents_").replace("_", "-")) for name in names]
+
+
+def create_schema(database: Database, name: str) -> None:
+    """Create a schema for somebody else's tables (Dagster's) in the same database, if it is missing."""
+    connection = database.connect()
+    try:
+        if connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (name,)).fetchone() is None:
+            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
+        connection.commit()
+    finally:
+        connection.close()
