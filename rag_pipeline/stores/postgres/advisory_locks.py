@@ -1,4 +1,7 @@
-"""Advisory locks: one run per month, one scan per source. They end with their session, so a killed run leaves none."""
+"""Advisory locks: one run per month, one scan per source.
+
+They end with their session, so a killed run leaves none.
+"""
 
 from __future__ import annotations
 

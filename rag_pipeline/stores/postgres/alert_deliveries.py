@@ -1,7 +1,7 @@
 """`alert_receivers` and `alert_deliveries`: who is notified, and which alerts went to whom in which message.
 
-A receiver is identified by the digest of its URL. Receivers are independent: a message that one has not accepted does
-not hold back another's.
+A receiver is identified by the digest of its URL. Receivers are independent: a message that one has not accepted
+does not hold back another's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def due(connection: Connection, now: datetime) -> set[str]:
 
 
 def planned(connection: Connection, receiver: str) -> tuple[str, list[Alert]] | None:
-    """Return the key and the alerts, in order, of the oldest planned message that the receiver has not accepted."""
+    """Return the key and the alerts of the oldest planned message that the receiver has not accepted."""
     rows = dicts(
         connection,
         f"""

@@ -1,4 +1,4 @@
-"""`alert_states`, `alert_outbox` and `alert_cursors`: what is failing, what to report, how far events have been read."""
+"""`alert_states`, `alert_outbox` and `alert_cursors`: what is failing, what to report, how far events are read."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The queries of the consistency checker. They only read; `consistency_repairs` repairs what is found here.
 
 Each `Mismatch` is a condition that never holds between two transactions of the write path: a single statement sees
-one state of the database. Conditions that hold for a moment during a run are not reported while the month's lock is
-held.
+one state of the database. Conditions that hold for a moment during a run are not reported while the month's lock
+is held.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ WRONG_COUNT = f"""{DOCUMENTS_OF_MONTH} AND d.chunk_count IS DISTINCT FROM (
     SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} AND NOT c.superseded)"""
 UNFINISHED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
     SELECT FROM document_chunks c WHERE {_OF_DOCUMENT}
-        AND (c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} OR NOT c.live OR c.superseded OR c.next_place IS NOT NULL))"""
+        AND (c.embedding_status <> {EmbeddingStatus.COMPLETED.sql}
+            OR NOT c.live OR c.superseded OR c.next_place IS NOT NULL))"""
 MOVED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
     SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
         AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language))"""
@@ -125,7 +126,8 @@ MISMATCHES = (
     Mismatch(
         "documents",
         "unfinished for over an hour, with no run in progress",
-        f"SELECT {_A_DOCUMENT}, d.processing_status, d.indexing_status, d.updated_at FROM documents d WHERE {_STUCK}",
+        f"SELECT {_A_DOCUMENT}, d.processing_status, d.indexing_status, d.updated_at FROM documents d "
+        f"WHERE {_STUCK}",
         "the month is run; if Dagster's daemon is on, find out why index_pending_months does not run it",
     ),
     Mismatch(
@@ -196,7 +198,7 @@ def orphaned_chunks(connection: Connection, month: Month) -> tuple[int, list[dic
 
 
 def quarantined(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:
-    """Return (number, sample) of a month's documents that cannot be read, or have chunks that cannot be embedded."""
+    """Return (number, sample) of a month's documents that cannot be read, or whose chunks cannot be embedded."""
     return _counted(
         connection,
         f"""
@@ -214,7 +216,7 @@ def quarantined(connection: Connection, month: Month) -> tuple[int, list[dict[st
 def chunks_within(
     connection: Connection, month: Month, kind: VectorKind, first: UUID | None, after: UUID | None
 ) -> dict[UUID, ChunkState]:
-    """Return a month's chunks with ids from `first` up to but not including `after`; None leaves that side open."""
+    """Return a month's chunks with ids from `first` on and before `after`; None leaves that side open."""
     states = objects(
         connection,
         ChunkState,
@@ -247,7 +249,8 @@ def pending_deletions(connection: Connection, first: UUID | None, after: UUID | 
         connection,
         """
         SELECT chunk_id FROM vector_deletions
-        WHERE (%(first)s::uuid IS NULL OR chunk_id >= %(first)s) AND (%(after)s::uuid IS NULL OR chunk_id < %(after)s)
+        WHERE (%(first)s::uuid IS NULL OR chunk_id >= %(first)s)
+            AND (%(after)s::uuid IS NULL OR chunk_id < %(after)s)
         """,
         {"first": first, "after": after},
     )

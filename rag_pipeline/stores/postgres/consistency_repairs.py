@@ -21,12 +21,7 @@ from rag_pipeline.stores.postgres.consistency_queries import (
     of_month,
 )
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH
-from rag_pipeline.stores.postgres.statuses import (
-    EmbeddingStatus,
-    IndexingStatus,
-    ItemState,
-    ProcessingStatus,
-)
+from rag_pipeline.stores.postgres.statuses import EmbeddingStatus, IndexingStatus, ItemState, ProcessingStatus
 from rag_pipeline.stores.vector_ids import column, mapped_id_sql
 
 if TYPE_CHECKING:
@@ -46,7 +41,8 @@ def refetch_items(connection: Connection, month: Month) -> int:
     """Make ingested items without a document pending and forget what was read of them; return their number."""
     return connection.execute(
         f"""
-        UPDATE source_items i SET state = {ItemState.PENDING.sql}, ingested_fingerprint = NULL, ingested_recipe = NULL,
+        UPDATE source_items i SET
+            state = {ItemState.PENDING.sql}, ingested_fingerprint = NULL, ingested_recipe = NULL,
             content_hash = NULL
         WHERE {WITHOUT_DOCUMENT}
         """,
@@ -57,31 +53,36 @@ def refetch_items(connection: Connection, month: Month) -> int:
 def repair_statuses(connection: Connection, month: Month, built: Sequence[VectorKind]) -> int:
     """Make documents and chunks with contradictory counts or states pending; return the number of rows.
 
-    Chunks with the ids of all their vectors become `completed`; `forget_vectors` takes back those that are missing.
+    Chunks with the ids of all their vectors become `completed`; `forget_vectors` takes back missing ones.
     """
     parameters = of_month(month, built)
     touched = connection.execute(
         f"""
-        UPDATE documents d SET processing_status = {ProcessingStatus.PROCESSING.sql}, indexing_status = {IndexingStatus.PENDING.sql}, updated_at = now()
+        UPDATE documents d SET
+            processing_status = {ProcessingStatus.PROCESSING.sql}, indexing_status = {IndexingStatus.PENDING.sql},
+            updated_at = now()
         WHERE {WRONG_COUNT}
         """,
         parameters,
     ).rowcount
     touched += connection.execute(
         f"""
-        UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.COMPLETED.sql}, embedding_error = NULL, updated_at = now()
+        UPDATE document_chunks c SET
+            embedding_status = {EmbeddingStatus.COMPLETED.sql}, embedding_error = NULL, updated_at = now()
         WHERE {NOT_COMPLETED}
         """,
         parameters,
     ).rowcount
     touched += connection.execute(
         f"""
-        UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
+        UPDATE document_chunks c SET
+            embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
         FROM documents d
         WHERE d.id = c.document_id AND d.created_at = c.document_created_at AND {CHUNKS_OF_MONTH}
             AND {DOCUMENTS_OF_MONTH}
             AND (c.embedding_status = {EmbeddingStatus.PROCESSING.sql}
-                OR c.embedding_status = {EmbeddingStatus.FAILED.sql} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND NOT c.superseded)
+                OR c.embedding_status = {EmbeddingStatus.FAILED.sql}
+                    AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND NOT c.superseded)
         """,
         parameters,
     ).rowcount
@@ -104,7 +105,8 @@ def forget_vectors(connection: Connection, month: Month, kind: VectorKind, ids: 
     parameters = of_month(month) | {"ids": list(ids)}
     count = connection.execute(
         f"""
-        UPDATE document_chunks c SET {column(kind)} = NULL, embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
+        UPDATE document_chunks c SET
+            {column(kind)} = NULL, embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
         WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s) AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
         """,
         parameters,

@@ -65,7 +65,8 @@ class Database:
     def connection(self) -> Iterator[Connection]:
         """Lend a connection from the pool for one transaction: committed at the end, rolled back on an error.
 
-        Raises `StoreUnavailableError` if the server is unreachable, refuses the connection, or goes down meanwhile.
+        Raises `StoreUnavailableError` if the server is unreachable, refuses the connection, or goes down
+        meanwhile.
         """
         with self._translated():
             if self._pool is None:

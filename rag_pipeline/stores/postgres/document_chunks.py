@@ -1,8 +1,8 @@
 """`document_chunks`: the chunks of each document, of its live version and of the next one, and their vectors' ids.
 
-A row is *live* when searches see it. An edit adds the next version's new chunks beside the live ones, marks the live
-ones that the next version drops as *superseded*, and stores in `next_place` where the others will stand. `switch` makes
-the next version live in a single transaction.
+A row is *live* when searches see it. An edit adds the next version's new chunks beside the live ones, marks the
+live ones that the next version drops as *superseded*, and stores in `next_place` where the others will stand.
+`switch` makes the next version live in a single transaction.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ _MOVED = "(c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d
 
 _WITHOUT_A_VECTOR = " OR ".join(f"'{kind}' = ANY(%(kinds)s) AND c.{column(kind)} IS NULL" for kind in VECTOR_KINDS)
 _SET_MAPPED_IDS = ", ".join(
-    f"{column(kind)} = CASE WHEN '{kind}' = ANY(%(kinds)s) THEN {mapped_id_sql(kind, 'c.id')} ELSE c.{column(kind)} END"
+    f"{column(kind)} = CASE WHEN '{kind}' = ANY(%(kinds)s) "
+    f"THEN {mapped_id_sql(kind, 'c.id')} ELSE c.{column(kind)} END"
     for kind in VECTOR_KINDS
 )
 _HAS_EVERY_VECTOR = " AND ".join(
@@ -200,8 +201,8 @@ def claim(
 ) -> list[ChunkToEmbed]:
     """Mark the next chunks of a month without a vector of one of these kinds as `processing`, and return them.
 
-    They come by document and position, from `after` on. Rows that a killed run left `processing` are claimed again:
-    the caller holds the month's lock, so no other run is processing them.
+    They come by document and position, from `after` on. Rows that a killed run left `processing` are claimed
+    again: the caller holds the month's lock, so no other run is processing them.
     """
     chunks = objects(
         connection,
@@ -237,7 +238,7 @@ def claim(
 
 
 def announce_multi(connection: Connection, month: Month, counts: Sequence[tuple[UUID, int]]) -> None:
-    """Store the number of multi-vectors that are about to be written, so that a crash leaves none without a name."""
+    """Store the number of multi-vectors about to be written, so that a crash leaves none unknown."""
     connection.execute(
         f"""
         UPDATE document_chunks c SET multi_vector_count = greatest(c.multi_vector_count, n.count)
@@ -260,8 +261,8 @@ def map_vectors(
 ) -> None:
     """Write the ids of the vectors of these kinds to the chunks' rows.
 
-    A chunk becomes `completed` once it has a vector of every kind in `built`, those of `RAG_VECTORS`. `embedder` is
-    the fingerprint of the embedder, `multi_counts` the number of multi-vectors of each chunk.
+    A chunk becomes `completed` once it has a vector of every kind in `built`, those of `RAG_VECTORS`. `embedder`
+    is the fingerprint of the embedder, `multi_counts` the number of multi-vectors of each chunk.
     """
     connection.execute(
         f"""
@@ -353,9 +354,10 @@ def switch(
 ) -> list[UUID]:
     """Make the next version of documents live whose chunks are all complete; return the ids of these documents.
 
-    In one transaction the superseded chunks are deleted (their vectors go to the outbox), those that stay take their
-    new place, the new ones become live and are counted in `term_statistics`. A document is `completed` unless the
-    rows of its chunks in the collections have to follow (see `moved_chunks`). Switches at most `limit` documents.
+    In one transaction the superseded chunks are deleted (their vectors go to the outbox), those that stay take
+    their new place, the new ones become live and are counted in `term_statistics`. A document is `completed`
+    unless the rows of its chunks in the collections have to follow (see `moved_chunks`). Switches at most `limit`
+    documents.
     """
     bounds = month_bounds(month)
     wanted = None if documents is None else list(documents)
@@ -399,10 +401,12 @@ def moved_chunks(connection: Connection, month: Month, limit: int) -> list[Chunk
         connection,
         ChunkToEmbed,
         f"""
-        SELECT c.id, c.document_id, c.document_created_at AS created_at, c.position, '' AS text, d.source_type, d.source_id, d.language
+        SELECT c.id, c.document_id, c.document_created_at AS created_at, c.position, '' AS text,
+            d.source_type, d.source_id, d.language
         FROM documents d
         JOIN document_chunks c ON c.document_id = d.id AND c.document_created_at = d.created_at
-        WHERE d.indexing_status = {IndexingStatus.INDEXING.sql} AND c.live AND NOT c.superseded AND c.next_place IS NULL
+        WHERE d.indexing_status = {IndexingStatus.INDEXING.sql}
+            AND c.live AND NOT c.superseded AND c.next_place IS NULL
             AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
             AND {_MOVED}
             AND {DOCUMENTS_OF_MONTH}

@@ -75,7 +75,7 @@ _COLUMNS = [field.name for field in fields(DocumentRow)]
 
 
 def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
-    """Store documents as `processing`: they are chunked next, and their old version stays searchable until then."""
+    """Store documents as `processing`, to be chunked next. Their old version stays searchable."""
     connection.execute(
         """
         CREATE TEMPORARY TABLE IF NOT EXISTS parsed (
@@ -97,8 +97,9 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
         ON CONFLICT (id, created_at) DO UPDATE SET
             title = excluded.title, content = excluded.content, source_url = excluded.source_url,
             author = excluded.author, language = excluded.language, category = excluded.category,
-            tags = excluded.tags, char_count = excluded.char_count, processing_status = {ProcessingStatus.PROCESSING.sql},
-            indexing_status = {IndexingStatus.PENDING.sql}, error_message = NULL, failures = 0, retry_at = NULL, updated_at = now()
+            tags = excluded.tags, char_count = excluded.char_count,
+            processing_status = {ProcessingStatus.PROCESSING.sql}, indexing_status = {IndexingStatus.PENDING.sql},
+            error_message = NULL, failures = 0, retry_at = NULL, updated_at = now()
         """
     )
     connection.execute("DELETE FROM parsed")
@@ -108,7 +109,8 @@ def quarantine(connection: Connection, failures: Sequence[tuple[UUID, datetime, 
     """Mark documents whose newest bytes cannot be read, as (id, created_at, reason). Their old version stays."""
     connection.cursor().executemany(
         f"""
-        UPDATE documents SET processing_status = {ProcessingStatus.FAILED.sql}, error_message = %s, updated_at = now()
+        UPDATE documents SET
+            processing_status = {ProcessingStatus.FAILED.sql}, error_message = %s, updated_at = now()
         WHERE id = %s AND created_at = %s
         """,
         [(reason, document_id, created_at) for document_id, created_at, reason in failures],
@@ -119,7 +121,8 @@ def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]]) 
     """Release quarantined documents whose source has the stored version again."""
     connection.cursor().executemany(
         f"""
-        UPDATE documents SET processing_status = {ProcessingStatus.COMPLETED.sql}, error_message = NULL, updated_at = now()
+        UPDATE documents SET
+            processing_status = {ProcessingStatus.COMPLETED.sql}, error_message = NULL, updated_at = now()
         WHERE id = %s AND created_at = %s AND processing_status = {ProcessingStatus.FAILED.sql}
         """,
         documents,
@@ -149,7 +152,9 @@ def mark_chunked(connection: Connection, documents: Sequence[Chunked]) -> None:
     """Record that the chunks of these documents are stored and their vectors are next."""
     connection.cursor().executemany(
         f"""
-        UPDATE documents SET processing_status = {ProcessingStatus.COMPLETED.sql}, indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL,
+        UPDATE documents SET
+            processing_status = {ProcessingStatus.COMPLETED.sql}, indexing_status = {IndexingStatus.INDEXING.sql},
+            error_message = NULL,
             content_words = to_tsvector('japanese', %s), word_count = %s, chunk_count = %s, chunked_with = %s,
             updated_at = now()
         WHERE id = %s AND created_at = %s
@@ -162,26 +167,30 @@ def retry_failed(connection: Connection) -> int:
     """Make failed chunks and their documents pending again; return the number of documents."""
     connection.execute(
         f"""
-        UPDATE document_chunks SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
+        UPDATE document_chunks SET
+            embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
         WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT superseded
         """
     )
     return connection.execute(
         f"""
-        UPDATE documents SET indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL, updated_at = now()
+        UPDATE documents SET
+            indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL, updated_at = now()
         WHERE indexing_status = {IndexingStatus.FAILED.sql}
         """
     ).rowcount
 
 
 def retry_due(connection: Connection, limit: int) -> int:
-    """Make the failed chunks of documents due for a retry (see `RETRY_AT`) pending; return the number of documents."""
+    """Make failed chunks of documents due for a retry (see `RETRY_AT`) pending; return the number of documents."""
     due = named(
         connection,
         f"""
-        UPDATE documents d SET indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL, updated_at = now()
+        UPDATE documents d SET
+            indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL, updated_at = now()
         FROM (
-            SELECT id, created_at FROM documents WHERE indexing_status = {IndexingStatus.FAILED.sql} AND retry_at <= now()
+            SELECT id, created_at FROM documents
+            WHERE indexing_status = {IndexingStatus.FAILED.sql} AND retry_at <= now()
             ORDER BY retry_at LIMIT %s
         ) due
         WHERE d.id = due.id AND d.created_at = due.created_at RETURNING d.id, d.created_at
@@ -191,9 +200,10 @@ def retry_due(connection: Connection, limit: int) -> int:
     for month in {Month.of(document.created_at) for document in due}:
         connection.execute(
             f"""
-            UPDATE document_chunks SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
-            WHERE document_id = ANY(%(documents)s) AND embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT superseded
-                AND {in_month("document_created_at")}
+            UPDATE document_chunks SET
+                embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
+            WHERE document_id = ANY(%(documents)s) AND embedding_status = {EmbeddingStatus.FAILED.sql}
+                AND NOT superseded AND {in_month("document_created_at")}
             """,
             {
                 "documents": [document.id for document in due if document.created_at in month],

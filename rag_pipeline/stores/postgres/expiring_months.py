@@ -1,7 +1,7 @@
 """`expiring_months`: the expiry of a month in PostgreSQL, step by step. Each step can be killed and repeated.
 
-A month's row is written first and removed last, after its partitions have left Milvus too. A month with a row has to
-be finished, whatever the retention is by then. The caller holds the month's lock.
+A month's row is written first and removed last, after its partitions have left Milvus too. A month with a row has
+to be finished, whatever the retention is by then. The caller holds the month's lock.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import value, values
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
-from rag_pipeline.stores.postgres.statuses import (
-    ItemState,
-    one_of,
-)
+from rag_pipeline.stores.postgres.statuses import ItemState, one_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,13 +38,15 @@ def expire_items(connection: Connection, month: Month, limit: int) -> int:
     """Mark up to `limit` of the month's items as expired and forget what was ingested; return their number."""
     return connection.execute(
         f"""
-        UPDATE source_items SET state = {ItemState.EXPIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
+        UPDATE source_items SET
+            state = {ItemState.EXPIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
             ingested_fingerprint = NULL, ingested_recipe = NULL, content_hash = NULL, ingested_at = NULL
         WHERE (source_type, source_id) IN (
             SELECT source_type, source_id FROM source_items
             WHERE {in_month("document_created_at")}
                 AND (state NOT IN {one_of(ItemState.EXPIRED, ItemState.GONE)}
-                    OR state = {ItemState.EXPIRED.sql} AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
+                    OR state = {ItemState.EXPIRED.sql}
+                        AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
             LIMIT %(limit)s
         )
         """,
@@ -58,7 +57,7 @@ def expire_items(connection: Connection, month: Month, limit: int) -> int:
 def delete_documents(connection: Connection, month: Month, limit: int) -> int:
     """Delete up to `limit` of the month's documents with their chunks; return the number of documents.
 
-    Their vectors are dropped with the month's partitions, so the rows that the trigger adds to the outbox are removed.
+    Their vectors are dropped with the month's partitions, so what the trigger adds to the outbox is removed.
     """
     documents = values(
         connection,
@@ -89,19 +88,22 @@ def clear_outbox(connection: Connection, month: Month) -> None:
 def drop_partitions(connection: Connection, month: Month) -> None:
     """Drop the month's empty partitions, and its term statistics.
 
-    They have to be empty: before PostgreSQL detaches a partition it looks for rows that reference it, and would read
-    all chunks of all months while every other query waits. Raises `psycopg.errors.LockNotAvailable` if another query
-    holds the tables: try again.
+    They have to be empty: before PostgreSQL detaches a partition it looks for rows that reference it, and would
+    read all chunks of all months while every other query waits. Raises `psycopg.errors.LockNotAvailable` if another
+    query holds the tables: try again.
     """
-    # Shorter than `deadlock_timeout` (1 s): if this transaction and another wait for each other, this one times out
-    # before the other is killed.
+    # Shorter than `deadlock_timeout` (1 s): if this transaction and another wait for each other, this one times
+    # out before the other is killed.
     connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
     connection.execute("LOCK TABLE documents, document_chunks IN ACCESS EXCLUSIVE MODE")
     for parent in ("document_chunks", "documents"):
         partition = month.postgres_partition(parent)
         attached = value(
             connection,
-            "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = %s::regclass AND inhrelid = to_regclass(%s))",
+            """
+            SELECT EXISTS (
+                SELECT FROM pg_inherits WHERE inhparent = %s::regclass AND inhrelid = to_regclass(%s))
+            """,
             (parent, partition),
         )
         if attached:
@@ -124,7 +126,8 @@ def restore_items(connection: Connection, horizon: datetime | None) -> int:
     return connection.execute(
         f"""
         UPDATE source_items i SET state = {ItemState.PENDING.sql}
-        WHERE state = {ItemState.EXPIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
+        WHERE state = {ItemState.EXPIRED.sql}
+            AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
             AND NOT EXISTS (
                 SELECT FROM expiring_months r
                 WHERE r.month = date_trunc('month', i.document_created_at AT TIME ZONE 'UTC')::date)
@@ -140,7 +143,8 @@ def any_to_restore(connection: Connection, horizon: datetime | None) -> bool:
         f"""
         SELECT EXISTS (
             SELECT FROM source_items
-            WHERE state = {ItemState.EXPIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
+            WHERE state = {ItemState.EXPIRED.sql}
+                AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
         """,
         {"horizon": horizon},
     )

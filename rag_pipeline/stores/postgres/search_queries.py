@@ -1,7 +1,7 @@
 """The queries of a search: the live chunks among candidates, full-text search, and the statistics of shown chunks.
 
-Every query names the months that it needs, so that the planner prunes the partitions of all others: to plan a query
-over ten years of partitions takes longer than to run any of these.
+Every query names the months that it needs, so that the planner prunes the partitions of all others: to plan a
+query over ten years of partitions takes longer than to run any of these.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Fi
     """
     if not candidates:
         return {}
-    # First the exact moments, from a table without partitions: Milvus holds only their seconds, and for a range the
-    # planner would open every month between the first and the last.
+    # First the exact moments, from a table without partitions: Milvus holds only their seconds, and for a range
+    # the planner would open every month between the first and the last.
     moments = values(
         connection,
         f"""
@@ -135,8 +135,8 @@ def fulltext(
 def record_search(connection: Connection, shown: Sequence[tuple[FoundChunk, float]]) -> int:
     """Store the score of each chunk that was shown and count it; return the number of chunks stored.
 
-    A row that another transaction is writing is skipped, so that a search never waits for an ingest. The lock it takes
-    does not block rows that refer to the chunk.
+    A row that another transaction is writing is skipped, so that a search never waits for an ingest. The lock it
+    takes does not block rows that refer to the chunk.
     """
     # Losing the latest counts in a crash is cheaper than making every search wait for the disk.
     connection.execute("SET LOCAL synchronous_commit = off")

@@ -8,13 +8,7 @@ from uuid import UUID
 
 from rag_pipeline.stores.postgres.database import dicts, objects, one, values
 from rag_pipeline.stores.postgres.month_bounds import ITEMS_OF_MONTH, in_month, month_bounds
-from rag_pipeline.stores.postgres.statuses import (
-    RETRY_AT,
-    IndexingStatus,
-    ItemState,
-    ProcessingStatus,
-    one_of,
-)
+from rag_pipeline.stores.postgres.statuses import RETRY_AT, IndexingStatus, ItemState, ProcessingStatus, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +157,8 @@ def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]
                 SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
                 WHERE s.source = i.source AND starts_with(i.locator, prefix))) AS unseen,
             count(*) AS known
-        FROM source_items i WHERE i.source = %(source)s AND i.state NOT IN {one_of(ItemState.GONE, ItemState.EXPIRED)}
+        FROM source_items i
+        WHERE i.source = %(source)s AND i.state NOT IN {one_of(ItemState.GONE, ItemState.EXPIRED)}
         """,
         {"pass": number, "source": source},
     )
@@ -188,14 +183,15 @@ def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -
     return connection.execute(
         f"""
         UPDATE source_items i SET state = {ItemState.PENDING.sql} FROM sources s
-        WHERE s.id = i.source AND i.state = {ItemState.FAILED.sql} AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
+        WHERE s.id = i.source AND i.state = {ItemState.FAILED.sql}
+            AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
         """,
         {"names": None if sources is None else list(sources)},
     ).rowcount
 
 
 def retry_due(connection: Connection, limit: int) -> int:
-    """Make up to `limit` quarantined items that are due for a retry (see `RETRY_AT`) pending; return their number."""
+    """Make up to `limit` quarantined items due for a retry (see `RETRY_AT`) pending; return their number."""
     return connection.execute(
         f"""
         UPDATE source_items SET state = {ItemState.PENDING.sql} WHERE (source_type, source_id) IN (
@@ -233,7 +229,8 @@ def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
         f"""
         UPDATE source_items SET
             state = CASE
-                WHEN (seen_fingerprint, seen_recipe) IS DISTINCT FROM (%(fingerprint)s, %(recipe)s) THEN {ItemState.PENDING.sql}
+                WHEN (seen_fingerprint, seen_recipe) IS DISTINCT FROM (%(fingerprint)s, %(recipe)s)
+                    THEN {ItemState.PENDING.sql}
                 WHEN state <> {ItemState.PENDING.sql} THEN state
                 WHEN %(error)s::text IS NULL THEN {ItemState.INGESTED.sql} ELSE {ItemState.FAILED.sql} END,
             error_message = %(error)s,
@@ -286,7 +283,8 @@ def overview(connection: Connection, failed_only: bool, limit: int | None = None
             CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.EXPIRED)} THEN i.state
                 ELSE coalesce(d.processing_status, {ProcessingStatus.PENDING.sql}) END AS processing_status,
             coalesce(d.indexing_status,
-                CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.EXPIRED)} THEN i.state ELSE {ItemState.PENDING.sql} END) AS indexing_status,
+                CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.EXPIRED)} THEN i.state
+                    ELSE {ItemState.PENDING.sql} END) AS indexing_status,
             coalesce(i.error_message, d.error_message) AS error
         FROM source_items i
         JOIN sources s ON s.id = i.source

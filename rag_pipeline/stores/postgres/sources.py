@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.stores.postgres.database import dicts, one, value, values
-from rag_pipeline.stores.postgres.statuses import (
-    ITEM_WORK,
-    ItemState,
-    SyncStatus,
-    one_of,
-)
+from rag_pipeline.stores.postgres.statuses import ITEM_WORK, ItemState, SyncStatus, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +95,8 @@ def advance_pass(
     """
     connection.execute(
         """
-        UPDATE source_scans SET resume_after = %s, problems = problems || %s::text[], unlisted = unlisted || %s::text[]
+        UPDATE source_scans SET
+            resume_after = %s, problems = problems || %s::text[], unlisted = unlisted || %s::text[]
         WHERE source = %s
         """,
         (after, list(problems), list(unlisted), source),
@@ -214,7 +210,8 @@ def is_due(connection: Connection, source_type: str, name: str, schedule: str, n
         f"""
         SELECT s.next_sync_at IS NULL OR s.next_sync_at <= %(now)s OR s.sync_schedule IS DISTINCT FROM %(schedule)s
             OR NOT s.is_active OR EXISTS (
-                SELECT FROM source_scans p WHERE p.source = s.id AND p.finished_at IS NULL AND s.sync_status = {SyncStatus.RUNNING.sql})
+                SELECT FROM source_scans p
+                WHERE p.source = s.id AND p.finished_at IS NULL AND s.sync_status = {SyncStatus.RUNNING.sql})
         FROM sources s WHERE s.source_type = %(type)s AND s.name = %(name)s
         """,
         {"type": source_type, "name": name, "schedule": schedule, "now": now},

@@ -1,8 +1,8 @@
 """The states of items, documents, chunks and scans: their names, how they follow one another, and when to retry.
 
-Every status that is written to PostgreSQL or compared with one comes from here: Python takes the members, SQL takes
-them through `.sql` and `one_of`. They are interpolated as literals and not passed as parameters, because a partial
-index serves a query only if the planner sees the value. `docs/design.md` draws the same transitions.
+Every status that is written to PostgreSQL or compared with one comes from here: Python takes the members, SQL
+takes them through `.sql` and `one_of`. They are interpolated as literals and not passed as parameters, because a
+partial index serves a query only if the planner sees the value. `docs/design.md` draws the same transitions.
 """
 
 from __future__ import annotations
@@ -98,8 +98,9 @@ TO_EMBED = (EmbeddingStatus.PENDING, EmbeddingStatus.PROCESSING)
 """Chunks to be embedded."""
 
 RETRY_AT = "now() + least(interval '1 day' * power(2, least(failures, 10)), interval '30 days')"
-"""When failed work is retried, as SQL for an UPDATE that also increments `failures`: a day after the first failure,
-then twice as long each time, up to 30 days. The cause might pass, and must not keep every run busy until then."""
+"""When failed work is retried, as SQL for an UPDATE that also increments `failures`: a day after the first
+failure, then twice as long each time, up to 30 days. The cause might pass, and must not keep every run busy until
+then."""
 
 
 def one_of(*statuses: Status) -> str:

@@ -27,7 +27,7 @@ class Deletion:
 
 
 def next_batch(connection: Connection, limit: int) -> list[Deletion]:
-    """Return the oldest pending deletions, locked for this transaction, without those another consumer has locked."""
+    """Return the oldest pending deletions that no other consumer has locked, locked for this transaction."""
     return objects(
         connection,
         Deletion,
