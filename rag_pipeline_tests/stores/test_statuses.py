@@ -13,7 +13,6 @@ import pytest
 from rag_pipeline.consistency.repair import repair
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import SourceError
-from rag_pipeline.indexing import index_vectors as vectors_step
 from rag_pipeline.indexing import vector_writer
 from rag_pipeline.indexing.chunk_documents import chunk_documents
 from rag_pipeline.indexing.index_vectors import index_vectors
@@ -256,7 +255,7 @@ def killed_runs(index: Index) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
-        patch.setattr(vectors_step, "_index", killed)
+        patch.setattr(index.embedder, "encode", killed)
         _ingest(index)
     assert index.rows("SELECT count(*) > 0 FROM document_chunks WHERE embedding_status = 'processing'") == [
         (True,)
