@@ -153,7 +153,7 @@ def test_a_dry_run_changes_nothing(spoiled: Spoiled) -> None:
     assert [finding.count for finding in result.found.status_mismatches] == [1, 6, 1], (
         "March: a count, and ids; April: an id"
     )
-    assert all("anew" in f.what_to_do or "written back" in f.what_to_do for f in result.found.status_mismatches)
+    assert all("re-chunked" in f.what_to_do or "written back" in f.what_to_do for f in result.found.status_mismatches)
     assert before == (
         spoiled.index.rows("SELECT * FROM documents ORDER BY id"),
         spoiled.index.rows("SELECT * FROM document_chunks ORDER BY id"),
