@@ -101,7 +101,7 @@ class KillMatrix:
             row = connection.execute(
                 """
                 SELECT (SELECT count(*) FROM document_chunks
-                        WHERE NOT live OR retired OR embedding_status <> 'completed')
+                        WHERE NOT live OR superseded OR embedding_status <> 'completed')
                     + (SELECT count(*) FROM vector_deletions)
                     + (SELECT count(*) FROM documents
                        WHERE processing_status <> 'completed' OR indexing_status <> 'completed')

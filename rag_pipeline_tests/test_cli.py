@@ -108,7 +108,7 @@ def assert_true(cli: CommandLine) -> None:
             "SELECT id::text, multi_vector_count FROM document_chunks WHERE live"
         ).fetchall()
         stuck = connection.execute(
-            "SELECT count(*) FROM document_chunks WHERE NOT live OR retired OR embedding_status <> 'completed'"
+            "SELECT count(*) FROM document_chunks WHERE NOT live OR superseded OR embedding_status <> 'completed'"
         ).fetchone()
         waiting = connection.execute("SELECT count(*) FROM vector_deletions").fetchone()
     assert (stuck, waiting) == ((0,), (0,))

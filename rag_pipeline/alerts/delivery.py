@@ -67,14 +67,14 @@ def deliver(
             return DeliveryResult(busy=True)
         result = DeliveryResult()
         with database.connection() as connection:
-            outbox.forget_old(connection, now - RETENTION)
-            table.keep_only(connection, [receiver.digest for receiver in receivers])
+            outbox.delete_older_than(connection, now - RETENTION)
+            table.set_receivers(connection, [receiver.digest for receiver in receivers])
             due = table.due(connection, now)
         for receiver in receivers:
             if receiver.digest in due:
                 _deliver_to(database, receiver, ui_url, deadline, now, result)
         with database.connection() as connection:
-            result.waiting = sum(table.waiting(connection, receiver.digest) for receiver in receivers)
+            result.waiting = sum(table.undelivered(connection, receiver.digest) for receiver in receivers)
         return result
 
 
@@ -90,12 +90,15 @@ def _deliver_to(
         key, text = message
         if receiver.send(text):
             with database.connection() as connection:
-                table.accepted(connection, receiver.digest, key, now)
+                table.mark_accepted(connection, receiver.digest, key, now)
             result.messages += 1
             continue
         with database.connection() as connection:
-            pause = min(_FIRST_PAUSE * 2 ** min(table.failures(connection, receiver.digest), 10), _LONGEST_PAUSE)
-            table.refused(connection, receiver.digest, now + pause)
+            pause = min(
+                _FIRST_PAUSE * 2 ** min(table.consecutive_failures(connection, receiver.digest), 10),
+                _LONGEST_PAUSE,
+            )
+            table.mark_refused(connection, receiver.digest, now + pause)
         result.refused.append(str(receiver))
         return
 

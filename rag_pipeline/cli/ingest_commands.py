@@ -34,7 +34,7 @@ def sources(as_json: bool, remove: str | None) -> None:
                     raise RagError(
                         f"source {remove} is still listed in {pipeline.settings.sources}: take it out there first"
                     )
-                count = table.abandon(connection, remove)
+                count = table.remove(connection, remove)
                 say(f"{count} documents of {remove} will be deleted by the next `rag-pipeline ingest`")
             rows = {row["name"]: row for row in table.list_sources(connection)}
     for name, config in configured.items():

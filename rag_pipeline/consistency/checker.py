@@ -17,7 +17,7 @@ from rag_pipeline.months import Month
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
 from rag_pipeline.stores.milvus import key_ranges
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.postgres import consistency_queries, retiring_months, schema, schema_inspection, sources
+from rag_pipeline.stores.postgres import consistency_queries, expiring_months, schema, schema_inspection, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -49,7 +49,7 @@ class DataConsistencyChecker:
         found = set(schema.existing_months(self._database))
         with self._database.connection() as connection:
             found.update(consistency_queries.months_of_items(connection))
-            retiring = set(retiring_months.begun(connection))
+            retiring = set(expiring_months.in_progress(connection))
         for generation in self._pipeline.collections.generations.values():
             with self._pipeline.stores.milvus.client() as client:
                 if client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
@@ -226,7 +226,7 @@ class DataConsistencyChecker:
 
     def _retiring(self, month: Month) -> bool:
         with self._database.connection() as connection:
-            return month in retiring_months.begun(connection)
+            return month in expiring_months.in_progress(connection)
 
     def _twice(self, queries: list[_Query]) -> list[Finding]:
         """What is found, and found again after a pause: between two steps of a run much looks stuck."""

@@ -66,7 +66,7 @@ class _Comparison:
                 # The chunks of a range first: a vector that is there is never older than its chunk.
                 with self._database.connection() as connection:
                     rows = self._chunks(connection, within)
-                    leaving = consistency_queries.leaving(connection, within.first, within.after)
+                    leaving = consistency_queries.pending_deletions(connection, within.first, within.after)
                 for part, keys in milvus_keys.read(self._milvus, self._name, self._month, within):
                     yield self._compare({i: rows[i] for i in rows if _inside(part, i)}, leaving, keys)
             else:
@@ -129,7 +129,7 @@ class _Comparison:
         ids = _chunks_of(suspects)
         with self._database.connection() as connection:
             states = consistency_queries.chunks_named(connection, self._month, self._kind, list(ids))
-            leaving = consistency_queries.leaving(connection, min(ids), None) if ids else set()
+            leaving = consistency_queries.pending_deletions(connection, min(ids), None) if ids else set()
         there = self._present(suspects)
         return {key: why for key in sorted(there) if (why := self._why_orphaned(key, states, leaving))}
 

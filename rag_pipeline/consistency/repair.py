@@ -21,7 +21,7 @@ from rag_pipeline.stores.milvus.partitions import drop_partition
 from rag_pipeline.stores.postgres import (
     consistency_queries,
     consistency_repairs,
-    retiring_months,
+    expiring_months,
     schema,
     schema_inspection,
     sources,
@@ -137,8 +137,8 @@ class _Repair:
                 return others
             with self._database.connection() as connection:
                 consistency_repairs.delete_orphaned_chunks(connection, month)
-                fetch = consistency_repairs.fetch_again(connection, month)
-                consistency_repairs.mend_statuses(connection, month, self._built)
+                fetch = consistency_repairs.refetch_items(connection, month)
+                consistency_repairs.repair_statuses(connection, month, self._built)
             for kind in self._built:
                 others |= self._compare(kind)
             with self._database.connection() as connection:
@@ -167,7 +167,7 @@ class _Repair:
                 self._pipeline.collections.ensure(month)
             return True
         with self._database.connection() as connection:
-            if month in retiring_months.begun(connection):
+            if month in expiring_months.in_progress(connection):
                 return False
         for kind, generation in self._pipeline.collections.generations.items():
             self._result.deleted_vectors += self._pipeline.collections.stored(kind, month)

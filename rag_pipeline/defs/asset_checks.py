@@ -63,7 +63,7 @@ def vector_deletions_backlog(context: dg.AssetCheckExecutionContext) -> dg.Asset
     pipeline: Pipeline = context.resources.pipeline
     limit = pipeline.settings.deletions_backlog
     with pipeline.stores.database.connection() as connection:
-        waiting, since = vector_deletions.waiting(connection, month_of(context))
+        waiting, since = vector_deletions.pending(connection, month_of(context))
     return dg.AssetCheckResult(
         passed=waiting <= limit,
         severity=dg.AssetCheckSeverity.ERROR,

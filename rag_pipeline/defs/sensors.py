@@ -90,7 +90,7 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
         with Pipeline(load_settings()) as pipeline:
             pipeline.prepare()
             with pipeline.stores.database.connection() as connection:
-                table.set_active(connection, [(source.type, source.name) for source in sources])
+                table.deactivate_unconfigured(connection, [(source.type, source.name) for source in sources])
             work = pending_work(pipeline)
         due, asked = due_months(
             work,

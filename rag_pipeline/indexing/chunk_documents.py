@@ -82,7 +82,7 @@ def _chunk(
             document.content,
             count_tokens=pipeline.embedder.count_tokens,
             target_tokens=pipeline.settings.chunk_tokens,
-            previous=[chunk.embedding_text or chunk.content for chunk in comparable if not chunk.retired],
+            previous=[chunk.embedding_text or chunk.content for chunk in comparable if not chunk.superseded],
         )
         texts = [" ".join(words(draft.content)) for draft in drafts]
         rows += next_version(document, drafts, texts, old)

@@ -167,7 +167,7 @@ class _VectorStep:
         collections, month = self._pipeline.collections, self._month
         while True:
             with self._database.connection() as connection:
-                moved = document_chunks.to_restate(connection, month, _MOVE_BATCH)
+                moved = document_chunks.moved_chunks(connection, month, _MOVE_BATCH)
                 counts = document_chunks.multi_counts(connection, month, [chunk.id for chunk in moved])
             if not moved:
                 break
@@ -176,7 +176,7 @@ class _VectorStep:
             for kind, generation in collections.generations.items():
                 rows.update_metadata(self._pipeline.stores.milvus, kind, generation.name, month, states)
             with self._database.connection() as connection:
-                document_chunks.mark_restated(connection, month, moved)
+                document_chunks.mark_positions_stored(connection, month, moved)
             self._result.moved += len(moved)
         if self._result.moved:
             self._switch(None)

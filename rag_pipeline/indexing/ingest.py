@@ -74,7 +74,7 @@ def ingest(
     result = IngestResult()
     configured = [pipeline.source(name) for name in only_sources] or list(pipeline.sources.values())
     with pipeline.stores.database.connection() as connection:
-        result.unconfigured = sources.set_active(
+        result.unconfigured = sources.deactivate_unconfigured(
             connection, [(source.type, source.name) for source in pipeline.sources.values()]
         )
         if retry_failed:

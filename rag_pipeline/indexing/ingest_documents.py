@@ -93,7 +93,9 @@ def _store(pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], r
     unchanged = [outcome.item for outcome, row in read if outcome.error is None and row is None]
     with pipeline.stores.database.connection() as connection:
         documents.upsert(connection, rows)
-        documents.set_aside(connection, [(o.item.document_id, o.item.created_at, o.error or "") for o in failures])
+        documents.quarantine(
+            connection, [(o.item.document_id, o.item.created_at, o.error or "") for o in failures]
+        )
         documents.restore(connection, [(item.document_id, item.created_at) for item in unchanged])
         source_items.record(connection, [outcome for outcome, _ in read])
     result.stored += len(rows)

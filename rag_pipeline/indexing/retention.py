@@ -19,7 +19,7 @@ from rag_pipeline.errors import BusyError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus.partitions import drop_partition, existing_collections
-from rag_pipeline.stores.postgres import retiring_months, schema, source_items
+from rag_pipeline.stores.postgres import expiring_months, schema, source_items
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ def months_to_expire(pipeline: Pipeline, now: Month | None = None) -> list[Month
     """Return the months that have to leave, oldest first: those before the horizon, and those that are half expired."""
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
-        begun = retiring_months.begun(connection)
+        begun = expiring_months.in_progress(connection)
     old = [m for m in schema.existing_months(pipeline.stores.database) if horizon is not None and m < horizon]
     return sorted({*begun, *old})
 
@@ -68,7 +68,7 @@ def retention_due(pipeline: Pipeline, now: Month | None = None) -> bool:
         return True
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
-        return retiring_months.any_to_restore(connection, horizon.start if horizon else None)
+        return expiring_months.any_to_restore(connection, horizon.start if horizon else None)
 
 
 def apply_retention(pipeline: Pipeline, now: Month | None = None) -> RetentionResult:
@@ -87,23 +87,23 @@ def apply_retention(pipeline: Pipeline, now: Month | None = None) -> RetentionRe
             result.expired.append(month)
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
-        result.restored = retiring_months.restore_items(connection, horizon.start if horizon else None)
+        result.restored = expiring_months.restore_items(connection, horizon.start if horizon else None)
     return result
 
 
 def _expire(pipeline: Pipeline, month: Month) -> None:
     database, milvus = pipeline.stores.database, pipeline.stores.milvus
     with database.connection() as connection:
-        retiring_months.begin(connection, month)
+        expiring_months.begin(connection, month)
     _in_batches(pipeline, month, "gone items", source_items.delete_gone, _DOCUMENTS)
-    _in_batches(pipeline, month, "items", retiring_months.retire_items, _ITEMS)
-    _in_batches(pipeline, month, "documents", retiring_months.delete_documents, _DOCUMENTS)
+    _in_batches(pipeline, month, "items", expiring_months.expire_items, _ITEMS)
+    _in_batches(pipeline, month, "documents", expiring_months.delete_documents, _DOCUMENTS)
     _drop_in_postgres(pipeline, month)
     for _, collection in existing_collections(milvus, pipeline.settings.milvus_prefix):
         with sole_writer(database, milvus, collection):
             drop_partition(milvus, collection, month)
     with database.connection() as connection:
-        retiring_months.finish(connection, month)
+        expiring_months.finish(connection, month)
 
 
 def _in_batches(
@@ -122,7 +122,7 @@ def _drop_in_postgres(pipeline: Pipeline, month: Month) -> None:
     for _ in range(_DROP_TRIES):
         try:
             with pipeline.stores.database.connection() as connection:
-                retiring_months.drop_partitions(connection, month)
+                expiring_months.drop_partitions(connection, month)
         except psycopg.errors.LockNotAvailable:
             time.sleep(_DROP_PAUSE_SECONDS)
         else:

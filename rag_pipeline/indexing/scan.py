@@ -187,7 +187,7 @@ class _Pass:
         """
         settings = self._pipeline.settings
         with self._database.connection() as connection:
-            new = source_items.unknown(connection, self._config.type, [item.source_id for item in items])
+            new = source_items.new_ids(connection, self._config.type, [item.source_id for item in items])
         now = datetime.now(UTC)
 
         def date(item: Item) -> tuple[Item, datetime]:

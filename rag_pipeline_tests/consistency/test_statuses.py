@@ -6,15 +6,15 @@ import pytest
 
 from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
 
-COUNT = "chunk_count is not the number of its chunks"
-UNFINISHED = "completed, with chunks that are not"
-MOVED = "completed, with chunks whose stored position or language is another"
-NOTHING_FAILED = "failed, without a chunk that is"
-STUCK = "unfinished for over an hour, and no run is at work"
-NO_DOCUMENT = "items that say ingested, without a document"
+COUNT = "chunk_count differs from the number of chunks"
+UNFINISHED = "completed, with unfinished chunks"
+MOVED = "completed, with chunks stored under another position or language"
+NOTHING_FAILED = "failed, without a failed chunk"
+STUCK = "unfinished for over an hour, with no run in progress"
+NO_DOCUMENT = "items marked ingested, without a document"
 NO_IDS = "completed, without the ids of their vectors"
-NOT_COMPLETED = "with the ids of all their vectors, and not completed"
-ABANDONED = "processing, and no run is at work"
+NOT_COMPLETED = "not completed, with the ids of all their vectors"
+ABANDONED = "processing, with no run in progress"
 TERMS = "term_statistics differ from the live chunks"
 
 ITS = "document_id = (SELECT id FROM documents WHERE {doc})"
@@ -61,7 +61,7 @@ CONTRADICTIONS: dict[str, list[Contradiction]] = {
     "of lost rows": [
         (f"DELETE FROM document_chunks WHERE {ITS} AND position = 5", [("documents", COUNT, 2)]),
         # Its document has one chunk too few as well.
-        (f"UPDATE document_chunks SET retired = true WHERE {ITS} AND position = 2", []),
+        (f"UPDATE document_chunks SET superseded = true WHERE {ITS} AND position = 2", []),
         ("DELETE FROM documents WHERE {doc}", [("documents", NO_DOCUMENT, 1)]),
     ],
 }

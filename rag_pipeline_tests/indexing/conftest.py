@@ -88,7 +88,7 @@ class Index:
         for kind in ("dense", "sparse", "multi"):
             assert self.vector_ids(kind) == self.expected_ids(kind), kind
         assert self.rows("SELECT id FROM vector_deletions") == []
-        stuck = "SELECT id FROM document_chunks WHERE embedding_status <> 'completed' OR NOT live OR retired"
+        stuck = "SELECT id FROM document_chunks WHERE embedding_status <> 'completed' OR NOT live OR superseded"
         assert self.rows(stuck) == []
         statuses = self.rows("SELECT DISTINCT processing_status, indexing_status FROM documents")
         assert statuses in ([("completed", "completed")], [])

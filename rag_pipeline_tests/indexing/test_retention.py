@@ -57,10 +57,10 @@ def assert_expired(index: Index) -> None:
     assert index.rows("SELECT source_id, state FROM source_items ORDER BY 1") == [
         ("docs:kept.md", "ingested"),
         ("docs:last.md", "ingested"),
-        ("docs:old.md", "retired"),
+        ("docs:old.md", "expired"),
     ]
     assert index.rows("SELECT DISTINCT month::text FROM term_statistics") == [("2024-05-01",)]
-    assert index.rows("SELECT month FROM retiring_months") == []
+    assert index.rows("SELECT month FROM expiring_months") == []
 
 
 def test_months_before_the_horizon_have_expired(index: Index) -> None:
@@ -91,11 +91,11 @@ def test_an_expired_month_leaves_both_stores_and_the_others_stay(index: Index) -
 
 
 STEPS: dict[str, tuple[object, str]] = {
-    "items": (retention.retiring_months, "retire_items"),
-    "documents": (retention.retiring_months, "delete_documents"),
-    "partitions": (retention.retiring_months, "drop_partitions"),
+    "items": (retention.expiring_months, "expire_items"),
+    "documents": (retention.expiring_months, "delete_documents"),
+    "partitions": (retention.expiring_months, "drop_partitions"),
     "milvus": (retention, "drop_partition"),
-    "finish": (retention.retiring_months, "finish"),
+    "finish": (retention.expiring_months, "finish"),
 }
 
 
@@ -119,7 +119,7 @@ def test_killed_at_every_step_it_ends_the_same(index: Index, monkeypatch: pytest
                 killed(patch, module, name, after)
                 retire(index)
             if (name, after) != ("finish", True):
-                assert index.rows("SELECT count(*) FROM retiring_months") == [(1,)]
+                assert index.rows("SELECT count(*) FROM expiring_months") == [(1,)]
     retire(index)
     assert_expired(index)
 
@@ -164,13 +164,13 @@ def test_old_documents_that_are_new_or_changed_are_not_ingested(index: Index) ->
         assert result.months == []
         assert (result.stats.new, result.stats.changed, result.stats.embedded) == (0, 0, 0)
     states = "SELECT source_id, state FROM source_items WHERE document_created_at < '2024-05-01' ORDER BY 1"
-    assert index.rows(states) == [("docs:old.md", "retired"), ("docs:older.md", "retired")]
+    assert index.rows(states) == [("docs:old.md", "expired"), ("docs:older.md", "expired")]
     assert partitions(index) == {"documents_2024_05", "document_chunks_2024_05"}
     index.assert_true()
 
     with index.open(retention_months=age + 4) as pipeline:
         assert ingest(pipeline).months == [OLD], "one more month is kept, and the other is still too old"
-    assert index.rows(states) == [("docs:old.md", "ingested"), ("docs:older.md", "retired")]
+    assert index.rows(states) == [("docs:old.md", "ingested"), ("docs:older.md", "expired")]
     assert index.rows("SELECT count(*) > 0 FROM document_chunks WHERE live AND content LIKE '%%変わった%%'") == [
         (True,)
     ]

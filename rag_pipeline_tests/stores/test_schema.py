@@ -210,3 +210,27 @@ def test_constraints_of_the_data_model_hold(database: Database, language: str) -
         _item(connection, JANUARY.start)
     with pytest.raises(psycopg.errors.CheckViolation), database.connection() as connection:
         connection.execute("UPDATE documents SET language = %s", (language,))
+
+
+def test_rows_of_an_older_schema_are_found_under_the_new_names(database_url: str) -> None:
+    database = Database(database_url, min_size=1)
+    schema.migrate(database, "0002")
+    schema.ensure_months(database, [JANUARY])
+    with database.connection() as connection:
+        document = _item(connection, JANUARY.start)
+        _chunks(connection, document, 3)
+        connection.execute("UPDATE document_chunks SET retired = true WHERE position = 1")
+        _item(connection, JANUARY.start, "b.md")
+        connection.execute("UPDATE source_items SET state = 'retired' WHERE name = 'a.md'")
+        connection.execute("INSERT INTO retiring_months (month) VALUES ('2024-01-01')")
+    assert schema.migrate(database) is True
+    with database.connection() as connection:
+        superseded = connection.execute("SELECT position FROM document_chunks_2024_01 WHERE superseded").fetchall()
+        states = connection.execute("SELECT name, state FROM source_items ORDER BY name").fetchall()
+        months = connection.execute("SELECT month::text FROM expiring_months").fetchall()
+    assert superseded == [(1,)]
+    assert states == [("a.md", "expired"), ("b.md", "pending")]
+    assert months == [("2024-01-01",)]
+    with pytest.raises(psycopg.errors.CheckViolation), database.connection() as connection:
+        connection.execute("UPDATE source_items SET state = 'retired'")
+    database.close()

@@ -256,7 +256,7 @@ def killed_runs(index: Index) -> None:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
-        patch.setattr(vectors_step, "_index", killed)
+        patch.setattr(vectors_step._VectorStep, "_index", killed)
         _ingest(index)
     assert index.rows("SELECT count(*) > 0 FROM document_chunks WHERE embedding_status = 'processing'") == [
         (True,)
@@ -330,8 +330,8 @@ def removed_sources(index: Index) -> None:
     index.write("removed.md", TEXT.format("源と共に去る。"))
     _ingest(index)
     with index.open() as pipeline, pipeline.stores.database.connection() as connection:
-        sources.set_active(connection, [])
-        assert sources.abandon(connection, "docs") > 0
+        sources.deactivate_unconfigured(connection, [])
+        assert sources.remove(connection, "docs") > 0
     _ingest(index)
 
 

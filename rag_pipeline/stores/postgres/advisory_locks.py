@@ -1,4 +1,4 @@
-"""Advisory locks: one run a month, one scan a source. They end with their session, so a killed run leaves none."""
+"""Advisory locks: one run per month, one scan per source. They end with their session, so a killed run leaves none."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _POLL_SECONDS = 0.5
 def advisory_lock(
     database: Database, name: str, wait_seconds: float, on_wait: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Hold the lock of this name in a session of its own.
+    """Hold the lock of this name in a separate session.
 
-    Waits up to `wait_seconds` where another process holds it, after calling `on_wait` once; then a `BusyError`.
+    If another process holds it, calls `on_wait` once and waits up to `wait_seconds`, then raises a `BusyError`.
     """
     connection = database.connect()
     connection.autocommit = True
     try:
         deadline = time.monotonic() + wait_seconds
-        told = False
+        waited = False
         while not _try_lock(connection, name):
             if time.monotonic() >= deadline:
-                raise BusyError(f"{name} is being worked on by another run: wait for it to end, then run again")
-            if on_wait and not told:
+                raise BusyError(f"{name} is being processed by another run: wait for it to finish, then run again")
+            if on_wait and not waited:
                 on_wait()
-                told = True
+                waited = True
             time.sleep(_POLL_SECONDS)
         yield
     finally:

@@ -1,7 +1,7 @@
-"""`alert_receivers` and `alert_deliveries`: who is told, and which alerts went to whom in which message.
+"""`alert_receivers` and `alert_deliveries`: who is notified, and which alerts went to whom in which message.
 
-A receiver is known by the digest of its URL. All receivers are independent: what one has not accepted is no matter
-to another.
+A receiver is identified by the digest of its URL. Receivers are independent: a message that one has not accepted does
+not hold back another's.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection
 
 
-def keep_only(connection: Connection, receivers: Sequence[str]) -> None:
-    """Add receivers that are new, forget those that are no longer listed.
+def set_receivers(connection: Connection, receivers: Sequence[str]) -> None:
+    """Add new receivers and delete those that are no longer listed.
 
-    A new one begins with what is recorded from now on, and with what is failing still.
+    A new one gets the alerts recorded from now on, and those of what is still failing.
     """
     connection.execute("DELETE FROM alert_receivers WHERE receiver <> ALL(%s)", (list(receivers),))
     connection.execute(
@@ -35,13 +35,13 @@ def keep_only(connection: Connection, receivers: Sequence[str]) -> None:
 
 
 def due(connection: Connection, now: datetime) -> set[str]:
-    """The receivers that may be tried now: those that did not fail lately."""
+    """Return the receivers to send to now: those without a recent failure."""
     query = "SELECT receiver FROM alert_receivers WHERE next_try_at IS NULL OR next_try_at <= %s"
     return set(values(connection, query, (now,)))
 
 
 def planned(connection: Connection, receiver: str) -> tuple[str, list[Alert]] | None:
-    """The next message to the receiver, planned and not accepted: its key and its alerts, in order."""
+    """Return the key and the alerts, in order, of the oldest planned message that the receiver has not accepted."""
     rows = dicts(
         connection,
         f"""
@@ -59,7 +59,7 @@ def planned(connection: Connection, receiver: str) -> tuple[str, list[Alert]] | 
 
 
 def unplanned(connection: Connection, receiver: str, limit: int) -> list[Alert]:
-    """The oldest alerts that the receiver has to be told and that are in none of its messages yet."""
+    """Return the oldest alerts for the receiver that are not in any of its messages yet."""
     rows = dicts(
         connection,
         f"""
@@ -77,7 +77,7 @@ def unplanned(connection: Connection, receiver: str, limit: int) -> list[Alert]:
 
 
 def plan(connection: Connection, receiver: str, message_key: str, alerts: Sequence[Alert]) -> None:
-    """Put alerts into one message to the receiver. From now on it is this message, until it is accepted."""
+    """Put alerts into one message to the receiver. It is sent unchanged until it is accepted."""
     connection.execute(
         """
         INSERT INTO alert_deliveries (alert, receiver, message_key)
@@ -87,8 +87,8 @@ def plan(connection: Connection, receiver: str, message_key: str, alerts: Sequen
     )
 
 
-def accepted(connection: Connection, receiver: str, message_key: str, now: datetime) -> None:
-    """The receiver has accepted a message."""
+def mark_accepted(connection: Connection, receiver: str, message_key: str, now: datetime) -> None:
+    """Record that the receiver has accepted a message."""
     connection.execute(
         "UPDATE alert_deliveries SET delivered_at = %s WHERE receiver = %s AND message_key = %s",
         (now, receiver, message_key),
@@ -98,21 +98,21 @@ def accepted(connection: Connection, receiver: str, message_key: str, now: datet
     )
 
 
-def failures(connection: Connection, receiver: str) -> int:
-    """How often in a row the receiver has not accepted."""
+def consecutive_failures(connection: Connection, receiver: str) -> int:
+    """Return the number of failures since the receiver last accepted a message."""
     return value(connection, "SELECT failures FROM alert_receivers WHERE receiver = %s", (receiver,)) or 0
 
 
-def refused(connection: Connection, receiver: str, next_try_at: datetime) -> None:
-    """The receiver did not accept; it is left alone until then."""
+def mark_refused(connection: Connection, receiver: str, next_try_at: datetime) -> None:
+    """Record a failure of the receiver; nothing is sent to it before `next_try_at`."""
     connection.execute(
         "UPDATE alert_receivers SET failures = failures + 1, next_try_at = %s WHERE receiver = %s",
         (next_try_at, receiver),
     )
 
 
-def waiting(connection: Connection, receiver: str) -> int:
-    """How many alerts the receiver has yet to accept."""
+def undelivered(connection: Connection, receiver: str) -> int:
+    """Return the number of alerts that the receiver has not accepted yet."""
     return value(
         connection,
         """

@@ -1,4 +1,4 @@
-"""`alert_states`, `alert_outbox` and `alert_cursors`: what is failing, what is to be told, how far events are read."""
+"""`alert_states`, `alert_outbox` and `alert_cursors`: what is failing, what to report, how far events have been read."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Subject(NamedTuple):
 
     kind: SubjectKind
     name: str
-    """As a person would call it, such as `vectors_verified on dense_collection`."""
+    """As a reader would call it, such as `vectors_verified on dense_collection`."""
     partition: str
-    """Dagster's partition key; empty where there is none."""
+    """Dagster's partition key; empty without one."""
 
 
 @dataclass(frozen=True)
@@ -38,38 +38,38 @@ class State:
     failing: bool
     since: datetime
     log: str
-    """The log that `event_id` counts in: a new Dagster instance begins at 1 again."""
+    """The event log that `event_id` belongs to: a new Dagster instance starts at 1 again."""
     event_id: int
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A change that people have to be told of."""
+    """A change to be reported."""
 
     event_key: str
-    """Names the event in the log: told once, however often it is read."""
+    """Identifies the event in the log: it is reported once, however often it is read."""
     subject: Subject
     state: AlertState
     at: datetime
     since: datetime
-    """When the failing began, for a recovery too."""
+    """When the failure began, for a recovery too."""
     description: str
     counts: Mapping[str, float]
     path: str
 
 
 def cursor(connection: Connection, log: str) -> int:
-    """The id of the newest event that was read from a log; 0 where none was."""
+    """Return the id of the newest event read from a log, or 0."""
     return value(connection, "SELECT event_id FROM alert_cursors WHERE log = %s", (log,)) or 0
 
 
 def lock_recording(connection: Connection) -> None:
-    """One recording at a time, until the end of the transaction: states are compared, then changed."""
+    """Keep other recordings out until the end of the transaction: states are compared, then changed."""
     connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('alerts recording', 0))")
 
 
 def advance_cursor(connection: Connection, log: str, event_id: int) -> None:
-    """Remember how far a log was read; never backwards."""
+    """Store how far a log has been read; never moves backwards."""
     connection.execute(
         """
         INSERT INTO alert_cursors AS c (log, event_id) VALUES (%s, %s)
@@ -80,7 +80,7 @@ def advance_cursor(connection: Connection, log: str, event_id: int) -> None:
 
 
 def states(connection: Connection, subjects: Collection[Subject]) -> dict[Subject, State]:
-    """The stored states of these subjects; one that never failed has none."""
+    """Return the stored states of these subjects; one that never failed has none."""
     rows = named(
         connection,
         """
@@ -97,7 +97,7 @@ def states(connection: Connection, subjects: Collection[Subject]) -> dict[Subjec
 
 
 def add_alerts(connection: Connection, alerts: Sequence[Alert]) -> None:
-    """Put alerts into the outbox, in their order; one whose event is there already is left out."""
+    """Put alerts into the outbox in their order, without those whose event is there already."""
     with connection.cursor() as batch:
         batch.executemany(
             f"""
@@ -125,7 +125,7 @@ def add_alerts(connection: Connection, alerts: Sequence[Alert]) -> None:
 
 
 def save_states(connection: Connection, changed: Mapping[Subject, State], alerts: Iterable[Alert]) -> None:
-    """Store the states that changed, each with the alert that tells of it."""
+    """Store the states that changed, each with the alert that reports it."""
     newest = {alert.subject: alert.event_key for alert in alerts}
     with connection.cursor() as batch:
         batch.executemany(
@@ -143,7 +143,7 @@ def save_states(connection: Connection, changed: Mapping[Subject, State], alerts
 
 
 def failing(connection: Connection) -> list[tuple[Subject, datetime]]:
-    """What is failing now and since when, the longest first."""
+    """Return what is failing now and since when, the longest first."""
     rows = named(
         connection,
         "SELECT kind, name, partition, since FROM alert_states WHERE failing ORDER BY since, name, partition",
@@ -151,8 +151,8 @@ def failing(connection: Connection) -> list[tuple[Subject, datetime]]:
     return [(Subject(row.kind, row.name, row.partition), row.since) for row in rows]
 
 
-def forget_old(connection: Connection, before: datetime) -> int:
-    """Drop alerts recorded before a moment, but for those that tell of what is failing still; how many."""
+def delete_older_than(connection: Connection, before: datetime) -> int:
+    """Delete alerts recorded before a moment, except those of what is still failing; return their number."""
     return connection.execute(
         """
         DELETE FROM alert_outbox o WHERE recorded_at < %s

@@ -1,11 +1,9 @@
-"""What the consistency checker asks of PostgreSQL. Reads only; `repairs` puts right what is found here.
+"""The queries of the consistency checker. They only read; `consistency_repairs` repairs what is found here.
 
-Each `Mismatch` is a condition that never holds between two transactions of the write path, whatever it is doing: a
-single statement sees one state of the database. Those that may hold for a moment are left out while the month's lock
-is held.
+Each `Mismatch` is a condition that never holds between two transactions of the write path: a single statement sees
+one state of the database. Conditions that hold for a moment during a run are not reported while the month's lock is
+held.
 """
-
-# The conditions are constants of this module, put together; values are always parameters.
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 20
 STUCK_AFTER = "interval '1 hour'"
-"""Without a run at work, unfinished work that nobody has touched for so long is stuck."""
+"""Unfinished work that has not changed for this long is stuck, unless a run holds its month's lock."""
 
 _OF_DOCUMENT = "c.document_id = d.id AND c.document_created_at = d.created_at"
 
@@ -50,14 +48,14 @@ _NO_RUN = f"""NOT EXISTS (
     SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND l.classid = (({_LOCK} >> 32) & 4294967295)::oid AND l.objid = ({_LOCK} & 4294967295)::oid)"""
-"""Nobody holds the month's lock (pg_locks has a 64-bit key's halves as classid and objid)."""
+"""No session holds the month's lock (pg_locks shows the halves of a 64-bit key as classid and objid)."""
 
 ORPHANED = f"{CHUNKS_OF_MONTH} AND NOT EXISTS (SELECT FROM documents d WHERE {_OF_DOCUMENT})"
 WRONG_COUNT = f"""{DOCUMENTS_OF_MONTH} AND d.chunk_count IS DISTINCT FROM (
-    SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} AND NOT c.retired)"""
+    SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} AND NOT c.superseded)"""
 UNFINISHED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
     SELECT FROM document_chunks c WHERE {_OF_DOCUMENT}
-        AND (c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} OR NOT c.live OR c.retired OR c.next_place IS NOT NULL))"""
+        AND (c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} OR NOT c.live OR c.superseded OR c.next_place IS NOT NULL))"""
 MOVED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
     SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
         AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language))"""
@@ -72,7 +70,7 @@ _ALL_IDS = " AND ".join(
 )
 WITHOUT_IDS = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT ({_ALL_IDS})"
 NOT_COMPLETED = f"{CHUNKS_OF_MONTH} AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} AND {_ALL_IDS}"
-_ABANDONED = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {_NO_RUN}"
+_LEFT_PROCESSING = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {_NO_RUN}"
 TERMS = f"""
     SELECT term, sum(stored) AS stored, sum(counted) AS counted FROM (
         SELECT term, chunks AS stored, 0 AS counted FROM term_statistics WHERE month = %(month)s
@@ -90,7 +88,7 @@ _A_CHUNK = "c.id AS chunk_id, c.document_id, c.position"
 
 @dataclass(frozen=True)
 class Mismatch:
-    """A contradiction that is looked for: in which table, the query, and what to say of it."""
+    """A contradiction to look for: its table, its query, and what a finding says."""
 
     where: str
     problem: str
@@ -101,64 +99,64 @@ class Mismatch:
 MISMATCHES = (
     Mismatch(
         "documents",
-        "chunk_count is not the number of its chunks",
+        "chunk_count differs from the number of chunks",
         f"SELECT {_A_DOCUMENT}, d.chunk_count, (SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} "
-        f"AND NOT c.retired) AS chunks FROM documents d WHERE {WRONG_COUNT}",
-        "the documents are cut anew; chunks that are still there keep their vectors",
+        f"AND NOT c.superseded) AS chunks FROM documents d WHERE {WRONG_COUNT}",
+        "the documents are re-chunked; unchanged chunks keep their vectors",
     ),
     Mismatch(
         "documents",
-        "completed, with chunks that are not",
+        "completed, with unfinished chunks",
         f"SELECT {_A_DOCUMENT}, d.indexing_status FROM documents d WHERE {UNFINISHED}",
         "the documents become pending, and their chunks are finished",
     ),
     Mismatch(
         "documents",
-        "completed, with chunks whose stored position or language is another",
+        "completed, with chunks stored under another position or language",
         f"SELECT {_A_DOCUMENT}, d.language FROM documents d WHERE {MOVED}",
-        "position and language are written to the collections anew, with the vectors that are stored",
+        "position and language are rewritten in the collections, with the stored vectors",
     ),
     Mismatch(
         "documents",
-        "failed, without a chunk that is",
+        "failed, without a failed chunk",
         f"SELECT {_A_DOCUMENT}, d.error_message FROM documents d WHERE {NOTHING_FAILED}",
         "the documents become pending",
     ),
     Mismatch(
         "documents",
-        "unfinished for over an hour, and no run is at work",
+        "unfinished for over an hour, with no run in progress",
         f"SELECT {_A_DOCUMENT}, d.processing_status, d.indexing_status, d.updated_at FROM documents d WHERE {_STUCK}",
-        "the month is run; where Dagster's daemon is on, see why index_pending_months does not",
+        "the month is run; if Dagster's daemon is on, find out why index_pending_months does not run it",
     ),
     Mismatch(
         "documents",
-        "items that say ingested, without a document",
+        "items marked ingested, without a document",
         f"SELECT i.source_type, i.source_id, i.document_id FROM source_items i WHERE {WITHOUT_DOCUMENT}",
-        "the items are fetched from their source anew",
+        "the items are fetched from their source again",
     ),
     Mismatch(
         "document_chunks",
         "completed, without the ids of their vectors",
         f"SELECT {_A_CHUNK}, {_IDS} FROM document_chunks c WHERE {WITHOUT_IDS}",
-        "ids of vectors that are stored are written back; what has none is embedded",
+        "ids of stored vectors are written back; chunks without vectors are embedded",
     ),
     Mismatch(
         "document_chunks",
-        "with the ids of all their vectors, and not completed",
+        "not completed, with the ids of all their vectors",
         f"SELECT {_A_CHUNK}, c.embedding_status, c.embedding_error FROM document_chunks c WHERE {NOT_COMPLETED}",
-        "they become completed; vectors that are not stored are then embedded",
+        "they become completed; those whose vectors are not stored are then embedded",
     ),
     Mismatch(
         "document_chunks",
-        "processing, and no run is at work",
-        f"SELECT {_A_CHUNK}, c.updated_at FROM document_chunks c WHERE {_ABANDONED}",
+        "processing, with no run in progress",
+        f"SELECT {_A_CHUNK}, c.updated_at FROM document_chunks c WHERE {_LEFT_PROCESSING}",
         "they become pending, and the month is run",
     ),
     Mismatch(
         "document_chunks",
         "term_statistics differ from the live chunks",
         TERMS,
-        "the words of the live chunks are counted anew",
+        "the words of the live chunks are recounted",
     ),
 )
 
@@ -172,11 +170,11 @@ class ChunkState:
     has_id: bool
     """Whether its row names its vector of the collection's kind."""
     vectors: int
-    """How many rows it has in the collection, where it is completed."""
+    """Number of rows it has in the collection once it is completed."""
 
 
 def of_month(month: Month, built: Sequence[str] = ()) -> dict[str, Any]:
-    """The parameters of this module's conditions."""
+    """Return the parameters of this module's conditions."""
     return {
         **month_bounds(month),
         "month": month.start.date(),
@@ -188,17 +186,17 @@ def of_month(month: Month, built: Sequence[str] = ()) -> dict[str, Any]:
 def mismatched(
     connection: Connection, mismatch: Mismatch, month: Month, built: Sequence[str]
 ) -> tuple[int, list[dict[str, Any]]]:
-    """(how many, a sample) of a contradiction in a month."""
+    """Return (number, sample) of the rows of a month with a contradiction."""
     return _counted(connection, mismatch.query, of_month(month, built))
 
 
 def orphaned_chunks(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:
-    """(how many, a sample) of a month's chunks without a document."""
+    """Return (number, sample) of a month's chunks without a document."""
     return _counted(connection, f"SELECT {_A_CHUNK} FROM document_chunks c WHERE {ORPHANED}", of_month(month))
 
 
 def quarantined(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:
-    """(how many, a sample) of a month's documents that cannot be read, or have chunks that cannot be embedded."""
+    """Return (number, sample) of a month's documents that cannot be read, or have chunks that cannot be embedded."""
     return _counted(
         connection,
         f"""
@@ -216,7 +214,7 @@ def quarantined(connection: Connection, month: Month) -> tuple[int, list[dict[st
 def chunks_within(
     connection: Connection, month: Month, kind: VectorKind, first: UUID | None, after: UUID | None
 ) -> dict[UUID, ChunkState]:
-    """A month's chunks with ids in a range."""
+    """Return a month's chunks with ids from `first` up to but not including `after`; None leaves that side open."""
     states = objects(
         connection,
         ChunkState,
@@ -233,7 +231,7 @@ def chunks_within(
 def chunks_named(
     connection: Connection, month: Month, kind: VectorKind, ids: Sequence[UUID]
 ) -> dict[UUID, ChunkState]:
-    """Those of these chunks that a month has."""
+    """Return those of these chunks that belong to the month."""
     states = objects(
         connection,
         ChunkState,
@@ -243,8 +241,8 @@ def chunks_named(
     return {state.id: state for state in states}
 
 
-def leaving(connection: Connection, first: UUID | None, after: UUID | None) -> set[UUID]:
-    """The chunks in the outbox with ids in a range: their vectors may still be stored."""
+def pending_deletions(connection: Connection, first: UUID | None, after: UUID | None) -> set[UUID]:
+    """Return the chunks in the outbox with ids in a range: their vectors might still be stored."""
     chunks = values(
         connection,
         """
@@ -257,13 +255,13 @@ def leaving(connection: Connection, first: UUID | None, after: UUID | None) -> s
 
 
 def months_of(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Month]:
-    """The months of these chunks, whatever they are."""
+    """Return the month of each of these chunks."""
     query = "SELECT id, document_created_at FROM document_chunks WHERE id = ANY(%s)"
     return {row.id: Month.of(row.document_created_at) for row in named(connection, query, (list(ids),))}
 
 
 def describe_chunks(connection: Connection, month: Month, ids: Sequence[UUID]) -> list[dict[str, Any]]:
-    """What a person wants to know of these chunks."""
+    """Return id, document, position and source_id of these chunks, for a finding's sample."""
     return dicts(
         connection,
         f"""
@@ -276,7 +274,7 @@ def describe_chunks(connection: Connection, month: Month, ids: Sequence[UUID]) -
 
 
 def expects_vectors(connection: Connection, month: Month | None = None) -> bool:
-    """Whether any chunk, of a month or at all, says that its vectors are stored."""
+    """Whether any chunk, of a month or at all, is completed and so has stored vectors."""
     return value(
         connection,
         f"""
@@ -288,7 +286,7 @@ def expects_vectors(connection: Connection, month: Month | None = None) -> bool:
 
 
 def months_of_items(connection: Connection) -> list[Month]:
-    """The months that a source has items for, those left out that are retired or gone."""
+    """Return the months that a source has items for, without expired and gone ones."""
     months = values(
         connection,
         f"""

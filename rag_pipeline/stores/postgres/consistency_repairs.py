@@ -1,9 +1,7 @@
-"""Puts right in PostgreSQL what `consistency` finds, so that the write path makes the rest true.
+"""Repairs in PostgreSQL what `consistency_queries` finds, as far as the write path does not do it.
 
-The caller holds the month's lock. Nothing is embedded here: what has to be made anew becomes pending.
+The caller holds the month's lock. Nothing is embedded here: what has to be rebuilt becomes pending.
 """
-
-# The conditions are constants of `consistency`; values are always parameters.
 
 from __future__ import annotations
 
@@ -40,12 +38,12 @@ if TYPE_CHECKING:
 
 
 def delete_orphaned_chunks(connection: Connection, month: Month) -> int:
-    """Delete chunks without a document; their vectors go to the outbox. How many."""
+    """Delete chunks without a document; their vectors go to the outbox. Return the number of chunks."""
     return connection.execute(f"DELETE FROM document_chunks c WHERE {ORPHANED}", of_month(month)).rowcount
 
 
-def fetch_again(connection: Connection, month: Month) -> int:
-    """Make items pending that say ingested and have no document, and forget what was read of them; how many."""
+def refetch_items(connection: Connection, month: Month) -> int:
+    """Make ingested items without a document pending and forget what was read of them; return their number."""
     return connection.execute(
         f"""
         UPDATE source_items i SET state = {ItemState.PENDING.sql}, ingested_fingerprint = NULL, ingested_recipe = NULL,
@@ -56,10 +54,10 @@ def fetch_again(connection: Connection, month: Month) -> int:
     ).rowcount
 
 
-def mend_statuses(connection: Connection, month: Month, built: Sequence[VectorKind]) -> int:
-    """Make documents and chunks pending whose counts and states contradict each other; how many rows.
+def repair_statuses(connection: Connection, month: Month, built: Sequence[VectorKind]) -> int:
+    """Make documents and chunks with contradictory counts or states pending; return the number of rows.
 
-    What is `completed` afterwards only says so as long as its vectors are found.
+    Chunks with the ids of all their vectors become `completed`; `forget_vectors` takes back those that are missing.
     """
     parameters = of_month(month, built)
     touched = connection.execute(
@@ -83,7 +81,7 @@ def mend_statuses(connection: Connection, month: Month, built: Sequence[VectorKi
         WHERE d.id = c.document_id AND d.created_at = c.document_created_at AND {CHUNKS_OF_MONTH}
             AND {DOCUMENTS_OF_MONTH}
             AND (c.embedding_status = {EmbeddingStatus.PROCESSING.sql}
-                OR c.embedding_status = {EmbeddingStatus.FAILED.sql} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND NOT c.retired)
+                OR c.embedding_status = {EmbeddingStatus.FAILED.sql} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND NOT c.superseded)
         """,
         parameters,
     ).rowcount
@@ -99,7 +97,7 @@ def mend_statuses(connection: Connection, month: Month, built: Sequence[VectorKi
 
 
 def forget_vectors(connection: Connection, month: Month, kind: VectorKind, ids: Sequence[UUID]) -> int:
-    """The vectors of this kind of these completed chunks are not stored: they become pending; how many chunks.
+    """Make completed chunks whose vectors of this kind are not stored pending; return the number of chunks.
 
     Their other vectors keep their ids, and a live chunk stays live.
     """
@@ -123,7 +121,7 @@ def forget_vectors(connection: Connection, month: Month, kind: VectorKind, ids: 
 
 
 def restore_ids(connection: Connection, month: Month, built: Sequence[VectorKind]) -> int:
-    """Write back the ids of completed chunks that lack them, once what is not stored was forgotten; how many."""
+    """Write missing ids back to completed chunks, after `forget_vectors`; return the number of chunks."""
     columns = ", ".join(f"{column(kind)} = {mapped_id_sql(kind, 'c.id')}" for kind in built)
     return connection.execute(
         f"UPDATE document_chunks c SET {columns}, updated_at = now() WHERE {WITHOUT_IDS}", of_month(month, built)
@@ -131,7 +129,7 @@ def restore_ids(connection: Connection, month: Month, built: Sequence[VectorKind
 
 
 def recount_terms(connection: Connection, month: Month) -> int:
-    """Count the words of a month's live chunks anew where the counts differ; how many words."""
+    """Recount the words of a month's live chunks whose counts differ; return the number of words."""
     return connection.execute(
         f"""
         WITH wrong AS ({TERMS}), gone AS (

@@ -1,4 +1,4 @@
-"""The connection pool to PostgreSQL, and the translation of its failures into one line."""
+"""The connection pool to PostgreSQL, its failures as one-line errors, and rows by the names of their columns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Database:
     """A pool of 5 to 20 connections with a 60 s command timeout; sessions are in UTC.
 
-    Opened at the first use, closed by `close`. Its `repr` and its errors never hold the password.
+    Opened at first use, closed by `close`. Its `repr` and its errors never contain the password.
     """
 
     def __init__(self, url: str, min_size: int = _POOL_MIN, max_size: int = _POOL_MAX) -> None:
@@ -57,20 +57,20 @@ class Database:
         }
 
     def connect(self) -> Connection:
-        """A connection of its own, outside the pool: for locks that live as long as a session."""
+        """Open a connection outside the pool, for locks that live as long as a session."""
         with self._translated():
             return psycopg.connect(self._url, **self._session)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection from the pool, one transaction: committed at the end, rolled back on an error.
+        """Lend a connection from the pool for one transaction: committed at the end, rolled back on an error.
 
-        Raises `StoreUnavailableError` where the server cannot be reached, refuses us, or goes away meanwhile.
+        Raises `StoreUnavailableError` if the server is unreachable, refuses the connection, or goes down meanwhile.
         """
         with self._translated():
             if self._pool is None:
-                # The first connection is made by hand, so that a wrong password is told at once and by its
-                # name; the pool would try again until its timeout and then say only that.
+                # The first connection is made by hand, so that a wrong password is reported at once as such;
+                # the pool would retry until its timeout and report only that.
                 psycopg.connect(self._url, **self._session).close()
                 low, high = self._sizes
                 self._pool = ConnectionPool(
@@ -86,7 +86,7 @@ class Database:
                 yield connection
 
     def close(self) -> None:
-        """Give all connections back; the next use opens the pool anew."""
+        """Close all connections; the next use opens the pool again."""
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -112,7 +112,7 @@ class Database:
         if "password authentication failed" in text or "no password supplied" in text:
             return "the user or password is wrong; correct RAG_POSTGRES_URL"
         if isinstance(error, psycopg.errors.DiskFull | psycopg.errors.OutOfMemory):
-            return f"{text}; make room there and run again, nothing was lost"
+            return f"{text}; free space there and run again, nothing was lost"
         if "does not exist" in text and "database" in text:
             return f"{text.rsplit('FATAL:', 1)[-1].strip()}; create it or correct RAG_POSTGRES_URL"
         if "refused" in text:
@@ -121,31 +121,31 @@ class Database:
 
 
 def objects(connection: Connection, kind: type[T], query: str, parameters: Parameters = ()) -> list[T]:
-    """The rows as objects of a class whose fields the query's columns are named after."""
+    """Return the rows as objects of a class; each column is named like the field it fills."""
     return connection.cursor(row_factory=class_row(kind)).execute(query, parameters).fetchall()
 
 
 def dicts(connection: Connection, query: str, parameters: Parameters = ()) -> list[dict[str, Any]]:
-    """The rows, each as column → value."""
+    """Return the rows, each as column → value."""
     return connection.cursor(row_factory=dict_row).execute(query, parameters).fetchall()
 
 
 def named(connection: Connection, query: str, parameters: Parameters = ()) -> list[Any]:
-    """The rows as named tuples: `row.month`."""
+    """Return the rows as named tuples: `row.month`."""
     return connection.cursor(row_factory=namedtuple_row).execute(query, parameters).fetchall()
 
 
 def values(connection: Connection, query: str, parameters: Parameters = ()) -> list[Any]:
-    """The only column of every row."""
+    """Return the only column of every row."""
     return connection.cursor(row_factory=scalar_row).execute(query, parameters).fetchall()
 
 
 def value(connection: Connection, query: str, parameters: Parameters = ()) -> Any:
-    """The only column of the only row; None if the query returns no row."""
+    """Return the only column of the only row; None if the query returns no row."""
     return connection.cursor(row_factory=scalar_row).execute(query, parameters).fetchone()
 
 
 def one(connection: Connection, query: str, parameters: Parameters = ()) -> Any:
-    """The only row as a named tuple. Raises `ValueError` if the query returns none or several."""
+    """Return the only row as a named tuple. Raises `ValueError` if the query returns none or several."""
     (row,) = named(connection, query, parameters)
     return row

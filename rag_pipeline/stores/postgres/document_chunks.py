@@ -1,8 +1,8 @@
 """`document_chunks`: the chunks of each document, of its live version and of the next one, and their vectors' ids.
 
-A row is *live* when searches see it. An edit adds the next version's new chunks beside the live ones, marks those
-that it drops as *retired*, and notes in `next_place` where those that stay will stand. `switch` makes the next version the live
-one in a single transaction.
+A row is *live* when searches see it. An edit adds the next version's new chunks beside the live ones, marks the live
+ones that the next version drops as *superseded*, and stores in `next_place` where the others will stand. `switch` makes
+the next version live in a single transaction.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DocumentKey = tuple[UUID, "datetime"]
 
 @dataclass(frozen=True)
 class StoredChunk:
-    """A chunk's row, as the difference to a document's new outline needs it."""
+    """A stored chunk, as the comparison with a document's new chunks needs it."""
 
     id: UUID
     document_id: UUID
@@ -48,12 +48,12 @@ class StoredChunk:
     embedding_text: str | None
     position: int
     live: bool
-    retired: bool
+    superseded: bool
 
 
 @dataclass(frozen=True)
 class ChunkRow:
-    """A chunk of a document's next version: a new row, or the new place of one that stays."""
+    """A chunk of a document's next version: a new row, or the next place of one that stays."""
 
     id: UUID
     document_id: UUID
@@ -64,7 +64,7 @@ class ChunkRow:
     hierarchy_level: int
     parent_chunk_id: UUID | None
     content: str | None = None
-    """This and what follows only where `is_new`."""
+    """This field and those below are set only if `is_new`."""
     chunk_type: str | None = None
     token_count: int | None = None
     char_count: int | None = None
@@ -75,7 +75,7 @@ class ChunkRow:
 
 @dataclass(frozen=True)
 class ChunkToEmbed:
-    """A claimed chunk: its text, and what goes with its vectors into the collections."""
+    """A claimed chunk: its text, and what is stored with its vectors in the collections."""
 
     id: UUID
     document_id: UUID
@@ -113,7 +113,7 @@ def of_documents(
         connection,
         StoredChunk,
         f"""
-        SELECT c.id, c.document_id, c.content, c.content_hash, c.embedding_text, c.position, c.live, c.retired
+        SELECT c.id, c.document_id, c.content, c.content_hash, c.embedding_text, c.position, c.live, c.superseded
         FROM document_chunks c
         WHERE c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}
         ORDER BY c.document_id, c.position
@@ -141,13 +141,13 @@ _ADD_NEW = """
 
 _NOTE_NEXT_PLACE_OF_LIVE = f"""
     UPDATE document_chunks c SET
-        retired = false, updated_at = now(),
+        superseded = false, updated_at = now(),
         next_place = CASE WHEN {_PLACE_CHANGES}
             THEN jsonb_build_object('position', d.position, 'section_title', d.section_title,
                 'hierarchy_level', d.hierarchy_level, 'parent_chunk_id', d.parent_chunk_id) END
     FROM drafted d
     WHERE NOT d.is_new AND c.id = d.id AND c.live AND {CHUNKS_OF_MONTH}
-        AND (c.retired OR c.next_place IS NOT NULL OR {_PLACE_CHANGES})"""
+        AND (c.superseded OR c.next_place IS NOT NULL OR {_PLACE_CHANGES})"""
 
 _MOVE_NOT_YET_LIVE = f"""
     UPDATE document_chunks c SET position = d.position, section_title = d.section_title,
@@ -163,8 +163,8 @@ _DELETE_NOT_YET_LIVE = f"""
         AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)"""
 
 _SUPERSEDE_LIVE = f"""
-    UPDATE document_chunks c SET retired = true, next_place = NULL, updated_at = now()
-    WHERE c.document_id = ANY(%(documents)s) AND c.live AND NOT c.retired AND {CHUNKS_OF_MONTH}
+    UPDATE document_chunks c SET superseded = true, next_place = NULL, updated_at = now()
+    WHERE c.document_id = ANY(%(documents)s) AND c.live AND NOT c.superseded AND {CHUNKS_OF_MONTH}
         AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)"""
 
 
@@ -211,7 +211,7 @@ def claim(
             SELECT c.id, c.document_created_at, d.source_type, d.source_id, coalesce(d.language, '') AS language
             FROM document_chunks c
             JOIN documents d ON d.id = c.document_id AND d.created_at = c.document_created_at
-            WHERE c.embedding_status IN {one_of(*TO_EMBED)} AND NOT c.retired
+            WHERE c.embedding_status IN {one_of(*TO_EMBED)} AND NOT c.superseded
                 AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
                 AND {DOCUMENTS_OF_MONTH} AND {CHUNKS_OF_MONTH}
                 AND ({_WITHOUT_A_VECTOR})
@@ -310,16 +310,16 @@ _READY_TO_SWITCH = f"""
         AND (%(documents)s::uuid[] IS NULL OR d.id = ANY(%(documents)s))
         AND NOT EXISTS (
             SELECT FROM document_chunks c WHERE {_ITS_CHUNKS}
-                AND NOT c.retired AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql})
+                AND NOT c.superseded AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql})
         -- Leave out the switched ones, whose rows in the collections only have to follow.
         AND (d.indexing_status = {IndexingStatus.PENDING.sql}
             OR EXISTS (
                 SELECT FROM document_chunks c WHERE {_ITS_CHUNKS}
-                    AND (c.retired OR NOT c.live OR c.next_place IS NOT NULL))
+                    AND (c.superseded OR NOT c.live OR c.next_place IS NOT NULL))
             OR NOT EXISTS (SELECT FROM document_chunks c WHERE {_ITS_CHUNKS} AND {_MOVED}))
     ORDER BY d.id LIMIT %(limit)s FOR UPDATE OF d"""
 
-_DELETE_SUPERSEDED = f"DELETE FROM document_chunks c WHERE {_OF_READY} AND c.retired"
+_DELETE_SUPERSEDED = f"DELETE FROM document_chunks c WHERE {_OF_READY} AND c.superseded"
 
 _GO_LIVE_AND_COUNT_TERMS = f"""
     WITH switched AS (
@@ -370,7 +370,7 @@ def switch(
 
 
 def mark_failed_documents(connection: Connection, month: Month) -> int:
-    """Documents with a chunk that cannot be embedded: their old version stays live; how many."""
+    """Mark documents with a failed chunk as failed, their old version still live; return their number."""
     return connection.execute(
         f"""
         UPDATE documents d SET indexing_status = {IndexingStatus.FAILED.sql}, updated_at = now(),
@@ -381,7 +381,7 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
             SELECT document_id, document_created_at, count(*) AS count, min(position) AS position,
                 (array_agg(embedding_error ORDER BY position))[1] AS error
             FROM document_chunks
-            WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
+            WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT superseded
                 AND {in_month("document_created_at")}
             GROUP BY 1, 2
         ) failed
@@ -393,8 +393,8 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
     ).rowcount
 
 
-def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkToEmbed]:
-    """Live chunks whose rows in the collections hold an old position or language (their text is not returned)."""
+def moved_chunks(connection: Connection, month: Month, limit: int) -> list[ChunkToEmbed]:
+    """Return live chunks whose rows in the collections hold an old position or language; `text` is left empty."""
     return objects(
         connection,
         ChunkToEmbed,
@@ -402,7 +402,7 @@ def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkTo
         SELECT c.id, c.document_id, c.document_created_at AS created_at, c.position, '' AS text, d.source_type, d.source_id, d.language
         FROM documents d
         JOIN document_chunks c ON c.document_id = d.id AND c.document_created_at = d.created_at
-        WHERE d.indexing_status = {IndexingStatus.INDEXING.sql} AND c.live AND NOT c.retired AND c.next_place IS NULL
+        WHERE d.indexing_status = {IndexingStatus.INDEXING.sql} AND c.live AND NOT c.superseded AND c.next_place IS NULL
             AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
             AND {_MOVED}
             AND {DOCUMENTS_OF_MONTH}
@@ -413,8 +413,8 @@ def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkTo
     )
 
 
-def mark_restated(connection: Connection, month: Month, chunks: Sequence[ChunkToEmbed]) -> None:
-    """The rows of these chunks in the collections hold their position and language now."""
+def mark_positions_stored(connection: Connection, month: Month, chunks: Sequence[ChunkToEmbed]) -> None:
+    """Record that the rows of these chunks in the collections hold their position and language."""
     connection.execute(
         f"""
         UPDATE document_chunks c SET stored_position = n.position, stored_language = n.language
@@ -426,7 +426,7 @@ def mark_restated(connection: Connection, month: Month, chunks: Sequence[ChunkTo
 
 
 def multi_counts(connection: Connection, month: Month, ids: Sequence[UUID]) -> dict[UUID, int]:
-    """How many multi-vectors each of these chunks has."""
+    """Return the number of multi-vectors of each of these chunks."""
     rows = named(
         connection,
         f"""
@@ -438,7 +438,7 @@ def multi_counts(connection: Connection, month: Month, ids: Sequence[UUID]) -> d
 
 
 def expected_vectors(connection: Connection, month: Month) -> dict[str, int]:
-    """What the collections must hold of a month: `chunks` (completed), and rows of `dense`, `sparse`, `multi`."""
+    """Return a month's expected rows in the collections by kind, and its `completed` and `live` chunks."""
     (counts,) = dicts(
         connection,
         f"""
@@ -468,7 +468,7 @@ def size_distribution(connection: Connection, month: Month) -> list[tuple[str, i
         connection,
         f"""
         SELECT c.token_count / 100 * 100 AS low, count(*) AS chunks FROM document_chunks c
-        WHERE NOT c.retired AND {CHUNKS_OF_MONTH} GROUP BY 1 ORDER BY 1
+        WHERE NOT c.superseded AND {CHUNKS_OF_MONTH} GROUP BY 1 ORDER BY 1
         """,
         month_bounds(month),
     )

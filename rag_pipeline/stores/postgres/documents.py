@@ -1,4 +1,4 @@
-"""`documents`: one row an item that could be read, its content as Markdown and how far its chunks and vectors are."""
+"""`documents`: one row per item that could be read, with its content as Markdown and the state of its chunks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DocumentRow:
-    """A document as a parser made it, ready to be stored."""
+    """A parsed document, ready to be stored."""
 
     id: UUID
     created_at: datetime
@@ -46,7 +46,7 @@ class DocumentRow:
 
 @dataclass(frozen=True)
 class DocumentText:
-    """What the chunker needs of a document."""
+    """A document as the chunker needs it."""
 
     id: UUID
     created_at: datetime
@@ -55,12 +55,12 @@ class DocumentText:
     title: str
     content: str
     chunked_with: str | None
-    """The chunker's version and settings that made its present chunks."""
+    """The version and settings of the chunker that made its current chunks."""
 
 
 @dataclass(frozen=True)
 class Chunked:
-    """A document whose chunks are stored, and the counts that go with them."""
+    """A document whose chunks are stored, with its words and counts."""
 
     id: UUID
     created_at: datetime
@@ -75,7 +75,7 @@ _COLUMNS = [field.name for field in fields(DocumentRow)]
 
 
 def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
-    """Store documents; their chunks are to be made (`processing`), the old version stays searchable till then."""
+    """Store documents as `processing`: they are chunked next, and their old version stays searchable until then."""
     connection.execute(
         """
         CREATE TEMPORARY TABLE IF NOT EXISTS parsed (
@@ -92,7 +92,7 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
         f"""
         INSERT INTO documents AS d ({columns}, char_count, processing_status)
         SELECT {columns}, length(content), {ProcessingStatus.PROCESSING.sql} FROM parsed
-        -- An item that vanished since it was read has no key any more and needs no document.
+        -- An item that was deleted since it was read has no key any more and needs no document.
         WHERE EXISTS (SELECT FROM source_items i WHERE i.document_id = parsed.id)
         ON CONFLICT (id, created_at) DO UPDATE SET
             title = excluded.title, content = excluded.content, source_url = excluded.source_url,
@@ -104,8 +104,8 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
     connection.execute("DELETE FROM parsed")
 
 
-def set_aside(connection: Connection, failures: Sequence[tuple[UUID, datetime, str]]) -> None:
-    """New bytes of these documents cannot be read: (id, created_at, reason). Their old version stays as it is."""
+def quarantine(connection: Connection, failures: Sequence[tuple[UUID, datetime, str]]) -> None:
+    """Mark documents whose newest bytes cannot be read, as (id, created_at, reason). Their old version stays."""
     connection.cursor().executemany(
         f"""
         UPDATE documents SET processing_status = {ProcessingStatus.FAILED.sql}, error_message = %s, updated_at = now()
@@ -116,7 +116,7 @@ def set_aside(connection: Connection, failures: Sequence[tuple[UUID, datetime, s
 
 
 def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]]) -> None:
-    """These were set aside and are as they were before: their stored version is the current one again."""
+    """Release quarantined documents whose source has the stored version again."""
     connection.cursor().executemany(
         f"""
         UPDATE documents SET processing_status = {ProcessingStatus.COMPLETED.sql}, error_message = NULL, updated_at = now()
@@ -127,7 +127,7 @@ def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]]) 
 
 
 def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -> list[DocumentText]:
-    """The next documents of a month whose chunks are to be made: at most `limit`, about `max_chars` in all."""
+    """Return the next documents of a month to chunk: at most `limit`, about `max_chars` characters in all."""
     return objects(
         connection,
         DocumentText,
@@ -146,7 +146,7 @@ def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -
 
 
 def mark_chunked(connection: Connection, documents: Sequence[Chunked]) -> None:
-    """The chunks of these documents are stored: their processing is completed, their vectors are to be made."""
+    """Record that the chunks of these documents are stored and their vectors are next."""
     connection.cursor().executemany(
         f"""
         UPDATE documents SET processing_status = {ProcessingStatus.COMPLETED.sql}, indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL,
@@ -159,11 +159,11 @@ def mark_chunked(connection: Connection, documents: Sequence[Chunked]) -> None:
 
 
 def retry_failed(connection: Connection) -> int:
-    """Make the chunks that could not be embedded pending again, and their documents; how many documents."""
+    """Make failed chunks and their documents pending again; return the number of documents."""
     connection.execute(
         f"""
         UPDATE document_chunks SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
-        WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
+        WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT superseded
         """
     )
     return connection.execute(
@@ -175,7 +175,7 @@ def retry_failed(connection: Connection) -> int:
 
 
 def retry_due(connection: Connection, limit: int) -> int:
-    """Make the failed chunks of documents whose time has come (see `RETRY_AT`) pending again; how many documents."""
+    """Make the failed chunks of documents due for a retry (see `RETRY_AT`) pending; return the number of documents."""
     due = named(
         connection,
         f"""
@@ -192,7 +192,7 @@ def retry_due(connection: Connection, limit: int) -> int:
         connection.execute(
             f"""
             UPDATE document_chunks SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
-            WHERE document_id = ANY(%(documents)s) AND embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
+            WHERE document_id = ANY(%(documents)s) AND embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT superseded
                 AND {in_month("document_created_at")}
             """,
             {
@@ -204,7 +204,7 @@ def retry_due(connection: Connection, limit: int) -> int:
 
 
 def months_with_work(connection: Connection) -> list[Month]:
-    """The months whose items, documents or chunks are not yet as they should be, oldest first."""
+    """Return the months with unfinished items, documents or chunks, oldest first."""
     months = values(
         connection,
         f"""
@@ -220,7 +220,7 @@ def months_with_work(connection: Connection) -> list[Month]:
 
 
 def work_digest(connection: Connection, month: Month) -> str:
-    """Changes whenever a month's pending work does: keys a run so that the same work is not asked for twice."""
+    """Return a digest of a month's pending work: it keys a run, so that the same work is not requested twice."""
     return value(
         connection,
         f"""

@@ -1,7 +1,7 @@
 """The predicate that keeps a query in one month's partition.
 
-Bounds, not a partition's name: a statement on the parent table fires its triggers, and the planner prunes the other
-months by constants that it sees on every table of a join.
+It states bounds and does not name a partition: a statement on the parent table fires its triggers, and the planner
+prunes the other months by the constants that it sees for every table of a join.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def in_month(column: str) -> str:
-    """The SQL condition that a column lies in the month whose `month_bounds` are among the parameters."""
+    """Return the SQL condition that a column lies in the month whose `month_bounds` are among the parameters."""
     return f"{column} >= %(start)s AND {column} < %(end)s"
 
 
@@ -25,5 +25,5 @@ ITEMS_OF_MONTH = in_month("i.document_created_at")
 
 
 def month_bounds(month: Month) -> dict[str, datetime]:
-    """The parameters of `in_month`: the month's first moment, and the first one after it, in UTC."""
+    """Return the parameters of `in_month`: the month's first moment and the first one after it, in UTC."""
     return {"start": month.start, "end": month.end}

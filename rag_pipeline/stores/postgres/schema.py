@@ -1,4 +1,4 @@
-"""The schema's version, and the way to it. Monthly partitions are made here too."""
+"""The schema's version and the migration to it, and the monthly partitions."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ if TYPE_CHECKING:
 
     from rag_pipeline.stores.postgres.database import Database
 
-HEAD = "0002"
-"""The newest revision in `migrations/versions`; a test holds it to that."""
+HEAD = "0003"
+"""The newest revision in `migrations/versions`; a test compares them."""
 VERSION_TABLE = "rag_schema_version"
-"""Not Alembic's default, which Dagster uses where both live in one database."""
+"""Not Alembic's default, which Dagster uses if both share a database."""
 
 _OLDEST_SERVER = 150000
 
 
-def migrate(database: Database) -> bool:
-    """Bring the database to `HEAD`; True where there was something to do.
+def migrate(database: Database, to: str = HEAD) -> bool:
+    """Bring the database to a revision; False if it is there already.
 
-    Cheap where there was not: Alembic is only imported for real work. Several processes may call this at once.
+    Cheap in that case: Alembic is imported only to migrate. Several processes may call this at once. Raises a
+    `RagError` if the server is too old, or the database was migrated by a newer program.
     """
-    if _version(database) == HEAD:
+    if _version(database) == to:
         return False
     from alembic import command
     from alembic.config import Config
@@ -47,7 +48,7 @@ def migrate(database: Database) -> bool:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
     engine.dispose()
     return True
 
@@ -66,7 +67,7 @@ def _version(database: Database) -> str | None:
 
 
 def ensure_months(database: Database, months: Iterable[Month]) -> list[Month]:
-    """Create the partitions of these months that are missing; the months that were."""
+    """Create the missing partitions of these months; return the months that had none."""
     wanted = sorted(set(months))
     with database.connection() as connection:
         missing = values(
@@ -85,7 +86,7 @@ def ensure_months(database: Database, months: Iterable[Month]) -> list[Month]:
 
 
 def months_with_documents(database: Database) -> list[Month]:
-    """The months that hold at least one document, in order."""
+    """Return the months with at least one document, in order."""
     months = existing_months(database)
     with database.connection() as connection:
         numbers = values(
@@ -102,7 +103,7 @@ def months_with_documents(database: Database) -> list[Month]:
 
 
 def existing_months(database: Database) -> list[Month]:
-    """The months that have a partition, in order."""
+    """Return the months that have a partition, in order."""
     with database.connection() as connection:
         names = values(
             connection,

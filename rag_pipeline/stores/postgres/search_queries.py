@@ -1,7 +1,7 @@
-"""What a search asks of PostgreSQL: the truth about candidates, full-text search, and the count of what was shown.
+"""The queries of a search: the live chunks among candidates, full-text search, and the statistics of shown chunks.
 
-Every query names the months that it needs, so that the planner prunes the partitions of all others: planning a query
-over ten years of partitions takes longer than any of these takes to run.
+Every query names the months that it needs, so that the planner prunes the partitions of all others: to plan a query
+over ten years of partitions takes longer than to run any of these.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoundChunk:
-    """A live chunk with what a reader needs to know of its document."""
+    """A live chunk, with what a search result shows of its document."""
 
     id: UUID
     document_id: UUID
@@ -53,15 +53,15 @@ _BETWEEN = """{column} >= coalesce(%(since)s::timestamptz, '-infinity')
 
 
 def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Filters) -> dict[UUID, FoundChunk]:
-    """The candidates that are live and whose documents match the filters, by chunk id.
+    """Return the candidates that are live and whose documents match the filters, by chunk id.
 
     `candidates` maps a chunk's id to its document's. Chunks of a version that is not live yet, and deleted ones
-    that Milvus still holds, are left out.
+    that Milvus still holds are left out.
     """
     if not candidates:
         return {}
-    # First the exact moments, from a table that is not partitioned: Milvus has only their seconds, and with a
-    # range the planner would open every month between the first and the last.
+    # First the exact moments, from a table without partitions: Milvus holds only their seconds, and for a range the
+    # planner would open every month between the first and the last.
     moments = values(
         connection,
         f"""
@@ -93,7 +93,7 @@ def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Fi
 def fulltext(
     connection: Connection, words: Mapping[str, float], filters: Filters, limit: int
 ) -> list[tuple[FoundChunk, float]]:
-    """The live chunks that hold any of the words, best first, each with its score.
+    """Return the live chunks that contain any of the words, best first, each with its score.
 
     `words` maps a word, as `rag_pipeline.language.words` gives it, to its weight. The score is the sum over the
     words of weight × `ts_rank` (which grows with the word's occurrences and levels off), divided by
@@ -101,7 +101,7 @@ def fulltext(
     """
     if not words:
         return []
-    # A word is letters and digits alone, so quotes around it make it a lexeme and nothing else.
+    # A word consists of letters and digits, so quoting it makes it a single lexeme.
     lexemes = [f"'{word}'" for word in words]
     parameters: dict[str, Any] = {
         "any": " | ".join(lexemes),
@@ -133,12 +133,12 @@ def fulltext(
 
 
 def record_search(connection: Connection, shown: Sequence[tuple[FoundChunk, float]]) -> int:
-    """Store the score of each chunk that was shown, and count it; how many could be stored.
+    """Store the score of each chunk that was shown and count it; return the number of chunks stored.
 
-    A row that somebody else is writing is skipped: a search waits for no ingest, and the lock it takes itself is
-    one that rows referring to the chunk do not wait for.
+    A row that another transaction is writing is skipped, so that a search never waits for an ingest. The lock it takes
+    does not block rows that refer to the chunk.
     """
-    # To lose the counts of the last moment in a crash is cheaper than to make every search wait for the disk.
+    # Losing the latest counts in a crash is cheaper than making every search wait for the disk.
     connection.execute("SET LOCAL synchronous_commit = off")
     return connection.execute(
         """

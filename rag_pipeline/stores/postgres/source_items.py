@@ -1,4 +1,4 @@
-"""`source_items`: what each source holds. Scans write it; the write path works off it."""
+"""`source_items`: what each source holds. Scans write it; a month's run processes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PendingItem:
-    """An item whose document is to be made or made anew."""
+    """An item whose document is to be created or updated."""
 
     source_type: str
     source_id: str
@@ -41,20 +41,20 @@ class PendingItem:
     fingerprint: str
     recipe: str
     content_hash: str | None
-    """Of the bytes that were last ingested by the same recipe."""
+    """SHA-256 of the bytes last ingested; None if by another recipe."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a pending item: ingested, or failed with an error."""
+    """The outcome of a pending item: ingested, or failed with an error."""
 
     item: PendingItem
     content_hash: str | None = None
     error: str | None = None
 
 
-def unknown(connection: Connection, source_type: str, source_ids: Sequence[str]) -> set[str]:
-    """Which of these ids no scan has seen before (or has seen vanish)."""
+def new_ids(connection: Connection, source_type: str, source_ids: Sequence[str]) -> set[str]:
+    """Return those of these ids that have no item: never seen, or deleted since."""
     new = values(
         connection,
         """
@@ -68,14 +68,14 @@ def unknown(connection: Connection, source_type: str, source_ids: Sequence[str])
 
 @dataclass(frozen=True)
 class Pass:
-    """The pass over a source that a slice belongs to, and how its items are ingested."""
+    """A pass over a source, and the recipe and horizon that its items are ingested with."""
 
     source_type: str
     source: UUID
     number: int
     recipe: str
     horizon: datetime | None = None
-    """New content older than this is not ingested; None: all is."""
+    """Items dated before this are not ingested. None: all are."""
 
 
 _CREATE_SCANNED = """
@@ -88,15 +88,15 @@ _SEEN_BEFORE = f"(i.seen_fingerprint, i.seen_recipe) = {_SEEN}"
 _NOT_INGESTED = f"(i.ingested_fingerprint, i.ingested_recipe) IS DISTINCT FROM {_SEEN}"
 
 _NEXT_STATE = f"""CASE
-        WHEN i.state = {ItemState.RETIRED.sql} THEN {ItemState.RETIRED.sql}
+        WHEN i.state = {ItemState.EXPIRED.sql} THEN {ItemState.EXPIRED.sql}
         WHEN i.state = {ItemState.FAILED.sql} AND {_SEEN_BEFORE} THEN {ItemState.FAILED.sql}
-        WHEN i.document_created_at < %(horizon)s AND {_NOT_INGESTED} THEN {ItemState.RETIRED.sql}
+        WHEN i.document_created_at < %(horizon)s AND {_NOT_INGESTED} THEN {ItemState.EXPIRED.sql}
         -- Back to what was ingested before: its document still says that it cannot be read.
         WHEN i.state = {ItemState.FAILED.sql} THEN {ItemState.PENDING.sql}
         WHEN {_NOT_INGESTED} THEN {ItemState.PENDING.sql}
         ELSE {ItemState.INGESTED.sql}
     END"""
-"""What becomes of a known item that a pass sees; the conditions are tried in order."""
+"""The next state of a known item that a pass sees; the first condition that holds decides."""
 
 _MERGE_SCANNED = f"""
     WITH before AS (
@@ -106,7 +106,7 @@ _MERGE_SCANNED = f"""
         INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
             seen_fingerprint, seen_recipe, seen_pass, state)
         SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s,
-            CASE WHEN created_at < %(horizon)s THEN {ItemState.RETIRED.sql} ELSE {ItemState.PENDING.sql} END
+            CASE WHEN created_at < %(horizon)s THEN {ItemState.EXPIRED.sql} ELSE {ItemState.PENDING.sql} END
         FROM scanned
         ON CONFLICT (source_type, source_id) DO UPDATE SET
             source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
@@ -152,9 +152,9 @@ def merge(connection: Connection, of: Pass, items: Sequence[tuple[Item, datetime
 
 
 def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]:
-    """(items that a complete pass did not see and could have, all items of the source).
+    """Return (items that a complete pass could have seen but did not, all items of the source).
 
-    Left out are those known to be gone, and the retired ones, which have no document to lose.
+    Gone and expired items are left out: they have no document to lose.
     """
     counts = one(
         connection,
@@ -163,7 +163,7 @@ def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]
                 SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
                 WHERE s.source = i.source AND starts_with(i.locator, prefix))) AS unseen,
             count(*) AS known
-        FROM source_items i WHERE i.source = %(source)s AND i.state NOT IN {one_of(ItemState.GONE, ItemState.RETIRED)}
+        FROM source_items i WHERE i.source = %(source)s AND i.state NOT IN {one_of(ItemState.GONE, ItemState.EXPIRED)}
         """,
         {"pass": number, "source": source},
     )
@@ -171,7 +171,7 @@ def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]
 
 
 def mark_gone(connection: Connection, source: UUID, number: int) -> int:
-    """What a complete pass did not see is gone, but for what lies where it could not look; how many."""
+    """Mark what a complete pass did not see as gone, except below what it could not list; return the number."""
     return connection.execute(
         f"""
         UPDATE source_items i SET state = {ItemState.GONE.sql}
@@ -184,7 +184,7 @@ def mark_gone(connection: Connection, source: UUID, number: int) -> int:
 
 
 def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -> int:
-    """Make what was set aside pending again, of all sources or the named ones; how many."""
+    """Make quarantined items of all sources, or the named ones, pending; return their number."""
     return connection.execute(
         f"""
         UPDATE source_items i SET state = {ItemState.PENDING.sql} FROM sources s
@@ -195,7 +195,7 @@ def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -
 
 
 def retry_due(connection: Connection, limit: int) -> int:
-    """Make pending again what was set aside and whose time has come (see `RETRY_AT`); how many, at most `limit`."""
+    """Make up to `limit` quarantined items that are due for a retry (see `RETRY_AT`) pending; return their number."""
     return connection.execute(
         f"""
         UPDATE source_items SET state = {ItemState.PENDING.sql} WHERE (source_type, source_id) IN (
@@ -210,7 +210,7 @@ def retry_due(connection: Connection, limit: int) -> int:
 def pending(
     connection: Connection, month: Month, limit: int, after: tuple[str, str] = ("", "")
 ) -> list[PendingItem]:
-    """The next pending items of a month in the order of their keys."""
+    """Return the next pending items of a month by (source_type, source_id), from `after` on."""
     return objects(
         connection,
         PendingItem,
@@ -228,7 +228,7 @@ def pending(
 
 
 def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
-    """Store what became of pending items. An item that a scan changed meanwhile stays pending."""
+    """Store the outcomes of pending items. An item that a scan has changed meanwhile stays pending."""
     connection.cursor().executemany(
         f"""
         UPDATE source_items SET
@@ -261,7 +261,7 @@ def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
 
 
 def delete_gone(connection: Connection, month: Month, limit: int) -> int:
-    """Delete up to `limit` gone items of a month, their documents and chunks with them; how many.
+    """Delete up to `limit` gone items of a month with their documents and chunks; return their number.
 
     The trigger on the chunks puts their vectors into the outbox in the same transaction.
     """
@@ -277,16 +277,16 @@ def delete_gone(connection: Connection, month: Month, limit: int) -> int:
 
 
 def overview(connection: Connection, failed_only: bool, limit: int | None = None) -> list[dict[str, Any]]:
-    """Every item with its document's state, by source and id; `failed_only`: what is set aside or failed."""
+    """Return every item with its document's state, by source and id; `failed_only`: quarantined ones."""
     return dicts(
         connection,
         f"""
         SELECT s.name AS source, i.source_type, i.source_id, coalesce(d.title, i.name) AS title,
             to_char(i.document_created_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month,
-            CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.RETIRED)} THEN i.state
+            CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.EXPIRED)} THEN i.state
                 ELSE coalesce(d.processing_status, {ProcessingStatus.PENDING.sql}) END AS processing_status,
             coalesce(d.indexing_status,
-                CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.RETIRED)} THEN i.state ELSE {ItemState.PENDING.sql} END) AS indexing_status,
+                CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.EXPIRED)} THEN i.state ELSE {ItemState.PENDING.sql} END) AS indexing_status,
             coalesce(i.error_message, d.error_message) AS error
         FROM source_items i
         JOIN sources s ON s.id = i.source

@@ -1,4 +1,4 @@
-"""`sources` and `source_scans`: the running state and statistics of each source, and how far a pass over it is."""
+"""`sources` and `source_scans`: the state and statistics of each source, and the progress of a pass over it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScanPosition:
-    """A pass over a source that is under way."""
+    """The progress of a pass over a source."""
 
     source: UUID
     number: int
     resume_after: str | None
     problems: tuple[str, ...]
-    """What could not be listed so far, and why."""
+    """What could not be listed so far, each with its reason."""
 
 
 def register(
     connection: Connection, source_type: str, name: str, config: dict[str, Any], schedule: str | None
 ) -> UUID:
-    """The source's row, made or brought up to date; its id."""
+    """Create or update a source's row; return its id."""
     return value(
         connection,
         """
@@ -51,8 +51,8 @@ def register(
     )
 
 
-def set_active(connection: Connection, names: Sequence[tuple[str, str]]) -> list[str]:
-    """Mark as inactive the sources that are no longer configured; the names of those newly so.
+def deactivate_unconfigured(connection: Connection, names: Sequence[tuple[str, str]]) -> list[str]:
+    """Mark sources that are no longer configured as inactive; return the names of those that were active.
 
     `names` are the configured ones as (source_type, name). Their documents stay.
     """
@@ -71,7 +71,7 @@ def set_active(connection: Connection, names: Sequence[tuple[str, str]]) -> list
 
 
 def begin_or_resume_pass(connection: Connection, source: UUID) -> ScanPosition:
-    """The pass that is under way, else a new one."""
+    """Return the unfinished pass over the source, or a new one."""
     scan = one(
         connection,
         """
@@ -94,9 +94,9 @@ def begin_or_resume_pass(connection: Connection, source: UUID) -> ScanPosition:
 def advance_pass(
     connection: Connection, source: UUID, after: str, problems: Sequence[str], unlisted: Sequence[str]
 ) -> None:
-    """Remember how far the pass has come, in the transaction that stored what it saw.
+    """Store how far the pass has come, in the transaction that stored what it saw.
 
-    `unlisted` are the keys of the problems: what begins with one of them is not gone.
+    `unlisted` are the keys of the problems: items whose key begins with one of them are not gone.
     """
     connection.execute(
         """
@@ -108,7 +108,7 @@ def advance_pass(
 
 
 def finish_pass(connection: Connection, source: UUID, next_sync_at: datetime | None, problems: int) -> None:
-    """The pass is complete: store its time and the source's statistics."""
+    """Mark the pass as complete: store its time and the source's statistics."""
     connection.execute("UPDATE source_scans SET finished_at = now() WHERE source = %s", (source,))
     connection.execute(
         f"""
@@ -124,14 +124,14 @@ def finish_pass(connection: Connection, source: UUID, next_sync_at: datetime | N
 
 
 def restart_pass(connection: Connection, source: UUID) -> None:
-    """Forget how far the pass is: the next scan begins anew."""
+    """Forget how far the pass has come: the next scan starts over."""
     connection.execute(
         "UPDATE source_scans SET finished_at = now() WHERE source = %s AND finished_at IS NULL", (source,)
     )
 
 
 def fail_sync(connection: Connection, source: UUID, error: str, next_sync_at: datetime | None) -> None:
-    """A scan failed; what it had stored stays."""
+    """Record that a scan failed; what it had stored stays."""
     connection.execute(
         f"""
         UPDATE sources SET sync_status = {SyncStatus.FAILED.sql}, error_count = error_count + 1, last_error = %s,
@@ -152,7 +152,7 @@ _COUNTED = f"""
 
 
 def refresh_statistics(connection: Connection) -> None:
-    """Count each source's documents anew, where the counts have changed."""
+    """Recount each source's documents and update the counts that have changed."""
     connection.execute(
         f"""
         UPDATE sources s SET total_documents = c.total, successful_documents = c.ingested,
@@ -165,9 +165,9 @@ def refresh_statistics(connection: Connection) -> None:
 
 
 def wrong_statistics(connection: Connection) -> list[dict[str, Any]]:
-    """The sources whose stored counts are not those of their items, with both, by name.
+    """Return the sources whose stored counts differ from those of their items, with both, by name.
 
-    Those with a pass or items under way are left out: they are counted when that is done.
+    Sources with an unfinished pass or pending items are left out: they are recounted at its end.
     """
     return dicts(
         connection,
@@ -185,7 +185,7 @@ def wrong_statistics(connection: Connection) -> list[dict[str, Any]]:
 
 
 def list_sources(connection: Connection) -> list[dict[str, Any]]:
-    """All sources with their state, by name."""
+    """Return all sources with their state, by name."""
     return dicts(
         connection,
         """
@@ -196,8 +196,8 @@ def list_sources(connection: Connection) -> list[dict[str, Any]]:
     )
 
 
-def abandon(connection: Connection, name: str) -> int:
-    """Give up an inactive source: all its items are gone, and their months' runs delete them; how many."""
+def remove(connection: Connection, name: str) -> int:
+    """Remove an inactive source: mark its items as gone, for their months' runs to delete; return their number."""
     return connection.execute(
         f"""
         UPDATE source_items i SET state = {ItemState.GONE.sql} FROM sources s
@@ -208,7 +208,7 @@ def abandon(connection: Connection, name: str) -> int:
 
 
 def is_due(connection: Connection, source_type: str, name: str, schedule: str, now: datetime) -> bool:
-    """Whether the source was never synced, its time has come, its schedule changed, or a pass is unfinished."""
+    """Whether the source was never synced, is due, has a new schedule, or has an unfinished pass."""
     due = value(
         connection,
         f"""

@@ -1,8 +1,8 @@
-"""The states of an item, a document, a chunk and a source's scan: their names, how one follows another, and the retry rule.
+"""The states of items, documents, chunks and scans: their names, how they follow one another, and when to retry.
 
 Every status that is written to PostgreSQL or compared with one comes from here: Python takes the members, SQL takes
 them through `.sql` and `one_of`. They are interpolated as literals and not passed as parameters, because a partial
-index serves a query only where the planner sees the value. `docs/design.md` draws the same transitions.
+index serves a query only if the planner sees the value. `docs/design.md` draws the same transitions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 
 class ItemState(Status):
-    """`source_items.state`: what is known of something that a source holds, or held."""
+    """`source_items.state`: what is known about an item that a source holds or held."""
 
     PENDING = "pending"
     """New, changed or to be retried: the next run of its month fetches it."""
@@ -31,43 +31,43 @@ class ItemState(Status):
     """It could not be read. Quarantined with its reason, until it changes or its retry is due."""
     GONE = "gone"
     """A complete scan did not see it: the next run of its month deletes it with its document."""
-    RETIRED = "retired"
-    """Older than the months that are kept: neither ingested nor deleted."""
+    EXPIRED = "expired"
+    """In a month older than the retention: neither ingested nor deleted."""
 
 
 class ProcessingStatus(Status):
-    """`documents.processing_status`: how far a document's bytes have come on their way to chunks."""
+    """`documents.processing_status`: from a document's bytes to its chunks."""
 
     PENDING = "pending"
-    """Stored, not cut yet."""
+    """The column's default; the write path never writes it."""
     PROCESSING = "processing"
-    """Stored anew: its chunks are to be made. A run that died leaves it so, and the next one goes on."""
+    """Stored, new or changed, and not chunked yet. If its run is killed, the next one resumes it."""
     COMPLETED = "completed"
-    """Its chunks are those of its content."""
+    """Its chunks match its content."""
     FAILED = "failed"
-    """Its newest bytes cannot be read: quarantined, with the version before them still in place."""
+    """Its newest bytes cannot be read: quarantined, with its previous version still in place."""
 
 
 class IndexingStatus(Status):
-    """`documents.indexing_status`: how far a document's chunks have come on their way to being searchable."""
+    """`documents.indexing_status`: from a document's chunks to its being searchable."""
 
     PENDING = "pending"
-    """Its chunks are not those of its content yet."""
+    """Its chunks do not match its content yet."""
     INDEXING = "indexing"
-    """Its chunks lack vectors, or rows in Milvus that have to follow."""
+    """Vectors of its chunks are missing, or their rows in Milvus hold an old position or language."""
     COMPLETED = "completed"
-    """All of its chunks are live, with every kind of vector that is built."""
+    """All its chunks are live, with every kind of vector in `RAG_VECTORS`."""
     FAILED = "failed"
-    """A chunk cannot be embedded: quarantined, with the version before it still searchable."""
+    """A chunk cannot be embedded: quarantined, with its previous version still searchable."""
 
 
 class EmbeddingStatus(Status):
     """`document_chunks.embedding_status`: whether a chunk has its vectors."""
 
     PENDING = "pending"
-    """It lacks at least one vector of a kind that is built."""
+    """At least one of its vectors is missing."""
     PROCESSING = "processing"
-    """Claimed by a run. One that died leaves it so, and the next one takes it up again."""
+    """Claimed by a run. If that is killed, the next one claims it again."""
     COMPLETED = "completed"
     """All of its vectors are stored, and their ids are on its row."""
     FAILED = "failed"
@@ -80,78 +80,78 @@ class SyncStatus(Status):
     PENDING = "pending"
     """Never scanned."""
     RUNNING = "running"
-    """A pass over it is under way, perhaps spread over many ticks."""
+    """A pass over it is in progress, perhaps spread over many ticks."""
     COMPLETED = "completed"
     FAILED = "failed"
     """The source could not be listed; what was stored before stays."""
 
 
 ITEM_WORK = (ItemState.PENDING, ItemState.GONE)
-"""Items that the next run of their month works off."""
+"""Items that the next run of their month processes."""
 ITEM_KEPT = (ItemState.PENDING, ItemState.INGESTED, ItemState.FAILED)
-"""Items that have, or are to have, a document."""
+"""Items that have a document, or will have one."""
 TO_CHUNK = (ProcessingStatus.PENDING, ProcessingStatus.PROCESSING)
-"""Documents whose chunks are to be made."""
+"""Documents to be chunked."""
 TO_INDEX = (IndexingStatus.PENDING, IndexingStatus.INDEXING)
-"""Documents that are not searchable in their newest version yet."""
+"""Documents whose newest version is not searchable yet."""
 TO_EMBED = (EmbeddingStatus.PENDING, EmbeddingStatus.PROCESSING)
-"""Chunks whose vectors are to be made."""
+"""Chunks to be embedded."""
 
 RETRY_AT = "now() + least(interval '1 day' * power(2, least(failures, 10)), interval '30 days')"
-"""When work that failed is tried again, as SQL in an UPDATE that also counts `failures` up: a day after the first
-failure, then twice as long, up to 30 days. What broke it may heal by itself, and must not keep every run busy till then."""
+"""When failed work is retried, as SQL for an UPDATE that also increments `failures`: a day after the first failure,
+then twice as long each time, up to 30 days. The cause might pass, and must not keep every run busy until then."""
 
 
 def one_of(*statuses: Status) -> str:
-    """The statuses as the right side of an SQL `IN`: `('pending', 'gone')`."""
+    """Return the statuses as the right side of an SQL `IN`: `('pending', 'gone')`."""
     return f"({', '.join(status.sql for status in statuses)})"
 
 
 Transition = tuple[Status | None, Status | None]
-"""A row's status before and after a statement; None: there was no row, or there is none any more."""
+"""A row's status before and after a statement; None: no row."""
 
 TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
     ItemState: frozenset(
         {
             # source_items.merge: a scan compares what it sees with what was ingested.
             (None, ItemState.PENDING),  # new
-            (None, ItemState.RETIRED),  # new, in a month older than the retention
-            (ItemState.INGESTED, ItemState.PENDING),  # changed; also consistency_repairs.fetch_again
-            (ItemState.INGESTED, ItemState.RETIRED),  # changed, and too old; also retiring_months.retire_items
+            (None, ItemState.EXPIRED),  # new, in a month older than the retention
+            (ItemState.INGESTED, ItemState.PENDING),  # changed; also consistency_repairs.refetch_items
+            (ItemState.INGESTED, ItemState.EXPIRED),  # changed, and too old; also expiring_months.expire_items
             (ItemState.PENDING, ItemState.INGESTED),  # changed back; also source_items.record
-            (ItemState.PENDING, ItemState.RETIRED),  # too old before its run; also retiring_months.retire_items
+            (ItemState.PENDING, ItemState.EXPIRED),  # too old before its run; also expiring_months.expire_items
             (ItemState.FAILED, ItemState.PENDING),  # changed; also source_items.retry_failed and retry_due
-            (ItemState.FAILED, ItemState.RETIRED),  # changed, and too old; also retiring_months.retire_items
+            (ItemState.FAILED, ItemState.EXPIRED),  # changed, and too old; also expiring_months.expire_items
             (ItemState.GONE, ItemState.PENDING),  # seen again, changed or never ingested
             (ItemState.GONE, ItemState.INGESTED),  # seen again, unchanged
-            (ItemState.GONE, ItemState.RETIRED),  # seen again, changed, and too old
+            (ItemState.GONE, ItemState.EXPIRED),  # seen again, changed, and too old
             # source_items.record: a run could not read it.
             (ItemState.PENDING, ItemState.FAILED),
-            # source_items.mark_gone, at the end of a complete pass; sources.abandon.
+            # source_items.mark_gone, at the end of a complete pass; sources.remove.
             (ItemState.PENDING, ItemState.GONE),
             (ItemState.INGESTED, ItemState.GONE),
             (ItemState.FAILED, ItemState.GONE),
-            (ItemState.RETIRED, ItemState.GONE),
+            (ItemState.EXPIRED, ItemState.GONE),
             # source_items.delete_gone, with its document and chunks.
             (ItemState.GONE, None),
-            # retiring_months.restore_items: its month is kept again.
-            (ItemState.RETIRED, ItemState.PENDING),
+            # expiring_months.restore_items: its month is kept again.
+            (ItemState.EXPIRED, ItemState.PENDING),
         }
     ),
     ProcessingStatus: frozenset(
         {
-            # documents.upsert: parsed; consistency_repairs.mend_statuses: its chunks are not as many as it says.
+            # documents.upsert: parsed; consistency_repairs.repair_statuses: its chunks are not as many as it says.
             (None, ProcessingStatus.PROCESSING),
             (ProcessingStatus.COMPLETED, ProcessingStatus.PROCESSING),
             (ProcessingStatus.FAILED, ProcessingStatus.PROCESSING),
             # documents.mark_chunked
             (ProcessingStatus.PROCESSING, ProcessingStatus.COMPLETED),
-            # documents.set_aside: its newest bytes cannot be read.
+            # documents.quarantine: its newest bytes cannot be read.
             (ProcessingStatus.PROCESSING, ProcessingStatus.FAILED),
             (ProcessingStatus.COMPLETED, ProcessingStatus.FAILED),
             # documents.restore: its source has the stored version again.
             (ProcessingStatus.FAILED, ProcessingStatus.COMPLETED),
-            # source_items.delete_gone; retiring_months.delete_documents.
+            # source_items.delete_gone; expiring_months.delete_documents.
             (ProcessingStatus.PROCESSING, None),
             (ProcessingStatus.COMPLETED, None),
             (ProcessingStatus.FAILED, None),
@@ -159,7 +159,7 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
     ),
     IndexingStatus: frozenset(
         {
-            # documents.upsert: parsed; consistency_repairs.mend_statuses: its chunks are not as many as it says.
+            # documents.upsert: parsed; consistency_repairs.repair_statuses: its chunks are not as many as it says.
             (None, IndexingStatus.PENDING),
             (IndexingStatus.INDEXING, IndexingStatus.PENDING),
             (IndexingStatus.COMPLETED, IndexingStatus.PENDING),
@@ -172,11 +172,11 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             # document_chunks.mark_failed_documents; from pending as above.
             (IndexingStatus.INDEXING, IndexingStatus.FAILED),
             (IndexingStatus.PENDING, IndexingStatus.FAILED),
-            # documents.retry_failed and retry_due; consistency_repairs.mend_statuses: no chunk of it has failed.
+            # documents.retry_failed and retry_due; consistency_repairs.repair_statuses: no chunk of it has failed.
             (IndexingStatus.FAILED, IndexingStatus.INDEXING),
-            # consistency_repairs.mend_statuses and forget_vectors: its chunks are not complete.
+            # consistency_repairs.repair_statuses and forget_vectors: its chunks are not complete.
             (IndexingStatus.COMPLETED, IndexingStatus.INDEXING),
-            # source_items.delete_gone; retiring_months.delete_documents.
+            # source_items.delete_gone; expiring_months.delete_documents.
             (IndexingStatus.PENDING, None),
             (IndexingStatus.INDEXING, None),
             (IndexingStatus.COMPLETED, None),
@@ -189,8 +189,8 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             (None, EmbeddingStatus.PENDING),
             # document_chunks.claim
             (EmbeddingStatus.PENDING, EmbeddingStatus.PROCESSING),
-            # document_chunks.map_vectors; to pending while a kind is still missing; from pending when a batch that
-            # was set back is written in halves, and by consistency_repairs.mend_statuses.
+            # document_chunks.map_vectors: to pending while a kind is still missing; from pending if a batch failed
+            # and is written in halves. consistency_repairs.repair_statuses does both too.
             (EmbeddingStatus.PROCESSING, EmbeddingStatus.COMPLETED),
             (EmbeddingStatus.PROCESSING, EmbeddingStatus.PENDING),
             (EmbeddingStatus.PENDING, EmbeddingStatus.COMPLETED),
@@ -201,7 +201,7 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             (EmbeddingStatus.FAILED, EmbeddingStatus.PENDING),
             # consistency_repairs.forget_vectors: a vector is not stored.
             (EmbeddingStatus.COMPLETED, EmbeddingStatus.PENDING),
-            # consistency_repairs.mend_statuses: it has the ids of all its vectors.
+            # consistency_repairs.repair_statuses: it has the ids of all its vectors.
             (EmbeddingStatus.FAILED, EmbeddingStatus.COMPLETED),
             # document_chunks.store_next_version and switch, when an edit drops it; deleted with its document.
             (EmbeddingStatus.PENDING, None),
@@ -225,8 +225,7 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
         }
     ),
 }
-"""Every change of a status that the write path and the repair make, each with the function that makes it.
+"""Every status change that the write path and the repair make, with the functions that make it.
 
-A statement that leaves a status as it was is not listed. `ProcessingStatus.PENDING` is the column's default and is
-never written. A test drives all of them on a database and finds no other.
+Statements that leave a status unchanged are not listed. A test produces all of them on a database, and no other.
 """

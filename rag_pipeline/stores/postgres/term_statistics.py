@@ -1,4 +1,4 @@
-"""`term_statistics`: how many live chunks hold a word, for the weight of a query's words (BM25's idf)."""
+"""`term_statistics`: the number of live chunks that contain a word, for the weight of query words (BM25's idf)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def document_frequency(connection: Connection, words: Sequence[str]) -> tuple[int, dict[str, int]]:
-    """(live chunks in all, word → live chunks that hold it)."""
+    """Return (number of live chunks, word → number of live chunks that contain it)."""
     query = "SELECT term, sum(chunks)::bigint AS chunks FROM term_statistics WHERE term = ANY(%s) GROUP BY term"
     counts = {row.term: row.chunks for row in named(connection, query, ([*words, ""],))}
     return counts.pop("", 0), counts

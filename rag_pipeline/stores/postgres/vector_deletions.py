@@ -1,4 +1,4 @@
-"""`vector_deletions`: the outbox of chunks whose vectors have to leave Milvus. A trigger on the chunks fills it."""
+"""`vector_deletions`: the outbox of chunks whose vectors have to be deleted from Milvus, filled by a trigger."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Deletion:
-    """A chunk that is gone from PostgreSQL."""
+    """A chunk that was deleted from PostgreSQL."""
 
     id: int
     chunk_id: UUID
@@ -27,7 +27,7 @@ class Deletion:
 
 
 def next_batch(connection: Connection, limit: int) -> list[Deletion]:
-    """The oldest deletions, locked for this transaction; those another consumer is at work on are left out."""
+    """Return the oldest pending deletions, locked for this transaction, without those another consumer has locked."""
     return objects(
         connection,
         Deletion,
@@ -40,12 +40,12 @@ def next_batch(connection: Connection, limit: int) -> list[Deletion]:
 
 
 def confirm(connection: Connection, deletions: Sequence[Deletion]) -> None:
-    """Milvus has confirmed these: they leave the outbox."""
+    """Remove from the outbox what Milvus has confirmed."""
     connection.execute("DELETE FROM vector_deletions WHERE id = ANY(%s)", ([d.id for d in deletions],))
 
 
-def waiting(connection: Connection, month: Month) -> tuple[int, datetime | None]:
-    """(how many deletions of a month's chunks have not arrived in Milvus, since when the oldest waits)."""
+def pending(connection: Connection, month: Month) -> tuple[int, datetime | None]:
+    """Return (number of pending deletions of a month, when the oldest was made)."""
     outbox = one(
         connection,
         f"""
@@ -58,5 +58,5 @@ def waiting(connection: Connection, month: Month) -> tuple[int, datetime | None]
 
 
 def backlog(connection: Connection) -> int:
-    """How many deletions have not arrived in Milvus."""
+    """Return the number of pending deletions."""
     return value(connection, "SELECT count(*) FROM vector_deletions")

@@ -1,7 +1,7 @@
-"""`retiring_months`: the retirement of a month in PostgreSQL, step by step. Each step may be killed and done again.
+"""`expiring_months`: the expiry of a month in PostgreSQL, step by step. Each step can be killed and repeated.
 
-A month's row is written first and removed last, after its partitions have left Milvus too: what it names has to be
-finished, whatever the settings say by then. The caller holds the month's lock.
+A month's row is written first and removed last, after its partitions have left Milvus too. A month with a row has to
+be finished, whatever the retention is by then. The caller holds the month's lock.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 _LOCK_TIMEOUT_MS = 500
 
 
-def begun(connection: Connection) -> list[Month]:
-    """The months whose retirement is under way, in order."""
-    months = values(connection, "SELECT to_char(month, 'YYYY-MM') FROM retiring_months ORDER BY month")
+def in_progress(connection: Connection) -> list[Month]:
+    """Return the months that are being expired, in order."""
+    months = values(connection, "SELECT to_char(month, 'YYYY-MM') FROM expiring_months ORDER BY month")
     return [Month.parse(month) for month in months]
 
 
 def begin(connection: Connection, month: Month) -> None:
-    """Write down that the month is being retired."""
+    """Record that the month is being expired."""
     connection.execute(
-        "INSERT INTO retiring_months (month) VALUES (%s) ON CONFLICT DO NOTHING", (month.start.date(),)
+        "INSERT INTO expiring_months (month) VALUES (%s) ON CONFLICT DO NOTHING", (month.start.date(),)
     )
 
 
-def retire_items(connection: Connection, month: Month, limit: int) -> int:
-    """Mark up to `limit` of the month's items as retired, and forget what was ingested of them; how many."""
+def expire_items(connection: Connection, month: Month, limit: int) -> int:
+    """Mark up to `limit` of the month's items as expired and forget what was ingested; return their number."""
     return connection.execute(
         f"""
-        UPDATE source_items SET state = {ItemState.RETIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
+        UPDATE source_items SET state = {ItemState.EXPIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
             ingested_fingerprint = NULL, ingested_recipe = NULL, content_hash = NULL, ingested_at = NULL
         WHERE (source_type, source_id) IN (
             SELECT source_type, source_id FROM source_items
             WHERE {in_month("document_created_at")}
-                AND (state NOT IN {one_of(ItemState.RETIRED, ItemState.GONE)}
-                    OR state = {ItemState.RETIRED.sql} AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
+                AND (state NOT IN {one_of(ItemState.EXPIRED, ItemState.GONE)}
+                    OR state = {ItemState.EXPIRED.sql} AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
             LIMIT %(limit)s
         )
         """,
@@ -56,16 +56,16 @@ def retire_items(connection: Connection, month: Month, limit: int) -> int:
 
 
 def delete_documents(connection: Connection, month: Month, limit: int) -> int:
-    """Delete up to `limit` of the month's documents with their chunks; how many documents.
+    """Delete up to `limit` of the month's documents with their chunks; return the number of documents.
 
-    Their vectors go with the month's partitions, so what the trigger puts into the outbox is taken out again.
+    Their vectors are dropped with the month's partitions, so the rows that the trigger adds to the outbox are removed.
     """
     documents = values(
         connection,
         f"SELECT d.id FROM documents d WHERE {DOCUMENTS_OF_MONTH} LIMIT %(limit)s",
         {**month_bounds(month), "limit": limit},
     )
-    # One statement, so that the trigger runs once; the cascade would run it once a document.
+    # One statement, so that the trigger runs once; the cascade would run it once per document.
     connection.execute(
         f"DELETE FROM document_chunks c WHERE c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}",
         {"documents": documents, **month_bounds(month)},
@@ -79,7 +79,7 @@ def delete_documents(connection: Connection, month: Month, limit: int) -> int:
 
 
 def clear_outbox(connection: Connection, month: Month) -> None:
-    """Remove the month's rows from the outbox: their vectors go with the month's partitions."""
+    """Remove the month's rows from the outbox: their vectors are dropped with the month's partitions."""
     connection.execute(
         f"DELETE FROM vector_deletions WHERE {in_month('document_created_at')}",
         month_bounds(month),
@@ -89,12 +89,12 @@ def clear_outbox(connection: Connection, month: Month) -> None:
 def drop_partitions(connection: Connection, month: Month) -> None:
     """Drop the month's empty partitions, and its term statistics.
 
-    Only when they are empty: PostgreSQL looks for rows that reference a partition before it detaches it, and would
-    read all chunks of all months for that, while everybody waits. Raises `psycopg.errors.LockNotAvailable` where
-    another query holds the tables: try again.
+    They have to be empty: before PostgreSQL detaches a partition it looks for rows that reference it, and would read
+    all chunks of all months while every other query waits. Raises `psycopg.errors.LockNotAvailable` if another query
+    holds the tables: try again.
     """
-    # Shorter than `deadlock_timeout` (1 s): should the two of us wait for each other, it is this transaction that
-    # gives up, not the other one that is killed.
+    # Shorter than `deadlock_timeout` (1 s): if this transaction and another wait for each other, this one times out
+    # before the other is killed.
     connection.execute(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}")
     connection.execute("LOCK TABLE documents, document_chunks IN ACCESS EXCLUSIVE MODE")
     for parent in ("document_chunks", "documents"):
@@ -111,22 +111,22 @@ def drop_partitions(connection: Connection, month: Month) -> None:
 
 
 def finish(connection: Connection, month: Month) -> None:
-    """The month has left both stores."""
+    """Record that the month has left both stores."""
     clear_outbox(connection, month)
-    connection.execute("DELETE FROM retiring_months WHERE month = %s", (month.start.date(),))
+    connection.execute("DELETE FROM expiring_months WHERE month = %s", (month.start.date(),))
 
 
 def restore_items(connection: Connection, horizon: datetime | None) -> int:
-    """Make pending again the retired items that are not older than `horizon` (None: all of them); how many.
+    """Make expired items that are not older than `horizon` (None: all of them) pending; return their number.
 
-    Months whose retirement is under way are left out: it has to come to its end first.
+    Months that are being expired are left out until they are finished.
     """
     return connection.execute(
         f"""
         UPDATE source_items i SET state = {ItemState.PENDING.sql}
-        WHERE state = {ItemState.RETIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
+        WHERE state = {ItemState.EXPIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
             AND NOT EXISTS (
-                SELECT FROM retiring_months r
+                SELECT FROM expiring_months r
                 WHERE r.month = date_trunc('month', i.document_created_at AT TIME ZONE 'UTC')::date)
         """,
         {"horizon": horizon},
@@ -134,13 +134,13 @@ def restore_items(connection: Connection, horizon: datetime | None) -> int:
 
 
 def any_to_restore(connection: Connection, horizon: datetime | None) -> bool:
-    """Whether `restore_items` would find something, now or once the retirements under way are finished."""
+    """Whether `restore_items` finds something, now or once the months in progress are finished."""
     return value(
         connection,
         f"""
         SELECT EXISTS (
             SELECT FROM source_items
-            WHERE state = {ItemState.RETIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
+            WHERE state = {ItemState.EXPIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
         """,
         {"horizon": horizon},
     )
