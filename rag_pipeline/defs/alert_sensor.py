@@ -10,7 +10,6 @@ from rag_pipeline.alerts.receivers import receivers
 from rag_pipeline.alerts.recording import read_up_to, record
 from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.settings import load_settings
 from rag_pipeline.stores.postgres.database import Database
 
 _READ_SECONDS = 20
@@ -24,16 +23,13 @@ _SEND_SECONDS = 20
     description="Tells the receivers in RAG_ALERT_URLS when a check, a run, a sensor or a schedule starts failing, and "
     "when it recovers: once each.",
 )
-def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SkipReason:
     if context.instance.event_log_storage.is_run_sharded:
         return dg.SkipReason("Alerts need Dagster's storage in PostgreSQL: see dagster.yaml")
-    settings = load_settings()
-    told = receivers(settings)
-    with Pipeline(settings) as pipeline:
-        pipeline.prepare()
-        database = pipeline.stores.database
-        recorded = _record(context.instance, database)
-        sent = deliver(database, told, settings.ui_url.rstrip("/"), time.monotonic() + _SEND_SECONDS)
+    database = pipeline.stores.database
+    told = receivers(pipeline.settings)
+    recorded = _record(context.instance, database)
+    sent = deliver(database, told, pipeline.settings.ui_url.rstrip("/"), time.monotonic() + _SEND_SECONDS)
     for name in sent.refused:
         context.log.warning(f"{name} did not accept an alert; it is tried again after a pause")
     if not told:

@@ -53,12 +53,10 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         owners=OWNERS,
         kinds={"postgres"},
         deps=[source_key(source.name) for source in sources],
-        required_resource_keys={"pipeline"},
         description="A month's documents as Markdown, one row an item of a source that can be read. What cannot be "
         "read is set aside with its reason; what is gone from its source is deleted.",
     )
-    def documents(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        pipeline: Pipeline = context.resources.pipeline
+    def documents(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:
         month = month_of(context)
         with pipeline.month_lock(month):
             result = ingest_documents(pipeline, month)
@@ -80,12 +78,12 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         owners=OWNERS,
         kinds={"postgres"},
         deps=[documents],
-        required_resource_keys={"pipeline"},
         description="A month's documents cut along their outline. After an edit only the chunks whose text changed "
         "are made anew; the old version stays searchable until the new one is complete.",
     )
-    def document_chunks(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        pipeline: Pipeline = context.resources.pipeline
+    def document_chunks(
+        context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+    ) -> dg.MaterializeResult:
         month = month_of(context)
         with pipeline.month_lock(month):
             result = chunk_documents(pipeline, month)
@@ -115,10 +113,10 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         ],
         partitions_def=months,
         can_subset=True,
-        required_resource_keys={"pipeline"},
     )
-    def vector_collections(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
-        pipeline: Pipeline = context.resources.pipeline
+    def vector_collections(
+        context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+    ) -> Iterator[dg.MaterializeResult]:
         month = month_of(context)
         selected = [kind for kind in built if dg.AssetKey(f"{kind}_collection") in context.selected_asset_keys]
         with pipeline.month_lock(month):

@@ -17,15 +17,15 @@ class RepairOptions(dg.Config):
 
 
 @dg.op(
-    required_resource_keys={"pipeline"},
     description="Makes what is wrong pending, deletes what is orphaned, rebuilds what is not as specified, and runs "
     "the write path; with dry_run it only says what it would do.",
 )
-def repair_stores(context: dg.OpExecutionContext, config: RepairOptions) -> None:
+def repair_stores(
+    context: dg.OpExecutionContext, config: RepairOptions, pipeline: dg.ResourceParam[Pipeline]
+) -> None:
     """Repairs the month of the run."""
     if not context.has_partition_key:
         raise dg.Failure("A repair works on one month: choose a partition, and run it again.")
-    pipeline: Pipeline = context.resources.pipeline
     month = Month.parse(context.partition_key)
     result = repair(pipeline, [month], dry_run=config.dry_run)
     for finding in result.found.findings:

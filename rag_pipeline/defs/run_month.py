@@ -79,4 +79,4 @@ def _instance(pipeline: "Pipeline") -> dg.DagsterInstance:
 def _definitions(pipeline: "Pipeline") -> dg.Definitions:
     from rag_pipeline.defs.build import build_defs
 
-    return build_defs({"pipeline": dg.ResourceDefinition.hardcoded_resource(pipeline)})
+    return build_defs({"pipeline": pipeline})

@@ -12,7 +12,7 @@ from rag_pipeline.defs.jobs import CHECK_MONTH
 from rag_pipeline.indexing import retention
 from rag_pipeline.indexing.create_partitions import create_partitions as create_missing_partitions
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.settings import Settings, load_settings
+from rag_pipeline.settings import Settings
 from rag_pipeline.stores.postgres import schema
 
 _DAILY = "10 0 * * *"
@@ -24,9 +24,9 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     return [create_partitions, retire_months, nightly_checks(settings.nightly_cron)]
 
 
-@dg.op(name="create_missing_partitions", required_resource_keys={"pipeline"})
-def _create_partitions(context: dg.OpExecutionContext) -> None:
-    created = create_missing_partitions(context.resources.pipeline)
+@dg.op(name="create_missing_partitions")
+def _create_partitions(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> None:
+    created = create_missing_partitions(pipeline)
     context.log.info(f"PostgreSQL: {_named(created.months)}")
     for collection, months in created.collections.items():
         context.log.info(f"{collection}: {_named(months)}")
@@ -40,9 +40,9 @@ def create_partitions_job() -> None:
     _create_partitions()
 
 
-@dg.op(name="retire_old_months", required_resource_keys={"pipeline"})
-def _retire_months(context: dg.OpExecutionContext) -> None:
-    result = retention.apply_retention(context.resources.pipeline)
+@dg.op(name="retire_old_months")
+def _retire_months(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> None:
+    result = retention.apply_retention(pipeline)
     for line in result.busy:
         context.log.warning(line)
     context.log.info(f"retired {_named(result.retired)}; {result.restored} items are to be ingested again")
@@ -76,13 +76,12 @@ create_partitions = dg.ScheduleDefinition(
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Where a month is too old by RAG_RETENTION_MONTHS, or half retired, or to be kept again.",
 )
-def retire_months(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    with Pipeline(load_settings()) as pipeline:
-        pipeline.prepare()
-        due = retention.retention_due(pipeline)
-        kept = pipeline.settings.retention_months
-    if due:
+def retire_months(
+    context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.RunRequest | dg.SkipReason:
+    if retention.retention_due(pipeline):
         return dg.RunRequest()
+    kept = pipeline.settings.retention_months
     return dg.SkipReason(
         "RAG_RETENTION_MONTHS is not set" if kept is None else f"{kept} months are kept, none is older"
     )
@@ -99,10 +98,10 @@ def nightly_checks(cron: str) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="All checks of every month that has documents, oldest first.",
     )
-    def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        with Pipeline(load_settings()) as pipeline:
-            pipeline.prepare()
-            months = schema.months_with_documents(pipeline.stores.database)
+    def nightly(
+        context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        months = schema.months_with_documents(pipeline.stores.database)
         # A sweep that takes longer than a day is not asked for twice.
         waiting = months_in_runs(context.instance, only_job=CHECK_MONTH)
         night = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"

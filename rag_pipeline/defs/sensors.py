@@ -19,7 +19,6 @@ from rag_pipeline.indexing.run_selection import Asked, due_months, pending_work
 from rag_pipeline.indexing.scan import is_due, scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.settings import load_settings
 from rag_pipeline.sources.config import SourceConfig
 from rag_pipeline.stores.postgres import sources as table
 from rag_pipeline.stores.postgres import vector_deletions
@@ -42,12 +41,10 @@ def sync_sensor(config: SourceConfig) -> dg.SensorDefinition:
         description=f"Looks at what the source {config.name} holds ({config.schedule}). The sensor "
         "index_pending_months runs the months it finds work for.",
     )
-    def sync(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        with Pipeline(load_settings()) as pipeline:
-            pipeline.prepare()
-            if not is_due(pipeline, config, datetime.now(UTC)):
-                return dg.SensorResult(skip_reason=f"{config.name} {NOT_DUE} ({config.schedule})")
-            result = scan_source(pipeline, config, deadline=time.monotonic() + _SCAN_SECONDS, wait_seconds=0)
+    def sync(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
+        if not is_due(pipeline, config, datetime.now(UTC)):
+            return dg.SensorResult(skip_reason=f"{config.name} {NOT_DUE} ({config.schedule})")
+        result = scan_source(pipeline, config, deadline=time.monotonic() + _SCAN_SECONDS, wait_seconds=0)
         summary = f"{result.scanned} items: {result.new} new, {result.changed} changed, {result.gone} gone"
         if not result.complete:
             return dg.SensorResult(skip_reason=f"{summary}; goes on at the next tick")
@@ -86,12 +83,10 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Runs index_month for the months with pending work, oldest first.",
     )
-    def pending(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        with Pipeline(load_settings()) as pipeline:
-            pipeline.prepare()
-            with pipeline.stores.database.connection() as connection:
-                table.set_active(connection, [(source.type, source.name) for source in sources])
-            work = pending_work(pipeline)
+    def pending(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
+        with pipeline.stores.database.connection() as connection:
+            table.set_active(connection, [(source.type, source.name) for source in sources])
+        work = pending_work(pipeline)
         due, asked = due_months(
             work,
             # A month whose checks are waiting may be asked for: it is run before them.
@@ -114,14 +109,14 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Deletes from Milvus the vectors of what was deleted in PostgreSQL, by whatever means.",
 )
-def drain_vector_deletions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    with Pipeline(load_settings()) as pipeline:
-        pipeline.prepare()
-        drained = drain_deletions(pipeline, deadline=time.monotonic() + _DRAIN_SECONDS)
-        with pipeline.stores.database.connection() as connection:
-            waiting = vector_deletions.backlog(connection) if drained else 0
+def drain_vector_deletions(
+    context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.SensorResult:
+    drained = drain_deletions(pipeline, deadline=time.monotonic() + _DRAIN_SECONDS)
     if not drained:
         return dg.SensorResult(skip_reason="no deletion is waiting")
+    with pipeline.stores.database.connection() as connection:
+        waiting = vector_deletions.backlog(connection)
     summary = f"the vectors of {drained} chunks were deleted from Milvus, {waiting} are waiting"
     context.log.info(summary)
     return dg.SensorResult(skip_reason=summary)

@@ -31,6 +31,7 @@ from dagster._utils.error import SerializableErrorInfo
 from rag_pipeline.defs import event_log
 from rag_pipeline.defs.alert_sensor import alerts
 from rag_pipeline.defs.event_log import log_name, read_events
+from rag_pipeline.defs.resources import PipelineResource
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import Database
@@ -96,7 +97,7 @@ def listening(home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Home
 
 def tick(home: Home) -> str:
     """One evaluation of the sensor, with no cursor: what it knows is in our database."""
-    with dg.build_sensor_context(instance=home.instance) as context:
+    with dg.build_sensor_context(instance=home.instance, resources={"pipeline": PipelineResource()}) as context:
         result = alerts(context)
     assert isinstance(result, dg.SkipReason)
     assert result.skip_message
@@ -199,7 +200,10 @@ def test_nothing_is_told_twice_by_fresh_processes(home: Home, inbox: Inbox, worl
     code = (
         "import dagster as dg\n"
         "from rag_pipeline.defs.alert_sensor import alerts\n"
-        "with dg.DagsterInstance.get() as instance, dg.build_sensor_context(instance=instance) as context:\n"
+        "from rag_pipeline.defs.resources import PipelineResource\n"
+        "resources = {'pipeline': PipelineResource()}\n"
+        "with dg.DagsterInstance.get() as instance, "
+        "dg.build_sensor_context(instance=instance, resources=resources) as context:\n"
         "    print(alerts(context).skip_message)\n"
     )
     time.sleep(event_log.SETTLE_SECONDS)
@@ -320,7 +324,7 @@ def test_a_new_dagster_storage_begins_anew(
 def test_storage_that_cannot_be_polled_is_said(tmp_path: Path) -> None:
     with (
         dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
-        dg.build_sensor_context(instance=instance) as context,
+        dg.build_sensor_context(instance=instance, resources={"pipeline": "not used"}) as context,
     ):
         result = alerts(context)
     assert isinstance(result, dg.SkipReason)

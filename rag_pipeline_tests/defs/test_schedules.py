@@ -10,27 +10,9 @@ import pytest
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.months import Month
 from rag_pipeline_tests.defs.conftest import Place
+from rag_pipeline_tests.defs.ticks import tick_of_schedule, tick_of_sensor
 
 JANUARY, FEBRUARY = Month(2024, 1), Month(2024, 2)
-
-
-def tick_of_schedule(
-    defs: dg.Definitions, name: str, instance: dg.DagsterInstance | None = None
-) -> dg.ScheduleExecutionData:
-    context = dg.build_schedule_context(
-        instance=instance,
-        scheduled_execution_time=datetime(2024, 6, 1, 18, tzinfo=UTC),
-        repository_def=defs.get_repository_def(),
-    )
-    return defs.get_schedule_def(name).evaluate_tick(context)
-
-
-def tick_of_sensor(
-    defs: dg.Definitions, name: str, instance: dg.DagsterInstance, cursor: str | None = None
-) -> dg.SensorExecutionData:
-    repository = defs.get_repository_def()
-    with dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=repository) as context:
-        return defs.get_sensor_def(name).evaluate_tick(context)
 
 
 def run(
