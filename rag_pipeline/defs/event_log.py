@@ -8,7 +8,6 @@ time. Reading an event twice is harmless.
 
 import hashlib
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,9 +23,6 @@ from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.stores.postgres.alert_outbox import Subject
-
-# See `_records`; said at every tick, it would fill the log.
-warnings.filterwarnings("ignore", message=".*get_event_records", category=DeprecationWarning)
 
 LATE_EVENTS = 200
 LATE_SECONDS = 3600.0
@@ -91,16 +87,16 @@ def _records(
     after: int | None = None,
     before: int | None = None,
 ) -> Sequence[dg.EventLogRecord]:
-    """Events of a kind: the first ones after an id, or the last ones before it.
+    """Return the events of a kind: the first ones after an id, or the last ones before it.
 
-    The only use of `get_event_records`, which Dagster will drop in 2.0: nothing else lists the evaluations of all
-    checks and partitions by id. Storage that is split by run (SQLite) cannot answer it.
+    Evaluations are read from the storage: nothing else lists those of all checks and partitions by id, and the
+    instance's own `get_event_records` is deprecated. Storage that is sharded by run (SQLite) does not support it.
     """
     if kind in _RUN_KINDS:
         runs = dg.RunStatusChangeRecordsFilter(kind, after_storage_id=after, before_storage_id=before)  # type: ignore[arg-type]
         return instance.fetch_run_status_changes(runs, limit=limit, ascending=after is not None).records
     events = dg.EventRecordsFilter(kind, after_cursor=after, before_cursor=before)
-    return instance.get_event_records(events, limit=limit, ascending=after is not None)
+    return instance.event_log_storage.get_event_records(events, limit=limit, ascending=after is not None)
 
 
 def _settled(records: list[dg.EventLogRecord], horizon: int | None, now: datetime) -> list[dg.EventLogRecord]:

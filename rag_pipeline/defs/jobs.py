@@ -11,7 +11,6 @@ CHECK_MONTH = "check_month"
 index_month = dg.define_asset_job(
     INDEX_MONTH,
     selection=dg.AssetSelection.groups(GROUP),
-    partitions_def=months,
     description="Bring one month's documents, chunks and vectors to what the sources hold, and verify the counts.",
 )
 

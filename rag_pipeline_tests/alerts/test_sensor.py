@@ -37,7 +37,6 @@ from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline_tests.alerts.conftest import Home, Inbox
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*get_event_records", "ignore::dagster.PreviewWarning")
 months = dg.MonthlyPartitionsDefinition(start_date="2022-01-01", timezone="UTC", end_offset=1)
 
 
