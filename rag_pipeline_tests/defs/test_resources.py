@@ -46,7 +46,9 @@ def test_an_open_pipeline_reaches_assets_checks_ops_sensors_and_schedules(opened
         [request] = tick_of_schedule(defs, "nightly_checks", instance).run_requests or ()
         assert request.partition_key == JANUARY.partition_key
         assert "is not due yet" in (tick_of_sensor(defs, "sync_docs", instance).skip_message or "")
-        assert "no deletion" in (tick_of_sensor(defs, "drain_vector_deletions", instance).skip_message or "")
+        assert "no pending deletions" in (
+            tick_of_sensor(defs, "drain_vector_deletions", instance).skip_message or ""
+        )
         assert "PostgreSQL" in (tick_of_sensor(defs, "alerts", instance).skip_message or "")
     with opened.stores.database.connection() as connection:
         assert connection.execute("SELECT count(*) FROM documents").fetchone() == (1,), "Dagster did not close it"
