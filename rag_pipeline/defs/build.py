@@ -1,4 +1,4 @@
-"""All definitions together, from the settings and `sources.yaml` alone."""
+"""All definitions, built from the settings and `sources.yaml` alone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +36,6 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             alerts,
         ],
         resources={"pipeline": PipelineResource(), **(resource_overrides or {})},
-        # Steps of a month share the embedder and the connections; a process for each would start seven times.
+        # In one process, the steps of a month share the embedder and the connections.
         executor=dg.in_process_executor,
     )
