@@ -28,12 +28,12 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
         name="vectors_verified",
         partitions_def=months,
         blocking=True,
-        required_resource_keys={"pipeline"},
         description="Expected = stored = searchable: what PostgreSQL says the month has, what its partition in "
         "Milvus holds, and what queries find. A difference fails the run.",
     )
-    def vectors_verified(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        pipeline: Pipeline = context.resources.pipeline
+    def vectors_verified(
+        context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+    ) -> dg.AssetCheckResult:
         (counts,) = verify(pipeline, month_of(context), [kind])
         return dg.AssetCheckResult(
             passed=counts.equal,
@@ -53,14 +53,14 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
 @dg.asset_check(
     asset="document_chunks",
     partitions_def=months,
-    required_resource_keys={"pipeline"},
     # After the vectors in a month's run, which deletes at its end: before it, any large deletion looks like a backlog.
     op_tags={"dagster/priority": "-1"},
     description="Chunks of the month whose vectors are still to be deleted from Milvus; past RAG_DELETIONS_BACKLOG it "
     "fails.",
 )
-def vector_deletions_backlog(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    pipeline: Pipeline = context.resources.pipeline
+def vector_deletions_backlog(
+    context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.AssetCheckResult:
     limit = pipeline.settings.deletions_backlog
     with pipeline.stores.database.connection() as connection:
         waiting, since = vector_deletions.pending(connection, month_of(context))

@@ -51,12 +51,12 @@ def _checks_of(asset: str, kinds: Sequence[Kind]) -> dg.AssetChecksDefinition:
             for kind in kinds
         ],
         can_subset=True,
-        required_resource_keys={"pipeline"},
         # Last in a month's run: before its end, what a killed run left looks stuck.
         op_tags={"dagster/priority": "-1"},
     )
-    def consistency(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        pipeline: Pipeline = context.resources.pipeline
+    def consistency(
+        context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+    ) -> Iterator[dg.AssetCheckResult]:
         month = month_of(context)
         selected = [kind for kind in kinds if _key(asset, kind) in context.selected_asset_check_keys]
         for kind, findings in look(pipeline, month, asset, selected).items():

@@ -26,7 +26,7 @@ class Jobs:
     def __init__(self, pipeline: Pipeline) -> None:
         from rag_pipeline.defs.build import build_defs
 
-        self.defs = build_defs({"pipeline": dg.ResourceDefinition.hardcoded_resource(pipeline)})
+        self.defs = build_defs({"pipeline": pipeline})
         self.instance = dg.DagsterInstance.ephemeral()
 
     def run(self, job: str, **arguments: object) -> tuple[dg.ExecuteInProcessResult, Evaluated]:
