@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from math import log
 from typing import TYPE_CHECKING
 
+from rag_pipeline.embedding import bm25
 from rag_pipeline.stores.postgres import term_statistics
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Terms:
         return self._total, {word: self._holding[word] for word in words}
 
     def idf(self) -> dict[str, float]:
-        """Each word's inverse document frequency: ln(1 + (N − df + 0.5) / (df + 0.5)), as Lucene has it."""
+        """Return each word's inverse document frequency, as BM25 computes it."""
         total, holding = self.document_frequency(list(self.counts))
-        return {word: log(1 + (max(total - count, 0) + 0.5) / (count + 0.5)) for word, count in holding.items()}
+        return {word: bm25.idf(total, count) for word, count in holding.items()}
 
     def fulltext_weights(self) -> dict[str, float]:
         """The words that are in the index at all, the rarest first, each with its count × idf."""
