@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.consistency.comparison import differences
-from rag_pipeline.consistency.findings import Consistency, Finding, Kind
+from rag_pipeline.consistency.findings import CheckName, Consistency, Finding
 from rag_pipeline.months import Month
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
 from rag_pipeline.stores.milvus import key_ranges
@@ -236,7 +236,7 @@ class DataConsistencyChecker:
             time.sleep(_PAUSE_SECONDS)
             found = self._ask([query for query, _ in found])
         return [
-            Finding(query.kind, query.where, query.month, query.problem, total, sample, query.what_to_do)
+            Finding(query.check, query.where, query.month, query.problem, total, sample, query.what_to_do)
             for query, (total, sample) in found
         ]
 
@@ -254,7 +254,7 @@ class DataConsistencyChecker:
 class _Query:
     """A question to PostgreSQL, and what a finding says of its answer."""
 
-    kind: Kind
+    check: CheckName
     where: str
     month: Month | None
     problem: str

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from rag_pipeline.months import Month
 
-Kind = Literal[
+CheckName = Literal[
     "orphaned_chunks",
     "missing_vectors",
     "orphaned_vectors",
@@ -16,7 +16,7 @@ Kind = Literal[
     "index_issues",
     "quarantined_documents",
 ]
-KINDS: tuple[Kind, ...] = (
+CHECK_NAMES: tuple[CheckName, ...] = (
     "orphaned_chunks",
     "missing_vectors",
     "orphaned_vectors",
@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = (
     "index_issues",
     "quarantined_documents",
 )
-WARNINGS: frozenset[Kind] = frozenset({"quarantined_documents"})
+WARNINGS: frozenset[CheckName] = frozenset({"quarantined_documents"})
 """Kinds that a person has to know of, and that leave the index consistent."""
 
 
@@ -32,7 +32,7 @@ WARNINGS: frozenset[Kind] = frozenset({"quarantined_documents"})
 class Finding:
     """One thing that is wrong in one place."""
 
-    kind: Kind
+    check: CheckName
     where: str
     """The asset: `documents`, `document_chunks`, `dense_collection`, …"""
     month: Month | None
@@ -56,7 +56,7 @@ class Finding:
 
     def __str__(self) -> str:
         when = f", {self.month}" if self.month else ""
-        return f"{self.kind} in {self.where}{when}: {self.count} {self.problem}"
+        return f"{self.check} in {self.where}{when}: {self.count} {self.problem}"
 
 
 @dataclass
@@ -73,24 +73,24 @@ class Consistency:
     def add(self, findings: list[Finding]) -> None:
         """Put findings into the lists of their kinds."""
         for finding in findings:
-            self.of(finding.kind).append(finding)
+            self.of(finding.check).append(finding)
 
-    def of(self, kind: Kind) -> list[Finding]:
+    def of(self, check: CheckName) -> list[Finding]:
         """The list of a kind."""
-        found: list[Finding] = getattr(self, kind)
+        found: list[Finding] = getattr(self, check)
         return found
 
     @property
     def findings(self) -> list[Finding]:
         """All of them, by kind."""
-        return [finding for kind in KINDS for finding in self.of(kind)]
+        return [finding for check in CHECK_NAMES for finding in self.of(check)]
 
     @property
     def consistent(self) -> bool:
         """Whether nothing was found, but for warnings."""
-        return not any(self.of(kind) for kind in KINDS if kind not in WARNINGS)
+        return not any(self.of(check) for check in CHECK_NAMES if check not in WARNINGS)
 
     def as_json(self) -> dict[str, Any]:
         """`consistent`, and a list for each kind."""
-        lists: dict[str, Any] = {kind: [finding.as_json() for finding in self.of(kind)] for kind in KINDS}
+        lists: dict[str, Any] = {check: [finding.as_json() for finding in self.of(check)] for check in CHECK_NAMES}
         return {"consistent": self.consistent, **lists}

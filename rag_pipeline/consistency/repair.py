@@ -107,7 +107,7 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
 
 
 def _months_of(found: Consistency) -> list[Month]:
-    months = {finding.month for finding in found.findings if finding.kind not in WARNINGS}
+    months = {finding.month for finding in found.findings if finding.check not in WARNINGS}
     return sorted(month for month in months if month is not None)
 
 

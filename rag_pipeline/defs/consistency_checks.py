@@ -10,14 +10,14 @@ from typing import Any
 import dagster as dg
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.consistency.findings import WARNINGS, Finding, Kind
+from rag_pipeline.consistency.findings import WARNINGS, CheckName, Finding
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
 
-DESCRIPTIONS: dict[Kind, str] = {
+DESCRIPTIONS: dict[CheckName, str] = {
     "orphaned_chunks": "Chunks without a document.",
     "missing_vectors": "Chunks that say completed and have no vector here, looked up in Milvus.",
     "orphaned_vectors": "Vectors in the month's partition that belong to no chunk of the month.",
@@ -26,14 +26,14 @@ DESCRIPTIONS: dict[Kind, str] = {
     "quarantined_documents": "Documents that are set aside because they, or one of their chunks, cannot be read or "
     "embedded.",
 }
-_ROW_KINDS: dict[str, tuple[Kind, ...]] = {
+_ROW_KINDS: dict[str, tuple[CheckName, ...]] = {
     "documents": ("status_mismatches", "index_issues", "quarantined_documents"),
     "document_chunks": ("orphaned_chunks", "status_mismatches", "index_issues"),
 }
-_VECTOR_KINDS: tuple[Kind, ...] = ("missing_vectors", "orphaned_vectors", "index_issues")
+_VECTOR_KINDS: tuple[CheckName, ...] = ("missing_vectors", "orphaned_vectors", "index_issues")
 
 
-def checked_kinds(built: Sequence[VectorKind]) -> dict[str, tuple[Kind, ...]]:
+def checked_kinds(built: Sequence[VectorKind]) -> dict[str, tuple[CheckName, ...]]:
     """The kinds of inconsistency that each asset is checked for."""
     return _ROW_KINDS | {f"{kind}_collection": _VECTOR_KINDS for kind in built}
 
@@ -43,7 +43,7 @@ def consistency_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefini
     return [_checks_of(asset, kinds) for asset, kinds in checked_kinds(built).items()]
 
 
-def _checks_of(asset: str, kinds: Sequence[Kind]) -> dg.AssetChecksDefinition:
+def _checks_of(asset: str, kinds: Sequence[CheckName]) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(
         name=f"{asset}_consistency",
         specs=[
@@ -71,7 +71,7 @@ def evaluations(
     """What these findings of a month, and of the whole index, mean for every check: a repair tells so at its end."""
     for asset, kinds in checked_kinds(built).items():
         for kind in kinds:
-            theirs = [f for f in found if (f.where, f.kind) == (asset, kind) and f.month in (month, None)]
+            theirs = [f for f in found if (f.where, f.check) == (asset, kind) and f.month in (month, None)]
             yield dg.AssetCheckEvaluation(
                 asset_key=dg.AssetKey(asset),
                 check_name=kind,
@@ -81,7 +81,9 @@ def evaluations(
             )
 
 
-def look(pipeline: Pipeline, month: Month, asset: str, selected: Sequence[Kind]) -> dict[Kind, list[Finding]]:
+def look(
+    pipeline: Pipeline, month: Month, asset: str, selected: Sequence[CheckName]
+) -> dict[CheckName, list[Finding]]:
     """The findings of these kinds in one asset."""
     checker = DataConsistencyChecker(pipeline)
     found: list[Finding] = []
@@ -97,13 +99,13 @@ def look(pipeline: Pipeline, month: Month, asset: str, selected: Sequence[Kind])
     for vectors in pipeline.settings.vectors:
         if asset == f"{vectors}_collection" and {"missing_vectors", "orphaned_vectors"} & set(selected):
             found += _vectors(checker, month, vectors)
-    return {kind: [finding for finding in found if finding.kind == kind] for kind in selected}
+    return {kind: [finding for finding in found if finding.check == kind] for kind in selected}
 
 
 def _vectors(checker: DataConsistencyChecker, month: Month, vectors: VectorKind) -> list[Finding]:
     if checker.readable(vectors):
         return checker.vectors(month, vectors)
-    unread: tuple[Kind, ...] = ("missing_vectors", "orphaned_vectors")
+    unread: tuple[CheckName, ...] = ("missing_vectors", "orphaned_vectors")
     return [
         Finding(
             kind,
@@ -118,7 +120,7 @@ def _vectors(checker: DataConsistencyChecker, month: Month, vectors: VectorKind)
     ]
 
 
-def _evaluation(kind: Kind, findings: Sequence[Finding]) -> dict[str, Any]:
+def _evaluation(kind: CheckName, findings: Sequence[Finding]) -> dict[str, Any]:
     rows = [
         (finding.problem, ", ".join(f"{name} {value}" for name, value in one.items()))
         for finding in findings
@@ -136,5 +138,5 @@ def _evaluation(kind: Kind, findings: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def _key(asset: str, kind: Kind) -> dg.AssetCheckKey:
+def _key(asset: str, kind: CheckName) -> dg.AssetCheckKey:
     return dg.AssetCheckKey(dg.AssetKey(asset), kind)

@@ -13,7 +13,7 @@ import pytest
 from pymilvus import MilvusClient
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.consistency.findings import Consistency, Finding, Kind
+from rag_pipeline.consistency.findings import CheckName, Consistency, Finding
 from rag_pipeline.consistency.repair import RepairResult, repair
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.months import Month
@@ -89,12 +89,12 @@ class Spoiled:
         with self.index.open() as pipeline:
             return DataConsistencyChecker(pipeline).check_consistency(months or None)
 
-    def only(self, kind: Kind) -> list[Finding]:
+    def only(self, check: CheckName) -> list[Finding]:
         """What a check finds, which is of this kind and no other."""
         found = self.check()
-        assert found.findings == found.of(kind), [str(finding) for finding in found.findings]
+        assert found.findings == found.of(check), [str(finding) for finding in found.findings]
         assert not found.consistent
-        return found.of(kind)
+        return found.of(check)
 
     def repair(self, *months: Month) -> RepairResult:
         with self.index.open() as pipeline:

@@ -128,13 +128,13 @@ def test_what_is_set_aside_is_a_warning_and_left_to_people(spoiled: Spoiled) -> 
     found = spoiled.check()
     assert found.consistent
     (finding,) = found.findings
-    assert (finding.kind, finding.month, finding.count) == ("quarantined_documents", MARCH, 1)
+    assert (finding.check, finding.month, finding.count) == ("quarantined_documents", MARCH, 1)
     assert finding.sample[0]["source_id"] == "docs:march1.md"
     assert finding.sample[0]["reason"]
     assert "--retry-failed" in finding.what_to_do
     result = spoiled.repair()
     assert result.months == []
-    assert [f.kind for f in result.remaining.findings] == ["quarantined_documents"]
+    assert [f.check for f in result.remaining.findings] == ["quarantined_documents"]
     spoiled.restore()
 
 

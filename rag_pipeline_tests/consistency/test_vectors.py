@@ -74,7 +74,7 @@ def test_while_a_vector_is_missed_its_chunk_is_still_live(spoiled: Spoiled) -> N
     result = spoiled.repair()
     assert result.remaining.consistent
     (quarantined,) = result.remaining.findings
-    assert quarantined.kind == "quarantined_documents", "it cannot be embedded any more: set aside, not wrong"
+    assert quarantined.check == "quarantined_documents", "it cannot be embedded any more: set aside, not wrong"
     assert spoiled.index.rows("SELECT live FROM document_chunks WHERE id = %s", lost) == [(True,)]
     spoiled.restore()
 
