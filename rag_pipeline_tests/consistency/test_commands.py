@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from rag_pipeline.cli import cli
-from rag_pipeline.consistency.findings import CHECK_NAMES
+from rag_pipeline.consistency.checks import CHECKS
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.pipeline import Pipeline
@@ -54,7 +54,7 @@ def test_check_repair_check(
 
     code, found = run("check")
     assert (code, found["consistent"]) == (0, True)
-    assert all(found[check] == [] for check in CHECK_NAMES)
+    assert all(found[check] == [] for check in CHECKS)
 
     with psycopg.connect(database_url) as connection:
         row = connection.execute(
