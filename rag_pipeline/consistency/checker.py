@@ -1,7 +1,7 @@
 """DataConsistencyChecker: asks every check about the whole index. Changes nothing.
 
-It can be used while runs are writing. What a killed run leaves unfinished is not inconsistent by itself: it is pending,
-and the next run resumes it. It becomes inconsistent when no run does.
+It can be used while runs are writing. What a killed run leaves unfinished is not inconsistent by itself: it is
+pending, and the next run resumes it. It becomes inconsistent when no run does.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ class Consistency:
 
     by_check: dict[str, list[Finding]] = field(default_factory=lambda: {name: [] for name in CHECKS})
 
+    def of(self, check: str) -> list[Finding]:
+        """Return the findings of a check."""
+        return self.by_check[check]
+
     def __getattr__(self, name: str) -> list[Finding]:
         if name in CHECKS:
-            return self.by_check[name]
+            return self.of(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def add(self, findings: Iterable[Finding]) -> None:
@@ -72,7 +76,7 @@ class DataConsistencyChecker:
         self._pipeline = pipeline
 
     def months(self) -> list[Month]:
-        """Return every month for which a store has a partition or a source an item, without those that are expiring."""
+        """Return the months for which a store has a partition or a source has items, except those that are expiring."""
         database, milvus = self._pipeline.stores.database, self._pipeline.stores.milvus
         found = set(schema.existing_months(database))
         with database.connection() as connection:

@@ -92,9 +92,9 @@ class Spoiled:
     def only(self, check: str) -> list[Finding]:
         """What a check finds, which is of this kind and no other."""
         found = self.check()
-        assert found.findings == found.by_check[check], [str(finding) for finding in found.findings]
+        assert found.findings == found.of(check), [str(finding) for finding in found.findings]
         assert not found.consistent
-        return found.by_check[check]
+        return found.of(check)
 
     def repair(self, *months: Month) -> RepairResult:
         with self.index.open() as pipeline:
