@@ -1,7 +1,7 @@
 """The table of consistency checks, and how they are asked.
 
-A new check is one entry here. `DataConsistencyChecker` asks all of them, a Dagster asset check those of its asset, and
-the repair those that decide what it rebuilds.
+A new check is one entry here. `DataConsistencyChecker` asks all of them, a Dagster asset check those of its asset,
+and the repair those that decide what it rebuilds.
 """
 
 from __future__ import annotations

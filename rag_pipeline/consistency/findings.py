@@ -26,7 +26,7 @@ class Finding:
     sample: list[dict[str, Any]]
     what_to_do: str
     caused_by: str | None = None
-    """The check that reports the cause, if this one could not be carried out; a full check leaves such findings out."""
+    """The check that reports the cause, if this one could not be carried out. A full check omits such findings."""
 
     @property
     def summary(self) -> str:

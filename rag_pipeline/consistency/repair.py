@@ -1,8 +1,8 @@
 """The repair of what the checker finds, a month at a time; the write path does what it can.
 
-Under the month's lock, contradictory rows become pending and orphans are deleted. Then documents are chunked, vectors
-written and the outbox drained as in any run. Unaffected chunks are never re-embedded, and lost vectors come from
-`embedding_cache` if they are there. Every step can be killed and repeated.
+Under the month's lock, contradictory rows become pending and orphans are deleted. Then documents are chunked,
+vectors written and the outbox drained as in any run. Unaffected chunks are never re-embedded, and lost vectors
+come from `embedding_cache` if they are there. Every step can be killed and repeated.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ class RepairResult:
 def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run: bool = False) -> RepairResult:
     """Check these months (default: all), repair the inconsistent ones, and check again.
 
-    `dry_run` only checks; its findings say what would be done. Raises `StoreUnavailableError` if a store is unreachable,
-    and a `RagError` for something that cannot be repaired. What was done stays, and the next repair continues from there.
+    `dry_run` only checks; its findings say what would be done. Raises `StoreUnavailableError` if a store is
+    unreachable, and a `RagError` for something that cannot be repaired. What was done stays, and the next repair
+    continues from there.
     """
     checker = DataConsistencyChecker(pipeline)
     found = checker.check_consistency(months)
@@ -136,7 +137,7 @@ class _MonthRepair:
         self._built = pipeline.settings.vectors
 
     def run(self) -> set[Month]:
-        """Repair the month. Return the other months that lost vectors by it, which lay in this month's partition."""
+        """Repair the month. Return the other months that lost vectors by it: those stored in the wrong partition."""
         pipeline, month = self._pipeline, self._month
         others: set[Month] = set()
         with pipeline.month_lock(month, _LOCK_WAIT_SECONDS):
@@ -160,7 +161,7 @@ class _MonthRepair:
         return others
 
     def _restore_partitions(self) -> bool:
-        """Restore the month's partitions; False if PostgreSQL has none for it, and Milvus therefore has none either."""
+        """Restore the month's partitions; False if PostgreSQL has none, so that Milvus must not have any either."""
         month = self._month
         # A missing table shows its own problems only once it exists again.
         for _ in range(_MOST_REBUILDS):
@@ -186,7 +187,7 @@ class _MonthRepair:
         return False
 
     def _compare(self, kind: VectorKind) -> set[Month]:
-        """Mark missing vectors as missing, delete orphaned ones. Return the other months whose keys were among those."""
+        """Unset the ids of missing vectors and delete orphaned ones. Return the months of the misplaced ones."""
         name = self._pipeline.collections.generations[kind].name
         others: set[Month] = set()
         for part in differences(self._pipeline, self._month, kind):

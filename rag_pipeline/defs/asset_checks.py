@@ -111,7 +111,7 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
                 "expected": counts.expected,
                 "stored": counts.stored,
                 "searchable": counts.searchable,
-                "waiting_deletions": counts.waiting_deletions,
+                "pending_deletions": counts.waiting_deletions,
             },
         )
 
@@ -122,9 +122,9 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
     asset="document_chunks",
     partitions_def=months,
     required_resource_keys={"pipeline"},
-    # After the vectors in a month's run, which deletes at its end: before it, any large deletion looks like a backlog.
+    # A month's run deletes vectors at its end; before that, any large deletion looks like a backlog.
     op_tags={"dagster/priority": "-1"},
-    description="Chunks of the month whose vectors are still to be deleted from Milvus. Fails if there are more than "
+    description="Chunks of the month whose vectors are still to be deleted from Milvus. Fails if they exceed "
     "RAG_DELETIONS_BACKLOG.",
 )
 def vector_deletions_backlog(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
@@ -142,7 +142,7 @@ def vector_deletions_backlog(context: dg.AssetCheckExecutionContext) -> dg.Asset
         severity=dg.AssetCheckSeverity.ERROR,
         description=description,
         metadata={
-            "waiting": pending,
+            "pending": pending,
             "limit": limit,
             "oldest_seconds": (datetime.now(UTC) - since).total_seconds() if since else 0.0,
         },

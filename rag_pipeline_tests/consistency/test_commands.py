@@ -78,7 +78,7 @@ def test_check_repair_check(
     code, dry = run("repair", "--dry-run")
     assert (code, dry["months"], dry["remaining"]) == (0, ["2024-01"], dry["found"])
     assert run("check")[0] == 1
-    code, mended = run("repair", "--month", "2024-01")
-    assert (code, mended["consistent"], mended["months"]) == (0, True, ["2024-01"])
-    assert (mended["embedded"], mended["reused"]) == (0, 1)
+    code, repaired = run("repair", "--month", "2024-01")
+    assert (code, repaired["consistent"], repaired["months"]) == (0, True, ["2024-01"])
+    assert (repaired["embedded"], repaired["reused"]) == (0, 1)
     assert run("check")[0] == 0
