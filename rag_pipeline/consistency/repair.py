@@ -87,7 +87,7 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
         return result
     embedded, reused = pipeline.tally.embedded, pipeline.tally.reused
     _repair_structure(pipeline)
-    # A collection could not be read before, or was lost with its vectors.
+    # Check again: until now a collection may have been unreadable, or it was recreated without its vectors.
     if any(finding.month is None for finding in found.index_issues):
         found = checker.check_consistency(months)
     due = set(_inconsistent_months(found))
