@@ -51,11 +51,14 @@ def query_vector(words: Sequence[str], document_frequency: DocumentFrequency | N
     if document_frequency is None or not counts:
         return _vector({word: float(qtf) for word, qtf in counts.items()})
     total, holding = document_frequency(list(counts))
-    return _vector({word: qtf * _idf(total, holding.get(word, 0)) for word, qtf in counts.items()})
+    return _vector({word: qtf * idf(total, holding.get(word, 0)) for word, qtf in counts.items()})
 
 
-def _idf(total: int, holding: int) -> float:
-    # The statistics may lag behind the index: a word in more chunks than there are weighs as one in all of them.
+def idf(total: int, holding: int) -> float:
+    """Return the inverse document frequency of a word that `holding` of `total` chunks contain; never negative.
+
+    The statistics can lag behind the index: a word in more chunks than exist weighs as much as one in all of them.
+    """
     return log(1 + (max(total - holding, 0) + 0.5) / (holding + 0.5))
 
 

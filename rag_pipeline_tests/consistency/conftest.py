@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from pymilvus import MilvusClient
 
-from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.consistency.findings import Consistency, Finding, Kind
+from rag_pipeline.consistency.checker import Consistency, DataConsistencyChecker
+from rag_pipeline.consistency.findings import Finding
 from rag_pipeline.consistency.repair import RepairResult, repair
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.months import Month
@@ -89,12 +89,12 @@ class Spoiled:
         with self.index.open() as pipeline:
             return DataConsistencyChecker(pipeline).check_consistency(months or None)
 
-    def only(self, kind: Kind) -> list[Finding]:
+    def only(self, check: str) -> list[Finding]:
         """What a check finds, which is of this kind and no other."""
         found = self.check()
-        assert found.findings == found.of(kind), [str(finding) for finding in found.findings]
+        assert found.findings == found.of(check), [str(finding) for finding in found.findings]
         assert not found.consistent
-        return found.of(kind)
+        return found.of(check)
 
     def repair(self, *months: Month) -> RepairResult:
         with self.index.open() as pipeline:
@@ -155,7 +155,7 @@ def kept(stack_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -
 def short_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checker looks twice; nobody writes between, but in the tests where somebody does."""
     if not request.module.__name__.endswith("test_meanwhile"):
-        monkeypatch.setattr("rag_pipeline.consistency.checker._PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr("rag_pipeline.consistency.row_checks._PAUSE_SECONDS", 0.01)
         monkeypatch.setattr("rag_pipeline.consistency.comparison._PAUSE_SECONDS", 0.01)
 
 

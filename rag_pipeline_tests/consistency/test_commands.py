@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from rag_pipeline.cli import cli
-from rag_pipeline.consistency.findings import KINDS
+from rag_pipeline.consistency.checks import CHECKS
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.pipeline import Pipeline
@@ -54,7 +54,7 @@ def test_check_repair_check(
 
     code, found = run("check")
     assert (code, found["consistent"]) == (0, True)
-    assert all(found[kind] == [] for kind in KINDS)
+    assert all(found[check] == [] for check in CHECKS)
 
     with psycopg.connect(database_url) as connection:
         row = connection.execute(
@@ -78,7 +78,7 @@ def test_check_repair_check(
     code, dry = run("repair", "--dry-run")
     assert (code, dry["months"], dry["remaining"]) == (0, ["2024-01"], dry["found"])
     assert run("check")[0] == 1
-    code, mended = run("repair", "--month", "2024-01")
-    assert (code, mended["consistent"], mended["months"]) == (0, True, ["2024-01"])
-    assert (mended["embedded"], mended["reused"]) == (0, 1)
+    code, repaired = run("repair", "--month", "2024-01")
+    assert (code, repaired["consistent"], repaired["months"]) == (0, True, ["2024-01"])
+    assert (repaired["embedded"], repaired["reused"]) == (0, 1)
     assert run("check")[0] == 0

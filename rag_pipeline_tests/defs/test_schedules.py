@@ -116,7 +116,7 @@ def test_a_backlog_of_deletions_shows_and_past_the_limit_fails(
         monkeypatch.setenv("RAG_DELETIONS_BACKLOG", limit)
         result = run(defs, "check_month", instance, partition_key=month.partition_key)
         [found] = [e for e in result.get_asset_check_evaluations() if e.check_name == "vector_deletions_backlog"]
-        assert (found.passed, found.metadata["waiting"].value) == (passed, waiting)
+        assert (found.passed, found.metadata["pending"].value) == (passed, waiting)
         assert found.partition == month.partition_key
     # A month's own run deletes before it asks.
     (place.docs / "b.md").unlink()
@@ -125,7 +125,7 @@ def test_a_backlog_of_deletions_shows_and_past_the_limit_fails(
     result = run(defs, "index_month", instance, partition_key=FEBRUARY.partition_key)
     [found] = [e for e in result.get_asset_check_evaluations() if e.check_name == "vector_deletions_backlog"]
     assert result.success
-    assert (found.passed, found.metadata["waiting"].value) == (True, 0)
+    assert (found.passed, found.metadata["pending"].value) == (True, 0)
 
 
 def test_what_was_set_aside_is_run_again_when_its_time_has_come(

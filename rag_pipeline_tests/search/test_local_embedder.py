@@ -1,4 +1,4 @@
-"""Search with the embedder that everybody gets: real vectors, real words."""
+"""Search with the default embedder: real vectors, real words."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def index(tmp_path_factory: pytest.TempPathFactory, stack_endpoints: Endpoints) 
         ("子供が生まれたときの休暇", "hybrid", "leave.md"),
     ],
 )
-def test_found_in_words_and_in_meaning(index: Index, query: str, mode: Mode, name: str):
+def test_search_finds_by_words_and_by_meaning(index: Index, query: str, mode: Mode, name: str):
     found = search(index.pipeline, query, mode=mode).hits
     assert found[0].source_id == f"docs:{name}"
 
 
-def test_an_english_question_finds_the_wrong_japanese_page_by_its_words_alone(index: Index):
-    """What the lexical leg is kept from doing to the test above."""
+def test_an_english_question_finds_the_wrong_japanese_page_by_words_alone(index: Index):
+    """The lexical weight keeps this from happening in the test above."""
     found = search(index.pipeline, "How do I make a soup with tofu and seaweed?", mode="sparse").hits
     assert found[0].source_id == "docs:make.md"
