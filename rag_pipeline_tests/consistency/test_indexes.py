@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from rag_pipeline.stores.postgres.expected_schema import declared
-from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
 
 PARENT_INVALID = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_chunks_parent'::regclass"
 PART_INVALID = """UPDATE pg_index SET indisvalid = false WHERE indexrelid = (

@@ -6,7 +6,7 @@ import pytest
 from pymilvus import MilvusClient
 
 from rag_pipeline.months import Month
-from rag_pipeline_tests.consistency.conftest import APRIL, MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import APRIL, MARCH, Spoiled
 
 KINDS = ("dense", "sparse", "multi")
 

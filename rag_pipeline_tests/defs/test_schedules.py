@@ -9,7 +9,7 @@ import pytest
 
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.months import Month
-from rag_pipeline_tests.defs.conftest import Place
+from rag_pipeline_tests.support.code_location import Place
 
 JANUARY, FEBRUARY = Month(2024, 1), Month(2024, 2)
 

@@ -1,0 +1,87 @@
+"""An index in a test's own stores, with an embedder that counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+
+from rag_pipeline.embedding.base import Embedder
+from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.indexing.ingest import IngestResult, ingest
+from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.settings import Settings
+from rag_pipeline_tests.support.embedders import CheapEmbedder
+from rag_pipeline_tests.support.index_state import assert_vectors_match, expected_ids, stored_ids
+from rag_pipeline_tests.support.stores import Stores
+from rag_pipeline_tests.support.workspace import Workspace
+
+
+def open_pipeline(settings: Settings, endpoints: Endpoints, embedder: Embedder) -> Pipeline:
+    """Return a pipeline that uses this embedder object instead of loading one by name."""
+    from rag_pipeline.stores.milvus.collections import Collections, generations
+
+    pipeline = Pipeline(settings, endpoints)
+    pipeline.__dict__["embedder"] = embedder
+    pipeline.__dict__["collections"] = Collections(
+        pipeline.stores.milvus,
+        generations(
+            settings.milvus_prefix,
+            embedder.fingerprint,
+            embedder.dimension,
+            embedder.multi_dimension,
+            settings.vectors,
+        ),
+    )
+    return pipeline
+
+
+class Index(Workspace):
+    """The index of a test. `ingest` opens a new pipeline each time, as a new process would."""
+
+    def __init__(self, folder: Path, stores: Stores) -> None:
+        super().__init__(folder, stores)
+        self.embedder = CheapEmbedder()
+
+    def settings(self, **overrides: object) -> Settings:
+        return super().settings(**{"batch_size": 16, "chunk_tokens": 64, **overrides})
+
+    def open(self, **overrides: object) -> Pipeline:
+        pipeline = open_pipeline(self.settings(**overrides), self.endpoints, self.embedder)
+        pipeline.prepare()
+        return pipeline
+
+    def ingest(self, **arguments: object) -> tuple[Pipeline, IngestResult]:
+        with self.open() as pipeline:
+            result = ingest(pipeline, **arguments)  # type: ignore[arg-type]
+        return pipeline, result
+
+    def collections(self) -> dict[str, str]:
+        """Return the name of each kind's collection."""
+        with self.open() as pipeline:
+            return {kind: generation.name for kind, generation in pipeline.collections.generations.items()}
+
+    def vector_ids(self, kind: str, month: Month | None = None) -> set[str]:
+        """Return the keys that a collection holds."""
+        return set(stored_ids(self.endpoints.milvus_uri, self.collections()[kind], month))
+
+    def expected_ids(self, kind: str) -> set[str]:
+        """Return the keys that a collection should hold according to PostgreSQL."""
+        with psycopg.connect(self.endpoints.postgres_url) as connection:
+            return expected_ids(connection, kind)
+
+    def assert_true(self) -> None:
+        """Nothing is missing, duplicated, left over or unfinished."""
+        assert_vectors_match(self.endpoints, self.collections())
+        statuses = self.rows("SELECT DISTINCT processing_status, indexing_status FROM documents")
+        assert statuses in ([("completed", "completed")], [])
+        duplicates = "SELECT document_id, position FROM document_chunks GROUP BY 1, 2 HAVING count(*) > 1"
+        assert self.rows(duplicates) == []
+        wrong_terms = """
+            SELECT term, sum(chunks) FROM term_statistics GROUP BY term HAVING sum(chunks) <> 0
+            EXCEPT
+            SELECT word, count(*) FROM document_chunks, unnest(tsvector_to_array(content_words) || ARRAY['']) AS word
+            WHERE live GROUP BY word
+        """
+        assert self.rows(wrong_terms) == []
