@@ -48,7 +48,7 @@ def repair_stores(
 
 
 def _findings(findings: Sequence[Finding]) -> dg.TableMetadataValue:
-    rows = [(finding.where, f"{finding.count} {finding.problem}") for finding in findings]
+    rows = [(finding.where, finding.summary) for finding in findings]
     return table(("where", "problem"), rows)
 
 

@@ -15,7 +15,7 @@ from rag_pipeline.cli import cli
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.stores.postgres.alert_outbox import Subject
 from rag_pipeline.stores.postgres.database import Database
-from rag_pipeline_tests.alerts.conftest import Inbox
+from rag_pipeline_tests.support.alerts import Inbox
 
 
 def test_a_test_message_goes_to_each_receiver(
@@ -45,11 +45,11 @@ def test_without_receivers_it_names_the_variable_to_set() -> None:
 
 
 def test_it_lists_what_is_failing(
-    database: Database, package_database_url: str, stack_endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
+    database: Database, package_database_url: str, server_endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAG_POSTGRES_URL", package_database_url)
-    monkeypatch.setenv("RAG_MILVUS_URI", stack_endpoints.milvus_uri)
-    monkeypatch.setenv("RAG_REDIS_URL", stack_endpoints.redis_url)
+    monkeypatch.setenv("RAG_MILVUS_URI", server_endpoints.milvus_uri)
+    monkeypatch.setenv("RAG_REDIS_URL", server_endpoints.redis_url)
     assert CliRunner().invoke(cli, ["alerts"]).output == "nothing is failing\n"
     at = datetime(2026, 1, 5, 10, 11, 12, tzinfo=UTC)
     record(database, "log", [Observation(Subject("check", "verified on dense", "2024-01-01"), 1, False, at)])

@@ -17,7 +17,7 @@ from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.alert_outbox import Subject
 from rag_pipeline.stores.postgres.database import Database
-from rag_pipeline_tests.alerts.conftest import TABLES, Inbox
+from rag_pipeline_tests.support.alerts import TABLES, Inbox
 
 NOW = datetime.now(UTC)
 UI = "http://rag.example:3000"

@@ -9,7 +9,7 @@ import pytest
 from rag_pipeline.alerts.messages import Message
 from rag_pipeline.alerts.receivers import Receiver, receivers
 from rag_pipeline.settings import load_settings
-from rag_pipeline_tests.alerts.conftest import Inbox
+from rag_pipeline_tests.support.alerts import Inbox
 
 MESSAGE = Message("失敗: 検証", "2024-01: 期待 5、格納 4", "failing")
 

@@ -35,7 +35,8 @@ from rag_pipeline.defs.resources import PipelineResource
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import Database
-from rag_pipeline_tests.alerts.conftest import Home, Inbox
+from rag_pipeline_tests.support.alerts import Inbox
+from rag_pipeline_tests.support.dagster_home import Home
 
 months = dg.MonthlyPartitionsDefinition(start_date="2022-01-01", timezone="UTC", end_offset=1)
 

@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
 
 CHECKS = {
     *(("documents", check) for check in ("status_mismatches", "index_issues", "quarantined_documents")),

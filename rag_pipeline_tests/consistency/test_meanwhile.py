@@ -12,7 +12,7 @@ from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.consistency.comparison import differences
 from rag_pipeline.consistency.findings import Finding
 from rag_pipeline.stores.milvus import key_ranges
-from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
 
 
 def test_checks_during_ingests_find_nothing(spoiled: Spoiled) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
 
 COUNT = "chunk_count differs from the number of chunks"
 UNFINISHED = "completed, with unfinished chunks"

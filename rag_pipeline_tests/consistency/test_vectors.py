@@ -7,7 +7,7 @@ from pymilvus import MilvusClient
 
 from rag_pipeline.months import Month
 from rag_pipeline.stores.vector_ids import row_ids
-from rag_pipeline_tests.consistency.conftest import APRIL, MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import APRIL, MARCH, Spoiled
 
 KINDS = ("dense", "sparse", "multi")
 

@@ -9,11 +9,12 @@ import pytest
 
 from rag_pipeline.defs.build import build_defs
 from rag_pipeline.defs.resources import PipelineResource
+from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
-from rag_pipeline_tests.defs.conftest import Place
 from rag_pipeline_tests.defs.ticks import tick_of_schedule, tick_of_sensor
+from rag_pipeline_tests.support.code_location import Place
 
 JANUARY = Month(2024, 1)
 
@@ -29,7 +30,8 @@ def opened(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
 
 
 def test_an_open_pipeline_reaches_assets_checks_ops_sensors_and_schedules(opened: Pipeline) -> None:
-    defs = build_defs({"pipeline": opened})
+    done = MonthRun()
+    defs = build_defs({"pipeline": opened, "month_run": done})
     with dg.instance_for_test() as instance:
 
         def run(job: str, month: Month | None = JANUARY) -> dg.ExecuteInProcessResult:
@@ -40,7 +42,7 @@ def test_an_open_pipeline_reaches_assets_checks_ops_sensors_and_schedules(opened
             r.partition_key for r in tick_of_sensor(defs, "index_pending_months", instance).run_requests or ()
         ] == [JANUARY.partition_key]
         assert run("index_month").success
-        assert opened.tally.documents == 1, "the asset stored it through the open pipeline"
+        assert done.stats.documents == 1, "the asset stored it through the open pipeline"
         assert all(evaluation.passed for evaluation in run("check_month").get_asset_check_evaluations())
         assert run("create_partitions", None).success
         [request] = tick_of_schedule(defs, "nightly_checks", instance).run_requests or ()

@@ -10,8 +10,8 @@ import pytest
 from rag_pipeline.defs.month_partitions import PARTITION_TAG
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.months import Month
-from rag_pipeline_tests.defs.conftest import Place
 from rag_pipeline_tests.defs.ticks import tick_of_schedule, tick_of_sensor
+from rag_pipeline_tests.support.code_location import Place
 
 JANUARY, FEBRUARY = Month(2024, 1), Month(2024, 2)
 
@@ -62,7 +62,7 @@ def test_every_night_each_month_with_documents_is_checked_oldest_first(
     assert [request.partition_key for request in requests] == [FEBRUARY.partition_key]
 
 
-def test_old_months_are_retired_where_that_is_set(
+def test_old_months_expire_if_a_retention_is_set(
     place: Place, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.write("a.md", "2024-01-05")

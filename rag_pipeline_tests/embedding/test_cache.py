@@ -15,8 +15,8 @@ from rag_pipeline.embedding.local import LocalEmbedder
 from rag_pipeline.errors import RagError
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.redis_client import connect_redis
-from rag_pipeline_tests.embedders import CheapEmbedder
 from rag_pipeline_tests.embedding.test_serialization import assert_same
+from rag_pipeline_tests.support.embedders import CheapEmbedder
 
 TEXTS = ["障害から復元する。", "索引を最新に保つ。", "障害から復元する。", "", "\ud800"]
 

@@ -14,7 +14,7 @@ from rag_pipeline.embedding.custom import CustomEmbedder, estimated_tokens, load
 from rag_pipeline.embedding.validation import validate
 from rag_pipeline.errors import ConfigError, RagError
 from rag_pipeline.settings import VECTOR_KINDS
-from rag_pipeline_tests.embedders import CheapEmbedder
+from rag_pipeline_tests.support.embedders import CheapEmbedder
 
 TEXTS = ["索引", "検索", "復元"]
 DENSE = [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]
@@ -137,7 +137,7 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_complete_embedder_is_loaded_by_name() -> None:
-    embedder = load_custom("rag_pipeline_tests.embedders:cheap")
+    embedder = load_custom("rag_pipeline_tests.support.embedders:cheap")
     assert isinstance(embedder, Embedder)
     expected = CheapEmbedder().encode(TEXTS, VECTOR_KINDS)
     for found, own in zip(embedder.encode(TEXTS, VECTOR_KINDS), expected, strict=True):

@@ -12,7 +12,7 @@ from rag_pipeline.embedding.local import LocalEmbedder
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.settings import Settings
 
-CHEAP = "rag_pipeline_tests.embedders:cheap"
+CHEAP = "rag_pipeline_tests.support.embedders:cheap"
 
 
 def test_the_settings_choose_the_embedder(tiny_bge_m3: object) -> None:

@@ -97,8 +97,8 @@ def test_threads_get_the_same_words() -> None:
 
 
 @pytest.fixture(scope="module")
-def connection(stack_endpoints: Endpoints) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(stack_endpoints.postgres_url, autocommit=True) as connection:
+def connection(server_endpoints: Endpoints) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(server_endpoints.postgres_url, autocommit=True) as connection:
         yield connection
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.search import Mode, search
-from rag_pipeline_tests.search.conftest import Index, new_index
+from rag_pipeline_tests.support.search_index import SearchIndex as Index
+from rag_pipeline_tests.support.search_index import new_index
 
 DOCUMENTS = {
     "soup.md": "# 味噌汁の作り方\n\n昆布と鰹節で出汁を取る。豆腐とわかめを加えて温め、火を止めてから味噌を溶く。",
@@ -21,8 +22,8 @@ DOCUMENTS = {
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, stack_endpoints: Endpoints) -> Iterator[Index]:
-    with new_index(tmp_path_factory.mktemp("local"), stack_endpoints, "local") as index:
+def index(tmp_path_factory: pytest.TempPathFactory, server_endpoints: Endpoints) -> Iterator[Index]:
+    with new_index(tmp_path_factory.mktemp("local"), server_endpoints, "local") as index:
         index.pipeline.prepare()
         for name, text in DOCUMENTS.items():
             index.write(name, text)

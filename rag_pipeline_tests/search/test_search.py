@@ -12,7 +12,8 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import Filters, search
-from rag_pipeline_tests.search.conftest import Index, new_index
+from rag_pipeline_tests.support.search_index import SearchIndex as Index
+from rag_pipeline_tests.support.search_index import new_index
 
 MODES = ["hybrid", "dense", "sparse", "fulltext"]
 
@@ -178,9 +179,9 @@ def test_an_invalid_search_is_reported_in_one_line(shared: Index, query, options
     assert "\n" not in str(raised.value)
 
 
-def test_an_empty_index_has_no_hits(tmp_path: Path, stack_endpoints: Endpoints):
+def test_an_empty_index_has_no_hits(tmp_path: Path, server_endpoints: Endpoints):
     dated = Filters(from_date=date(2024, 1, 1))
-    with new_index(tmp_path, stack_endpoints) as empty:
+    with new_index(tmp_path, server_endpoints) as empty:
         for mode in MODES:
             assert names(empty, "豆腐", mode=mode) == []
         empty.pipeline.prepare()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rag_pipeline.documents.chunking.chunk_draft import ChunkDraft
 from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION, chunk_document
 from rag_pipeline.language.sentences import split_sentences
-from rag_pipeline_tests.documents.texts import assert_slices, count_tokens, documents, soups
+from rag_pipeline_tests.support.chunking import assert_slices, count_tokens, documents, soups
 
 
 def chunk(markdown: str, target: int = 20) -> list[ChunkDraft]:

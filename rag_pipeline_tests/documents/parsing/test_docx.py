@@ -8,7 +8,7 @@ import pytest
 
 from rag_pipeline.documents.parsing.docx import MAX_XML_BYTES, is_docx, read_docx
 from rag_pipeline.errors import DocumentError
-from rag_pipeline_tests.documents.files import docx
+from rag_pipeline_tests.support.document_files import docx
 
 
 def test_headings_text_and_tables() -> None:

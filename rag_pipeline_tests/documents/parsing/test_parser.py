@@ -17,7 +17,7 @@ from rag_pipeline.documents.parsing.parser import (
     parse,
 )
 from rag_pipeline.errors import DocumentError
-from rag_pipeline_tests.documents.files import docx, pdf
+from rag_pipeline_tests.support.document_files import docx, pdf
 
 JAPANESE = "これは日本語の本文です。検索のために書かれました。"
 

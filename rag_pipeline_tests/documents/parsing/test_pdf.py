@@ -8,7 +8,7 @@ import pytest
 from rag_pipeline.documents.parsing.parser import pdf as module
 from rag_pipeline.documents.parsing.pdf import read_pdf
 from rag_pipeline.errors import DocumentError
-from rag_pipeline_tests.documents.files import ENCRYPTED_PDF, pdf
+from rag_pipeline_tests.support.document_files import ENCRYPTED_PDF, pdf
 
 LONG = "これは長い行で、次の行に続きますから、途中で切れてはいけませ"
 
