@@ -11,7 +11,7 @@ from rag_pipeline.documents.chunking.split import Cutter, Piece
 from rag_pipeline.documents.cleaning import MAX_SECTION_TITLE, clean_field, clean_text
 from rag_pipeline.documents.outline import Section, outline
 
-CHUNKER_VERSION = "1"
+CHUNKER_VERSION = "2"
 """Raised whenever `chunk_document` gives something else for the same text: documents are then chunked anew."""
 
 _TYPES = frozenset({"code", "table", "list", "heading"})

@@ -8,19 +8,17 @@ too long by itself inside, never within what a reader sees as one character.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from rag_pipeline.documents.outline import Block
+from rag_pipeline.language.characters import split_characters
 from rag_pipeline.language.sentences import split_sentences
 
 _CLAUSE_END = re.compile(r"(?:[、，､；：]|[,;:](?=\s)|\n)\s*")
 _WORD_END = re.compile(r"(?<=\S)\s+")
 # A phrase of Japanese ends where its hiragana do: カタカナや|漢字の|後ろの|ひらがなまで
 _PHRASE_END = re.compile(r"(?<=[\u3041-\u3096])(?![\u3041-\u309a\u30fc\u0300-\u036f\u200d\ufe00-\ufe0f])")
-_ZERO_WIDTH_JOINER = "\u200d"
-_MAX_MARKS = 30
 
 
 class Piece(NamedTuple):
@@ -187,29 +185,11 @@ def _cut_after(boundary: re.Pattern[str]) -> Callable[[str], Iterator[str]]:
     return split
 
 
-def _characters(text: str) -> Iterator[str]:
-    """What a reader sees as one character: a base with its marks, variation selectors and joined emoji.
-
-    The part of Unicode's extended grapheme clusters (UAX 29) that matters for where to cut. Text with more marks on
-    one base than the Stream-Safe Text Format (UAX 15) allows is no language's; it is cut all the same.
-    """
-    begin = 0
-    for at in range(1, len(text)):
-        character, before = text[at], text[at - 1]
-        is_mark = unicodedata.category(character)[0] == "M" or character in "ﾞﾟ" or "🏻" <= character <= "🏿"
-        is_joined = _ZERO_WIDTH_JOINER in (character, before)
-        if not (is_mark or is_joined) or at - begin > _MAX_MARKS:
-            yield text[begin:at]
-            begin = at
-    if text:
-        yield text[begin:]
-
-
 _LEVELS: tuple[Callable[[str], Iterator[str]], ...] = (
     lambda text: iter(split_sentences(text)),
     _cut_after(_CLAUSE_END),
     _cut_after(_WORD_END),
     _cut_after(_PHRASE_END),
-    _characters,
+    split_characters,
 )
 _FIRST_GROUPED = 2
