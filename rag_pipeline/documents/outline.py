@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
-_KINDS = {
+_BLOCK_TYPES = {
     "paragraph_open": "text",
     "html_block": "text",
     "hr": "text",
@@ -39,7 +39,7 @@ _MAX_HEADING = 2000
 class Block:
     """A block of the source, `source[start:end]`: whole lines, without the line end of the last one."""
 
-    kind: str
+    block_type: str
     """text, code, table, list, item, quote or heading."""
     start: int
     end: int
@@ -120,7 +120,7 @@ def _blocks(source: str) -> Iterator[Block | _Heading]:
         if block is not None and token.map:
             yield from lines.gaps(at, token.map[0])  # definitions of link targets leave no token
             at = token.map[1]
-            if block.kind == "heading":
+            if block.block_type == "heading":
                 yield _Heading(block, int(token.tag[1]), tokens[position + 1].content)
             else:
                 yield block
@@ -131,18 +131,18 @@ def _blocks(source: str) -> Iterator[Block | _Heading]:
 def _block(lines: _Lines, tokens: Sequence[Token], position: int) -> tuple[Block | None, int]:
     """(the block that the token at a position opens, the position behind it)."""
     token = tokens[position]
-    kind = _KINDS.get(token.type)
+    block_type = _BLOCK_TYPES.get(token.type)
     behind = position + 1
     inner: list[tuple[Block, tuple[int, int]]] = []
     if token.nesting == 1:
         while not (tokens[behind].nesting == -1 and tokens[behind].level == token.level):
             opened = tokens[behind]
-            child, following = _block(lines, tokens, behind) if kind in _CONTAINERS else (None, behind + 1)
+            child, following = _block(lines, tokens, behind) if block_type in _CONTAINERS else (None, behind + 1)
             if child is not None and opened.map:
                 inner.append((child, (opened.map[0], opened.map[1])))
             behind = following
         behind += 1
-    if kind is None or token.map is None:
+    if block_type is None or token.map is None:
         return None, behind
     span = lines.span(*token.map)
     if span is None:
@@ -155,7 +155,7 @@ def _block(lines: _Lines, tokens: Sequence[Token], position: int) -> tuple[Block
     if inner:
         children += lines.gaps(at, token.map[1])
     opening, closing, is_closed = _frame(lines, token)
-    return Block(kind, *span, tuple(children), opening, closing, is_closed), behind
+    return Block(block_type, *span, tuple(children), opening, closing, is_closed), behind
 
 
 def _frame(lines: _Lines, token: Token) -> tuple[int, str, bool]:

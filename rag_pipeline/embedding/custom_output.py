@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from rag_pipeline.embedding.base import ChunkVectors, FloatArray, SparseVector
-
-_KINDS = ("dense", "sparse", "multi")
+from rag_pipeline.settings import VECTOR_KINDS
 
 
 def as_chunk_vectors(
@@ -26,7 +25,7 @@ def as_chunk_vectors(
         _same_number(returned, texts, "results")
         return [_of_one(item, text, kinds, count_tokens) for item, text in zip(returned, texts, strict=True)]
     columns = _columns(returned)
-    dense, sparse, multi = (columns[kind] if kind in kinds else None for kind in _KINDS)
+    dense, sparse, multi = (columns[kind] if kind in kinds else None for kind in VECTOR_KINDS)
     if dense is not None:
         matrix = _floats(dense)
         # One text's vector may come without the batch dimension.
@@ -35,7 +34,7 @@ def as_chunk_vectors(
             raise ValueError(f"dense has {dense.ndim} dimensions and not 2, (texts, dimension)")
     if isinstance(sparse, Mapping) and len(texts) == 1:
         sparse = [sparse]
-    for kind, column in zip(_KINDS, (dense, sparse, multi), strict=True):
+    for kind, column in zip(VECTOR_KINDS, (dense, sparse, multi), strict=True):
         if column is not None:
             _same_number(column, texts, f"{kind} vectors")
     return [
@@ -53,14 +52,14 @@ def _is_one(item: Any) -> bool:
     """Whether this is about one text: has our attributes, with a dense vector that is one vector or none."""
     if isinstance(item, ChunkVectors):
         return True
-    if isinstance(item, Mapping) or not any(hasattr(item, kind) for kind in _KINDS):
+    if isinstance(item, Mapping) or not any(hasattr(item, kind) for kind in VECTOR_KINDS):
         return False
     dense = getattr(item, "dense", None)
     return dense is None or np.ndim(dense) == 1
 
 
 def _of_one(item: Any, text: str, kinds: Sequence[str], count_tokens: Callable[[str], int]) -> ChunkVectors:
-    dense, sparse, multi = (getattr(item, kind, None) if kind in kinds else None for kind in _KINDS)
+    dense, sparse, multi = (getattr(item, kind, None) if kind in kinds else None for kind in VECTOR_KINDS)
     positions = getattr(item, "multi_positions", None)
     return ChunkVectors(
         dense=None if dense is None else _floats(dense),
@@ -76,13 +75,13 @@ def _columns(returned: Any) -> dict[str, Any]:
     if returned is None:
         raise TypeError("it returned None")
     if isinstance(returned, Mapping):
-        if not any(kind in returned for kind in _KINDS):
-            raise ValueError(f"the dict has none of the keys {', '.join(_KINDS)}")
-        return {kind: returned.get(kind) for kind in _KINDS}
-    if any(hasattr(returned, kind) for kind in _KINDS):
-        return {kind: getattr(returned, kind, None) for kind in _KINDS}
+        if not any(kind in returned for kind in VECTOR_KINDS):
+            raise ValueError(f"the dict has none of the keys {', '.join(VECTOR_KINDS)}")
+        return {kind: returned.get(kind) for kind in VECTOR_KINDS}
+    if any(hasattr(returned, kind) for kind in VECTOR_KINDS):
+        return {kind: getattr(returned, kind, None) for kind in VECTOR_KINDS}
     if isinstance(returned, tuple):
-        return dict(zip(_KINDS, (*returned, None, None, None)[:3], strict=True))
+        return dict(zip(VECTOR_KINDS, (*returned, None, None, None)[:3], strict=True))
     return {"dense": returned, "sparse": None, "multi": None}
 
 

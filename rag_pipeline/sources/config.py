@@ -216,17 +216,17 @@ def _explained(error: ValidationError) -> str:
     """The first thing that is wrong, as `key: what to do`; a misspelt key before the key that it leaves missing."""
     errors = error.errors(include_url=False)
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    key, kind = ".".join(str(part) for part in first["loc"]), first["type"]
-    if kind == "extra_forbidden":
+    key, problem = ".".join(str(part) for part in first["loc"]), first["type"]
+    if problem == "extra_forbidden":
         return f"{key!r} is not a key{_did_you_mean(key, list(SourceConfig.model_fields))}"
-    if kind == "missing":
+    if problem == "missing":
         return f"{key} is missing"
-    if kind == "literal_error":
+    if problem == "literal_error":
         types = list(get_args(SourceType))
         return f"{key}: no such type of source{_did_you_mean(str(first['input']), types)}"
-    if kind == "string_type":
+    if problem == "string_type":
         return f"{key}: must be text: put it in quotes (YAML reads words such as no and numbers as something else)"
-    if kind == "tuple_type":
+    if problem == "tuple_type":
         return f'{key}: must be a list, such as ["…", "…"]'
     return f"{key}: {first['msg'].removeprefix('Value error, ')}"
 

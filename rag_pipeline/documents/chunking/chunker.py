@@ -87,13 +87,15 @@ def _pieces(section: Section, cutter: Cutter, target: int) -> Iterator[Piece]:
     for number, block in enumerate(section.blocks):
         whole = cutter.whole(block)
         # Rather than leave a heading alone, text behind it is cut between sentences, a list between items.
-        is_parted = number == 0 and heading_tokens + whole.tokens > target and whole.kind not in ("code", "table")
+        is_parted = (
+            number == 0 and heading_tokens + whole.tokens > target and whole.block_type not in ("code", "table")
+        )
         yield from cutter.pieces(block, whole) if whole.tokens > target or is_parted else [whole]
 
 
 def _type(pieces: Sequence[Piece]) -> str:
-    kinds = {piece.kind for piece in pieces}
-    if len(kinds) > 1:
-        kinds.discard("heading")
-    kind = kinds.pop()
-    return kind if not kinds and kind in _TYPES else "text"
+    types = {piece.block_type for piece in pieces}
+    if len(types) > 1:
+        types.discard("heading")
+    block_type = types.pop()
+    return block_type if not types and block_type in _TYPES else "text"

@@ -26,7 +26,7 @@ class Piece(NamedTuple):
 
     start: int
     end: int
-    kind: str
+    block_type: str
     """Of the top-level block it belongs to: text, code, table, list, quote or heading."""
     tokens: int
     opening: str = ""
@@ -51,33 +51,33 @@ class Cutter:
 
     def whole(self, block: Block) -> Piece:
         """The block as one piece, whatever its size."""
-        return Piece(block.start, block.end, block.kind, self._count(block.start, block.end))
+        return Piece(block.start, block.end, block.block_type, self._count(block.start, block.end))
 
     def pieces(self, block: Block, whole: Piece) -> Iterator[Piece]:
         """The pieces of a block that is too large to stay whole; `whole` is the block as one piece."""
-        if block.kind == "code" or block.kind == "table":
-            yield from self._framed(block, whole.kind)
+        if block.block_type == "code" or block.block_type == "table":
+            yield from self._framed(block, whole.block_type)
         elif block.children:
             for child in block.children:
                 same = (child.start, child.end) == (block.start, block.end)
                 tokens = whole.tokens if same else self._count(child.start, child.end)
-                piece = Piece(child.start, child.end, whole.kind, tokens)
+                piece = Piece(child.start, child.end, whole.block_type, tokens)
                 if tokens <= self._target:
                     yield piece
                 else:
                     yield from self.pieces(child, piece)
         else:
             for start, end, tokens in self._divide(block.start, block.end, whole.tokens, self._target, 0):
-                yield Piece(start, end, whole.kind, tokens)
+                yield Piece(start, end, whole.block_type, tokens)
 
-    def _framed(self, block: Block, kind: str) -> Iterator[Piece]:
+    def _framed(self, block: Block, block_type: str) -> Iterator[Piece]:
         """Code and tables: pieces of a line or a row, each with what opens and closes the part it is in."""
         lines = list(self._lines(block))
         head = (block.start, lines[block.opening - 1][1] if block.opening else block.start)
         opening = self._source[slice(*head)]
         frame = Piece(
             *head,
-            kind,
+            block_type,
             tokens=self._count_tokens(opening) if opening else 0,
             closing="\n" + block.closing if block.closing else "",
             closing_tokens=self._count_tokens(block.closing) if block.closing else 0,
@@ -86,7 +86,9 @@ class Cutter:
         if not opening or room * 2 < self._target:
             # Nothing to repeat, or more than there is room for: the head is a line like any other.
             whole_head = [head] if opening else []
-            yield from self._rows(block, Piece(0, 0, kind, 0), whole_head + lines[block.opening :], self._target)
+            yield from self._rows(
+                block, Piece(0, 0, block_type, 0), whole_head + lines[block.opening :], self._target
+            )
             return
         part = frame._replace(opening=opening + "\n", opening_tokens=frame.tokens)
         body = list(self._rows(block, part, lines[block.opening : len(lines) - block.is_closed], room))
@@ -110,8 +112,10 @@ class Cutter:
             tokens = self._count(start, end)
             if tokens <= room:
                 yield frame._replace(start=start, end=end, tokens=tokens)
-            elif block.kind == "table" and tokens <= self._target:
-                yield Piece(start, end, frame.kind, tokens)  # a row that fits, only not together with the header
+            elif block.block_type == "table" and tokens <= self._target:
+                yield Piece(
+                    start, end, frame.block_type, tokens
+                )  # a row that fits, only not together with the header
             else:
                 for first, last, part in self._divide(start, end, tokens, room, 1):
                     yield frame._replace(start=first, end=last, tokens=part)

@@ -68,18 +68,18 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
     """
     shown = clean_field(name, 200) or "a file without a name"
     try:
-        kind = _kind_of(data, name)
+        file_format = _format_of(data, name)
         if not data.strip():
             raise DocumentError("it is empty")
-        reading = _READERS[kind](data)
+        reading = _READERS[file_format](data)
         content = clean_text(reading.markdown).strip("\n")
         if not content.strip():
             raise DocumentError("it holds no text")
     except DocumentError as error:
         raise DocumentError(f"{shown}: {one_line(error)}") from None
     warnings = [warning for text in reading.warnings if (warning := clean_field(text, 500))]
-    if kind != _FORMATS.get(_extension(name), kind):
-        warnings.append(f"it was read as {kind}, which it is whatever its name says")
+    if file_format != _FORMATS.get(_extension(name), file_format):
+        warnings.append(f"it was read as {file_format}, which it is whatever its name says")
     spoken, doubt = _language(reading, content, language)
     if doubt:
         warnings.append(doubt)
@@ -89,7 +89,7 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
         or clean_field(PurePosixPath(name).stem, MAX_TITLE)
         or shown,
         markdown=content,
-        created_at=created_at(data[:HEAD_BYTES], name) if kind == "HTML" else reading.created_at,
+        created_at=created_at(data[:HEAD_BYTES], name) if file_format == "HTML" else reading.created_at,
         author=clean_field(reading.author, MAX_AUTHOR),
         language=spoken,
         category=clean_field(reading.category, MAX_CATEGORY),
@@ -106,10 +106,10 @@ def created_at(head: bytes, name: str) -> datetime | None:
     if len(head) >= HEAD_BYTES:
         head = head[: head.rfind(b"\n") + 1] or head  # not in the middle of a character
     try:
-        kind = _kind_of(head, name)
-        if kind == "HTML":
+        file_format = _format_of(head, name)
+        if file_format == "HTML":
             return html.published_at(_decode_html(head).text)
-        if kind == "Markdown":
+        if file_format == "Markdown":
             return markdown.read_markdown(clean_text(decode(head).text)).created_at
     except DocumentError:
         pass  # parse() will say what is wrong with it
@@ -121,7 +121,7 @@ def needs_whole_file(name: str) -> bool:
     return _FORMATS.get(_extension(name)) in _WHOLE_FILE
 
 
-def _kind_of(data: bytes, name: str) -> str:
+def _format_of(data: bytes, name: str) -> str:
     """The format, by what the content shows before what the extension says."""
     if data[:64].lstrip().startswith(b"%PDF-"):
         return "PDF"
@@ -129,8 +129,8 @@ def _kind_of(data: bytes, name: str) -> str:
         return "HTML"
     if data.startswith(b"PK\x03\x04") and docx.is_docx(data):
         return "DOCX"
-    kind = _FORMATS.get(_extension(name))
-    if kind is None:
+    file_format = _FORMATS.get(_extension(name))
+    if file_format is None:
         extension = clean_field(_extension(name), 40)
         what = (
             f"{extension} is not a format that can be read"
@@ -138,7 +138,7 @@ def _kind_of(data: bytes, name: str) -> str:
             else "its name lacks the extension of a format"
         )
         raise DocumentError(f"{what}: .md .txt .html .pdf .docx")
-    return kind
+    return file_format
 
 
 def _extension(name: str) -> str:
