@@ -1,4 +1,4 @@
-"""What a reader of a format hands over, and what no text or field may hold when it goes to a store.
+"""Cleaning of texts, fields and tags before they go to a store. Parsing and chunking share it.
 
 Text is kept as its author wrote it: nothing is normalised but line ends, and only what PostgreSQL or Milvus
 cannot store (NUL, lone surrogates) and byte order marks are removed.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
 
 MAX_TITLE = 1000
 MAX_SECTION_TITLE = 500
@@ -22,23 +20,6 @@ _UNSTORABLE = re.compile("[\x00\ufeff\ud800-\udfff]")
 _LINE_ENDS = re.compile("\r\n?")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\u202a-\u202e\u2066-\u2069]+")
 _TAG_SEPARATORS = re.compile(r"[,、，;\n]")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one format says, as it says it; `parse` makes a `ParsedDocument` of it."""
-
-    markdown: str
-    title: str | None = None
-    created_at: datetime | None = None
-    """Aware, UTC."""
-    author: str | None = None
-    language: str | None = None
-    language_is_certain: bool = False
-    """Whether a person wrote the language down for this document, rather than a template or a word processor."""
-    category: str | None = None
-    tags: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 def clean_text(text: str) -> str:

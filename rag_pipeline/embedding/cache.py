@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rag_pipeline.embedding import serialization
 from rag_pipeline.embedding.base import ChunkVectors, Embedder
+from rag_pipeline.embedding.serialization import deserialize, serialize
 from rag_pipeline.embedding.validation import validate
 from rag_pipeline.errors import ConfigError, RagError, one_line
 from rag_pipeline.settings import VECTOR_KINDS
@@ -51,7 +51,7 @@ class EmbeddingCache:
         replies = self._run([("GETEX", key, "EX", self._seconds) for key in keys])
         found = {}
         for text, value in zip(texts, replies, strict=False):
-            vectors = serialization.unpack(value) if value is not None else None
+            vectors = deserialize(value) if value is not None else None
             if vectors is not None:
                 found[text] = vectors
         return found
@@ -60,7 +60,7 @@ class EmbeddingCache:
         """Keeps the vectors of these texts. One round trip."""
         commands: list[tuple[Any, ...]] = []
         for text, of_text in vectors.items():
-            value = serialization.pack(of_text)
+            value = serialize(of_text)
             if len(value) <= MAX_VALUE_BYTES:
                 commands.append(("SET", self._key(text, kinds), value, "EX", self._seconds))
         self._run(commands)
@@ -104,7 +104,7 @@ def encode_cached(
 ) -> tuple[list[ChunkVectors], int, int]:
     """The vectors of each text, in order, how many texts were embedded for it and how many were not.
 
-    Only distinct texts that are not cached are embedded; they are checked (`checks.validate`, whose errors this
+    Only distinct texts that are not cached are embedded; they are checked (`validation.validate`, whose errors this
     raises) and cached before this returns. Cached vectors equal computed ones bit for bit.
     """
     distinct = list(dict.fromkeys(texts))

@@ -34,14 +34,14 @@ _PROBE = "dimension"
 class CustomEmbedder:
     """Someone's object as an `Embedder`; `name` is what errors call it."""
 
-    def __init__(self, plugged: Any, name: str) -> None:
-        self._plugged = plugged
+    def __init__(self, custom: Any, name: str) -> None:
+        self._custom = custom
         self._name = name
-        self._encode_takes = _parameters(plugged.encode)
-        query = getattr(plugged, "encode_query", None)
+        self._encode_takes = _parameters(custom.encode)
+        query = getattr(custom, "encode_query", None)
         self._encode_query = query if callable(query) else None
         self._query_takes = _parameters(query) if callable(query) else frozenset()
-        counter = getattr(plugged, "count_tokens", None)
+        counter = getattr(custom, "count_tokens", None)
         self._count_tokens = counter if callable(counter) else estimated_tokens
         self.dimension, self.multi_dimension = self._dimensions()
         self.fingerprint = self._fingerprint()
@@ -51,7 +51,7 @@ class CustomEmbedder:
         if not texts:
             return []
         given = {"kinds": tuple(kinds)}
-        returned = self._plugged.encode(list(texts), **_accepted(given, self._encode_takes))
+        returned = self._custom.encode(list(texts), **_accepted(given, self._encode_takes))
         return self._vectors(returned, texts, kinds)
 
     def encode_query(
@@ -77,7 +77,7 @@ class CustomEmbedder:
             ) from error
 
     def _dimensions(self) -> tuple[int, int]:
-        dense, multi = (getattr(self._plugged, name, None) for name in ("dimension", "multi_dimension"))
+        dense, multi = (getattr(self._custom, name, None) for name in ("dimension", "multi_dimension"))
         if dense is None or multi is None:
             try:
                 seen = self.encode([_PROBE], VECTOR_KINDS)[0]
@@ -96,7 +96,7 @@ class CustomEmbedder:
             raise ConfigError(f"RAG_EMBEDDER={self._name}: its dimension is not a number") from None
 
     def _fingerprint(self) -> str:
-        given = getattr(self._plugged, "fingerprint", None)
+        given = getattr(self._custom, "fingerprint", None)
         parts = [given] if isinstance(given, str) else given
         if not isinstance(parts, Sequence) or not any(str(part) for part in parts):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""What embedders return, in all its shapes, as `ChunkVectors`. The shapes are those that `plug` promises to take."""
+"""What custom embedders return, in every shape that `custom` accepts, converted to `ChunkVectors`."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _F32, _U32 = np.dtype("<f4"), np.dtype("<u4")
 _DENSE, _SPARSE, _MULTI, _POSITIONS = 1, 2, 4, 8
 
 
-def pack(vectors: ChunkVectors) -> bytes:
+def serialize(vectors: ChunkVectors) -> bytes:
     """The vectors as bytes. Weights are kept as float32, which is what an embedder's are."""
     dense = np.asarray([] if vectors.dense is None else vectors.dense, dtype=_F32)
     sparse = vectors.sparse or {}
@@ -51,8 +51,8 @@ def pack(vectors: ChunkVectors) -> bytes:
     return _PREFIX.pack(_VERSION, zlib.crc32(body)) + body
 
 
-def unpack(value: bytes) -> ChunkVectors | None:
-    """What `pack` was given; None for bytes that it did not make or that were damaged since."""
+def deserialize(value: bytes) -> ChunkVectors | None:
+    """What `serialize` was given; None for bytes that it did not make or that were damaged since."""
     if len(value) < _PREFIX.size + _SIZES.size:
         return None
     version, checksum = _PREFIX.unpack_from(value)

@@ -113,9 +113,9 @@ class FilesystemSource:
                 continue
             if entry.is_folder:
                 key += "/"
-                included = self._include.into(folder.included, entry.name)
+                included = self._include.enter(folder.included, entry.name)
                 if included and (key > after or after.startswith(key)):
-                    excluded = self._exclude.into(folder.excluded, entry.name)
+                    excluded = self._exclude.enter(folder.excluded, entry.name)
                     found[key] = _Folder(path, key, included, excluded)
             elif key > after and self._include.match(folder.included, entry.name):
                 found[key] = path, key, entry

@@ -59,7 +59,7 @@ class Patterns:
         ]
         self.start: State = self._reached((index, 0) for index in range(len(self._patterns)))
 
-    def into(self, state: State, folder: str) -> State:
+    def enter(self, state: State, folder: str) -> State:
         """The state inside a folder; empty where nothing in it can match."""
         name = unicodedata.normalize("NFC", folder)
         deeper: set[tuple[int, int]] = set()

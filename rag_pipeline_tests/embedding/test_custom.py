@@ -22,7 +22,7 @@ SPARSE = [{"5": 1.0}, {"6": 0.5, "7": 2.0}, {}]
 MULTI = [[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]] * 2, [[0.0, 0.0, 1.0]] * 3]
 
 
-def plugged(encode: Callable[..., Any], **attributes: Any) -> CustomEmbedder:
+def wrapped(encode: Callable[..., Any], **attributes: Any) -> CustomEmbedder:
     known = {"fingerprint": "mine-1", "dimension": 2, "multi_dimension": 3}
     return CustomEmbedder(SimpleNamespace(encode=encode, **(known | attributes)), "mine:make")
 
@@ -44,7 +44,7 @@ def plugged(encode: Callable[..., Any], **attributes: Any) -> CustomEmbedder:
     ids=["dict of lists", "dict of arrays", "tuple", "pairs", "object", "objects", "ChunkVectors"],
 )
 def test_all_shapes_mean_the_same(returned: Any) -> None:
-    found = plugged(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
+    found = wrapped(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
     for index, of_text in enumerate(found):
         np.testing.assert_array_equal(of_text.dense, np.array(DENSE[index], dtype=np.float32))
         np.testing.assert_array_equal(of_text.multi, np.array(MULTI[index], dtype=np.float32))
@@ -56,7 +56,7 @@ def test_all_shapes_mean_the_same(returned: Any) -> None:
 
 @pytest.mark.parametrize("returned", [DENSE, np.array(DENSE), (np.array(DENSE),), {"dense": DENSE}])
 def test_dense_vectors_alone_are_enough(returned: Any) -> None:
-    found = plugged(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
+    found = wrapped(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
     np.testing.assert_array_equal(np.stack([v.dense for v in found]), DENSE)
     assert all(v.sparse is None and v.multi is None for v in found)
 
@@ -64,7 +64,7 @@ def test_dense_vectors_alone_are_enough(returned: Any) -> None:
 def test_tensors_are_taken() -> None:
     torch = pytest.importorskip("torch", reason="needs the extra bge-m3")
     tensors = torch.tensor(DENSE, dtype=torch.bfloat16, requires_grad=True)
-    found = plugged(lambda _texts: tensors).encode(TEXTS, ["dense"])
+    found = wrapped(lambda _texts: tensors).encode(TEXTS, ["dense"])
     np.testing.assert_array_equal(np.stack([v.dense for v in found]), DENSE)
 
 
@@ -85,7 +85,7 @@ def test_tensors_are_taken() -> None:
 )
 def test_what_cannot_be_read_is_one_line_that_names_the_embedder(returned: Any, message: str) -> None:
     with pytest.raises(RagError, match=message) as caught:
-        plugged(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
+        wrapped(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
     assert str(caught.value).startswith("RAG_EMBEDDER=mine:make")
     assert "\n" not in str(caught.value)
 
@@ -104,7 +104,7 @@ def test_only_what_it_takes_is_passed() -> None:
         seen.update(options)
         return DENSE[: len(texts)]
 
-    embedder = plugged(encode, encode_query=encode_query)
+    embedder = wrapped(encode, encode_query=encode_query)
     embedder.encode(TEXTS, ["dense"])
     found = embedder.encode_query("索引", VECTOR_KINDS, statistics)
     assert seen == {"kinds": ("dense",), "text": "索引", "document_frequency": statistics}
@@ -112,20 +112,20 @@ def test_only_what_it_takes_is_passed() -> None:
 
 
 def test_a_query_is_encoded_as_a_text_where_there_is_no_other_way() -> None:
-    found = plugged(lambda texts: DENSE[: len(texts)]).encode_query("索引", ["dense"])
+    found = wrapped(lambda texts: DENSE[: len(texts)]).encode_query("索引", ["dense"])
     np.testing.assert_array_equal(found.dense, DENSE[0])
 
 
 def test_dimensions_are_found_by_trying() -> None:
-    embedder = plugged(lambda _texts: (DENSE[:1], None, MULTI[:1]), dimension=None, multi_dimension=None)
+    embedder = wrapped(lambda _texts: (DENSE[:1], None, MULTI[:1]), dimension=None, multi_dimension=None)
     assert (embedder.dimension, embedder.multi_dimension) == (2, 3)
-    assert plugged(lambda _texts: DENSE[:1], dimension=None, multi_dimension=None).multi_dimension == 2
+    assert wrapped(lambda _texts: DENSE[:1], dimension=None, multi_dimension=None).multi_dimension == 2
 
 
 def test_the_fingerprint_always_holds_the_dimension() -> None:
-    assert plugged(lambda _texts: DENSE, fingerprint=("acme", 3)).fingerprint == "acme-3-2"
+    assert wrapped(lambda _texts: DENSE, fingerprint=("acme", 3)).fingerprint == "acme-3-2"
     with pytest.raises(ConfigError, match="attribute fingerprint"):
-        plugged(lambda _texts: DENSE, fingerprint=None)
+        wrapped(lambda _texts: DENSE, fingerprint=None)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def matches(patterns: Patterns, path: str) -> bool:
     *folders, name = path.split("/")
     state = patterns.start
     for folder in folders:
-        state = patterns.into(state, folder)
+        state = patterns.enter(state, folder)
     return patterns.match(state, name)
 
 
@@ -54,12 +54,12 @@ def test_wildcards_of_exclusions_match_hidden_names() -> None:
 
 def test_a_folder_in_which_nothing_can_match_is_known_beforehand() -> None:
     patterns = Patterns(["docs/ja/**/*.md", "*.txt"], hidden=False)
-    docs = patterns.into(patterns.start, "docs")
+    docs = patterns.enter(patterns.start, "docs")
     assert docs
-    assert patterns.into(docs, "ja")
-    assert not patterns.into(docs, "en")
-    assert not patterns.into(patterns.start, "other")
-    assert not patterns.into(patterns.into(docs, "ja"), ".git")
+    assert patterns.enter(docs, "ja")
+    assert not patterns.enter(docs, "en")
+    assert not patterns.enter(patterns.start, "other")
+    assert not patterns.enter(patterns.enter(docs, "ja"), ".git")
 
 
 def test_decomposed_names_are_matched() -> None:

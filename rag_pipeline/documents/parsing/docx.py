@@ -5,8 +5,9 @@ from __future__ import annotations
 import zipfile
 from io import BytesIO
 
-from rag_pipeline.documents.cleaning import Reading, clean_tags
+from rag_pipeline.documents.cleaning import clean_tags
 from rag_pipeline.documents.parsing.dates import parse_date
+from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 from rag_pipeline.documents.parsing.html import markdown_of
 from rag_pipeline.errors import DocumentError, one_line
 
@@ -44,7 +45,7 @@ def is_docx(data: bytes) -> bool:
         return False
 
 
-def read_docx(data: bytes) -> Reading:
+def read_docx(data: bytes) -> ExtractedDocument:
     """The text of a Word document with its headings, lists and tables, and its core properties; no images.
 
     Raises `DocumentError` where the file is broken, encrypted, in the format before Word 2007, or would unpack to
@@ -61,7 +62,7 @@ def read_docx(data: bytes) -> Reading:
     except Exception as error:  # mammoth raises whatever a broken part makes it stumble over
         reason = one_line(error, 120) if str(error).isprintable() else type(error).__name__
         raise DocumentError(f"it is a broken DOCX ({reason}): open it in Word and save it anew") from None
-    return Reading(
+    return ExtractedDocument(
         markdown=markdown_of(html),
         title=properties.get("dc:title"),
         created_at=parse_date(properties.get("dcterms:created")),

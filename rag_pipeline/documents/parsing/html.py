@@ -12,8 +12,9 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
-from rag_pipeline.documents.cleaning import Reading, clean_tags
+from rag_pipeline.documents.cleaning import clean_tags
 from rag_pipeline.documents.parsing.dates import parse_date
+from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 from rag_pipeline.errors import DocumentError
 
 if TYPE_CHECKING:
@@ -54,14 +55,14 @@ _DATE_NAMES = (
 )
 
 
-def read_html(text: str) -> Reading:
+def read_html(text: str) -> ExtractedDocument:
     """The main content of a page as Markdown, and what its head says.
 
     A page that is nested too deeply to be converted is read as plain text, with a warning.
     """
     soup = _parse(text)
     html = soup.html
-    reading = Reading(
+    extracted = ExtractedDocument(
         markdown="",
         title=_title(soup),
         author=_meta(soup, "author", "article:author", "dc.creator"),
@@ -70,7 +71,7 @@ def read_html(text: str) -> Reading:
         tags=clean_tags(_meta(soup, "keywords") or ""),
     )
     content, warnings = _content(soup)  # last, for it takes the page apart
-    return replace(reading, markdown=content, warnings=warnings)
+    return replace(extracted, markdown=content, warnings=warnings)
 
 
 def published_at(head: str) -> datetime | None:

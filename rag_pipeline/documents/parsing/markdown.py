@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rag_pipeline.documents.cleaning import Reading, clean_tags
+from rag_pipeline.documents.cleaning import clean_tags
 from rag_pipeline.documents.parsing.dates import parse_date
+from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 
 MAX_FRONT_MATTER = 16 * 1024
 """Characters; a longer block is no front matter."""
@@ -23,13 +24,13 @@ _CATEGORY = ("category", "categories")
 _TAGS = ("tags", "tag", "keywords")
 
 
-def read_markdown(text: str) -> Reading:
+def read_markdown(text: str) -> ExtractedDocument:
     """A Markdown document without its front matter, and what the front matter says.
 
     Front matter that is no valid YAML is read line by line, with a warning.
     """
     fields, content, warnings = split_front_matter(text)
-    return Reading(
+    return ExtractedDocument(
         markdown=content,
         title=_text(_first(fields, _TITLE)),
         created_at=parse_date(_text(_first(fields, _DATE))),

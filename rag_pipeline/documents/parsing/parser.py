@@ -15,7 +15,6 @@ from rag_pipeline.documents.cleaning import (
     MAX_AUTHOR,
     MAX_CATEGORY,
     MAX_TITLE,
-    Reading,
     clean_field,
     clean_tags,
     clean_text,
@@ -24,6 +23,7 @@ from rag_pipeline.documents.cleaning import (
 from rag_pipeline.documents.outline import first_heading
 from rag_pipeline.documents.parsing import docx, html, markdown, pdf
 from rag_pipeline.documents.parsing.encoding import Decoded, declared_encoding, decode
+from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 from rag_pipeline.documents.parsing.parsed_document import ParsedDocument
 from rag_pipeline.errors import DocumentError, one_line
 from rag_pipeline.language.detection import detect_language
@@ -71,29 +71,29 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
         file_format = _format_of(data, name)
         if not data.strip():
             raise DocumentError("it is empty")
-        reading = _READERS[file_format](data)
-        content = clean_text(reading.markdown).strip("\n")
+        extracted = _READERS[file_format](data)
+        content = clean_text(extracted.markdown).strip("\n")
         if not content.strip():
             raise DocumentError("it holds no text")
     except DocumentError as error:
         raise DocumentError(f"{shown}: {one_line(error)}") from None
-    warnings = [warning for text in reading.warnings if (warning := clean_field(text, 500))]
+    warnings = [warning for text in extracted.warnings if (warning := clean_field(text, 500))]
     if file_format != _FORMATS.get(_extension(name), file_format):
         warnings.append(f"it was read as {file_format}, which it is whatever its name says")
-    spoken, doubt = _language(reading, content, language)
+    spoken, doubt = _language(extracted, content, language)
     if doubt:
         warnings.append(doubt)
     return ParsedDocument(
-        title=clean_field(reading.title, MAX_TITLE)
+        title=clean_field(extracted.title, MAX_TITLE)
         or clean_field(first_heading(content), MAX_TITLE)
         or clean_field(PurePosixPath(name).stem, MAX_TITLE)
         or shown,
         markdown=content,
-        created_at=created_at(data[:HEAD_BYTES], name) if file_format == "HTML" else reading.created_at,
-        author=clean_field(reading.author, MAX_AUTHOR),
+        created_at=created_at(data[:HEAD_BYTES], name) if file_format == "HTML" else extracted.created_at,
+        author=clean_field(extracted.author, MAX_AUTHOR),
         language=spoken,
-        category=clean_field(reading.category, MAX_CATEGORY),
-        tags=clean_tags(reading.tags),
+        category=clean_field(extracted.category, MAX_CATEGORY),
+        tags=clean_tags(extracted.tags),
         warnings=tuple(warnings),
     )
 
@@ -145,10 +145,10 @@ def _extension(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _language(reading: Reading, content: str, given: str | None) -> tuple[str | None, str | None]:
+def _language(extracted: ExtractedDocument, content: str, given: str | None) -> tuple[str | None, str | None]:
     """(language, a warning where the document's claim was not believed)."""
-    claimed = language_code(reading.language)
-    if claimed and reading.language_is_certain:
+    claimed = language_code(extracted.language)
+    if claimed and extracted.language_is_certain:
         return claimed, None
     if language_code(given):
         return language_code(given), None
@@ -159,15 +159,15 @@ def _language(reading: Reading, content: str, given: str | None) -> tuple[str | 
     return claimed or detected, None
 
 
-def _read_markdown(data: bytes) -> Reading:
+def _read_markdown(data: bytes) -> ExtractedDocument:
     return _with_warning(decode(data), lambda text: markdown.read_markdown(clean_text(text)))
 
 
-def _read_text(data: bytes) -> Reading:
-    return _with_warning(decode(data), Reading)
+def _read_text(data: bytes) -> ExtractedDocument:
+    return _with_warning(decode(data), ExtractedDocument)
 
 
-def _read_html(data: bytes) -> Reading:
+def _read_html(data: bytes) -> ExtractedDocument:
     return _with_warning(_decode_html(data), html.read_html)
 
 
@@ -175,14 +175,14 @@ def _decode_html(data: bytes) -> Decoded:
     return decode(data, declared_encoding(data))
 
 
-def _with_warning(decoded: Decoded, read: Callable[[str], Reading]) -> Reading:
-    reading = read(decoded.text)
+def _with_warning(decoded: Decoded, read: Callable[[str], ExtractedDocument]) -> ExtractedDocument:
+    extracted = read(decoded.text)
     if decoded.warning is None:
-        return reading
-    return replace(reading, warnings=(*reading.warnings, decoded.warning))
+        return extracted
+    return replace(extracted, warnings=(*extracted.warnings, decoded.warning))
 
 
-_READERS: dict[str, Callable[[bytes], Reading]] = {
+_READERS: dict[str, Callable[[bytes], ExtractedDocument]] = {
     "Markdown": _read_markdown,
     "text": _read_text,
     "HTML": _read_html,

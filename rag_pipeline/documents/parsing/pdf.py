@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from rag_pipeline.documents.cleaning import Reading, clean_tags
+from rag_pipeline.documents.cleaning import clean_tags
 from rag_pipeline.documents.parsing.dates import parse_pdf_date
+from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 from rag_pipeline.errors import DocumentError, one_line
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _NARROW = 30
 _TOOL_BEFORE_TITLE = re.compile(r"Microsoft (?:Word|PowerPoint|Excel) - ")
 
 
-def read_pdf(data: bytes) -> Reading:
+def read_pdf(data: bytes) -> ExtractedDocument:
     """The text of a PDF, one paragraph a block, and its title, author, keywords and creation date.
 
     Raises `DocumentError` where the file is broken, encrypted, has no text (scanned), or takes too long. Pages and
@@ -57,7 +58,7 @@ def read_pdf(data: bytes) -> Reading:
             document.close()  # closes its pages too, while the lock is held
     if not any(page.strip() for page in pages):
         raise DocumentError("it has no text, so it is probably scanned: run OCR on it first")
-    return Reading(
+    return ExtractedDocument(
         markdown="\n\n".join(paragraph for page in pages for paragraph in _paragraphs(page)),
         title=_TOOL_BEFORE_TITLE.sub("", metadata["Title"]) or None,
         created_at=parse_pdf_date(metadata["CreationDate"]),

@@ -22,8 +22,8 @@ PAGE = """<!DOCTYPE html><html lang="ja"><head><title>設定 | サイト</title>
 
 
 def test_the_main_content_is_kept_and_the_furniture_is_not() -> None:
-    reading = read_html(PAGE)
-    assert reading.markdown == (
+    document = read_html(PAGE)
+    assert document.markdown == (
         "# 設定\n\n本文は**ここ**です。内と[外](https://e.com/)\n\n"
         '````python\nif a_b:\n    x = "```"\n````\n\n'
         "- 一\n  1. 二\n\n| 名 | 値 |\n| --- | --- |\n| a\\|b | 1 |\n\n図一漢"
@@ -31,9 +31,9 @@ def test_the_main_content_is_kept_and_the_furniture_is_not() -> None:
 
 
 def test_the_head() -> None:
-    reading = read_html(PAGE)
-    assert (reading.title, reading.author, reading.language) == ("設定 | サイト", "山田", "ja")
-    assert reading.tags == ("a", "b")
+    document = read_html(PAGE)
+    assert (document.title, document.author, document.language) == ("設定 | サイト", "山田", "ja")
+    assert document.tags == ("a", "b")
 
 
 def test_a_page_inside_a_form_is_not_lost() -> None:
@@ -51,9 +51,9 @@ def test_without_a_title_the_first_heading_is_one() -> None:
 
 @pytest.mark.parametrize("tag", ["div", "b", "ul><li", "blockquote", "table><tr><td"])
 def test_deep_nesting_is_read_as_plain_text(tag: str) -> None:
-    reading = read_html(f"<{tag}>" * 2000 + "深い")
-    assert reading.markdown.strip() == "深い"
-    assert "nested too deeply" in reading.warnings[0]
+    document = read_html(f"<{tag}>" * 2000 + "深い")
+    assert document.markdown.strip() == "深い"
+    assert "nested too deeply" in document.warnings[0]
 
 
 @pytest.mark.parametrize(
