@@ -46,7 +46,7 @@ def test_titles_are_plain_text(heading: str, title: str | None) -> None:
         "<!--\n# hidden\n-->",
     ],
 )
-def test_what_is_no_heading(source: str) -> None:
+def test_what_is_not_a_heading(source: str) -> None:
     assert [section.heading for section in outline(source)] == [None]
 
 
@@ -85,7 +85,7 @@ def test_fences(source: str, closing: str, is_closed: bool) -> None:
 
 
 @given(st.text(st.sampled_from("#-=*>`~|:[]()<!1. \t\n　あa"), max_size=200))
-def test_every_character_that_is_not_white_space_is_in_one_block(source: str) -> None:
+def test_every_non_blank_character_is_in_exactly_one_block(source: str) -> None:
     at = 0
 
     def check(block: Block) -> None:

@@ -21,7 +21,7 @@ PAGE = """<!DOCTYPE html><html lang="ja"><head><title>設定 | サイト</title>
 </main><aside>Related</aside><footer>(c) 2024</footer><script>alert(1)</script></body></html>"""
 
 
-def test_the_main_content_is_kept_and_the_furniture_is_not() -> None:
+def test_the_main_content_is_kept_without_boilerplate() -> None:
     document = read_html(PAGE)
     assert document.markdown == (
         "# 設定\n\n本文は**ここ**です。内と[外](https://e.com/)\n\n"
@@ -30,7 +30,7 @@ def test_the_main_content_is_kept_and_the_furniture_is_not() -> None:
     )
 
 
-def test_the_head() -> None:
+def test_metadata_of_the_head() -> None:
     document = read_html(PAGE)
     assert (document.title, document.author, document.language) == ("設定 | サイト", "山田", "ja")
     assert document.tags == ("a", "b")
@@ -45,7 +45,7 @@ def test_layout_tables_become_text() -> None:
     assert read_html(page).markdown == "# 題\n\n文\n\n| a | b |\n| --- | --- |\n| c | d |"
 
 
-def test_without_a_title_the_first_heading_is_one() -> None:
+def test_without_a_title_the_first_heading_is_the_title() -> None:
     assert read_html("<h1>見出し<br>二</h1>").title == "見出し 二"
 
 
@@ -77,7 +77,7 @@ def test_the_date_of_publication(head: str, day: int) -> None:
     assert moment.date() == datetime(2024, 1, day, tzinfo=UTC).date()
 
 
-def test_the_link_of_a_heading_to_itself_is_no_part_of_it() -> None:
+def test_the_permalink_of_a_heading_is_not_part_of_it() -> None:
     page = '<body><h2 id="a">節<a class="headerlink" href="#a">¶</a></h2><p>本文 <a href="#b">#</a> と <b>§ 3</b></p></body>'
     markdown = parse(page.encode(), "a.html").markdown
     assert "¶" not in markdown

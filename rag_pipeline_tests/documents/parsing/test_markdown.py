@@ -27,7 +27,7 @@ def test_tags_as_a_list_or_with_commas(tags: str) -> None:
     assert read_markdown(f"---\ntags: {tags}\n---\n").tags == ("a", "b", "c")
 
 
-def test_values_stay_what_was_written() -> None:
+def test_values_stay_as_written() -> None:
     document = read_markdown("---\ntitle: 1.10\nlang: no\ndate: 2024-02-30\n---\ntext")
     assert (document.title, document.language, document.created_at) == ("1.10", "no", None)
 
@@ -49,7 +49,7 @@ def test_broken_yaml_is_read_line_by_line_with_a_warning(front_matter: str) -> N
     assert "not valid YAML" in document.warnings[0]
 
 
-def test_aliases_that_multiply_are_harmless() -> None:
+def test_exponential_aliases_are_harmless() -> None:
     lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
     lines += [
         f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -66,6 +66,6 @@ def test_aliases_that_multiply_are_harmless() -> None:
         "---\n- a\n- b: c\n---\n",
     ],
 )
-def test_what_is_no_front_matter_is_content(text: str) -> None:
+def test_what_is_not_front_matter_is_content(text: str) -> None:
     document = read_markdown(text)
     assert (document.markdown, document.title) == (text, None)

@@ -13,7 +13,7 @@ from rag_pipeline_tests.documents.files import ENCRYPTED_PDF, pdf
 LONG = "これは長い行で、次の行に続きますから、途中で切れてはいけませ"
 
 
-def test_lines_are_put_together_to_paragraphs() -> None:
+def test_lines_are_joined_into_paragraphs() -> None:
     document = read_pdf(
         pdf(
             ["見出し", LONG, "ん。短い行です。", "・項目", "# 1"],
@@ -46,7 +46,7 @@ def test_metadata() -> None:
         (pdf(["text"])[:300], "broken PDF|no text"),
     ],
 )
-def test_what_cannot_be_read(data: bytes, reason: str) -> None:
+def test_unreadable_files_are_rejected(data: bytes, reason: str) -> None:
     with pytest.raises(DocumentError, match=reason):
         read_pdf(data)
 
@@ -55,7 +55,7 @@ def test_pages_and_characters_are_limited(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module, "MAX_PAGES", 2)
     document = read_pdf(pdf(["one"], ["two"], ["three"]))
     assert document.markdown == "one\n\ntwo"
-    assert "first 2 of its 3 pages" in document.warnings[0]
+    assert "first 2 of 3 pages" in document.warnings[0]
     monkeypatch.setattr(module, "MAX_CHARACTERS", 5)
     document = read_pdf(pdf(["one"], ["two", "and more"]))
     assert document.markdown == "one\n\ntw"
@@ -64,7 +64,7 @@ def test_pages_and_characters_are_limited(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SECONDS", -1.0)
-    with pytest.raises(DocumentError, match="0 of its 1 pages took"):
+    with pytest.raises(DocumentError, match="0 of 1 pages took"):
         read_pdf(pdf(["one"]))
 
 
