@@ -26,7 +26,7 @@ chunk_vectors = st.builds(
 
 
 def assert_same(found: ChunkVectors | None, expected: ChunkVectors) -> None:
-    """Bit for bit, and of the same types."""
+    """Assert that the vectors are equal bit for bit and have the same types."""
     assert found is not None
     for one, other in ((found.dense, expected.dense), (found.multi, expected.multi)):
         assert (one is None) == (other is None)
@@ -52,7 +52,7 @@ def test_damaged_bytes_are_a_miss(vectors: ChunkVectors, data: st.DataObject) ->
 
 
 @given(vectors=chunk_vectors, data=st.data())
-def test_bytes_that_are_cut_short_are_a_miss(vectors: ChunkVectors, data: st.DataObject) -> None:
+def test_truncated_bytes_are_a_miss(vectors: ChunkVectors, data: st.DataObject) -> None:
     value = serialize(vectors)
     assert deserialize(value[: data.draw(st.integers(0, len(value) - 1))]) is None
 
@@ -62,6 +62,6 @@ def test_foreign_bytes_are_a_miss(value: bytes) -> None:
     assert deserialize(value) is None
 
 
-def test_rows_can_be_written_to() -> None:
+def test_deserialized_vectors_are_writable() -> None:
     found = deserialize(serialize(ChunkVectors(np.ones(3, dtype=np.float32), None, None)))
     found.dense[0] = 2
