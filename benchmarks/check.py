@@ -154,7 +154,7 @@ def measure(month: Month) -> None:
         start = time.perf_counter()
         found = checker.check_consistency([month])
         seconds = time.perf_counter() - start
-    counts = {f"{f.kind} in {f.where}": f.count for f in found.findings}
+    counts = {f"{f.check} in {f.where}": f.count for f in found.findings}
     print(json.dumps({"seconds": seconds, "memory": _peak() - before, "found": counts}))
 
 

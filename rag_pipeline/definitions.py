@@ -1,4 +1,4 @@
-"""The Dagster code location, nothing else."""
+"""The Dagster code location."""
 
 import dagster as dg
 

@@ -11,33 +11,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rag_pipeline.endpoints import Endpoints
-from rag_pipeline.stores.vector_ids import row_ids
-from rag_pipeline_tests.cli_runner import CommandLine
-from rag_pipeline_tests.milvus_client import milvus_client
-
-TEXT = "---\ndate: 2024-03-05\n---\n# 見出し {n}\n\n" + "\n\n".join(
-    f"段落{{n}}の{p}。索引を正しく保つ方法を述べる。" * 3 for p in range(6)
-)
+from rag_pipeline_tests.support.command_line import TEXT, CommandLine, assert_true, fill, one_line
+from rag_pipeline_tests.support.stores import Stores
+from rag_pipeline_tests.support.workspace import SLOW
 
 
 @pytest.fixture
-def cli(
-    tmp_path: Path, stack_endpoints: Endpoints, database_url: str, redis_url: str, milvus_prefix: str
-) -> CommandLine:
-    return CommandLine(tmp_path, Endpoints(database_url, stack_endpoints.milvus_uri, redis_url), milvus_prefix)
-
-
-def fill(cli: CommandLine, count: int) -> None:
-    for n in range(count):
-        (cli.docs / f"{n}.md").write_text(TEXT.format(n=n), "utf-8")
-
-
-def one_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line]
-    assert len(lines) == 1, text
-    assert "Traceback" not in text
-    return lines[0]
+def cli(tmp_path: Path, stores: Stores) -> CommandLine:
+    return CommandLine(tmp_path, stores)
 
 
 def test_from_files_to_a_search(cli: CommandLine) -> None:
@@ -81,7 +62,7 @@ def test_kill_9_then_again_nothing_twice_nothing_missing(cli: CommandLine, after
     fill(cli, 30)
     log = cli.folder / "embedded.log"
     slow = {
-        "RAG_EMBEDDER": "rag_pipeline_tests.slow_embedder:slow",
+        "RAG_EMBEDDER": SLOW,
         "RAG_TEST_EMBED_LOG": str(log),
         "RAG_TEST_EMBED_SECONDS": "0.2",
     }
@@ -102,33 +83,10 @@ def test_kill_9_then_again_nothing_twice_nothing_missing(cli: CommandLine, after
     assert cli.json("ingest", **slow)["embedded"] == 0
 
 
-def assert_true(cli: CommandLine) -> None:
-    with psycopg.connect(cli.environment["RAG_POSTGRES_URL"]) as connection:
-        chunks = connection.execute(
-            "SELECT id::text, multi_vector_count FROM document_chunks WHERE live"
-        ).fetchall()
-        stuck = connection.execute(
-            "SELECT count(*) FROM document_chunks WHERE NOT live OR superseded OR embedding_status <> 'completed'"
-        ).fetchone()
-        waiting = connection.execute("SELECT count(*) FROM vector_deletions").fetchone()
-    assert (stuck, waiting) == ((0,), (0,))
-    with milvus_client(cli.environment["RAG_MILVUS_URI"]) as client:
-        for kind in ("dense", "sparse", "multi"):
-            rows = client.query(
-                f"{cli.environment['RAG_MILVUS_PREFIX']}{kind}_collection",
-                filter="",
-                limit=10_000,
-                output_fields=["id"],
-            )
-            expected = {key for chunk, count in chunks for key in row_ids(kind, chunk, count)}
-            assert len(rows) == len(expected)
-            assert {row["id"] for row in rows} == expected
-
-
 def test_two_ingests_at_once_do_the_work_once(cli: CommandLine) -> None:
     fill(cli, 20)
     log = cli.folder / "embedded.log"
-    slow = {"RAG_EMBEDDER": "rag_pipeline_tests.slow_embedder:slow", "RAG_TEST_EMBED_LOG": str(log)}
+    slow = {"RAG_EMBEDDER": SLOW, "RAG_TEST_EMBED_LOG": str(log)}
     cli.run("sources")
     both = [cli.start("ingest", **slow) for _ in range(2)]
     for process in both:

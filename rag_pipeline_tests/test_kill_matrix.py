@@ -1,21 +1,18 @@
 """An ingest killed between store operations: the next one leaves nothing twice, missing, left behind or stuck.
 
-A few points of the matrix; all of them: `python -m rag_pipeline_tests.kill_matrix --points 200`.
+A few points of the matrix; all of them: `python -m rag_pipeline_tests.support.kill_matrix --points 200`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rag_pipeline.endpoints import Endpoints
-from rag_pipeline_tests.kill_matrix import KillMatrix
+from rag_pipeline_tests.support.kill_matrix import KillMatrix
+from rag_pipeline_tests.support.stores import Stores
 
 
-def test_killed_at_some_points_of_a_round(
-    tmp_path: Path, stack_endpoints: Endpoints, database_url: str, redis_url: str, milvus_prefix: str
-) -> None:
-    endpoints = Endpoints(database_url, stack_endpoints.milvus_uri, redis_url)
-    matrix = KillMatrix(tmp_path, endpoints, milvus_prefix)
+def test_killed_at_some_points_of_a_round(tmp_path: Path, stores: Stores) -> None:
+    matrix = KillMatrix(tmp_path, stores)
     for _ in range(2):
         matrix.change()
         names = matrix.points()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,23 +12,17 @@ import psutil
 import pytest
 
 from rag_pipeline.local_servers import LocalServers
-from rag_pipeline_tests.cli_runner import CommandLine
-from rag_pipeline_tests.conftest import embedded, remove_home
-from rag_pipeline_tests.test_cli import TEXT, assert_true, one_line
+from rag_pipeline_tests.support.command_line import TEXT, CommandLine, assert_true, one_line
+from rag_pipeline_tests.support.servers import temporary_servers
+from rag_pipeline_tests.support.stores import Stores
+from rag_pipeline_tests.support.workspace import SLOW
 
 
 @pytest.fixture(scope="module")
-def own_stack() -> Iterator[tuple[Path, LocalServers]]:
-    """A stack that may be killed: not the one that other tests share."""
-    folder = Path(tempfile.mkdtemp(prefix="rag-outage-"))
-    folder.chmod(0o755)
-    stack = LocalServers(embedded(folder / "home"))
-    stack.up()
-    try:
-        yield folder, stack
-    finally:
-        remove_home(folder / "home")
-        shutil.rmtree(folder, ignore_errors=True)
+def own_servers() -> Iterator[LocalServers]:
+    """Servers that may be killed: not those that other tests share."""
+    with temporary_servers("outage") as servers:
+        yield servers
 
 
 def _kill(port: int) -> None:
@@ -47,18 +39,15 @@ def _kill(port: int) -> None:
 
 
 @pytest.mark.parametrize("store", ["milvus", "postgres"])
-def test_a_store_killed_in_the_middle(own_stack: tuple[Path, LocalServers], tmp_path: Path, store: str) -> None:
-    _, stack = own_stack
-    endpoints = stack.up()
-    cli = CommandLine(tmp_path, endpoints, f"{store}_")
-    if store == "postgres":
-        cli.environment["RAG_POSTGRES_URL"] = endpoints.postgres_url
+def test_a_store_killed_in_the_middle(own_servers: LocalServers, tmp_path: Path, store: str) -> None:
+    endpoints = own_servers.up()
+    cli = CommandLine(tmp_path, Stores(endpoints, f"{store}_"))
     for n in range(30):
         (cli.docs / f"{store}{n}.md").write_text(TEXT.format(n=f"{store}{n}"), "utf-8")
     cli.sources.write_text(f"sources: [{{name: {store}, type: filesystem, path: ./docs}}]\n", "utf-8")
     log = tmp_path / "embedded.log"
     slow = {
-        "RAG_EMBEDDER": "rag_pipeline_tests.slow_embedder:slow",
+        "RAG_EMBEDDER": SLOW,
         "RAG_TEST_EMBED_LOG": str(log),
         "RAG_TEST_EMBED_SECONDS": "0.3",
     }
@@ -74,7 +63,7 @@ def test_a_store_killed_in_the_middle(own_stack: tuple[Path, LocalServers], tmp_
     assert {"milvus": "Milvus", "postgres": "PostgreSQL"}[store] in one_line(
         "\n".join(line for line in err.splitlines() if line.startswith("rag-pipeline: "))
     )
-    stack.up()
+    own_servers.up()
     found = cli.json("ingest", **slow)
     assert found["errors"] == []
     lines = log.read_text("utf-8").splitlines()

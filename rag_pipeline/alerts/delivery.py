@@ -1,9 +1,8 @@
 """From the outbox to the receivers.
 
-Each receiver gets each alert once, in order, whatever becomes of the others. Which alerts make up a message is stored
-before it is sent, and that they arrived is stored when the receiver has accepted; a process that dies between the
-two sends the very same message again, and the key at its end is the same. So it is at least once, and exactly once
-unless a process dies, or an answer is lost, in that moment.
+Each receiver gets each alert once and in order, independently of the others. The alerts of a message are stored before
+it is sent, and marked delivered when the receiver has accepted it. A process that dies in between, or an answer that is
+lost, makes the same message go out again, with the same key at its end; otherwise delivery is exactly once.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 RETENTION = timedelta(days=30)
 _GROUPED_ALERTS = 500
-_MESSAGES_A_CALL = 10
+_MESSAGES_PER_CALL = 10
 _FIRST_PAUSE = timedelta(seconds=30)
 _LONGEST_PAUSE = timedelta(minutes=15)
 
@@ -40,11 +39,11 @@ class DeliveryResult:
 
     messages: int = 0
     refused: list[str] = field(default_factory=list)
-    """The receivers that did not accept, as they may be shown."""
+    """The receivers that did not accept a message, without their secrets."""
     waiting: int = 0
-    """Alerts that some receiver has yet to accept, counted once a receiver."""
+    """Alerts not accepted yet, counted once per receiver."""
     busy: bool = False
-    """Another process is delivering: nothing was done here."""
+    """Another process is delivering; this call did nothing."""
 
 
 def deliver(
@@ -54,10 +53,10 @@ def deliver(
     deadline: float,
     now: datetime | None = None,
 ) -> DeliveryResult:
-    """Send what the receivers have yet to be told; a few messages to each, none begun after `deadline`.
+    """Send pending alerts: up to ten messages per receiver, none started after `deadline` (`time.monotonic()`).
 
-    `deadline` is on the clock of `time.monotonic`. A receiver that does not accept is left alone for 30 s, then twice
-    as long each time, up to 15 min. What is older than `RETENTION` is dropped, told or not.
+    After a refusal a receiver is retried in 30 s, then after twice as long each time, up to 15 min. Alerts older than
+    `RETENTION` are deleted, sent or not, unless their subject is still failing.
     """
     now = now or datetime.now(UTC)
     with ExitStack() as held:
@@ -81,7 +80,7 @@ def deliver(
 def _deliver_to(
     database: Database, receiver: Receiver, ui_url: str, deadline: float, now: datetime, result: DeliveryResult
 ) -> None:
-    for _ in range(_MESSAGES_A_CALL):
+    for _ in range(_MESSAGES_PER_CALL):
         if time.monotonic() >= deadline:
             return
         message = _next_message(database, receiver, ui_url)
@@ -104,7 +103,7 @@ def _deliver_to(
 
 
 def _next_message(database: Database, receiver: Receiver, ui_url: str) -> tuple[str, Message] | None:
-    """The oldest message not accepted yet, else one made of all that is new; None where there is nothing to tell."""
+    """Return the key and text of the oldest message that is not accepted yet, or of a new one; None if nothing is due."""
     with database.connection() as connection:
         planned = table.planned(connection, receiver.digest)
         if planned is None:

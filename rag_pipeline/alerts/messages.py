@@ -1,7 +1,7 @@
-"""From alerts to messages: which ones go together, and the plain text of each. Pure functions.
+"""From alerts to messages: which alerts share a message, and the plain text of each message. Pure functions.
 
-A message stays under 1,900 characters, title apart, which the common chat services take whole: one that had to be
-split could arrive by halves, and would then come again.
+A body has at most 1,900 characters, which the common chat services accept in one piece. If half of a split message were
+refused, the whole of it would be sent again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PLURALS: dict[SubjectKind, str] = {"check": "checks", "run": "jobs", "sensor": 
 
 @dataclass(frozen=True)
 class Message:
-    """What a receiver gets, as plain text."""
+    """A message to a receiver, in plain text."""
 
     title: str
     body: str
@@ -41,9 +41,9 @@ class Message:
 
 
 def group(alerts: Sequence[Alert]) -> list[list[Alert]]:
-    """Alerts of one kind and state together, in an order that tells each subject's story right.
+    """Group alerts by kind and state, keeping the alerts of each subject in order.
 
-    A subject that failed, recovered and failed again before anybody was told is in three messages, in that order.
+    A subject that failed, recovered and failed again since the last message is in three messages, in that order.
     """
     nth: Counter[object] = Counter()
     groups: dict[tuple[int, SubjectKind, AlertState], list[Alert]] = {}
@@ -54,30 +54,34 @@ def group(alerts: Sequence[Alert]) -> list[list[Alert]]:
 
 
 def message_key(alerts: Sequence[Alert]) -> str:
-    """A message's idempotency key: the same alerts have the same key."""
+    """Return a message's idempotency key: the same alerts have the same key."""
     keys = "\n".join(sorted(alert.event_key for alert in alerts))
     return hashlib.sha256(keys.encode()).hexdigest()[:16]
 
 
 def render(alerts: Sequence[Alert], ui_url: str, key: str) -> Message:
-    """One message for alerts of one kind and state: all names and months first, then details while there is room."""
+    """Return the message for alerts of one kind and state: names and months first, then details while there is room."""
     kind, state = alerts[0].subject.kind, alerts[0].state
     by_name = sorted(alerts, key=lambda alert: (alert.subject.name, alert.subject.partition))
     sections = [list(section) for _, section in groupby(by_name, key=lambda alert: alert.subject.name)]
     shown = sections[:_SECTIONS]
-    footer = f"Message {key}; if it comes twice, it is the same."
+    footer = f"Message {key}. A second message with this key is a duplicate."
     if len(sections) > len(shown):
         footer = f"… and {len(sections) - len(shown)} more {_PLURALS[kind]}: see {ui_url}\n\n{footer}"
-    room = BODY_CHARACTERS - len(footer) - 2 * len(shown)
-    paragraphs = [_heading(section, ui_url, room // len(shown)) for section in shown]
+    paragraphs = _paragraphs(shown, ui_url, BODY_CHARACTERS - len(footer) - 2 * len(shown))
+    return Message(_title(sections, state), "\n\n".join([*paragraphs, footer]), state)
+
+
+def _paragraphs(sections: Sequence[Sequence[Alert]], ui_url: str, room: int) -> list[str]:
+    """Return one paragraph per subject name: its heading, then details, taken in turn from all sections."""
+    paragraphs = [_heading(section, ui_url, room // len(sections)) for section in sections]
     room -= sum(len(line) + 1 for lines in paragraphs for line in lines)
-    for details in zip_longest(*([_detail(alert) for alert in section] for section in shown)):
+    for details in zip_longest(*([_detail(alert) for alert in section] for section in sections)):
         for lines, detail in zip(paragraphs, details, strict=True):
             if detail and len(detail) + 1 <= room:
                 lines.append(detail)
                 room -= len(detail) + 1
-    body = "\n\n".join("\n".join(lines) for lines in paragraphs)
-    return Message(_title(sections, state), f"{body}\n\n{footer}", state)
+    return ["\n".join(lines) for lines in paragraphs]
 
 
 def _title(sections: Sequence[Sequence[Alert]], state: AlertState) -> str:
@@ -85,30 +89,30 @@ def _title(sections: Sequence[Sequence[Alert]], state: AlertState) -> str:
     if len(sections) > 1:
         subject = f"{len(sections)} {_PLURALS[first[0].subject.kind]}"
         partitions = {alert.subject.partition for section in sections for alert in section} - {""}
-        where = f", {_shown(min(partitions))}" if len(partitions) == 1 else f", {len(partitions)} months"
+        where = f", {_partition_text(min(partitions))}" if len(partitions) == 1 else f", {len(partitions)} months"
         subject += where if partitions else ""
     else:
-        subject = _what(first)
+        subject = _subject_text(first)
     return _cut(f"rag-pipeline: {_TITLES[state]}: {subject}", _TITLE_CHARACTERS)
 
 
-def _what(section: Sequence[Alert]) -> str:
+def _subject_text(section: Sequence[Alert]) -> str:
     name, partition = section[0].subject.name, section[0].subject.partition
     if len(section) > 1:
         return f"{name}, {len(section)} months"
-    return f"{name}, {_shown(partition)}" if partition else name
+    return f"{name}, {_partition_text(partition)}" if partition else name
 
 
 def _heading(section: Sequence[Alert], ui_url: str, room: int) -> list[str]:
-    """What fails or recovered, since when, in which months, and the link."""
+    """Return the lines with the name, since when it fails or when it recovered, the months, and the link."""
     first = section[0]
-    since = _moment(min(alert.since for alert in section))
+    since = _timestamp(min(alert.since for alert in section))
     if first.state == "recovered":
-        when = f"well since {_moment(max(alert.at for alert in section))}, had failed since {since}"
+        when = f"recovered at {_timestamp(max(alert.at for alert in section))}, had been failing since {since}"
     else:
-        when = f"{'a warning' if first.state == 'warning' else 'failing'} since {since}"
+        when = f"{first.state} since {since}"
     lines = [f"{_cut(first.subject.name, 120)}: {when}", _cut(f"{ui_url}{first.path}", 300)]
-    partitions = [_shown(alert.subject.partition) for alert in section if alert.subject.partition]
+    partitions = [_partition_text(alert.subject.partition) for alert in section if alert.subject.partition]
     if partitions:
         named = ", ".join(partitions[:_PARTITIONS_NAMED])
         if len(partitions) > _PARTITIONS_NAMED:
@@ -122,20 +126,20 @@ def _detail(alert: Alert) -> str:
         f"{name} {count:,.0f}" if count == int(count) else f"{name} {count:,g}"
         for name, count in sorted(alert.counts.items())
     )
-    words = "; ".join(part for part in (counts, alert.description) if part)
-    partition = _shown(alert.subject.partition)
-    return _cut(f"- {partition}: {words}" if partition else words, _DETAIL_CHARACTERS) if words else ""
+    text = "; ".join(part for part in (counts, alert.description) if part)
+    partition = _partition_text(alert.subject.partition)
+    return _cut(f"- {partition}: {text}" if partition else text, _DETAIL_CHARACTERS) if text else ""
 
 
-def _shown(partition: str) -> str:
-    """A month as people write it; any other partition as it is."""
+def _partition_text(partition: str) -> str:
+    """Return a month as `YYYY-MM`; any other partition key unchanged."""
     try:
         return str(Month.parse(partition))
     except ConfigError:
         return partition
 
 
-def _moment(moment: datetime) -> str:
+def _timestamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

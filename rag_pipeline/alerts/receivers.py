@@ -1,7 +1,7 @@
-"""The receivers: one an Apprise URL in `RAG_ALERT_URLS` (https://github.com/caronc/apprise/wiki lists the services).
+"""The receivers: one per Apprise URL in `RAG_ALERT_URLS` (https://github.com/caronc/apprise/wiki lists the services).
 
-A URL is a secret, its host too: for many services it is the token. A receiver is shown as its place in the list and
-its scheme, and stored as a digest.
+A URL is a secret, including its host: for many services that is the token. A receiver is shown by its position in the
+list and its scheme, and stored by a digest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rag_pipeline.settings import Settings
     from rag_pipeline.stores.postgres.alert_outbox import AlertState
 
-# Commas and white space may stand inside a URL; between two URLs the next scheme follows.
+# A URL can contain commas and white space; a separator is followed by the next scheme.
 _BETWEEN = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)")
 _NOTIFY_TYPES: dict[AlertState, str] = {"failing": "failure", "warning": "warning", "recovered": "success"}
 _LOGGERS = ("apprise", "urllib3", "requests")
@@ -33,12 +33,12 @@ class Receiver:
     """One URL of `RAG_ALERT_URLS`."""
 
     number: int
-    """Its place in the list, from 1."""
+    """Its position in the list, from 1."""
     url: str = field(repr=False)
 
     @property
     def digest(self) -> str:
-        """What the database knows it by."""
+        """The receiver's key in the database."""
         return _digest(self.url)
 
     def __str__(self) -> str:
@@ -46,11 +46,11 @@ class Receiver:
         return f"URL {self.number} of RAG_ALERT_URLS ({scheme}://…)" if separator else f"URL {self.number}"
 
     def send(self, message: Message) -> bool:
-        """Hand a message over; whether the receiver accepted it. No error and no log line: both may hold the URL."""
+        """Send a message; True if the receiver accepted it. Errors are not logged, since they can contain the URL."""
         import apprise
 
         with _quiet():
-            # Instances are not kept: one holds connections and the throttling of its service.
+            # A new instance each time: one holds open connections and throttles its service.
             service = apprise.Apprise(asset=apprise.AppriseAsset(app_id="rag-pipeline", async_mode=False))
             if not service.add(self.url):
                 return False
@@ -64,7 +64,7 @@ class Receiver:
             )
 
     def known(self) -> bool:
-        """Whether Apprise knows a service by this URL."""
+        """Whether Apprise recognizes the URL."""
         import apprise
 
         with _quiet():
@@ -72,35 +72,37 @@ class Receiver:
 
 
 def receivers(settings: Settings) -> list[Receiver]:
-    """The receivers in `RAG_ALERT_URLS`, each once; none where it is unset."""
+    """Return the receivers in `RAG_ALERT_URLS`, without duplicates; none if it is not set."""
     text = settings.alert_urls.get_secret_value() if settings.alert_urls else ""
     urls = dict.fromkeys(url for url in _BETWEEN.split(text.strip(" \t\r\n,")) if url)
     return [Receiver(number, url) for number, url in enumerate(urls, 1)]
 
 
 def send_test(receivers: Sequence[Receiver], ui_url: str) -> list[tuple[Receiver, str | None]]:
-    """Send each receiver a message that means nothing; what is wrong with those that did not accept it."""
-    message = Message("rag-pipeline: Test", f"This is a test. Alerts come like this.\n{ui_url}", "recovered")
+    """Send each receiver a test message; return why it was not accepted, or None."""
+    message = Message(
+        "rag-pipeline: Test", f"This is a test message. Alerts look like this.\n{ui_url}", "recovered"
+    )
     return [(receiver, _refusal(receiver, message)) for receiver in receivers]
 
 
 def _refusal(receiver: Receiver, message: Message) -> str | None:
     if not receiver.known():
-        return "not a URL that Apprise knows; correct it: https://github.com/caronc/apprise/wiki"
+        return "Apprise does not recognize the URL; correct it: https://github.com/caronc/apprise/wiki"
     if not receiver.send(message):
-        return "did not accept; is its token right, and can it be reached from here?"
+        return "did not accept the message; check its token, and that it can be reached from here"
     return None
 
 
 @cache
 def _digest(url: str) -> str:
-    # Slow on purpose: some URLs hold passwords that a fast hash would give away to guessing.
+    # Slow on purpose: a fast hash would let the passwords in some URLs be guessed.
     return hashlib.scrypt(url.encode(), salt=b"rag-pipeline receiver", n=2**14, r=8, p=1, dklen=16).hex()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the loggers of Apprise and of what it sends with silent: they write URLs, whatever the level."""
+    """Silence the loggers of Apprise and its HTTP libraries: they log URLs at any level."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""From observations to the outbox: what changed, stored in one transaction with how far the events are read."""
+"""From observations to the outbox: alerts, states and the position in the event log, stored in one transaction."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.alert_outbox import Alert
     from rag_pipeline.stores.postgres.database import Database
 
-# PostgreSQL takes neither NUL nor half a surrogate pair, and no receiver wants control characters.
+# PostgreSQL stores neither NUL nor a lone surrogate, and control characters are useless to receivers.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
 def read_up_to(database: Database, log: str) -> int:
-    """The id of the newest event of a log that was recorded; 0 where none was."""
+    """Return the id of the newest recorded event of a log; 0 if none was recorded."""
     with database.connection() as connection:
         return table.cursor(connection, log)
 
@@ -31,24 +31,24 @@ def read_up_to(database: Database, log: str) -> int:
 def record(
     database: Database, log: str, observations: Sequence[Observation], read_up_to: int | None = None
 ) -> int:
-    """Compare observations with the stored states, and store what changed; how many alerts that makes.
+    """Compare observations with the stored states, store the changes, and return the number of new alerts.
 
-    `log` names the Dagster instance that the events' ids count in. `read_up_to` is stored as the place in its event
-    log to go on from. Events that were recorded before may come again, and change nothing.
+    `log` names the Dagster storage within which event ids are unique. `read_up_to` is stored as the position in its
+    event log. Events that were recorded before change nothing.
     """
     with database.connection() as connection:
         table.lock_recording(connection)
         stored = table.states(connection, {seen.subject for seen in observations})
         changed, alerts = changes(stored, observations, log)
-        table.add_alerts(connection, [_fit_to_store(alert) for alert in alerts])
+        table.add_alerts(connection, [_storable(alert) for alert in alerts])
         table.save_states(connection, changed, alerts)
         if read_up_to is not None:
             table.advance_cursor(connection, log, read_up_to)
     return len(alerts)
 
 
-def _fit_to_store(alert: Alert) -> Alert:
-    """Without what a database or a reader should not get: an error may quote a URL with its password."""
+def _storable(alert: Alert) -> Alert:
+    """Return the alert without passwords (an error can quote a URL) and without values that cannot be stored."""
     return replace(
         alert,
         description=mask_url(_UNPRINTABLE.sub(" ", alert.description)),

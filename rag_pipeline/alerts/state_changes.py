@@ -1,4 +1,4 @@
-"""Which observations change a state. A pure function: the same events read again change nothing."""
+"""State changes: which observations change a subject's state. Pure functions; reading an event twice changes nothing."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observation:
-    """One event that says whether a subject is well."""
+    """One event that shows a subject as healthy or failing."""
 
     subject: Subject
     event_id: int
-    """Grows with time among the events of a subject."""
+    """Increases with time among the events of one subject."""
     passed: bool
     at: datetime
     warning: bool = False
-    """Not passed, and no more than a warning."""
+    """Not passed, but only a warning."""
     description: str = ""
-    """What is wrong and what to do, on one line."""
+    """The problem and what to do, on one line."""
     counts: Mapping[str, float] = field(default_factory=dict)
     path: str = ""
-    """Where the UI shows it, from its root on."""
+    """The page in the UI, as a path from its root."""
 
 
 def changes(
     states: Mapping[Subject, State], observations: Iterable[Observation], log: str
 ) -> tuple[dict[Subject, State], list[Alert]]:
-    """The states that the observations lead to, where they changed, and the alerts that tell of it, in order.
+    """Return the states that change, and one alert per change in the order of the events.
 
-    A subject without a state is well. An event that is not newer than the one which made the state is left out: it
-    was read before. All events after that one agreed with the state, so reading them again changes nothing either.
+    A subject without a stored state is healthy. An event that is not newer than the one that set the state was read
+    before and is skipped. All later events agreed with the state, so reading them again changes nothing either.
     """
     changed: dict[Subject, State] = {}
     alerts: list[Alert] = []

@@ -14,7 +14,7 @@ from rag_pipeline.progress import ProgressLine
 from rag_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
-    from rag_pipeline.consistency.findings import Consistency
+    from rag_pipeline.consistency.checker import Consistency
 
 
 _SHOWN = 5

@@ -1,6 +1,6 @@
-"""Whether the stores agree, and the repair where they do not.
+"""The consistency checks, and the repair of what they find.
 
-`DataConsistencyChecker` looks and changes nothing; `repair` makes what is wrong pending, deletes what is orphaned,
-rebuilds what is not as specified, and has the write path do the rest. What each store is asked lives with the
-stores.
+`checks` is the table of all checks; `DataConsistencyChecker` asks them and changes nothing. `repair` makes
+contradictory rows pending, deletes orphans, rebuilds what differs from the specification, and leaves the rest to
+the write path. The queries themselves live with the stores.
 """

@@ -1,9 +1,10 @@
 """A month's chunks and the keys in one collection, compared range by range in both directions.
 
-Memory is bounded by a range, time grows with the month. A run may be writing meanwhile: what differs is looked at
-again in the order in which the write path cannot have made it differ. A vector is in Milvus before its chunk says so
-and leaves after its chunk has left, so a missing one is looked for in Milvus first and then asked of PostgreSQL; for
-an orphaned one, whose chunk is in PostgreSQL before it and in the outbox after it, the other way round.
+Memory is bounded by a range; time grows with the month. A run can be writing meanwhile, so a difference is read
+again, in an order in which the write path cannot have produced it. A vector is in Milvus before its chunk is
+completed, and is deleted after its chunk is: a missing vector is read again from Milvus first, then from
+PostgreSQL. An orphaned vector's chunk is in PostgreSQL before the vector exists and in the outbox afterwards: it
+is read again in the opposite order.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ _PAUSE_SECONDS = 0.3
 
 @dataclass
 class Differences:
-    """What differs within one range of chunk ids."""
+    """The differences within one range of chunk ids."""
 
     missing: list[UUID] = field(default_factory=list)
-    """Chunks that say completed and lack a vector."""
+    """Completed chunks with a missing vector."""
     orphaned: dict[str, str] = field(default_factory=dict)
-    """Keys that no chunk should have, and why."""
+    """Keys that belong to no chunk, with the reason."""
     misplaced: dict[str, Month] = field(default_factory=dict)
-    """Those of them whose chunk is in another month."""
+    """The orphaned keys whose chunk is in another month, with that month."""
 
 
 def differences(pipeline: Pipeline, month: Month, kind: VectorKind) -> Iterator[Differences]:
-    """Compare a month's chunks with its partition of a collection that is loaded or not there."""
+    """Compare a month's chunks with its partition of a collection, which must be loaded if it exists."""
     return _Comparison(pipeline, month, kind).run()
 
 
@@ -63,7 +64,7 @@ class _Comparison:
         stored = self._collections.stored(self._kind, self._month)
         for within in milvus_keys.ranges(max(expected, stored)):
             if milvus_keys.has_partition(self._milvus, self._name, self._month):
-                # The chunks of a range first: a vector that is there is never older than its chunk.
+                # Chunks before keys: a vector is never older than its chunk.
                 with self._database.connection() as connection:
                     rows = self._chunks(connection, within)
                     leaving = consistency_queries.pending_deletions(connection, within.first, within.after)
@@ -78,7 +79,7 @@ class _Comparison:
         return consistency_queries.chunks_within(connection, self._month, self._kind, within.first, within.after)
 
     def _compare(self, rows: dict[UUID, ChunkState], leaving: set[UUID], keys: set[str]) -> Differences:
-        missing = self._lacking(rows, keys)
+        missing = self._without_vectors(rows, keys)
         orphaned = {key: why for key in keys if (why := self._why_orphaned(key, rows, leaving))}
         if missing or orphaned:
             time.sleep(_PAUSE_SECONDS)
@@ -86,7 +87,7 @@ class _Comparison:
         self._find_misplaced(found)
         return found
 
-    def _lacking(self, rows: dict[UUID, ChunkState], keys: set[str]) -> list[UUID]:
+    def _without_vectors(self, rows: dict[UUID, ChunkState], keys: set[str]) -> list[UUID]:
         return [
             chunk
             for chunk, state in rows.items()
@@ -103,7 +104,7 @@ class _Comparison:
         if state is None:
             return None if chunk in leaving else "no such chunk"
         if state.status in TO_EMBED:
-            # Perhaps being written: with its row it is true, and before that it is written again.
+            # A run is probably writing it; if that run is killed before it updates the row, the next one rewrites it.
             return None
         if state.status == EmbeddingStatus.FAILED and not state.has_id:
             return "its chunk could not be embedded"
@@ -121,7 +122,7 @@ class _Comparison:
         )
         with self._database.connection() as connection:
             states = consistency_queries.chunks_named(connection, self._month, self._kind, suspects)
-        return sorted(self._lacking(states, there))
+        return sorted(self._without_vectors(states, there))
 
     def _still_orphaned(self, suspects: dict[str, str]) -> dict[str, str]:
         if not suspects:
@@ -143,7 +144,7 @@ class _Comparison:
             month = next((months[chunk] for chunk in _chunks_of([key]) if chunk in months), self._month)
             if month != self._month:
                 found.misplaced[key] = month
-                found.orphaned[key] = f"in the wrong partition: its chunk is of {month}"
+                found.orphaned[key] = f"in the wrong partition: its chunk is in {month}"
 
     def _present(self, keys: Iterable[str]) -> set[str]:
         if not milvus_keys.has_partition(self._milvus, self._name, self._month):
@@ -152,7 +153,7 @@ class _Comparison:
 
 
 def _chunks_of(keys: Iterable[str]) -> set[UUID]:
-    """The chunks that these keys name, as far as they are of our form."""
+    """The chunks of these keys; keys in an unknown format are skipped."""
     return {parsed.chunk for key in keys if (parsed := parse(key))}
 
 

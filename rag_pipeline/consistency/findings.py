@@ -1,50 +1,40 @@
-"""What a check returns: for each kind of inconsistency a list of findings."""
+"""A finding: what a check reports. Which checks exist is in `checks`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rag_pipeline.months import Month
 
-Kind = Literal[
-    "orphaned_chunks",
-    "missing_vectors",
-    "orphaned_vectors",
-    "status_mismatches",
-    "index_issues",
-    "quarantined_documents",
-]
-KINDS: tuple[Kind, ...] = (
-    "orphaned_chunks",
-    "missing_vectors",
-    "orphaned_vectors",
-    "status_mismatches",
-    "index_issues",
-    "quarantined_documents",
-)
-WARNINGS: frozenset[Kind] = frozenset({"quarantined_documents"})
-"""Kinds that a person has to know of, and that leave the index consistent."""
-
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong in one place."""
+    """One inconsistency in one asset."""
 
-    kind: Kind
+    check: str
+    """The name of the check that found it, a key of `checks.CHECKS`."""
     where: str
     """The asset: `documents`, `document_chunks`, `dense_collection`, …"""
     month: Month | None
-    """None: of the whole index."""
+    """None: it concerns the whole index."""
     problem: str
+    """What is inconsistent, as a label that reads well before a count: `chunks without a document`."""
     count: int
-    """Of all that were found, however few are in the sample."""
+    """The exact number of affected things, however few are in the sample."""
     sample: list[dict[str, Any]]
     what_to_do: str
+    caused_by: str | None = None
+    """The check that reports the cause, if this one could not be carried out. A full check omits such findings."""
+
+    @property
+    def summary(self) -> str:
+        """The problem with its count."""
+        return f"{self.problem} ({self.count})"
 
     def as_json(self) -> dict[str, Any]:
-        """With the month as text."""
+        """Return the finding as `rag-pipeline check --json` prints it."""
         return {
             "month": None if self.month is None else str(self.month),
             "where": self.where,
@@ -56,41 +46,9 @@ class Finding:
 
     def __str__(self) -> str:
         when = f", {self.month}" if self.month else ""
-        return f"{self.kind} in {self.where}{when}: {self.count} {self.problem}"
+        return f"{self.check} in {self.where}{when}: {self.summary}"
 
 
-@dataclass
-class Consistency:
-    """What `check_consistency` found: a list for each kind, empty where all is well."""
-
-    orphaned_chunks: list[Finding] = field(default_factory=list)
-    missing_vectors: list[Finding] = field(default_factory=list)
-    orphaned_vectors: list[Finding] = field(default_factory=list)
-    status_mismatches: list[Finding] = field(default_factory=list)
-    index_issues: list[Finding] = field(default_factory=list)
-    quarantined_documents: list[Finding] = field(default_factory=list)
-
-    def add(self, findings: list[Finding]) -> None:
-        """Put findings into the lists of their kinds."""
-        for finding in findings:
-            self.of(finding.kind).append(finding)
-
-    def of(self, kind: Kind) -> list[Finding]:
-        """The list of a kind."""
-        found: list[Finding] = getattr(self, kind)
-        return found
-
-    @property
-    def findings(self) -> list[Finding]:
-        """All of them, by kind."""
-        return [finding for kind in KINDS for finding in self.of(kind)]
-
-    @property
-    def consistent(self) -> bool:
-        """Whether nothing was found, but for warnings."""
-        return not any(self.of(kind) for kind in KINDS if kind not in WARNINGS)
-
-    def as_json(self) -> dict[str, Any]:
-        """`consistent`, and a list for each kind."""
-        lists: dict[str, Any] = {kind: [finding.as_json() for finding in self.of(kind)] for kind in KINDS}
-        return {"consistent": self.consistent, **lists}
+def repair_command(month: Month | None) -> str:
+    """Return the command that repairs a month, or (None) the whole index, as `what_to_do` names it."""
+    return f"`rag-pipeline repair --month {month}`" if month else "`rag-pipeline repair`"

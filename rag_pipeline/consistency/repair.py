@@ -1,8 +1,8 @@
-"""Repair: makes what the checker finds true again, a month at a time, and lets the write path do what it can.
+"""The repair of what the checker finds, a month at a time; the write path does what it can.
 
-Under the month's lock: what contradicts itself becomes pending, what is orphaned is deleted, and then documents are
-cut, vectors written and the outbox drained as in any run. What is left alone is never embedded again, and what lost
-its vectors comes from `embedding_cache` where it is there. Each step may be killed and done again.
+Under the month's lock, contradictory rows become pending and orphans are deleted. Then documents are chunked,
+vectors written and the outbox drained as in any run. Unaffected chunks are never re-embedded, and lost vectors
+come from `embedding_cache` if they are there. Every step can be killed and repeated.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rag_pipeline.consistency.checker import DataConsistencyChecker
+from rag_pipeline.consistency.checker import Consistency, DataConsistencyChecker
+from rag_pipeline.consistency.checks import check_index
 from rag_pipeline.consistency.comparison import differences
-from rag_pipeline.consistency.findings import WARNINGS, Consistency
 from rag_pipeline.indexing.month_run import run_steps
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
@@ -41,21 +41,21 @@ _MOST_REBUILDS = 200
 
 @dataclass
 class RepairResult:
-    """What a repair found, did, and could not do."""
+    """What a repair found, did, and could not repair."""
 
     found: Consistency
     remaining: Consistency
-    """What a check finds afterwards; after a dry run, what it found before."""
+    """What the check after the repair found; for a dry run, the same as `found`."""
     months: list[Month] = field(default_factory=list)
     embedded: int = 0
-    """Chunks that the embedder was asked for."""
+    """Chunks that were embedded."""
     reused: int = 0
     """Chunks whose vectors came from `embedding_cache`."""
     deleted_vectors: int = 0
     dry_run: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """What `rag-pipeline repair --json` prints."""
+        """Return the result as `rag-pipeline repair --json` prints it."""
         return {
             "dry_run": self.dry_run,
             "consistent": self.remaining.consistent,
@@ -69,28 +69,29 @@ class RepairResult:
 
 
 def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run: bool = False) -> RepairResult:
-    """Check these months (default: all), repair those where something is wrong, and check again.
+    """Check these months (default: all), repair the inconsistent ones, and check again.
 
-    `dry_run` only checks: its findings say what would be done. Raises `StoreUnavailableError` where a store is away,
-    and a `RagError` where something cannot be mended; what was done stays, and the next repair goes on from there.
+    `dry_run` only checks; its findings say what would be done. Raises `StoreUnavailableError` if a store is
+    unreachable, and a `RagError` for something that cannot be repaired. What was done stays, and the next repair
+    continues from there.
     """
     checker = DataConsistencyChecker(pipeline)
     found = checker.check_consistency(months)
     if dry_run:
-        return RepairResult(found, found, _months_of(found), dry_run=True)
+        return RepairResult(found, found, _inconsistent_months(found), dry_run=True)
     result = RepairResult(found, found)
     if found.consistent:
         return result
-    _repair_whole(pipeline, checker)
-    # Looked at again where a collection could not be read before, or was lost with its vectors.
+    _repair_structure(pipeline)
+    # Check again: until now a collection may have been unreadable, or it was recreated without its vectors.
     if any(finding.month is None for finding in found.index_issues):
         found = checker.check_consistency(months)
-    due = set(_months_of(found))
+    due = set(_inconsistent_months(found))
     done: set[Month] = set()
     while due - done:
         month = min(due - done)
         pipeline.progress(f"repair {month}", len(done), len(due))
-        others = _Repair(pipeline, month, result).run()
+        others = _MonthRepair(pipeline, month, result).run()
         due |= others
         done = (done | {month}) - others
     result.months = sorted(done)
@@ -100,24 +101,23 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
     return result
 
 
-def _months_of(found: Consistency) -> list[Month]:
-    months = {finding.month for finding in found.findings if finding.kind not in WARNINGS}
-    return sorted(month for month in months if month is not None)
+def _inconsistent_months(found: Consistency) -> list[Month]:
+    return sorted({finding.month for finding in found.errors if finding.month is not None})
 
 
-def _repair_whole(pipeline: Pipeline, checker: DataConsistencyChecker) -> None:
-    """The schema, and the collections that should be there."""
+def _repair_structure(pipeline: Pipeline) -> None:
+    """Rebuild what differs from the specification of the schema and of the collections that should exist."""
     database, collections = pipeline.stores.database, pipeline.collections
     collections.invalidate()
     for problem in schema_inspection.schema_problems(database):
         rebuild(database, problem)
     for kind in pipeline.settings.vectors:
-        if checker.index_issues(None, f"{kind}_collection"):
-            for trouble in milvus_inspection.collection_problems(collections, kind):
-                milvus_inspection.repair(collections, trouble)
+        if check_index(pipeline, names=("index_issues",), assets=(f"{kind}_collection",)):
+            for broken in milvus_inspection.collection_problems(collections, kind):
+                milvus_inspection.repair(collections, broken)
 
 
-class _Repair:
+class _MonthRepair:
     """The repair of one month."""
 
     def __init__(self, pipeline: Pipeline, month: Month, result: RepairResult) -> None:
@@ -129,11 +129,11 @@ class _Repair:
         self._built = pipeline.settings.vectors
 
     def run(self) -> set[Month]:
-        """Repair the month; other months that lost vectors by it, because those lay in this month's partition."""
+        """Repair the month. Return the other months that lost vectors by it: those stored in the wrong partition."""
         pipeline, month = self._pipeline, self._month
         others: set[Month] = set()
         with pipeline.month_lock(month, _LOCK_WAIT_SECONDS):
-            if not self._mend_partitions():
+            if not self._restore_partitions():
                 return others
             with self._database.connection() as connection:
                 consistency_repairs.delete_orphaned_chunks(connection, month)
@@ -150,10 +150,10 @@ class _Repair:
                 consistency_repairs.recount_terms(connection, month)
         return others
 
-    def _mend_partitions(self) -> bool:
-        """Make the month's partitions as they should be; False where the month has none, and none is left now."""
+    def _restore_partitions(self) -> bool:
+        """Restore the month's partitions; False if PostgreSQL has none, so that Milvus must not have any either."""
         month = self._month
-        # One missing table brings all its problems with it when it is back.
+        # A missing table shows its own problems only once it exists again.
         for _ in range(_MOST_REBUILDS):
             problems = schema_inspection.partition_problems(self._database, month)
             if not problems:
@@ -176,7 +176,7 @@ class _Repair:
         return False
 
     def _compare(self, kind: VectorKind) -> set[Month]:
-        """Forget what is not stored, delete what is orphaned; the other months whose keys were among that."""
+        """Unset the ids of missing vectors and delete orphaned ones. Return the months of the misplaced ones."""
         name = self._pipeline.collections.generations[kind].name
         others: set[Month] = set()
         for part in differences(self._pipeline, self._month, kind):
@@ -187,6 +187,6 @@ class _Repair:
                 with sole_writer(self._database, self._milvus, name):
                     rows.delete(self._milvus, name, list(part.orphaned))
                 self._result.deleted_vectors += len(part.orphaned)
-            # Deleting a key deletes it in every partition: the right one has to be filled again.
+            # Deleting a key deletes it from every partition, so the right one has to be filled again.
             others |= set(part.misplaced.values())
         return others

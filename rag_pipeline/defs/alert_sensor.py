@@ -1,4 +1,4 @@
-"""The sensor that tells people: it polls what happened, and hands over to the library."""
+"""The sensor that sends alerts: it polls Dagster's log and ticks, and hands them to the library."""
 
 import time
 from datetime import UTC, datetime
@@ -10,7 +10,6 @@ from rag_pipeline.alerts.receivers import receivers
 from rag_pipeline.alerts.recording import read_up_to, record
 from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.settings import load_settings
 from rag_pipeline.stores.postgres.database import Database
 
 _READ_SECONDS = 20
@@ -21,33 +20,31 @@ _SEND_SECONDS = 20
     name="alerts",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells the receivers in RAG_ALERT_URLS when a check, a run, a sensor or a schedule starts failing, and "
-    "when it recovers: once each.",
+    description="Notifies the receivers in RAG_ALERT_URLS once when a check, a run, a sensor or a schedule starts "
+    "failing, and once when it recovers.",
 )
-def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SkipReason:
+    """Record what changed, then send what is due."""
     if context.instance.event_log_storage.is_run_sharded:
         return dg.SkipReason("Alerts need Dagster's storage in PostgreSQL: see dagster.yaml")
-    settings = load_settings()
-    told = receivers(settings)
-    with Pipeline(settings) as pipeline:
-        pipeline.prepare()
-        database = pipeline.stores.database
-        recorded = _record(context.instance, database)
-        sent = deliver(database, told, settings.ui_url.rstrip("/"), time.monotonic() + _SEND_SECONDS)
+    database = pipeline.stores.database
+    listed = receivers(pipeline.settings)
+    recorded = _record(context.instance, database)
+    sent = deliver(database, listed, pipeline.settings.ui_url.rstrip("/"), time.monotonic() + _SEND_SECONDS)
     for name in sent.refused:
-        context.log.warning(f"{name} did not accept an alert; it is tried again after a pause")
-    if not told:
-        return dg.SkipReason(f"{recorded} alerts recorded; RAG_ALERT_URLS is not set, so nobody is told")
+        context.log.warning(f"{name} did not accept an alert; it will be retried after a pause")
+    if not listed:
+        return dg.SkipReason(f"{recorded} alerts recorded; RAG_ALERT_URLS is not set, so nobody is notified")
     if sent.busy:
         return dg.SkipReason(f"{recorded} alerts recorded; another process is sending")
     return dg.SkipReason(
-        f"{recorded} alerts recorded, {sent.messages} messages sent, {sent.waiting} alerts waiting"
+        f"{recorded} alerts recorded, {sent.messages} messages sent, {sent.waiting} alerts pending"
         + (f"; not accepted by {', '.join(sent.refused)}" if sent.refused else "")
     )
 
 
 def _record(instance: dg.DagsterInstance, database: Database) -> int:
-    """Bring the outbox up to what Dagster knows, as far as the time of a tick allows."""
+    """Bring the outbox up to date with Dagster, as far as the time of a tick allows; return the number of alerts."""
     log = log_name(instance)
     recorded = record(database, log, read_ticks(instance))
     deadline = time.monotonic() + _READ_SECONDS

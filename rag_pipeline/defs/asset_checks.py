@@ -1,25 +1,93 @@
-"""The asset checks, each partitioned by month: an unpartitioned one leaves a ghost row in every run."""
+"""The asset checks: each collection's vectors, the backlog of deletions, and the table of consistency checks.
 
-from collections.abc import Sequence
+All are partitioned by month: an unpartitioned one leaves a ghost row in every run.
+"""
+
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 
-from rag_pipeline.defs.consistency_checks import consistency_checks
+from rag_pipeline.consistency.checks import Check, check_index, check_month, checks_by_asset
+from rag_pipeline.consistency.findings import Finding
+from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.indexing.verify import verify
+from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
 from rag_pipeline.stores.postgres import vector_deletions
 
 
 def index_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefinition]:
-    """The checks of the assets that are built."""
+    """Return the checks of all assets, for the kinds of vectors that are built."""
     return [
         *(_vectors_verified(kind) for kind in built),
-        *consistency_checks(built),
+        *(_consistency(asset, checks) for asset, checks in checks_by_asset(built).items()),
         vector_deletions_backlog,
     ]
+
+
+def evaluations(
+    found: Sequence[Finding], month: Month, built: Sequence[VectorKind]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluate every consistency check from the findings of a full check of a month, as a repair ends with."""
+    for asset, checks in checks_by_asset(built).items():
+        for check in checks:
+            findings = [f for f in found if (f.where, f.check) == (asset, check.name) and f.month in (month, None)]
+            yield dg.AssetCheckEvaluation(
+                asset_key=dg.AssetKey(asset),
+                check_name=check.name,
+                partition=month.partition_key,
+                blocking=False,
+                **_evaluation(check, findings),
+            )
+
+
+def _consistency(asset: str, checks: Sequence[Check]) -> dg.AssetChecksDefinition:
+    """The consistency checks of an asset as one step, because those of a collection share a pass over its keys."""
+
+    @dg.multi_asset_check(
+        name=f"{asset}_consistency",
+        specs=[
+            dg.AssetCheckSpec(check.name, asset=asset, partitions_def=months, description=check.description)
+            for check in checks
+        ],
+        can_subset=True,
+        # Last in a month's run: before its end, what a killed run left looks stuck.
+        op_tags={"dagster/priority": "-1"},
+    )
+    def consistency(
+        context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+    ) -> Iterator[dg.AssetCheckResult]:
+        selected = {key.name for key in context.selected_asset_check_keys}
+        found = check_index(pipeline, names=selected, assets=(asset,))
+        found += check_month(pipeline, month_of(context), names=selected, assets=(asset,))
+        for check in checks:
+            if check.name in selected:
+                findings = [finding for finding in found if finding.check == check.name]
+                yield dg.AssetCheckResult(check_name=check.name, asset_key=asset, **_evaluation(check, findings))
+
+    return consistency
+
+
+def _evaluation(check: Check, findings: Sequence[Finding]) -> dict[str, Any]:
+    rows = [
+        (finding.problem, ", ".join(f"{name} {value}" for name, value in one.items()))
+        for finding in findings
+        for one in finding.sample
+    ]
+    return {
+        "passed": not findings,
+        "severity": dg.AssetCheckSeverity.WARN if check.severity == "warning" else dg.AssetCheckSeverity.ERROR,
+        "description": "; ".join(f"{f.summary} → {f.what_to_do}" for f in findings) or "no problems found",
+        "metadata": {
+            "count": sum(finding.count for finding in findings),
+            "sample": table(("problem", "what"), rows),
+            "what_to_do": "; ".join(dict.fromkeys(finding.what_to_do for finding in findings)) or "nothing",
+        },
+    }
 
 
 def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
@@ -28,12 +96,12 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
         name="vectors_verified",
         partitions_def=months,
         blocking=True,
-        required_resource_keys={"pipeline"},
-        description="Expected = stored = searchable: what PostgreSQL says the month has, what its partition in "
+        description="Expected = stored = searchable: what PostgreSQL expects for the month, what its partition in "
         "Milvus holds, and what queries find. A difference fails the run.",
     )
-    def vectors_verified(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        pipeline: Pipeline = context.resources.pipeline
+    def vectors_verified(
+        context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+    ) -> dg.AssetCheckResult:
         (counts,) = verify(pipeline, month_of(context), [kind])
         return dg.AssetCheckResult(
             passed=counts.equal,
@@ -53,26 +121,28 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
 @dg.asset_check(
     asset="document_chunks",
     partitions_def=months,
-    required_resource_keys={"pipeline"},
-    # After the vectors in a month's run, which deletes at its end: before it, any large deletion looks like a backlog.
+    # A month's run deletes vectors at its end; before that, any large deletion looks like a backlog.
     op_tags={"dagster/priority": "-1"},
-    description="Chunks of the month whose vectors are still to be deleted from Milvus; past RAG_DELETIONS_BACKLOG it "
-    "fails.",
+    description="Chunks of the month whose vectors are still to be deleted from Milvus. Fails if they exceed "
+    "RAG_DELETIONS_BACKLOG.",
 )
-def vector_deletions_backlog(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-    pipeline: Pipeline = context.resources.pipeline
+def vector_deletions_backlog(
+    context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.AssetCheckResult:
     limit = pipeline.settings.deletions_backlog
     with pipeline.stores.database.connection() as connection:
-        waiting, since = vector_deletions.pending(connection, month_of(context))
+        pending, since = vector_deletions.pending(connection, month_of(context))
+    description = f"pending deletions in Milvus: {pending}"
+    if pending > limit:
+        description += (
+            f", more than RAG_DELETIONS_BACKLOG ({limit}): see the ticks of the sensor drain_vector_deletions"
+        )
     return dg.AssetCheckResult(
-        passed=waiting <= limit,
+        passed=pending <= limit,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=f"{waiting} deletions wait for Milvus, more than RAG_DELETIONS_BACKLOG ({limit}) allows: see what "
-        "the sensor drain_vector_deletions says"
-        if waiting > limit
-        else f"{waiting} deletions wait for Milvus",
+        description=description,
         metadata={
-            "waiting": waiting,
+            "pending": pending,
             "limit": limit,
             "oldest_seconds": (datetime.now(UTC) - since).total_seconds() if since else 0.0,
         },

@@ -1,6 +1,7 @@
-"""The assets: sources → documents → document_chunks → the three vector collections, each month a partition.
+"""The assets: sources → documents → document_chunks → the three vector collections, partitioned by month.
 
-No IO manager: the stores hold the data, and an asset's body is one call into the library and its metadata.
+No IO manager: the stores hold the data. An asset's body is one call into the library, its counts, which go
+to the run's `month_run`, and its metadata.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,25 +15,33 @@ from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletio
 from rag_pipeline.indexing.index_vectors import index_vectors
 from rag_pipeline.indexing.ingest_documents import ingest_documents
 from rag_pipeline.indexing.month_run import MonthRun
-from rag_pipeline.indexing.report import chunk_profile, newest_documents
 from rag_pipeline.indexing.verify import verify
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
 from rag_pipeline.sources.config import SourceConfig
+from rag_pipeline.stores.postgres import document_chunks as chunks_table
+from rag_pipeline.stores.postgres import documents as documents_table
 
 OWNERS = ["team:retrieval"]
 GROUP = "index"
+_NEWEST = 10
+
+_COLLECTIONS: dict[VectorKind, str] = {
+    "dense": "Dense vectors for semantic search (HNSW, inner product), one per chunk.",
+    "sparse": "Sparse vectors for keyword search (inverted index, inner product), one per chunk.",
+    "multi": "Multi-vectors for fine-grained search, several per chunk: read by key to rerank the best candidates.",
+}
 
 
 def source_assets(sources: Sequence[SourceConfig]) -> list[dg.AssetSpec]:
-    """What exists outside: one external asset a source, so that the graph shows where documents come from."""
+    """Return one external asset per source, so that the graph shows where documents come from."""
     return [
         dg.AssetSpec(
             source_key(source.name),
             group_name="sources",
             owners=OWNERS,
             kinds={source.type},
-            description=f"Documents in {source.connection_config()['path']}, looked at by the sensor "
+            description=f"Documents in {source.connection_config()['path']}, scanned by the sensor "
             f"`sync_{source.name}` ({source.schedule}).",
             metadata={"schedule": source.schedule, "include": list(source.include)},
         )
@@ -41,12 +50,17 @@ def source_assets(sources: Sequence[SourceConfig]) -> list[dg.AssetSpec]:
 
 
 def source_key(name: str) -> dg.AssetKey:
-    """The asset key of a source."""
+    """Return the asset key of a source."""
     return dg.AssetKey(["sources", name])
 
 
 def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -> list[dg.AssetsDefinition]:
-    """The assets of the write path, for the kinds of vectors that are built."""
+    """Return the assets of the write path, with a collection for each kind of vector that is built."""
+    return [documents_asset(sources), document_chunks, vector_collections(built)]
+
+
+def documents_asset(sources: Sequence[SourceConfig]) -> dg.AssetsDefinition:
+    """Return the asset `documents`, downstream of all sources."""
 
     @dg.asset(
         partitions_def=months,
@@ -54,85 +68,101 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
         owners=OWNERS,
         kinds={"postgres"},
         deps=[source_key(source.name) for source in sources],
-        required_resource_keys={"pipeline", "month_run"},
-        description="A month's documents as Markdown, one row an item of a source that can be read. What cannot be "
-        "read is set aside with its reason; what is gone from its source is deleted.",
+        description="A month's documents as Markdown, one row per readable item of a source. An item that cannot be "
+        "read is quarantined with the reason; a document that is gone from its source is deleted.",
     )
-    def documents(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        pipeline: Pipeline = context.resources.pipeline
+    def documents(
+        context: dg.AssetExecutionContext,
+        pipeline: dg.ResourceParam[Pipeline],
+        month_run: dg.ResourceParam[MonthRun],
+    ) -> dg.MaterializeResult:
         month = month_of(context)
         with pipeline.month_lock(month):
             result = ingest_documents(pipeline, month)
-        run: MonthRun = context.resources.month_run
-        run.stats.add(result.counts())
-        run.unreachable += result.unreachable.values()
+        month_run.stats.add(result.counts())
+        month_run.unreachable += result.unreachable.values()
+        with pipeline.stores.database.connection() as connection:
+            newest = documents_table.newest(connection, month, _NEWEST)
         return dg.MaterializeResult(
             metadata={
                 "stored": result.stored,
                 "unchanged": result.unchanged,
                 "deleted": result.deleted,
                 "quarantined": len(result.quarantined),
+                "quarantine_reasons": table(("document", "reason"), result.quarantined),
                 "unreachable_sources": list(result.unreachable.values()),
-                "reasons": table(("document", "reason"), result.quarantined),
-                "newest": table(("title", "language", "created_at", "chunks"), newest_documents(pipeline, month)),
+                "newest_documents": table(("title", "language", "created_at", "chunks"), newest),
             }
         )
 
-    @dg.asset(
-        partitions_def=months,
-        group_name=GROUP,
-        owners=OWNERS,
-        kinds={"postgres"},
-        deps=[documents],
-        required_resource_keys={"pipeline", "month_run"},
-        description="A month's documents cut along their outline. After an edit only the chunks whose text changed "
-        "are made anew; the old version stays searchable until the new one is complete.",
+    return documents
+
+
+@dg.asset(
+    partitions_def=months,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres"},
+    deps=["documents"],
+    description="A month's documents, chunked along their outline. After an edit only the chunks whose text changed "
+    "are rewritten; the old version stays searchable until the new one is complete.",
+)
+def document_chunks(
+    context: dg.AssetExecutionContext,
+    pipeline: dg.ResourceParam[Pipeline],
+    month_run: dg.ResourceParam[MonthRun],
+) -> dg.MaterializeResult:
+    """Chunk the month's new and changed documents."""
+    month = month_of(context)
+    with pipeline.month_lock(month):
+        result = chunk_documents(pipeline, month)
+    month_run.stats.add(result.counts())
+    with pipeline.stores.database.connection() as connection:
+        sizes = chunks_table.size_distribution(connection, month)
+    return dg.MaterializeResult(
+        metadata={
+            "documents": result.documents,
+            "added": result.added,
+            "superseded": result.superseded,
+            "kept": result.kept,
+            "chunk_sizes": table(("tokens", "chunks"), sizes),
+        }
     )
-    def document_chunks(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        pipeline: Pipeline = context.resources.pipeline
-        month = month_of(context)
-        with pipeline.month_lock(month):
-            result = chunk_documents(pipeline, month)
-        context.resources.month_run.stats.add(result.counts())
-        return dg.MaterializeResult(
-            metadata={
-                "documents": result.documents,
-                "added": result.added,
-                "superseded": result.superseded,
-                "kept": result.kept,
-                "sizes": table(("tokens", "chunks"), chunk_profile(pipeline, month)),
-            }
-        )
+
+
+def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
+    """Return the collections as one multi-asset: a chunk is embedded in one forward pass for all of them."""
 
     @dg.multi_asset(
         name="vector_collections",
         specs=[
             dg.AssetSpec(
                 f"{kind}_collection",
-                deps=[document_chunks],
+                deps=["document_chunks"],
                 group_name=GROUP,
                 owners=OWNERS,
                 kinds={"milvus"},
                 skippable=True,
-                description=_DESCRIPTIONS[kind],
+                description=_COLLECTIONS[kind],
             )
             for kind in built
         ],
         partitions_def=months,
         can_subset=True,
-        required_resource_keys={"pipeline", "month_run"},
     )
-    def vector_collections(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
-        pipeline: Pipeline = context.resources.pipeline
+    def collections(
+        context: dg.AssetExecutionContext,
+        pipeline: dg.ResourceParam[Pipeline],
+        month_run: dg.ResourceParam[MonthRun],
+    ) -> Iterator[dg.MaterializeResult]:
         month = month_of(context)
         selected = [kind for kind in built if dg.AssetKey(f"{kind}_collection") in context.selected_asset_keys]
         with pipeline.month_lock(month):
             result = index_vectors(pipeline, month, selected)
             drained = drain_deletions(pipeline)
             verified = verify(pipeline, month, selected)
-        stats = context.resources.month_run.stats
-        stats.add(result.counts())
-        stats.add(deletion_counts(drained))
+        month_run.stats.add(result.counts())
+        month_run.stats.add(deletion_counts(drained))
         for counts in verified:
             yield dg.MaterializeResult(
                 asset_key=f"{counts.kind}_collection",
@@ -140,22 +170,15 @@ def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -
                     "expected": counts.expected,
                     "stored": counts.stored,
                     "searchable": counts.searchable,
+                    "pending_deletions": counts.pending_deletions,
                     "written_chunks": result.written,
                     "embedded_chunks": result.embedded,
                     "from_embedding_cache": result.reused,
                     "embedding_cache": "unreachable" if pipeline.cache_unreachable else "ok",
                     "moved_chunks": result.moved,
-                    "documents_switched": result.documents_switched,
-                    "failed": table(("chunk", "reason"), result.failed),
-                    "pending_deletions": counts.pending_deletions,
+                    "switched_documents": result.documents_switched,
+                    "failed_chunks": table(("chunk", "reason"), result.failed),
                 },
             )
 
-    return [documents, document_chunks, vector_collections]
-
-
-_DESCRIPTIONS: dict[str, str] = {
-    "dense": "Dense vectors for semantic search (HNSW, inner product), one a chunk.",
-    "sparse": "Sparse vectors for keyword search (inverted index, inner product), one a chunk.",
-    "multi": "Multi-vectors for fine-grained search, several a chunk: read by key to rerank the best candidates.",
-}
+    return collections

@@ -1,4 +1,4 @@
-"""All definitions together, from the settings and `sources.yaml` alone."""
+"""All definitions, built from the settings and `sources.yaml` alone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from rag_pipeline.defs.asset_checks import index_checks
 from rag_pipeline.defs.assets import index_assets, source_assets
 from rag_pipeline.defs.jobs import check_month, index_month
 from rag_pipeline.defs.repair_job import repair_month
-from rag_pipeline.defs.resources import month_run_resource, pipeline_resource
+from rag_pipeline.defs.resources import MonthRunResource, PipelineResource
 from rag_pipeline.defs.schedules import maintenance_jobs, schedules
 from rag_pipeline.defs.sensors import drain_vector_deletions, index_pending_months, sync_sensor
 from rag_pipeline.settings import load_settings
@@ -18,7 +18,10 @@ from rag_pipeline.sources.config import load_sources
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
-    """The code location. `resource_overrides` put other resources in the place of ours: an open pipeline, say."""
+    """Return the code location.
+
+    `resource_overrides` replaces resources by name, everywhere: `{"pipeline": pipeline}` uses an open pipeline.
+    """
     settings = load_settings()
     sources = load_sources(settings.sources)
     return dg.Definitions(
@@ -32,7 +35,11 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             drain_vector_deletions,
             alerts,
         ],
-        resources={"pipeline": pipeline_resource, "month_run": month_run_resource, **(resource_overrides or {})},
-        # Steps of a month share the embedder and the connections; a process for each would start seven times.
+        resources={
+            "pipeline": PipelineResource(),
+            "month_run": MonthRunResource(),
+            **(resource_overrides or {}),
+        },
+        # In one process, the steps of a month share the embedder and the connections.
         executor=dg.in_process_executor,
     )

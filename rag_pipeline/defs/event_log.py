@@ -1,14 +1,12 @@
-"""What Dagster knows about checks, runs, sensors and schedules, as the alerts' observations.
+"""Checks, runs, sensors and schedules as observations for the alerts, polled from Dagster's event log and ticks.
 
-The one module that polls the event log and the ticks. Events are read in the order of their ids, all kinds together,
-so that one number says how far they are read. An id is given out before its event is committed, so events may turn
-up behind that number: the last ones before it are always read again, and those of the last moments wait for the next
-time. Reading an event twice is harmless.
+Events are read in the order of their ids, all types together, so one number records the position in the log. An id is
+assigned before its event is committed, so an event can appear behind that position: the last ones before it are read
+again every time, and events younger than `SETTLE_SECONDS` wait for the next tick. Reading an event twice is harmless.
 """
 
 import hashlib
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,49 +19,47 @@ from dagster._core.storage.runs import SqlRunStorage
 from dagster._utils.error import SerializableErrorInfo
 
 from rag_pipeline.alerts.state_changes import Observation
+from rag_pipeline.defs.month_partitions import PARTITION_TAG
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.stores.postgres.alert_outbox import Subject
 
-# See `_records`; said at every tick, it would fill the log.
-warnings.filterwarnings("ignore", message=".*get_event_records", category=DeprecationWarning)
-
 LATE_EVENTS = 200
 LATE_SECONDS = 3600.0
-"""No transaction is open for so long: what is older need not be read again at every tick."""
+"""No transaction stays open this long: older events need not be read again at every tick."""
 SETTLE_SECONDS = 2.0
 _PAGE = 500
 _TICKS = 25
 _COUNTS = 8
-_RUN_KINDS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
+_RUN_TYPES = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 _OUR_ERROR = re.compile(r"^rag_pipeline\.errors\.\w+: ")
 _ADHOC_JOB = "__ASSET_JOB"
-"""What Dagster calls a run of assets that were picked by hand."""
+"""Dagster's job name for a run of assets selected by hand."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A part of the event log."""
+    """A page of the event log."""
 
     observations: list[Observation]
     read_up_to: int
-    """The id to go on from."""
+    """The id after which the next page starts."""
     more: bool
 
 
 def log_name(instance: dg.DagsterInstance) -> str:
-    """Names the storage that events' ids count in: a new storage has a new name, and begins at 1 again."""
+    """Return the name of the event storage: ids are unique within it, and a new storage starts at 1 again."""
     return cast(SqlRunStorage, instance.run_storage).get_run_storage_id()
 
 
 def read_events(instance: dg.DagsterInstance, after: int, now: datetime) -> Page:
-    """The evaluations of checks and the ends of runs after an event's id, and some before it that may be late."""
+    """Return check evaluations and ends of runs after an event's id, and those before it that may have come late."""
     late: list[dg.EventLogRecord] = []
     new: list[dg.EventLogRecord] = []
     horizon = None
-    for kind in (dg.DagsterEventType.ASSET_CHECK_EVALUATION, *_RUN_KINDS):
-        late += _records(instance, kind, before=after + 1, limit=LATE_EVENTS) if after else []
-        found = _records(instance, kind, after=after, limit=_PAGE)
+    for event_type in (dg.DagsterEventType.ASSET_CHECK_EVALUATION, *_RUN_TYPES):
+        late += _records(instance, event_type, before=after + 1, limit=LATE_EVENTS) if after else []
+        found = _records(instance, event_type, after=after, limit=_PAGE)
         new += found
         if len(found) == _PAGE:
             horizon = min(horizon or found[-1].storage_id, found[-1].storage_id)
@@ -74,7 +70,7 @@ def read_events(instance: dg.DagsterInstance, after: int, now: datetime) -> Page
 
 
 def read_ticks(instance: dg.DagsterInstance) -> list[Observation]:
-    """The latest ticks of all sensors and schedules that have ended, but for those that were not due: they did not look."""
+    """Return the latest finished ticks of all sensors and schedules, except ticks of sources that were not due."""
     ended = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
     return [
         _tick_observed(state, tick)
@@ -86,27 +82,27 @@ def read_ticks(instance: dg.DagsterInstance) -> list[Observation]:
 
 def _records(
     instance: dg.DagsterInstance,
-    kind: dg.DagsterEventType,
+    event_type: dg.DagsterEventType,
     limit: int,
     after: int | None = None,
     before: int | None = None,
 ) -> Sequence[dg.EventLogRecord]:
-    """Events of a kind: the first ones after an id, or the last ones before it.
+    """Return the events of a type: the first ones after an id, or the last ones before it.
 
-    The only use of `get_event_records`, which Dagster will drop in 2.0: nothing else lists the evaluations of all
-    checks and partitions by id. Storage that is split by run (SQLite) cannot answer it.
+    Evaluations are read from the storage: nothing else lists those of all checks and partitions by id, and the
+    instance's own `get_event_records` is deprecated. Storage that is sharded by run (SQLite) does not support it.
     """
-    if kind in _RUN_KINDS:
-        runs = dg.RunStatusChangeRecordsFilter(kind, after_storage_id=after, before_storage_id=before)  # type: ignore[arg-type]
+    if event_type in _RUN_TYPES:
+        runs = dg.RunStatusChangeRecordsFilter(event_type, after_storage_id=after, before_storage_id=before)  # type: ignore[arg-type]
         return instance.fetch_run_status_changes(runs, limit=limit, ascending=after is not None).records
-    events = dg.EventRecordsFilter(kind, after_cursor=after, before_cursor=before)
-    return instance.get_event_records(events, limit=limit, ascending=after is not None)
+    events = dg.EventRecordsFilter(event_type, after_cursor=after, before_cursor=before)
+    return instance.event_log_storage.get_event_records(events, limit=limit, ascending=after is not None)
 
 
 def _settled(records: list[dg.EventLogRecord], horizon: int | None, now: datetime) -> list[dg.EventLogRecord]:
-    """The records up to the horizon, and up to the first that is so young that one before it may be missing.
+    """Return the records up to the horizon, and before the first one so recent that an earlier one may be missing.
 
-    One that is dated in the future comes from a machine whose clock is wrong, and is not waited for.
+    A record dated in the future comes from a machine whose clock is wrong; it counts as settled.
     """
     for n, record in enumerate(records):
         age = now.timestamp() - record.timestamp
@@ -116,12 +112,12 @@ def _settled(records: list[dg.EventLogRecord], horizon: int | None, now: datetim
 
 
 def _observations(instance: dg.DagsterInstance, records: Sequence[dg.EventLogRecord]) -> Iterator[Observation]:
-    ended = {record.run_id for record in records if record.event_type in _RUN_KINDS}
+    ended = {record.run_id for record in records if record.event_type in _RUN_TYPES}
     runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=sorted(ended)))} if ended else {}
     for record in records:
-        if record.event_type not in _RUN_KINDS:
+        if record.event_type not in _RUN_TYPES:
             yield _check_observed(record)
-        elif record.run_id in runs and not _told_by_a_check(instance, record):
+        elif record.run_id in runs and not _failed_by_checks(instance, record):
             yield _run_observed(record, runs[record.run_id])
 
 
@@ -147,10 +143,10 @@ def _check_observed(record: dg.EventLogRecord) -> Observation:
 
 
 def _run_observed(record: dg.EventLogRecord, run: dg.DagsterRun) -> Observation:
-    """A job of a month fails and recovers as one subject: a run and its retries, by Dagster or a sensor, are told once."""
+    """Observe a run as its job and month: a run and its retries, by Dagster or by a sensor, alert once."""
     passed = record.event_type == dg.DagsterEventType.RUN_SUCCESS
     return Observation(
-        Subject("run", _run_name(run), run.tags.get("dagster/partition", "")),
+        Subject("run", _run_name(run), run.tags.get(PARTITION_TAG, "")),
         record.storage_id,
         passed,
         _moment(record.timestamp),
@@ -160,23 +156,23 @@ def _run_observed(record: dg.EventLogRecord, run: dg.DagsterRun) -> Observation:
 
 
 def _run_name(run: dg.DagsterRun) -> str:
-    """The job's name; for assets that were picked by hand, theirs."""
-    picked = sorted(
+    """Return the job's name; for assets selected by hand, their names."""
+    selected = sorted(
         [key.to_user_string() for key in run.asset_selection or ()]
         + [f"{key.name} on {key.asset_key.to_user_string()}" for key in run.asset_check_selection or ()]
     )
-    if not picked:
+    if not selected:
         return run.job_name
-    if len(picked) > 4:
-        # Another selection is another subject, also where the first names are the same.
-        digest = hashlib.sha256("\n".join(picked).encode()).hexdigest()[:6]
-        picked = [*picked[:3], f"{len(picked) - 3} more ({digest})"]
+    if len(selected) > 4:
+        # A different selection is a different subject, even if the first names are the same.
+        digest = hashlib.sha256("\n".join(selected).encode()).hexdigest()[:6]
+        selected = [*selected[:3], f"{len(selected) - 3} more ({digest})"]
     what = "materialization" if run.job_name == _ADHOC_JOB else run.job_name
-    return f"{what} of {', '.join(picked)}"
+    return f"{what} of {', '.join(selected)}"
 
 
 def _run_error(event: dg.DagsterEvent) -> str:
-    """Where and why a run failed, on one line: the first failed step and its reason."""
+    """Return where and why a run failed, on one line: the first failed step and its reason."""
     failure = event.job_failure_data
     step = failure.first_step_failure_event
     if step is None:
@@ -185,7 +181,7 @@ def _run_error(event: dg.DagsterEvent) -> str:
 
 
 def _reason(error: SerializableErrorInfo | None) -> str:
-    """The innermost reason, on one line; our own errors by their text alone."""
+    """Return the root cause, on one line; our own errors without their class name."""
     if error is None:
         return ""
     while error.cause is not None:
@@ -193,8 +189,8 @@ def _reason(error: SerializableErrorInfo | None) -> str:
     return one_line(RagError(_OUR_ERROR.sub("", error.message)), 300)
 
 
-def _told_by_a_check(instance: dg.DagsterInstance, record: dg.EventLogRecord) -> bool:
-    """Whether a run failed by nothing but blocking checks: their own alerts say so."""
+def _failed_by_checks(instance: dg.DagsterInstance, record: dg.EventLogRecord) -> bool:
+    """Whether a run failed through blocking checks alone: the checks have their own alerts."""
     if record.event_type != dg.DagsterEventType.RUN_FAILURE:
         return False
     first = _event(record).job_failure_data.first_step_failure_event

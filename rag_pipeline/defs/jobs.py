@@ -1,24 +1,44 @@
-"""The jobs that work on one month: the one that brings it up to date, and the one that only checks it."""
+"""The jobs of one month, and the months that unfinished runs have."""
 
 import dagster as dg
 
 from rag_pipeline.defs.assets import GROUP
-from rag_pipeline.defs.month_partitions import months
+from rag_pipeline.defs.month_partitions import PARTITION_TAG, months
+from rag_pipeline.months import Month
 
 INDEX_MONTH = "index_month"
 CHECK_MONTH = "check_month"
 
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
 index_month = dg.define_asset_job(
     INDEX_MONTH,
     selection=dg.AssetSelection.groups(GROUP),
-    partitions_def=months,
-    description="Bring one month's documents, chunks and vectors to what the sources hold, and verify the counts.",
+    description="Bring one month's documents, chunks and vectors up to date with the sources, and verify the counts.",
 )
 
 check_month = dg.define_asset_job(
     CHECK_MONTH,
     selection=dg.AssetSelection.all_asset_checks(),
-    # Dagster infers a job's partitions from its assets. This one has none, and would take no month.
+    # Dagster infers a job's partitions from its assets; this job has none.
     config=dg.PartitionedConfig(partitions_def=months, run_config_for_partition_key_fn=lambda month: {}),
     description="Run all checks of one month, and nothing else.",
 )
+
+
+def months_in_runs(
+    instance: dg.DagsterInstance, *, only_job: str | None = None, except_job: str | None = None
+) -> set[Month]:
+    """Return the months of the runs that are queued or running: of all jobs, of one, or of all but one."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=only_job, statuses=_UNFINISHED))
+    return {
+        Month.parse(run.tags[PARTITION_TAG])
+        for run in runs
+        if PARTITION_TAG in run.tags and run.job_name != except_job
+    }

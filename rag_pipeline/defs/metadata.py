@@ -1,4 +1,4 @@
-"""Metadata that a person would rather look at as a table."""
+"""Metadata that the UI shows as a table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ _ROWS = 20
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.TableMetadataValue:
-    """The first rows as a table."""
+    """Return the first 20 rows as a table; integers stay numbers, everything else becomes text."""
     schema = dg.TableSchema(
         columns=[
             dg.TableColumn(name, "int" if rows and isinstance(rows[0][n], int) else "string")

@@ -1,32 +1,32 @@
-"""The job that repairs one month, and then says of its checks what it found: they need not be run again to pass."""
+"""The job that repairs one month and then records the results of its checks, so that they pass without another run."""
+
+from collections.abc import Sequence
 
 import dagster as dg
 
+from rag_pipeline.consistency.findings import Finding
 from rag_pipeline.consistency.repair import repair
-from rag_pipeline.defs.consistency_checks import evaluations
+from rag_pipeline.defs.asset_checks import evaluations
 from rag_pipeline.defs.metadata import table
-from rag_pipeline.defs.month_partitions import months
-from rag_pipeline.months import Month
+from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.pipeline import Pipeline
 
 
 class RepairOptions(dg.Config):
-    """How a repair is run."""
+    """Options of a repair; with `dry_run` nothing is changed."""
 
     dry_run: bool = False
 
 
 @dg.op(
-    required_resource_keys={"pipeline"},
-    description="Makes what is wrong pending, deletes what is orphaned, rebuilds what is not as specified, and runs "
-    "the write path; with dry_run it only says what it would do.",
+    description="Makes inconsistent rows pending, deletes orphans, rebuilds what is not as specified, and runs the write "
+    "path. With dry_run it only reports what it found.",
 )
-def repair_stores(context: dg.OpExecutionContext, config: RepairOptions) -> None:
-    """Repairs the month of the run."""
-    if not context.has_partition_key:
-        raise dg.Failure("A repair works on one month: choose a partition, and run it again.")
-    pipeline: Pipeline = context.resources.pipeline
-    month = Month.parse(context.partition_key)
+def repair_stores(
+    context: dg.OpExecutionContext, config: RepairOptions, pipeline: dg.ResourceParam[Pipeline]
+) -> None:
+    """Repair the month of the run."""
+    month = month_of(context)
     result = repair(pipeline, [month], dry_run=config.dry_run)
     for finding in result.found.findings:
         context.log.info(f"{finding}; {finding.what_to_do}")
@@ -34,12 +34,8 @@ def repair_stores(context: dg.OpExecutionContext, config: RepairOptions) -> None
         context.log_event(evaluation)  # type: ignore[arg-type]
     context.add_output_metadata(
         {
-            "found": table(
-                ("where", "what"), [(f.where, f"{f.count} {f.problem}") for f in result.found.findings]
-            ),
-            "remaining": table(
-                ("where", "what"), [(f.where, f"{f.count} {f.problem}") for f in result.remaining.findings]
-            ),
+            "found": _findings(result.found.findings),
+            "remaining": _findings(result.remaining.findings),
             "embedded": result.embedded,
             "from_embedding_cache": result.reused,
             "deleted_vectors": result.deleted_vectors,
@@ -47,14 +43,19 @@ def repair_stores(context: dg.OpExecutionContext, config: RepairOptions) -> None
         }
     )
     if not config.dry_run and not result.remaining.consistent:
-        left = "; ".join(str(f) for f in result.remaining.findings)
-        raise dg.Failure(f"{month} is still inconsistent: {left}")
+        remaining = "; ".join(str(finding) for finding in result.remaining.findings)
+        raise dg.Failure(f"{month} is still inconsistent: {remaining}")
+
+
+def _findings(findings: Sequence[Finding]) -> dg.TableMetadataValue:
+    rows = [(finding.where, finding.summary) for finding in findings]
+    return table(("where", "problem"), rows)
 
 
 @dg.job(
     name="repair_month",
     partitions_def=months,
-    description="Repair what the consistency checks find in one month; re-embeds only what has no vectors.",
+    description="Repair what the consistency checks find in one month; re-embeds only chunks whose vectors are missing.",
 )
 def repair_month() -> None:
     """One op, so that the month's lock is held throughout."""

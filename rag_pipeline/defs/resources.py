@@ -1,28 +1,52 @@
-"""The pipeline as a Dagster resource: opened for a run, closed at its end."""
+"""The resources: the pipeline, and what a run's steps have done.
+
+The pipeline is opened once per run, so that its steps share the embedder and the connections, or once per tick of a sensor or
+schedule, and closed at its end. Loading the definitions opens nothing.
+
+The resources hand out the library's own objects: whoever needs the pipeline takes a `dg.ResourceParam[Pipeline]`. So an
+open `Pipeline` can take the resource's place, `build_defs({"pipeline": pipeline})`, in assets, checks, ops, sensors and
+schedules alike. Dagster uses such an object as it is and never closes it.
+"""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import dagster as dg
 
 from rag_pipeline.indexing.month_run import MonthRun
-from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.pipeline import Pipeline, Progress, silent
 from rag_pipeline.settings import load_settings
 
 
-@dg.resource(description="Settings, sources, store connections and embedder, from RAG_* variables")
-def pipeline_resource(context: dg.InitResourceContext) -> Iterator[Pipeline]:
-    """Opened from this process's environment; progress goes to the run's log."""
+class PipelineResource(dg.ConfigurableResource[Pipeline]):
+    """Settings, sources, store connections and embedder, from this process's `RAG_*` variables."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> Pipeline:
+        """Return a pipeline that reports its progress to the run's log."""
+        return Pipeline(load_settings(), progress=_progress(context))
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Pipeline]:
+        with self.create_resource(context) as pipeline:
+            pipeline.prepare()
+            yield pipeline
+
+
+class MonthRunResource(dg.ConfigurableResource[MonthRun]):
+    """What the steps of this run have done: the assets add their counts, `rag-pipeline ingest` passes its own and reads it."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> MonthRun:
+        """Return an empty one for this run."""
+        return MonthRun()
+
+
+def _progress(context: dg.InitResourceContext) -> Progress:
+    """Progress to the log of the run; a sensor or schedule has no run, and its result says what it did."""
+    log = context.log
+    if context.run is None or log is None:
+        return silent
 
     def progress(stage: str, done: int, total: int | None = None) -> None:
-        if context.log:
-            context.log.info(f"{stage}: {done}" + (f" of {total}" if total else ""))
+        log.info(f"{stage}: {done}" + (f" of {total}" if total else ""))
 
-    with Pipeline(load_settings(), progress=progress) as pipeline:
-        pipeline.prepare()
-        yield pipeline
-
-
-@dg.resource(description="What the steps of this run have done so far")
-def month_run_resource(context: dg.InitResourceContext) -> MonthRun:
-    """An empty one for each run: the assets add their results to it, and `rag-pipeline ingest` reads its own."""
-    return MonthRun()
+    return progress

@@ -1,4 +1,4 @@
-"""A month's job in this process: what `rag-pipeline ingest` runs. Its run is recorded and shows in the UI."""
+"""A month's job in this process, as `rag-pipeline ingest` runs it: the run is recorded and shows in the UI."""
 
 import os
 from functools import cache
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def run_month(pipeline: "Pipeline", month: "Month") -> MonthRun:
     """Run `index_month` for a month with an open pipeline. Return what its steps did.
 
-    The run has an `error` if it failed: the library's own error, or the failed check's description. Raises
+    The run has an `error` if it failed: the library's own error, or the description of the failed check. Raises
     `StoreUnavailableError` if a store is down.
     """
     from rag_pipeline.defs.jobs import INDEX_MONTH
@@ -31,8 +31,8 @@ def run_month(pipeline: "Pipeline", month: "Month") -> MonthRun:
             .resolve_job_def(INDEX_MONTH)
             .execute_in_process(
                 partition_key=month.partition_key,
-                resources={"pipeline": pipeline, "month_run": run},
                 instance=_instance(pipeline),
+                resources={"month_run": run},
                 raise_on_error=False,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             )
@@ -40,8 +40,8 @@ def run_month(pipeline: "Pipeline", month: "Month") -> MonthRun:
     except DBAPIError as error:
         reason = one_line(error.orig or error)
         raise StoreUnavailableError(
-            f"PostgreSQL went away while Dagster recorded the run of {month}: {reason}; start it (the embedded one: "
-            "`rag-pipeline up`) and run again, nothing was lost"
+            f"PostgreSQL became unreachable while Dagster recorded the run of {month}: {reason}; start it (the embedded "
+            "one: `rag-pipeline up`) and run again, nothing was lost"
         ) from None
     if not result.success:
         failure = _reason(result, month)
@@ -54,7 +54,7 @@ def run_month(pipeline: "Pipeline", month: "Month") -> MonthRun:
 def _reason(result: dg.ExecuteInProcessResult, month: "Month") -> RagError:
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed and evaluation.blocking:
-            return RagError(evaluation.description or f"the check {evaluation.check_name} failed")
+            return RagError(evaluation.description or f"check {evaluation.check_name} failed")
     for event in result.get_step_failure_events():
         error = event.step_failure_data.error
         while error is not None:
@@ -64,7 +64,7 @@ def _reason(result: dg.ExecuteInProcessResult, month: "Month") -> RagError:
             if error.cause is None:
                 return RagError(f"run {result.run_id}: {one_line(RagError(error.message))}")
             error = error.cause
-    return RagError(f"the run {result.run_id} of {month} failed: see it in the Dagster UI")
+    return RagError(f"run {result.run_id} of {month} failed: see it in the Dagster UI")
 
 
 def _path(name: str) -> str:
@@ -78,7 +78,7 @@ def _instance(pipeline: "Pipeline") -> dg.DagsterInstance:
     if "DAGSTER_HOME" not in os.environ:
         os.environ.update(dagster_environment(pipeline.settings, pipeline.endpoints))
     instance = dg.DagsterInstance.get()
-    # Otherwise it connects anew for every event, which takes longer than anything else in a small run.
+    # Pools the connections: a new one for every event would take most of the time of a small run.
     instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
     return instance
 
@@ -87,4 +87,4 @@ def _instance(pipeline: "Pipeline") -> dg.DagsterInstance:
 def _definitions(pipeline: "Pipeline") -> dg.Definitions:
     from rag_pipeline.defs.build import build_defs
 
-    return build_defs({"pipeline": dg.ResourceDefinition.hardcoded_resource(pipeline)})
+    return build_defs({"pipeline": pipeline})

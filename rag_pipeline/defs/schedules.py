@@ -1,63 +1,62 @@
-"""The schedules: partitions ahead of time, the retirement of old months, and the nightly checks of all months.
+"""The schedules: partitions created in advance, the expiry of old months, and the nightly checks of all months.
 
-They run without being switched on by hand; times are UTC.
+They run by default; times are UTC.
 """
 
 from collections.abc import Sequence
 
 import dagster as dg
 
-from rag_pipeline.defs.active_runs import months_in_runs
-from rag_pipeline.defs.jobs import CHECK_MONTH
+from rag_pipeline.defs.jobs import CHECK_MONTH, months_in_runs
 from rag_pipeline.indexing import retention
 from rag_pipeline.indexing.create_partitions import create_partitions as create_missing_partitions
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.settings import Settings, load_settings
+from rag_pipeline.settings import Settings
 from rag_pipeline.stores.postgres import schema
 
 _DAILY = "10 0 * * *"
-_AFTER_OTHERS = {"dagster/priority": "-1"}
+_AFTER_OTHER_RUNS = {"dagster/priority": "-1"}
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """All schedules; when the nightly checks run is a setting."""
-    return [create_partitions, retire_months, nightly_checks(settings.nightly_cron)]
+    """Return all schedules; the cron of the nightly checks is a setting."""
+    return [create_partitions, expire_months, nightly_checks(settings.nightly_cron)]
 
 
-@dg.op(name="create_missing_partitions", required_resource_keys={"pipeline"})
-def _create_partitions(context: dg.OpExecutionContext) -> None:
-    created = create_missing_partitions(context.resources.pipeline)
-    context.log.info(f"PostgreSQL: {_named(created.months)}")
+@dg.op(name="create_missing_partitions")
+def _create_partitions(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> None:
+    created = create_missing_partitions(pipeline)
+    context.log.info(f"PostgreSQL: created {_listed(created.months)}")
     for collection, months in created.collections.items():
-        context.log.info(f"{collection}: {_named(months)}")
+        context.log.info(f"{collection}: created {_listed(months)}")
 
 
 @dg.job(
     name="create_partitions",
-    description="Make the partitions of the running month and the next two, in PostgreSQL and in every collection.",
+    description="Create the partitions of the current month and the next two, in PostgreSQL and in every collection.",
 )
 def create_partitions_job() -> None:
     _create_partitions()
 
 
-@dg.op(name="retire_old_months", required_resource_keys={"pipeline"})
-def _retire_months(context: dg.OpExecutionContext) -> None:
-    result = retention.apply_retention(context.resources.pipeline)
+@dg.op(name="expire_old_months")
+def _expire_months(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> None:
+    result = retention.apply_retention(pipeline)
     for line in result.busy:
         context.log.warning(line)
-    context.log.info(f"retired {_named(result.expired)}; {result.restored} items are to be ingested again")
+    context.log.info(f"expired {_listed(result.expired)}; {result.restored} items are pending again")
 
 
 @dg.job(
-    name="retire_months",
-    description="Retire the months older than RAG_RETENTION_MONTHS in all stores, and make pending again what was "
-    "retired and is to be kept now.",
+    name="expire_months",
+    description="Remove the months older than RAG_RETENTION_MONTHS from all stores. Expired months that are now within "
+    "the retention become pending again.",
 )
-def retire_months_job() -> None:
-    _retire_months()
+def expire_months_job() -> None:
+    _expire_months()
 
 
-maintenance_jobs = [create_partitions_job, retire_months_job]
+maintenance_jobs = [create_partitions_job, expire_months_job]
 
 create_partitions = dg.ScheduleDefinition(
     name="create_partitions",
@@ -65,31 +64,32 @@ create_partitions = dg.ScheduleDefinition(
     cron_schedule=_DAILY,
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Partitions are there before the month begins.",
+    description="Creates a month's partitions before the month begins.",
 )
 
 
 @dg.schedule(
-    job=retire_months_job,
+    job=expire_months_job,
     cron_schedule=_DAILY,
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Where a month is too old by RAG_RETENTION_MONTHS, or half retired, or to be kept again.",
+    description="Runs expire_months if a month is older than RAG_RETENTION_MONTHS, an expiry is unfinished, or an "
+    "expired month is within the retention again.",
 )
-def retire_months(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    with Pipeline(load_settings()) as pipeline:
-        pipeline.prepare()
-        due = retention.retention_due(pipeline)
-        kept = pipeline.settings.retention_months
-    if due:
+def expire_months(
+    context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.RunRequest | dg.SkipReason:
+    """Request a run if there is anything to expire or to restore."""
+    if retention.retention_due(pipeline):
         return dg.RunRequest()
+    kept = pipeline.settings.retention_months
     return dg.SkipReason(
         "RAG_RETENTION_MONTHS is not set" if kept is None else f"{kept} months are kept, none is older"
     )
 
 
 def nightly_checks(cron: str) -> dg.ScheduleDefinition:
-    """Asks for the checks of every month that has documents, oldest first, behind other runs."""
+    """Return the schedule that requests the checks of every month with documents, at lower priority than other runs."""
 
     @dg.schedule(
         name="nightly_checks",
@@ -97,24 +97,26 @@ def nightly_checks(cron: str) -> dg.ScheduleDefinition:
         cron_schedule=cron,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="All checks of every month that has documents, oldest first.",
+        description="Runs all checks of every month that has documents, oldest first.",
     )
-    def nightly(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
-        with Pipeline(load_settings()) as pipeline:
-            pipeline.prepare()
-            months = schema.months_with_documents(pipeline.stores.database)
-        # A sweep that takes longer than a day is not asked for twice.
-        waiting = months_in_runs(context.instance, only_job=CHECK_MONTH)
+    def nightly(
+        context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+    ) -> list[dg.RunRequest] | dg.SkipReason:
+        months = schema.months_with_documents(pipeline.stores.database)
+        if not months:
+            return dg.SkipReason("no month has documents")
+        # The checks of all months can take longer than a day: those still queued are not requested again.
+        queued = months_in_runs(context.instance, only_job=CHECK_MONTH)
         night = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
         requests = [
-            dg.RunRequest(run_key=f"{night} {month}", partition_key=month.partition_key, tags=_AFTER_OTHERS)
+            dg.RunRequest(run_key=f"{night} {month}", partition_key=month.partition_key, tags=_AFTER_OTHER_RUNS)
             for month in months
-            if month not in waiting
+            if month not in queued
         ]
-        return requests or dg.SkipReason("no month has documents")
+        return requests or dg.SkipReason("the checks of all months are still queued")
 
     return nightly
 
 
-def _named(months: Sequence[object]) -> str:
+def _listed(months: Sequence[object]) -> str:
     return ", ".join(map(str, months)) or "none"

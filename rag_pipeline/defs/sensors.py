@@ -1,7 +1,7 @@
-"""The sensors: one a source that looks at what exists, one that runs the months with pending work, one for deletions.
+"""The sensors: one per source that scans it, one that runs the months with pending work, one for deletions.
 
-They run without being switched on by hand. A tick ends well within Dagster's limit of 60 s: a scan stops at its
-deadline and goes on at the next tick.
+They run by default. A tick ends well within Dagster's limit of 60 s: a scan stops at its deadline and resumes at the
+next tick.
 """
 
 import json
@@ -11,72 +11,69 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from rag_pipeline.defs.active_runs import months_in_runs
 from rag_pipeline.defs.assets import source_key
-from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH
+from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, months_in_runs
 from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.run_selection import Requested, due_months, pending_work
-from rag_pipeline.indexing.scan import is_due, scan_source
+from rag_pipeline.indexing.scan import ScanResult, is_due, scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.settings import load_settings
 from rag_pipeline.sources.config import SourceConfig
 from rag_pipeline.stores.postgres import sources as table
 from rag_pipeline.stores.postgres import vector_deletions
 
 NOT_DUE = "is not due yet"
-"""In the reason of a tick that did not look: it says nothing about whether the source is well."""
+"""Part of the skip reason of a tick that did not scan: such a tick says nothing about the source's health."""
 
 _SCAN_SECONDS = 30
 _DRAIN_SECONDS = 20
 _MONTHS_PER_TICK = 12
+_PROBLEMS_SHOWN = 20
 
 
 def sync_sensor(config: SourceConfig) -> dg.SensorDefinition:
-    """Scans a source at its cron; what it finds new, changed or gone becomes pending work."""
+    """Return the sensor that scans a source at its schedule; new, changed and gone items become pending work."""
 
     @dg.sensor(
         name=f"sync_{config.name}",
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Looks at what the source {config.name} holds ({config.schedule}). The sensor "
-        "index_pending_months runs the months it finds work for.",
+        description=f"Scans the source {config.name} ({config.schedule}). The sensor index_pending_months runs the "
+        "months with new, changed or gone items.",
     )
-    def sync(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        with Pipeline(load_settings()) as pipeline:
-            pipeline.prepare()
-            if not is_due(pipeline, config, datetime.now(UTC)):
-                return dg.SensorResult(skip_reason=f"{config.name} {NOT_DUE} ({config.schedule})")
-            result = scan_source(pipeline, config, deadline=time.monotonic() + _SCAN_SECONDS, wait_seconds=0)
+    def sync(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
+        if not is_due(pipeline, config, datetime.now(UTC)):
+            return dg.SensorResult(skip_reason=f"{config.name} {NOT_DUE} ({config.schedule})")
+        result = scan_source(pipeline, config, deadline=time.monotonic() + _SCAN_SECONDS, wait_seconds=0)
         summary = f"{result.scanned} items: {result.new} new, {result.changed} changed, {result.gone} gone"
         if not result.complete:
-            return dg.SensorResult(skip_reason=f"{summary}; goes on at the next tick")
-        if not (result.new or result.changed or result.gone or result.problems):
-            return dg.SensorResult(skip_reason=summary)
+            return dg.SensorResult(skip_reason=f"{summary}; the scan resumes at the next tick")
+        found = result.new or result.changed or result.gone or result.problems
         return dg.SensorResult(
-            skip_reason=summary,
-            asset_events=[
-                dg.AssetMaterialization(
-                    source_key(config.name),
-                    description=summary,
-                    metadata={
-                        "items": result.scanned,
-                        "new": result.new,
-                        "changed": result.changed,
-                        "gone": result.gone,
-                        "problems": result.problems[:20],
-                    },
-                )
-            ],
+            skip_reason=summary, asset_events=[_source_scanned(config, result, summary)] if found else []
         )
 
     return sync
 
 
-def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition:
-    """Runs the months with pending work, oldest first; a month whose run failed is tried again after a pause.
+def _source_scanned(config: SourceConfig, result: ScanResult, summary: str) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
+        source_key(config.name),
+        description=summary,
+        metadata={
+            "items": result.scanned,
+            "new": result.new,
+            "changed": result.changed,
+            "gone": result.gone,
+            "problems": result.problems[:_PROBLEMS_SHOWN],
+        },
+    )
 
-    So is what was set aside or could not be embedded.
+
+def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition:
+    """Return the sensor that runs the months with pending work, oldest first.
+
+    A month whose run failed is retried after a pause, as are quarantined documents and chunks that failed.
     """
 
     @dg.sensor(
@@ -86,24 +83,22 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Runs index_month for the months with pending work, oldest first.",
     )
-    def pending(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        with Pipeline(load_settings()) as pipeline:
-            pipeline.prepare()
-            with pipeline.stores.database.connection() as connection:
-                table.deactivate_unconfigured(connection, [(source.type, source.name) for source in sources])
-            work = pending_work(pipeline)
-        due, asked = due_months(
+    def pending(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
+        with pipeline.stores.database.connection() as connection:
+            table.deactivate_unconfigured(connection, [(source.type, source.name) for source in sources])
+        work = pending_work(pipeline)
+        due, requested = due_months(
             work,
-            # A month whose checks are waiting may be asked for: it is run before them.
-            months_in_runs(context.instance, without_job=CHECK_MONTH),
+            # A month whose checks are queued can be requested: it runs before them.
+            months_in_runs(context.instance, except_job=CHECK_MONTH),
             _load(context.cursor),
             datetime.now(UTC),
             _MONTHS_PER_TICK,
         )
         return dg.SensorResult(
             run_requests=[dg.RunRequest(partition_key=month.partition_key) for month in due],
-            cursor=_dump(asked),
-            skip_reason=None if due else f"{len(work)} months have pending work, none is due",
+            cursor=_dump(requested),
+            skip_reason=None if due else f"{len(work)} months have pending work, none of them is due",
         )
 
     return pending
@@ -112,17 +107,18 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Deletes from Milvus the vectors of what was deleted in PostgreSQL, by whatever means.",
+    description="Deletes the vectors of chunks that were deleted from PostgreSQL, by whatever means, from Milvus.",
 )
-def drain_vector_deletions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    with Pipeline(load_settings()) as pipeline:
-        pipeline.prepare()
-        drained = drain_deletions(pipeline, deadline=time.monotonic() + _DRAIN_SECONDS)
-        with pipeline.stores.database.connection() as connection:
-            waiting = vector_deletions.backlog(connection) if drained else 0
+def drain_vector_deletions(
+    context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+) -> dg.SensorResult:
+    """Empty the outbox of vector deletions, as far as the time of a tick allows."""
+    drained = drain_deletions(pipeline, deadline=time.monotonic() + _DRAIN_SECONDS)
     if not drained:
-        return dg.SensorResult(skip_reason="no deletion is waiting")
-    summary = f"the vectors of {drained} chunks were deleted from Milvus, {waiting} are waiting"
+        return dg.SensorResult(skip_reason="no pending deletions")
+    with pipeline.stores.database.connection() as connection:
+        pending = vector_deletions.backlog(connection)
+    summary = f"deleted the vectors of {drained} chunks from Milvus, {pending} deletions pending"
     context.log.info(summary)
     return dg.SensorResult(skip_reason=summary)
 
@@ -135,5 +131,5 @@ def _load(cursor: str | None) -> dict[Month, Requested]:
     }
 
 
-def _dump(asked: dict[Month, Requested]) -> str:
-    return json.dumps({str(month): [a.digest, a.times, a.again_at.isoformat()] for month, a in asked.items()})
+def _dump(requested: dict[Month, Requested]) -> str:
+    return json.dumps({str(month): [a.digest, a.times, a.again_at.isoformat()] for month, a in requested.items()})

@@ -1,15 +1,13 @@
-"""What a reader of a format hands over, and what no text or field may hold when it goes to a store.
+"""Cleaning of texts, fields and tags before they go to a store. Parsing and chunking share it.
 
-Text is kept as its author wrote it: nothing is normalised but line ends, and only what PostgreSQL or Milvus
-cannot store (NUL, lone surrogates) and byte order marks are removed.
+Text stays as its author wrote it: only line ends are normalised, and only byte order marks and what PostgreSQL or
+Milvus cannot store (NUL, lone surrogates) are removed.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import datetime
 
 MAX_TITLE = 1000
 MAX_SECTION_TITLE = 500
@@ -24,32 +22,15 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\u2
 _TAG_SEPARATORS = re.compile(r"[,、，;\n]")
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What one format says, as it says it; `parse` makes a `ParsedDocument` of it."""
-
-    markdown: str
-    title: str | None = None
-    created_at: datetime | None = None
-    """Aware, UTC."""
-    author: str | None = None
-    language: str | None = None
-    language_is_certain: bool = False
-    """Whether a person wrote the language down for this document, rather than a template or a word processor."""
-    category: str | None = None
-    tags: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
 def clean_text(text: str) -> str:
-    """The text with `\\n` line ends and without NULs, byte order marks and lone surrogates."""
+    """Return the text with `\\n` line ends and without NULs, byte order marks and lone surrogates."""
     return _UNSTORABLE.sub("", _LINE_ENDS.sub("\n", text))
 
 
 def clean_field(text: str | None, limit: int) -> str | None:
-    """A field on one line of printable characters, at most `limit` of them, an ellipsis where it was cut.
+    """Return a field as one line of at most `limit` printable characters, ending in an ellipsis if it was cut.
 
-    None where nothing is left.
+    Returns None if nothing is left.
     """
     if not text:
         return None
@@ -60,13 +41,13 @@ def clean_field(text: str | None, limit: int) -> str | None:
 
 
 def clean_tags(tags: str | Iterable[str]) -> tuple[str, ...]:
-    """Tags from a list or from one string with commas (Western or Japanese): in order, each once, without `#`."""
+    """Return tags from a list or a comma-separated string (Western or Japanese): in order, distinct, without `#`."""
     parts = _TAG_SEPARATORS.split(tags) if isinstance(tags, str) else tags
     cleaned = (clean_field(part.strip().lstrip("#"), MAX_TAG) for part in parts)
     return tuple(dict.fromkeys(tag for tag in cleaned if tag))[:MAX_TAGS]
 
 
 def language_code(text: str | None) -> str | None:
-    """The two letters of a language tag (RFC 5646) such as `ja`, `ja-JP` or `en_US`; None where it is none."""
+    """Return the two letters of a language tag (RFC 5646) such as `ja`, `ja-JP` or `en_US`; None for any other text."""
     match = re.match(r"\s*([A-Za-z]{2})(?![A-Za-z])", text or "")
     return match[1].lower() if match else None

@@ -1,5 +1,7 @@
-"""The embedders, and the cache before them.
+"""The embedders, and the cache in front of them. Not here: which chunks to embed, and where vectors are stored.
 
-`factory.load_embedder` gives the one that the settings name, `cache.encode_cached` what a batch of texts becomes.
-Which chunks to embed and where vectors go is not decided here.
+`factory.load_embedder` returns the embedder that the settings name: `local`, `bge_m3`, or one wrapped by `custom`.
+`cache.encode_cached` embeds a batch of texts through the cache, and `validation` checks the vectors.
+
+To add an embedder: implement `base.Embedder` in a module here and name it in `factory`.
 """

@@ -1,9 +1,9 @@
 """BGE-M3 through FlagEmbedding: dense, sparse and ColBERT vectors from one forward pass.
 
 Chen et al., "BGE M3-Embedding" (2024), https://arxiv.org/abs/2402.03216. FlagEmbedding loads the model and computes
-its three heads; its own `encode` around them is not used. That runs the first batch twice, takes any `RuntimeError`
-for a lack of memory and hides it, fails on an empty list, prints progress bars, and returns ColBERT vectors as views
-that keep the padded batch alive. `_encode_batch` returns the same numbers.
+its three heads. Its `encode` is not used: it runs the first batch twice, hides any `RuntimeError` as if memory had run
+out, fails on an empty list, prints progress bars, and returns ColBERT vectors as views that keep the padded batch
+alive. `_encode_batch` returns the same numbers.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from rag_pipeline.language.words import comparable
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 8192
-"""What the model takes, with the two that it adds; a longer text is cut."""
+"""Limit of the model, including the two tokens it adds. A longer text is truncated."""
 
 _BATCH_TOKENS = 8192
-"""Tokens of a forward pass, padding included."""
+"""Tokens of a forward pass, including padding."""
 
-_NOT_INSTALLED = "RAG_EMBEDDER=bge-m3 needs the extra: pip install 'rag-pipeline[bge-m3]'"
+_NOT_INSTALLED = "RAG_EMBEDDER=bge-m3 needs the extra bge-m3: pip install 'rag-pipeline[bge-m3]'"
 
 
 class BgeM3Embedder:
-    """The model of a folder, or of a name on the Hugging Face Hub, as an `Embedder`.
+    """A BGE-M3 model, given as a folder or as a name on the Hugging Face Hub, as an `Embedder`.
 
-    Making one finds the folder (a name is downloaded the first time) and reads its configuration; the model itself
-    is loaded at the first text, on a GPU in fp16 if there is one, else on the CPU in fp32. The rows of `multi` are
-    the text's tokens and the end token, at the positions 0, 1, 2, …
+    The constructor finds the folder (a named model is downloaded the first time) and reads its configuration. The model
+    is loaded with the first text: on a GPU in fp16 if available, else on the CPU in fp32. The rows of `multi` are the
+    tokens of the text and the end token, at positions 0, 1, 2, …
 
     Raises `ConfigError` if the extra is not installed or the folder is not a BGE-M3 model.
     """
@@ -50,11 +50,11 @@ class BgeM3Embedder:
         self._folder = find_model(model)
         self.dimension = self.multi_dimension = hidden_size(self._folder)
         self.fingerprint = f"bge-m3-{self.dimension}-{digest(self._folder)}"
-        # One text at a time in the tokenizer ("Already borrowed" otherwise), and one batch in the model.
+        # One call at a time: the tokenizer fails with "Already borrowed" otherwise, and the model takes one batch.
         self._running = threading.Lock()
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
-        """The vectors of each text, in order. A text without words has an empty `sparse`."""
+        """Return the vectors of each text, in order. A text without words has an empty `sparse`."""
         if not texts:
             return []
         with self._running:
@@ -68,11 +68,11 @@ class BgeM3Embedder:
     def encode_query(
         self, text: str, kinds: Sequence[str], document_frequency: DocumentFrequency | None = None
     ) -> ChunkVectors:
-        """The vectors of a query: the model treats it as any text and knows its words' weights itself."""
+        """Return the vectors of a query, which are those of a text: the model weights words without statistics."""
         return self.encode([text], kinds)[0]
 
     def count_tokens(self, text: str) -> int:
-        """The tokens of a text, without the two that the model adds."""
+        """Return the number of tokens of a text, without the two that the model adds."""
         with self._running:
             return len(self._model.tokenizer(comparable(text), add_special_tokens=False)["input_ids"])
 
@@ -82,11 +82,15 @@ class BgeM3Embedder:
         token_ids: list[list[int]] = encoding["input_ids"]
         full = sum(len(ids) == MAX_TOKENS for ids in token_ids)
         if full:
-            logger.warning("bge-m3: %d texts reach %d tokens; what follows is not embedded", full, MAX_TOKENS)
+            logger.warning(
+                "bge-m3: %d texts reach the limit of %d tokens and are truncated: lower RAG_CHUNK_TOKENS",
+                full,
+                MAX_TOKENS,
+            )
         return token_ids
 
     def _encode_batch(self, token_ids: list[list[int]], kinds: Sequence[str]) -> list[ChunkVectors]:
-        """One forward pass; in halves if it does not fit into the device's memory."""
+        """Run one forward pass, or two on halves of the batch if it does not fit into the device's memory."""
         import torch
 
         try:
@@ -94,7 +98,7 @@ class BgeM3Embedder:
         except torch.OutOfMemoryError:
             if len(token_ids) == 1:
                 raise
-        # Outside the handler: inside, the exception would keep the failed pass's tensors alive.
+        # Outside the handler, because the exception keeps the tensors of the failed pass alive.
         torch.cuda.empty_cache()
         half = len(token_ids) // 2
         return self._encode_batch(token_ids[:half], kinds) + self._encode_batch(token_ids[half:], kinds)
@@ -128,7 +132,7 @@ class BgeM3Embedder:
             ChunkVectors(
                 dense=None if dense is None else dense[row].copy(),
                 sparse=None if weights is None else self._lexical_weights(ids, weights[row, : len(ids), 0]),
-                # No row for the start token; a copy, because a view keeps the whole padded batch alive.
+                # No row for the start token. A copy, because a view would keep the whole padded batch alive.
                 multi=None if multi is None else multi[row, : len(ids) - 1].copy(),
                 multi_positions=None if multi is None else list(range(len(ids) - 1)),
                 token_count=len(ids) - 2,
@@ -137,7 +141,7 @@ class BgeM3Embedder:
         ]
 
     def _lexical_weights(self, token_ids: list[int], weights: FloatArray) -> SparseVector:
-        """Token id → its largest weight, without special tokens."""
+        """Return the largest weight of each token id, without special tokens."""
         ids = np.asarray(token_ids)
         kept = (weights > 0) & ~np.isin(ids, self._special_tokens)
         terms, places = np.unique(ids[kept], return_inverse=True)
@@ -157,13 +161,13 @@ class BgeM3Embedder:
         try:
             import torch
             from FlagEmbedding import BGEM3FlagModel
-        except ImportError as error:  # installed in part, or in versions that do not go together
+        except ImportError as error:  # partly installed, or incompatible versions
             raise ConfigError(f"{_NOT_INSTALLED} ({one_line(error)})") from error
 
         gpu = torch.cuda.is_available()
         try:
             model = BGEM3FlagModel(str(self._folder), use_fp16=gpu, devices="cuda:0" if gpu else "cpu")
-            # A GPU that is full or out of order shows itself here.
+            # A full or broken GPU fails here.
             model.model.to(model.target_devices[0])
             model.model.eval()
         except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -172,10 +176,10 @@ class BgeM3Embedder:
 
 
 def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Indexes of texts to pass together: of like length, with at most `_BATCH_TOKENS` tokens, a longer one alone."""
+    """Yield batches of text indexes: of similar length, at most `_BATCH_TOKENS` tokens, a longer text alone."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        # In rising order the newest is the longest, so all are padded to its length.
+        # In ascending order the last text is the longest, so all are padded to its length.
         if batch and lengths[index] * (len(batch) + 1) > _BATCH_TOKENS:
             yield batch
             batch = []

@@ -1,4 +1,4 @@
-"""A BGE-M3 model on disk: found or downloaded, checked, and told apart from others. Nothing is loaded here."""
+"""A BGE-M3 model on disk: find or download it, check it, and compute its digest. The model is not loaded here."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ _SAMPLE_BYTES = 1024 * 1024
 
 
 def find_model(model: str) -> Path:
-    """The folder of a BGE-M3 model, given as a folder or as a name on the Hugging Face Hub.
+    """Return the folder of a BGE-M3 model, given as a folder or as a name on the Hugging Face Hub.
 
-    A named model that was downloaded before is used as it is, without asking the Hub: an index must not get another
-    model because somebody published one. Raises `ConfigError` if there is no such model or a part of it is missing.
+    A named model that is already downloaded is used without contacting the Hub: an index must not get another model
+    because somebody published one. Raises `ConfigError` if the model does not exist or is incomplete.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
         folder = _downloaded(model)
     if missing := _missing(folder):
-        # Without its two heads FlagEmbedding would go on with random ones.
-        raise ConfigError(f"RAG_BGE_M3_MODEL={model}: no BGE-M3 model, it lacks {', '.join(missing)}")
+        # FlagEmbedding would replace missing heads by random ones.
+        raise ConfigError(f"RAG_BGE_M3_MODEL={model}: not a complete BGE-M3 model, missing: {', '.join(missing)}")
     return folder
 
 
 def hidden_size(folder: Path) -> int:
-    """The dimension of the model's vectors. Raises `ConfigError` if its `config.json` does not say."""
+    """Return the dimension of the model's vectors. Raises `ConfigError` if `config.json` does not contain it."""
     try:
         return int(json.loads((folder / "config.json").read_bytes())["hidden_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{folder / 'config.json'}: no hidden_size can be read: {one_line(error)}") from error
+        raise ConfigError(f"{folder / 'config.json'}: cannot read hidden_size: {one_line(error)}") from error
 
 
 def digest(folder: Path) -> str:
-    """Eight characters that differ between models, wherever they lie: of the heads, the tokenizer, and samples.
+    """Return eight characters that identify the model, independent of its location.
 
-    Of the encoder's 2 GB only the size and the two ends are read: training changes every weight.
+    They are computed from the configuration, the heads, the tokenizer and the weights; of each file only the size and
+    both ends are read, which is enough for the encoder's 2 GB because training changes every weight.
     """
     found = hashlib.sha256()
     patterns = ("config.json", *_HEADS, *_TOKENIZER, *_WEIGHTS)
@@ -57,7 +58,7 @@ def digest(folder: Path) -> str:
 def _missing(folder: Path) -> list[str]:
     missing = [name for name in ("config.json", *_HEADS) if not (folder / name).is_file()]
     if not any(True for pattern in _WEIGHTS for _ in folder.glob(pattern)):
-        missing.append("its weights (model.safetensors or pytorch_model.bin)")
+        missing.append("weights (model.safetensors or pytorch_model.bin)")
     return missing
 
 
@@ -76,6 +77,6 @@ def _downloaded(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise ConfigError(
-            f"RAG_BGE_M3_MODEL={name}: is no folder, and the Hugging Face Hub does not give it; "
-            f"download the model and name its folder: {one_line(error, 200)}"
+            f"RAG_BGE_M3_MODEL={name}: neither a folder nor available from the Hugging Face Hub: "
+            f"download the model and set its folder ({one_line(error, 200)})"
         ) from error

@@ -1,7 +1,7 @@
-"""BM25 as sparse vectors, so that an inner product in Milvus is the score.
+"""BM25 as sparse vectors, so that the inner product in Milvus is the score.
 
-Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), with the idf of Lucene,
-which is never negative:
+Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), with Lucene's idf, which is
+never negative:
 
     score(q, d) = Σ over words w:  qtf(w) · idf(w)  ×  tf(w)·(k1+1) / (tf(w) + k1·(1 − b + b·|d|/avg))
                                    └ query_vector ┘     └ document_vector ─────────────────────────────┘
@@ -21,46 +21,49 @@ from rag_pipeline.embedding.base import DocumentFrequency, SparseVector
 
 K1 = 1.2
 B = 0.75
-"""The usual values, those of Lucene."""
+"""The usual values, as in Lucene."""
 
 AVERAGE_WORDS = 200
-"""The length that counts as average. A constant, where the formula has the corpus's own average: so a chunk's
-vector depends on its text alone, can be cached, and does not age while the index grows. Chunks are cut to one size,
-so the two lie close together; 200 is what a chunk of 300 to 400 tokens has."""
+"""The average length in words. The formula uses the average of the corpus; a constant makes the vector of a chunk depend
+on its text alone, so that it can be cached and stays valid while the index grows. Chunks are cut to one size, so both
+are close: a chunk of 300 to 400 tokens has about 200 words."""
 
 VERSION = f"bm25-{K1}-{B}-{AVERAGE_WORDS}"
-"""Part of the fingerprint of whoever uses this."""
+"""Part of the fingerprint of an embedder that uses this module."""
 
-_TERM_IDS = 2**32 - 1  # Milvus takes ids below this
+_TERM_IDS = 2**32 - 1  # Milvus accepts ids below this
 
 
 def term_id(word: str) -> int:
-    """The word's place in a sparse vector: a stable 32-bit hash. Among 100,000 words about one pair shares an id."""
+    """Return the word's index in a sparse vector: a stable 32-bit hash. Of 100,000 words, about one pair collides."""
     return int.from_bytes(blake2b(word.encode(), digest_size=4).digest()) % _TERM_IDS
 
 
 def document_vector(words: Sequence[str]) -> SparseVector:
-    """The right half of the score, for a chunk's words."""
+    """Return the right half of the score, for the words of a chunk."""
     length_norm = K1 * (1 - B + B * len(words) / AVERAGE_WORDS)
     return _vector({word: tf * (K1 + 1) / (tf + length_norm) for word, tf in Counter(words).items()})
 
 
 def query_vector(words: Sequence[str], document_frequency: DocumentFrequency | None = None) -> SparseVector:
-    """The left half of the score, for a query's words; without `document_frequency` idf is 1."""
+    """Return the left half of the score, for the words of a query. Without `document_frequency`, idf is 1."""
     counts = Counter(words)
     if document_frequency is None or not counts:
         return _vector({word: float(qtf) for word, qtf in counts.items()})
     total, holding = document_frequency(list(counts))
-    return _vector({word: qtf * _idf(total, holding.get(word, 0)) for word, qtf in counts.items()})
+    return _vector({word: qtf * idf(total, holding.get(word, 0)) for word, qtf in counts.items()})
 
 
-def _idf(total: int, holding: int) -> float:
-    # The statistics may lag behind the index: a word in more chunks than there are weighs as one in all of them.
+def idf(total: int, holding: int) -> float:
+    """Return the inverse document frequency of a word that `holding` of `total` chunks contain; never negative.
+
+    The statistics can lag behind the index: a word in more chunks than exist weighs as much as one in all of them.
+    """
     return log(1 + (max(total - holding, 0) + 0.5) / (holding + 0.5))
 
 
 def _vector(weights: dict[str, float]) -> SparseVector:
-    """Weights are rounded to float32, as they are cached and stored, so that a vector is the same everywhere."""
+    """Return a sparse vector. Weights are rounded to float32, as in the cache and in Milvus, so that all copies match."""
     vector: SparseVector = {}
     for word, weight in weights.items():
         term = term_id(word)

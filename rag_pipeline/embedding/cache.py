@@ -1,7 +1,7 @@
-"""`embedding_cache` in Redis: what was embedded once is not embedded again.
+"""`embedding_cache` in Redis: a text that was embedded once is not embedded again.
 
-It makes a re-run, a moved document or a copied passage cheap, and a crash cost at most one batch. It is never
-needed: with Redis away every text is a miss and is embedded.
+The cache makes a second run, a moved document or a copied passage cheap, and limits the cost of a crash to one batch.
+It is optional: while Redis is unreachable, every text is a miss and is embedded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rag_pipeline.embedding import serialization
 from rag_pipeline.embedding.base import ChunkVectors, Embedder
+from rag_pipeline.embedding.serialization import deserialize, serialize
 from rag_pipeline.embedding.validation import validate
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.settings import VECTOR_KINDS
@@ -21,10 +21,10 @@ from rag_pipeline.settings import VECTOR_KINDS
 logger = logging.getLogger(__name__)
 
 MAX_VALUE_BYTES = 1024 * 1024
-"""Larger values are not cached: they would push out hundreds of others. (A long chunk's ColBERT vectors are.)"""
+"""Larger values, such as the ColBERT vectors of a long chunk, are not cached: each would evict hundreds of others."""
 
 PAUSE_SECONDS = 30.0
-"""How long Redis is left alone after it failed, so that a dead one does not cost a timeout for every batch."""
+"""How long Redis is not called after a failure, so that an outage does not cost a timeout per batch."""
 
 _warned = False
 
@@ -32,8 +32,8 @@ _warned = False
 class EmbeddingCache:
     """The cache of one embedder, under `embedding_cache:<fingerprint's digest>:<kinds>:<SHA-256 of the text>`.
 
-    `redis` is a client; `days` is how long an entry lives after its last use. Nothing here raises because
-    of Redis: `unreachable` says whether it failed last time and `failures` how often it did.
+    `redis` is a client; `days` is the lifetime of an entry after its last use. Failures of Redis raise nothing:
+    `unreachable` is whether the last call failed, and `failures` counts failed calls.
     """
 
     def __init__(self, redis: Any, fingerprint: str, days: int) -> None:
@@ -45,22 +45,22 @@ class EmbeddingCache:
         self.failures = 0
 
     def get(self, texts: Sequence[str], kinds: Sequence[str]) -> dict[str, ChunkVectors]:
-        """The texts that are cached, with their vectors; each begins its life anew. One round trip."""
+        """Return the cached texts with their vectors, and restart their lifetime. One round trip."""
         keys = [self._key(text, kinds) for text in texts]
-        # GETEX and not MGET: reading and prolonging in one.
+        # GETEX instead of MGET: it also sets the new lifetime.
         replies = self._run([("GETEX", key, "EX", self._seconds) for key in keys])
         found = {}
         for text, value in zip(texts, replies, strict=False):
-            vectors = serialization.unpack(value) if value is not None else None
+            vectors = deserialize(value) if value is not None else None
             if vectors is not None:
                 found[text] = vectors
         return found
 
     def put(self, vectors: Mapping[str, ChunkVectors], kinds: Sequence[str]) -> None:
-        """Keeps the vectors of these texts. One round trip."""
+        """Store the vectors of these texts. One round trip."""
         commands: list[tuple[Any, ...]] = []
         for text, of_text in vectors.items():
-            value = serialization.pack(of_text)
+            value = serialize(of_text)
             if len(value) <= MAX_VALUE_BYTES:
                 commands.append(("SET", self._key(text, kinds), value, "EX", self._seconds))
         self._run(commands)
@@ -70,7 +70,7 @@ class EmbeddingCache:
         return f"{self._prefix}:{named}:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
     def _run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The replies; [] if Redis failed now or a short while ago."""
+        """Return the replies; [] if Redis fails or failed within the last `PAUSE_SECONDS`."""
         from redis import RedisError
 
         if not commands or time.monotonic() < self._resume_at:
@@ -94,7 +94,7 @@ class EmbeddingCache:
         if not _warned:
             _warned = True
             logger.warning(
-                "embedding_cache: Redis failed, so every text is embedded again until it is back: %s",
+                "embedding_cache: Redis is unreachable; every text is embedded again until it is back: %s",
                 one_line(error),
             )
 
@@ -102,10 +102,10 @@ class EmbeddingCache:
 def encode_cached(
     embedder: Embedder, cache: EmbeddingCache | None, texts: Sequence[str], kinds: Sequence[str]
 ) -> tuple[list[ChunkVectors], int, int]:
-    """The vectors of each text, in order, how many texts were embedded for it and how many were not.
+    """Return the vectors of each text in order, the number of embedded texts and the number of reused ones.
 
-    Only distinct texts that are not cached are embedded; they are checked (`checks.validate`, whose errors this
-    raises) and cached before this returns. Cached vectors equal computed ones bit for bit.
+    Only distinct texts that are not cached are embedded. Their vectors are validated (`validation.validate`, whose
+    errors this raises) and cached. Cached vectors equal computed ones bit for bit.
     """
     distinct = list(dict.fromkeys(texts))
     found = cache.get(distinct, kinds) if cache is not None else {}
@@ -113,7 +113,9 @@ def encode_cached(
     if missing:
         computed = embedder.encode(missing, kinds)
         if len(computed) != len(missing):
-            raise RagError(f"the embedder gave {len(computed)} results for {len(missing)} texts")
+            raise RagError(
+                f"the embedder returned {len(computed)} results for {len(missing)} texts: see RAG_EMBEDDER"
+            )
         checked = validate(computed, embedder.dimension, kinds, multi_dimension=embedder.multi_dimension)
         fresh = dict(zip(missing, checked, strict=True))
         if cache is not None:

@@ -1,4 +1,4 @@
-"""What embedders return, in all its shapes, as `ChunkVectors`. The shapes are those that `plug` promises to take."""
+"""What custom embedders return, in every shape that `custom` accepts, converted to `ChunkVectors`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 
 from rag_pipeline.embedding.base import ChunkVectors, FloatArray, SparseVector
-
-_KINDS = ("dense", "sparse", "multi")
+from rag_pipeline.settings import VECTOR_KINDS
 
 
 def as_chunk_vectors(
     returned: Any, texts: Sequence[str], kinds: Sequence[str], count_tokens: Callable[[str], int]
 ) -> list[ChunkVectors]:
-    """One `ChunkVectors` a text, of the kinds asked for. `count_tokens` counts where the embedder did not.
+    """Convert the result of an embedder to one `ChunkVectors` per text, with the requested kinds.
 
-    Raises `TypeError` or `ValueError`, with a text for the embedder's author, if `returned` has none of the shapes
-    or is not about as many texts.
+    `count_tokens` is called if the embedder returned no count. Raises `TypeError` or `ValueError`, with a message for
+    the author of the embedder, if `returned` has an unsupported shape or another number of texts.
     """
     if _is_one(returned) and len(texts) == 1:
         returned = [returned]
@@ -26,16 +25,16 @@ def as_chunk_vectors(
         _same_number(returned, texts, "results")
         return [_of_one(item, text, kinds, count_tokens) for item, text in zip(returned, texts, strict=True)]
     columns = _columns(returned)
-    dense, sparse, multi = (columns[kind] if kind in kinds else None for kind in _KINDS)
+    dense, sparse, multi = (columns[kind] if kind in kinds else None for kind in VECTOR_KINDS)
     if dense is not None:
         matrix = _floats(dense)
-        # One text's vector may come without the batch dimension.
+        # The vector of a single text can lack the batch dimension.
         dense = matrix[None, :] if matrix.ndim == 1 and len(texts) == 1 else matrix
         if dense.ndim != 2:
-            raise ValueError(f"dense has {dense.ndim} dimensions and not 2, (texts, dimension)")
+            raise ValueError(f"dense has {dense.ndim} dimensions instead of 2, (texts, dimension)")
     if isinstance(sparse, Mapping) and len(texts) == 1:
         sparse = [sparse]
-    for kind, column in zip(_KINDS, (dense, sparse, multi), strict=True):
+    for kind, column in zip(VECTOR_KINDS, (dense, sparse, multi), strict=True):
         if column is not None:
             _same_number(column, texts, f"{kind} vectors")
     return [
@@ -50,17 +49,17 @@ def as_chunk_vectors(
 
 
 def _is_one(item: Any) -> bool:
-    """Whether this is about one text: has our attributes, with a dense vector that is one vector or none."""
+    """Return whether this is the result for one text: it has the attributes, and `dense` is one vector or None."""
     if isinstance(item, ChunkVectors):
         return True
-    if isinstance(item, Mapping) or not any(hasattr(item, kind) for kind in _KINDS):
+    if isinstance(item, Mapping) or not any(hasattr(item, kind) for kind in VECTOR_KINDS):
         return False
     dense = getattr(item, "dense", None)
     return dense is None or np.ndim(dense) == 1
 
 
 def _of_one(item: Any, text: str, kinds: Sequence[str], count_tokens: Callable[[str], int]) -> ChunkVectors:
-    dense, sparse, multi = (getattr(item, kind, None) if kind in kinds else None for kind in _KINDS)
+    dense, sparse, multi = (getattr(item, kind, None) if kind in kinds else None for kind in VECTOR_KINDS)
     positions = getattr(item, "multi_positions", None)
     return ChunkVectors(
         dense=None if dense is None else _floats(dense),
@@ -72,17 +71,17 @@ def _of_one(item: Any, text: str, kinds: Sequence[str], count_tokens: Callable[[
 
 
 def _columns(returned: Any) -> dict[str, Any]:
-    """What was returned, by kind."""
+    """Return the result by kind."""
     if returned is None:
-        raise TypeError("it returned None")
+        raise TypeError("encode returned None")
     if isinstance(returned, Mapping):
-        if not any(kind in returned for kind in _KINDS):
-            raise ValueError(f"the dict has none of the keys {', '.join(_KINDS)}")
-        return {kind: returned.get(kind) for kind in _KINDS}
-    if any(hasattr(returned, kind) for kind in _KINDS):
-        return {kind: getattr(returned, kind, None) for kind in _KINDS}
+        if not any(kind in returned for kind in VECTOR_KINDS):
+            raise ValueError(f"the dict has none of the keys {', '.join(VECTOR_KINDS)}")
+        return {kind: returned.get(kind) for kind in VECTOR_KINDS}
+    if any(hasattr(returned, kind) for kind in VECTOR_KINDS):
+        return {kind: getattr(returned, kind, None) for kind in VECTOR_KINDS}
     if isinstance(returned, tuple):
-        return dict(zip(_KINDS, (*returned, None, None, None)[:3], strict=True))
+        return dict(zip(VECTOR_KINDS, (*returned, None, None, None)[:3], strict=True))
     return {"dense": returned, "sparse": None, "multi": None}
 
 
@@ -102,11 +101,11 @@ def _sparse(vector: Any) -> SparseVector:
 def _matrix(rows: Any) -> FloatArray:
     matrix = _floats(rows)
     if matrix.ndim != 2:
-        raise ValueError(f"a multi vector has {matrix.ndim} dimensions and not 2, (vectors, dimension)")
+        raise ValueError(f"a multi vector has {matrix.ndim} dimensions instead of 2, (vectors, dimension)")
     return matrix
 
 
 def _floats(values: Any) -> FloatArray:
-    if hasattr(values, "detach"):  # a PyTorch tensor, which may be on a GPU or of a type that NumPy lacks
+    if hasattr(values, "detach"):  # a PyTorch tensor, possibly on a GPU or of a type that NumPy does not have
         values = values.detach().float().cpu().numpy()
     return np.asarray(values, dtype=np.float32)

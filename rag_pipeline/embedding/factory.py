@@ -1,8 +1,4 @@
-"""Which embedder the settings name.
-
-Knowing an embedder is kept apart from loading it where that is cheap: `local` loads its model at the first text, so
-its fingerprint and dimension cost nothing.
-"""
+"""Load or describe the embedder that the settings name."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ _loading = threading.Lock()
 
 @dataclass(frozen=True)
 class EmbedderDescription:
-    """What collections and checks need to know of an embedder."""
+    """What collections and checks need to know about an embedder."""
 
     fingerprint: str
     dimension: int
@@ -26,12 +22,12 @@ class EmbedderDescription:
 
 
 def load_embedder(settings: Settings) -> Embedder:
-    """The embedder of `RAG_EMBEDDER`, one for the whole process.
+    """Return the embedder of `RAG_EMBEDDER`, one for the whole process.
 
     Raises `ConfigError` if it is unknown, not installed or cannot be loaded.
     """
     name = settings.embedder
-    # What a test or a program changes between two calls must not be answered with the first one's embedder.
+    # A test or a program can change the settings between two calls, and must not get the first embedder again.
     key = (name, settings.bge_m3_model) if name == "bge-m3" else (name,)
     with _loading:
         if key not in _loaded:
@@ -40,10 +36,10 @@ def load_embedder(settings: Settings) -> Embedder:
 
 
 def describe_embedder(settings: Settings) -> EmbedderDescription:
-    """The embedder's fingerprint and dimensions.
+    """Return the fingerprint and dimensions of the embedder.
 
-    Free for `local`; for `bge-m3` it reads the model's folder, and downloads it the first time; one of your own is
-    loaded. Raises what `load_embedder` raises.
+    `local` costs nothing, because it loads its model with the first text. `bge-m3` reads the model's folder, after
+    downloading it the first time. A custom embedder is loaded. Raises what `load_embedder` raises.
     """
     return describe(load_embedder(settings))
 

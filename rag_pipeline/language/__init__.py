@@ -1,1 +1,1 @@
-"""What the project knows about languages: words, sentences, detection. Japanese first."""
+"""Knowledge about languages, Japanese first: words, sentences, characters, and detection of the language."""

@@ -1,7 +1,7 @@
-"""Which language a text is in: Japanese, Chinese and Korean by their scripts, the rest by `py3langid`.
+"""Detection of a text's language: Japanese, Chinese and Korean by their scripts, others by `py3langid`.
 
-Scripts decide first because they are near certain and hold for the few words of a title, where a statistical
-model guesses; and because a Japanese manual full of English code is still Japanese.
+Scripts decide first because they are almost certain even for the few words of a title, where a statistical model
+guesses, and because a Japanese manual full of English code is still Japanese.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from functools import cache
 from threading import Lock
 
 _SAMPLE = 20_000
-"""Characters that are looked at; more changes no answer and costs time."""
+"""Characters to examine. More cost time without changing the result."""
 _MIN_LETTERS = 20
-"""Letters below which a text in an alphabet is not guessed at."""
+"""Fewer letters of an alphabet are too few for a guess."""
 _MIN_HAN = 12
-"""Characters that Chinese and Japanese share, below which the two are not told apart."""
+"""Fewer characters that Chinese and Japanese share are too few to decide between them."""
 _WEIGHT = 3
-"""One kana, kanji or hangul syllable says about as much as this many letters of an alphabet."""
+"""Letters of an alphabet that carry about as much text as one kana, kanji or hangul syllable."""
 
 _CODE = re.compile(r"^(```|~~~).*?^\1[`~]*[ \t]*$", re.MULTILINE | re.DOTALL)
 _ADDRESS = re.compile(
@@ -33,7 +33,7 @@ _lock = Lock()
 
 
 def detect_language(text: str) -> str | None:
-    """The language as two lower-case letters (ISO 639-1), or None where there is too little text to tell."""
+    """Return the language as two lower-case letters (ISO 639-1), or None if the text is too short to decide."""
     sample = _ADDRESS.sub(" ", _CODE.sub(" ", text[:_SAMPLE]))
     kana = len(_KANA.findall(sample))
     han = len(_HAN.findall(sample))
@@ -52,16 +52,16 @@ def detect_language(text: str) -> str | None:
 def _east_asian(sample: str, kana: int, han: int, hangul: int) -> str | None:
     if hangul > kana + han // 4:
         return "ko"
-    if kana * 20 >= kana + han:  # Chinese text borrows a の now and then; Japanese is a third kana and more
+    if kana * 20 >= kana + han:  # Chinese text sometimes borrows a の; in Japanese a third or more is kana
         return "ja"
     return _kanji_only("".join(_HAN.findall(sample)))
 
 
 def _kanji_only(characters: str) -> str | None:
-    """Names, addresses and headings in Japanese hold no kana; the national character sets tell whose they are.
+    """Decide between Japanese and Chinese without kana, as in names, addresses and headings, by character sets.
 
-    Japan simplified some characters (実, 区) and kept others (設, 東): text that mixes both can be written in
-    Japan's set, but neither in the mainland's GB 2312 nor in Taiwan's Big5.
+    Japan simplified some characters (実, 区) and kept others (設, 東). A text with both can be written in Japan's
+    character set, but neither in the mainland's GB 2312 nor in Taiwan's Big5.
     """
     chinese = _can_write(characters, "gb2312") or _can_write(characters, "big5")
     if _can_write(characters, "cp932"):

@@ -1,7 +1,7 @@
-"""Sentences of Japanese and Western text.
+"""Splitting of Japanese and Western text into sentences.
 
-For cutting long paragraphs and for one vector per sentence, so nothing may be lost: the sentences joined are
-the text. Rules, not a model: the same text always gives the same sentences, fast enough for every paragraph.
+It serves to cut long paragraphs and to embed each sentence, so nothing must be lost: the sentences joined are the text.
+It uses rules, not a model: the result is deterministic, and fast enough for every paragraph.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import re
 
 _CANDIDATE = re.compile(
     r"""
-    (?P<mark>[。｡！？!?．.]+)                        # what may end a sentence
-    (?P<closing>[」』）)】〕〉》］\]｝}”’"'*_]*)       # and what closes with it
+    (?P<mark>[。｡！？!?．.]+)                        # what can end a sentence
+    (?P<closing>[」』）)】〕〉》］\]｝}”’"'*_]*)       # and closing brackets and quotes
     (?P<space>\s*)
     | (?P<newline>\n\s*)
     """,
     re.VERBOSE,
 )
 
-_QUOTE_GOES_ON = re.compile(r"[とっをにはがもので、，,]")
-"""After 「…。」 these go on with the sentence around the quotation: 「はい。」と答えた。"""
+_CONTINUES_AFTER_QUOTE = re.compile(r"[とっをにはがもので、，,]")
+"""After 「…。」 these continue the sentence around the quotation: 「はい。」と答えた。"""
 
 _JAPANESE = re.compile(r"[\u3005\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f]")
 _WORD_BEFORE = re.compile(r"[^\W_][\w.]*\Z")
@@ -31,15 +31,15 @@ _ABBREVIATION = re.compile(
 )
 _STARTS_BLOCK = re.compile(r"(?:[-*+>#|]|\d+[.)])\s")
 _WRAPPED_LINE = 40
-"""Characters from which a line that ends in a word is taken to go on in the next one."""
+"""Characters from which on a line that ends in a word counts as wrapped."""
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, each with the white space behind it: `"".join(result) == text`.
+    """Return the sentences of a text, each with the white space after it: `"".join(result) == text`.
 
-    A sentence ends after 。！？ (full-width or half-width) with the brackets that close behind them, after
-    Western `.`, `!`, `?` before white space unless that is an abbreviation, an initial or the number of a list,
-    and at a line's end unless the line is wrapped Western text. Decimals, versions and URLs stay whole.
+    A sentence ends after 。！？ (full-width or half-width) and the brackets that close after them; after Western `.`,
+    `!`, `?` before white space, unless this is an abbreviation, an initial or a list number; and at the end of a line,
+    unless the line is wrapped Western text. Decimals, versions and URLs stay whole.
     """
     sentences = []
     start = 0
@@ -59,7 +59,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     mark, closing, space = match["mark"], match["closing"], match["space"]
     following = text[match.end()]
     if mark[-1] in "。｡！？":
-        if closing and not space and _QUOTE_GOES_ON.match(following):
+        if closing and not space and _CONTINUES_AFTER_QUOTE.match(following):
             return False
         return mark[-1] in "。｡" or following not in "、，,"
     if mark[-1] == "．":  # a Japanese full stop, or a decimal point: ３．１４
@@ -82,12 +82,12 @@ def _is_abbreviation(text: str, dot: int) -> bool:
         return False
     if word[0].isdigit():
         line = _LINE_SO_FAR.search(window)
-        return line is not None and line[0].strip() == word[0]  # the number of a list: "1. First"
+        return line is not None and line[0].strip() == word[0]  # a list number: "1. First"
     return bool(_INITIALS.match(word[0]) or _ABBREVIATION.match(word[0]))
 
 
 def _ends_line(text: str, match: re.Match[str]) -> bool:
-    """Whether a sentence ends with a line that ends in no full stop: a heading or an item does, not a wrapped line."""
+    """Return whether a line without a full stop ends a sentence: a heading or an item does, a wrapped line does not."""
     if match.start() == 0 or "\n" in match[0][1:]:
         return True
     before, following = text[match.start() - 1], text[match.end()]

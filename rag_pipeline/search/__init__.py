@@ -1,7 +1,7 @@
-"""Queries over what the write path made.
+"""Search over what the write path has indexed.
 
-`search` finds candidates in the three collections or by full text, takes what is true of them from PostgreSQL, and
-orders them. Nothing here writes, but for the counts of what was shown. Redis is not needed.
+`search` finds candidates in the collections or by full text, reads their current rows from PostgreSQL, and ranks
+them. It writes nothing but the search counts of the hits, and does not need Redis.
 """
 
 from rag_pipeline.search.engine import search

@@ -1,4 +1,4 @@
-"""Candidates: what one collection in Milvus finds. Keys and scores alone; what is true of them PostgreSQL knows."""
+"""Candidates: the nearest chunks in one Milvus collection, as ids and scores. PostgreSQL has their current rows."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ _T = TypeVar("_T")
 
 @dataclass
 class Candidates:
-    """What one leg of a search found."""
+    """The candidates of one leg of a search."""
 
     scores: dict[UUID, float] = field(default_factory=dict)
-    """Inner products by chunk, the best first."""
+    """Inner products by chunk, best first."""
     documents: dict[UUID, UUID] = field(default_factory=dict)
-    """Each chunk's document."""
+    """The document of each chunk."""
     exhausted: bool = True
-    """There is nothing behind these: every other chunk has a worse score, or for sparse vectors none."""
+    """Whether no candidates follow: every other chunk scores worse or, for sparse vectors, has no score."""
 
     @property
     def returned(self) -> int:
-        """How many hits these are."""
+        """The number of candidates."""
         return len(self.scores)
 
     def extend(self, more: Candidates) -> None:
-        """Add what lies behind these."""
+        """Append the candidates that follow."""
         self.scores |= more.scores
         self.documents |= more.documents
         self.exhausted = more.exhausted
 
 
 def check_embedder(collections: Collections) -> None:
-    """Raise where an alias leads to another embedder's vectors: every hit would be wrong.
+    """Raise if an alias points to another embedder's vectors: every hit would be wrong.
 
-    Asked at the first search of a process and then once a minute: an alias rarely moves, and asking takes as long
-    as searching does.
+    Checked at the first search of a process and then once a minute: an alias rarely moves, and checking takes as
+    long as searching.
     """
     now = time.monotonic()
     if now - _checked.get(collections, -inf) > _CHECK_SECONDS:
@@ -77,21 +77,21 @@ def find(
     filters: Filters,
     offset: int = 0,
 ) -> Candidates:
-    """The up to 100 nearest chunks after the first `offset`, by the collection's alias; none before the first ingest."""
-    if len(vector) == 0:  # A query without a term finds nothing by its terms.
+    """Return the up to 100 nearest chunks after the first `offset`, by alias; none before the first ingest."""
+    if len(vector) == 0:  # A query without terms matches nothing by its terms.
         return Candidates()
 
     def ask(client: MilvusClient) -> list[Any]:
         partitions = None
         if filters.since is not None or filters.until is not None:
-            # A partition that is not there is an error on a real server.
+            # A real server rejects a partition that does not exist.
             existing = client.list_partitions(generation.alias, timeout=TIMEOUT_SECONDS)
             partitions = [name for name in existing if _overlaps(name, filters)]
             if not partitions:
                 return []
         parameters: dict[str, Any] = {}
         if generation.kind == "dense":
-            # No HNSW search keeps fewer candidates than it returns.
+            # HNSW must keep at least as many candidates as it returns.
             parameters["ef"] = max(SEARCH_EF, offset + MAX_HITS)
         return client.search(
             generation.alias,
@@ -119,9 +119,9 @@ def find(
 
 
 def on_loaded(milvus: Milvus, collection: str, call: Callable[[MilvusClient], _T]) -> _T | None:
-    """What the call returns; None where there is no such collection. Loads the collection where it is not.
+    """Return what the call returns, or None if the collection does not exist. Loads the collection if necessary.
 
-    Asking first would cost every search what only the first one after a restart needs.
+    Checking beforehand would cost every search what only the first one after a restart needs.
     """
     from pymilvus.exceptions import MilvusException
 
@@ -138,7 +138,7 @@ def on_loaded(milvus: Milvus, collection: str, call: Callable[[MilvusClient], _T
 
 
 def expression(filters: Filters) -> str:
-    """The filters as Milvus writes them; rows hold whole seconds, so the dates' ends are only nearly exact."""
+    """Return the filters as a Milvus expression. Rows hold whole seconds, so dates are exact to the second."""
     clauses = []
     if filters.language is not None:
         clauses.append(f"language == {_quoted(filters.language)}")
@@ -152,7 +152,7 @@ def expression(filters: Filters) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string literal. `Filters` lets nothing through that needs another escape."""
+    """A string literal. `Filters` rejects whatever would need other escapes."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 

@@ -1,7 +1,7 @@
-"""A search, from the words of a query to its hits.
+"""A search, from the text of a query to its hits.
 
-Milvus says what is near, PostgreSQL what is true: candidates are looked up there, and those that are not live, are
-deleted, or do not match the filters fall out before anything is ranked.
+Milvus returns the nearest chunks; PostgreSQL is authoritative. Candidates are looked up there, and those that are
+deleted, not live, or outside the filters are discarded before anything is ranked.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _log = logging.getLogger(__name__)
 
 _LEGS: tuple[VectorKind, ...] = ("dense", "sparse")
 MAX_QUERY_CHARS = 8000
-"""What is beyond is cut: more words make no search better, only slower."""
+"""Longer queries are truncated: more words make a search slower, not better."""
 RERANKED = 50
-"""Candidates whose multi-vectors are compared."""
+"""The number of candidates that are reranked by their multi-vectors."""
 _PAGES = 5
-"""Of 100 hits a leg: how far a search goes to fill its limit where many of the nearest chunks are not live."""
+"""The most pages of 100 candidates that a leg reads to fill the limit if many of the nearest chunks are not live."""
 
 
 @dataclass
@@ -56,6 +56,18 @@ class _Ranked:
     multi: float | None = None
 
 
+@dataclass(frozen=True)
+class _Request:
+    """A search: what is searched for, in which index, and the stopwatch that times its stages."""
+
+    pipeline: Pipeline
+    text: str
+    mode: Mode
+    limit: int
+    filters: Filters
+    watch: Stopwatch
+
+
 def search(
     pipeline: Pipeline,
     query: str,
@@ -64,67 +76,64 @@ def search(
     limit: int = 10,
     filters: Filters = NO_FILTERS,
 ) -> SearchResult:
-    """The chunks that answer a query best, at most `limit` (1 to 100), from live versions of documents.
+    """Return the chunks that answer a query best, at most `limit` (1 to 100), from live versions of documents.
 
-    A query over 8,000 characters is cut. An index that is empty, or was never made, has no hits. Counts the chunks
-    that are shown (`search_count`, `last_search_score`), if that can be done at once.
+    A query over 8,000 characters is truncated. An index that is empty or does not exist yet has no hits. Updates
+    the search counts of the hits (`search_count`, `last_search_score`) unless that would have to wait.
 
     Raises `ConfigError` for an empty query, a limit out of range, or a mode whose vectors are not built, and
-    `StoreUnavailableError` where PostgreSQL or Milvus is down.
+    `StoreUnavailableError` if PostgreSQL or Milvus is unreachable.
     """
     text = _text(query)
     if mode not in MODES:
-        raise ConfigError(f"{mode!r} is no way to search: choose one of {', '.join(MODES)}")
+        raise ConfigError(f"{mode!r} is not a search mode: choose one of {', '.join(MODES)}")
     if not 1 <= limit <= MAX_LIMIT:
         raise ConfigError(f"a limit of {limit} hits is out of range: choose one from 1 to {MAX_LIMIT}")
     watch = Stopwatch()
+    request = _Request(pipeline, text, mode, limit, filters, watch)
     try:
-        if mode == "fulltext":
-            ranked = _fulltext(pipeline, text, limit, filters, watch)
-        else:
-            ranked = _by_vectors(pipeline, text, mode, limit, filters, watch)
+        ranked = _by_text(request) if mode == "fulltext" else _by_vectors(request)
     except psycopg.errors.UndefinedTable:
-        return SearchResult([], watch.seconds)  # Nothing was ever ingested: not even the tables are there.
+        return SearchResult([], watch.seconds)  # Nothing was ever ingested, so not even the tables exist.
     except psycopg.errors.QueryCanceled:
         raise RagError("the search took PostgreSQL too long: narrow it with filters, or use fewer words") from None
     shown = ranked[:limit]
     with watch.stage("record"):
-        _record(pipeline, shown)
+        _count_hits(pipeline, shown)
     return SearchResult([_hit(found) for found in shown], watch.seconds)
 
 
 def _text(query: str) -> str:
-    # Neither can be in a document, and both are refused further down, by PostgreSQL or by an embedder.
+    # NUL and lone surrogates cannot be in a document, and PostgreSQL or an embedder would reject them.
     text = query[:MAX_QUERY_CHARS].replace("\0", " ").encode("utf-8", "replace").decode().strip()
     if not text:
         raise ConfigError("the query is empty: write what to search for")
     return text
 
 
-def _fulltext(pipeline: Pipeline, text: str, limit: int, filters: Filters, watch: Stopwatch) -> list[_Ranked]:
-    database = pipeline.stores.database
+def _by_text(request: _Request) -> list[_Ranked]:
+    database, watch = request.pipeline.stores.database, request.watch
     with watch.stage("words"):
-        weights = Terms(database, text).fulltext_weights()
+        weights = Terms(database, request.text).fulltext_weights()
     with watch.stage("fulltext"), database.connection() as connection:
-        found = queries.fulltext(connection, weights, filters, limit)
+        found = queries.fulltext(connection, weights, request.filters, request.limit)
     return [_Ranked(chunk, score) for chunk, score in found]
 
 
-def _by_vectors(
-    pipeline: Pipeline, text: str, mode: Mode, limit: int, filters: Filters, watch: Stopwatch
-) -> list[_Ranked]:
-    legs, multi = _legs(pipeline, mode)
+def _by_vectors(request: _Request) -> list[_Ranked]:
+    pipeline, text, watch = request.pipeline, request.text, request.watch
+    legs, multi = _legs(pipeline, request.mode)
     with watch.stage("words"):
         terms = Terms(pipeline.stores.database, text)
         if len(legs) > 1:
-            terms.idf()  # Its time is that of the words, not of the embedder that asks for it first.
+            terms.idf()  # Read here, so that the time counts for this stage and not for the embedder's.
     with watch.stage("embed"):
         vectors = _encode(pipeline, text, [*legs, "multi"] if multi else legs, terms)
     with watch.stage("candidates"):
         check_embedder(pipeline.collections)
-    found, live = _live_candidates(pipeline, legs, vectors, limit, filters, watch)
+    found, live = _live_candidates(request, legs, vectors)
     with watch.stage("rank"):
-        if mode != "hybrid":
+        if request.mode != "hybrid":
             scores = found[legs[0]].scores
             return [_ranked(live[chunk], score, found) for chunk, score in scores.items() if chunk in live]
         ranked = _fuse(text, found, live, terms)
@@ -135,14 +144,14 @@ def _by_vectors(
 
 
 def _legs(pipeline: Pipeline, mode: Mode) -> tuple[list[VectorKind], bool]:
-    """The collections that are searched, and whether the best are compared by their multi-vectors."""
+    """The collections that are searched, and whether the best candidates are reranked by their multi-vectors."""
     built = pipeline.settings.vectors
     legs = [kind for kind in _LEGS if kind in built and mode in ("hybrid", kind)]
     if not legs:
         needed = "dense or sparse" if mode == "hybrid" else mode
         raise ConfigError(
             f"no {needed} vectors are built: add them to RAG_VECTORS ({','.join(built)}) and ingest, "
-            "or search by fulltext"
+            "or search in the mode fulltext"
         )
     return legs, mode == "hybrid" and "multi" in built
 
@@ -158,21 +167,17 @@ def _encode(pipeline: Pipeline, text: str, kinds: Sequence[VectorKind], terms: T
 
 
 def _live_candidates(
-    pipeline: Pipeline,
-    legs: Sequence[VectorKind],
-    vectors: ChunkVectors,
-    limit: int,
-    filters: Filters,
-    watch: Stopwatch,
+    request: _Request, legs: Sequence[VectorKind], vectors: ChunkVectors
 ) -> tuple[dict[VectorKind, Candidates], dict[UUID, FoundChunk]]:
-    """What each leg found, and the rows of what is live of it: enough for the limit, if there are as many."""
+    """The candidates of each leg, and the rows of the live ones: enough to fill the limit, if there are enough."""
+    pipeline, watch = request.pipeline, request.watch
     milvus, generations = pipeline.stores.milvus, pipeline.collections.generations
     found = {kind: Candidates() for kind in legs}
     live: dict[UUID, FoundChunk] = {}
     asked = list(legs)
 
     def next_page(kind: VectorKind) -> Candidates:
-        return find(milvus, generations[kind], getattr(vectors, kind), filters, found[kind].returned)
+        return find(milvus, generations[kind], getattr(vectors, kind), request.filters, found[kind].returned)
 
     with ThreadPoolExecutor(len(legs), thread_name_prefix="search") as pool:
         for _ in range(_PAGES):
@@ -183,9 +188,9 @@ def _live_candidates(
                 new |= page.documents
                 found[kind].extend(page)
             with watch.stage("hydrate"), pipeline.stores.database.connection() as connection:
-                live |= queries.hydrate(connection, new, filters)
+                live |= queries.hydrate(connection, new, request.filters)
             asked = [kind for kind in legs if not found[kind].exhausted]
-            if len(live) >= limit or not asked:
+            if len(live) >= request.limit or not asked:
                 break
     return found, live
 
@@ -193,7 +198,7 @@ def _live_candidates(
 def _fuse(
     text: str, found: dict[VectorKind, Candidates], live: dict[UUID, FoundChunk], terms: Terms
 ) -> list[_Ranked]:
-    """The live candidates by the sum of their legs' z-scores, best first."""
+    """Rank the live candidates by the sum of their legs' z-scores, best first."""
     chunks = [
         chunk for chunk in dict.fromkeys(key for leg in found.values() for key in leg.scores) if chunk in live
     ]
@@ -202,7 +207,7 @@ def _fuse(
         fused += standardized(found["dense"].scores, chunks)
     if "sparse" in found:
         sparse = found["sparse"]
-        # Where the leg returned all that have a word of the query, the others' inner product is known: 0.
+        # If the leg returned every chunk with a word of the query, the others' inner product is known: 0.
         z_scores = standardized(sparse.scores, chunks, missing=0.0 if sparse.exhausted else None)
         if "dense" in found:
             by_dense, by_sparse = ([live[key] for key in found[kind].scores if key in live] for kind in _LEGS)
@@ -212,7 +217,7 @@ def _fuse(
 
 
 def _rerank(pipeline: Pipeline, query: FloatArray, ranked: list[_Ranked]) -> list[_Ranked]:
-    """Add the z-scores of the best candidates' MaxSim; the rest get the lowest of them, and so keep their order."""
+    """Add the z-scores of the best candidates' MaxSim. The rest get the lowest one, and so keep their order."""
     best = [one.chunk for one in ranked[:RERANKED]]
     generation = pipeline.collections.generations["multi"]
     scores = multi_scores(pipeline.stores.milvus, generation, query, best)
@@ -231,15 +236,15 @@ def _ranked(chunk: FoundChunk, score: float, found: dict[VectorKind, Candidates]
     return _Ranked(chunk, float(score), dense=of_legs.get("dense"), sparse=of_legs.get("sparse"))
 
 
-def _record(pipeline: Pipeline, shown: Sequence[_Ranked]) -> None:
-    """Count what is shown. A search that could not be counted was a search all the same."""
+def _count_hits(pipeline: Pipeline, shown: Sequence[_Ranked]) -> None:
+    """Update the search counts of the hits. A search whose hits could not be counted still succeeds."""
     if not shown:
         return
     try:
         with pipeline.stores.database.connection() as connection:
             queries.record_search(connection, [(one.chunk, one.score) for one in shown])
     except (psycopg.Error, StoreUnavailableError) as error:
-        _log.warning("the search was not counted: %s", one_line(error))
+        _log.warning("the hits of this search were not counted: %s", one_line(error))
 
 
 def _hit(found: _Ranked) -> Hit:

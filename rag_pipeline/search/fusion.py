@@ -1,8 +1,8 @@
-"""Fusion: one order from what the legs of a search found. Pure arithmetic.
+"""Fusion: one ranking from the candidates of all legs of a search. Pure arithmetic.
 
-Scores of different legs do not compare: an inner product of unit vectors lies in a narrow band, a BM25 score has no
-upper end. So each leg's scores become z-scores over the candidates, which are added. On Japanese text this orders
-better than reciprocal ranks, which forget by how much one candidate is better than the next.
+Scores of different legs are not comparable: inner products of unit vectors lie in a narrow band, BM25 scores have
+no upper bound. So each leg's scores become z-scores over the candidates, and these are added. On Japanese text
+this ranks better than reciprocal ranks, which discard by how much one candidate is better than the next.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _Key = TypeVar("_Key")
 
 
 def standardize(scores: Scores) -> Scores:
-    """(n,) → (n,): how many standard deviations each score is above the mean; all 0 where all are equal."""
+    """Return each score's distance from the mean in standard deviations, (n,) → (n,); zeros if all are equal."""
     if not len(scores):
         return scores
     centred = scores - scores.mean()
     deviation = centred.std()
-    # What is left of equal numbers after rounding is no difference.
+    # Differences this small are rounding errors of equal scores.
     if deviation <= 1e-9 * max(1.0, float(np.abs(scores).max())):
         return np.zeros_like(scores)
     return centred / deviation
 
 
 def standardized(found: Mapping[_Key, float], candidates: Sequence[_Key], missing: float | None = None) -> Scores:
-    """One leg's z-scores of the candidates.
+    """Return one leg's z-scores of the candidates.
 
-    A candidate that the leg did not return has `missing` as its score, by default the worst that was returned: it
-    is no better than that.
+    A candidate that the leg did not return gets the score `missing`, by default the worst returned one: it is no
+    better than that.
     """
     if not found:
         return np.zeros(len(candidates))
@@ -45,5 +45,5 @@ def standardized(found: Mapping[_Key, float], candidates: Sequence[_Key], missin
 
 
 def descending(scores: Scores) -> list[int]:
-    """The indexes from the highest score to the lowest; equal ones stay in their order."""
+    """Return the indexes from the highest score to the lowest; equal scores keep their order."""
     return [int(index) for index in np.argsort(-scores, kind="stable")]

@@ -1,4 +1,4 @@
-"""Multi-vectors of candidates: read by key from `multi_collection`, and compared with the query's by MaxSim."""
+"""MaxSim: the multi-vectors of candidates, read by key from `multi_collection`, compared with the query's."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.search_queries import FoundChunk
 
 _KEYS_PER_REQUEST = 1000
-"""Rows held at a time: 4 MB of 1024 dimensions, and 30 MB while they are Python's numbers."""
+"""Rows in memory at a time: 4 MB at 1024 dimensions, and 30 MB while they are Python floats."""
 
 
 def multi_scores(
     milvus: Milvus, generation: Generation, query: FloatArray, chunks: Sequence[FoundChunk]
 ) -> dict[UUID, float]:
-    """MaxSim of the query's (k, d) rows with each chunk's, by chunk; chunks without a row there are left out."""
+    """Return the MaxSim of the query's (k, d) rows with each chunk's, by chunk; one without rows is left out."""
     keys = [key for chunk in chunks for key in row_ids("multi", chunk.id, chunk.multi_vector_count)]
     field = vector_field("multi")
     best: dict[UUID, FloatArray] = {}
@@ -48,10 +48,10 @@ def multi_scores(
 
 
 def keep_best(best: dict[UUID, FloatArray], owners: Iterable[UUID], similarities: FloatArray) -> None:
-    """Raise each chunk's (k,) best similarities to those of its (n, k) rows at hand.
+    """Raise each chunk's (k,) best similarities to those of the (n, k) rows passed in.
 
-    The mean of the best is MaxSim (Khattab and Zaharia, "ColBERT", 2020, there as a sum): for each row of the query
-    the largest inner product with any row of the chunk, averaged over the query's rows.
+    The mean of the best is MaxSim (Khattab and Zaharia, "ColBERT", 2020, there as a sum): for each row of the
+    query the largest inner product with any row of the chunk, averaged over the query's rows.
     """
     for owner, row in zip(owners, similarities, strict=True):
         best[owner] = np.maximum(best[owner], row) if owner in best else row

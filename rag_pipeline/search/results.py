@@ -1,4 +1,4 @@
-"""What a search gives: the modes there are, hits, and how long each stage took. Plain data."""
+"""The search modes, hits and stage times: plain data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from uuid import UUID
 
 Mode = Literal["hybrid", "dense", "sparse", "fulltext"]
-"""`hybrid`: dense and sparse vectors fused, the best reranked by multi-vectors, each as far as it is built.
+"""`hybrid`: dense and sparse vectors fused, the best hits reranked by multi-vectors, from the kinds that are built.
 `dense`, `sparse`: that collection alone. `fulltext`: PostgreSQL alone."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -16,7 +16,7 @@ MAX_LIMIT = 100
 
 @dataclass(frozen=True)
 class Hit:
-    """A chunk that was found, as it is in PostgreSQL."""
+    """A chunk that was found, as PostgreSQL holds it."""
 
     document_id: UUID
     source_type: str
@@ -28,12 +28,12 @@ class Hit:
     section_title: str | None
     content: str
     score: float
-    """Orders the hits of one search; says nothing across searches."""
+    """Ranks the hits of one search; not comparable across searches."""
     scores: dict[str, float | None]
-    """Each leg's own score, by `dense`, `sparse` and `multi`; None where the leg did not find the chunk."""
+    """The scores by leg: `dense`, `sparse` and `multi`; None if the leg did not find the chunk."""
 
     def as_json(self) -> dict[str, Any]:
-        """The hit as `rag-pipeline search --json` prints it."""
+        """Return the hit as `rag-pipeline search --json` prints it."""
         return {
             **vars(self),
             "document_id": str(self.document_id),
@@ -45,7 +45,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The hits, best first, and how long each stage took."""
+    """The hits, best first, and the time that each stage took."""
 
     hits: list[Hit]
     stages: dict[str, float] = field(default_factory=dict)
@@ -53,9 +53,9 @@ class SearchResult:
 
     @property
     def seconds(self) -> float:
-        """Seconds in all."""
+        """Total seconds."""
         return sum(self.stages.values())
 
     def as_json(self) -> dict[str, Any]:
-        """The result as `rag-pipeline search --json` prints it."""
+        """Return the result as `rag-pipeline search --json` prints it."""
         return {"hits": [hit.as_json() for hit in self.hits], "seconds": round(self.seconds, 4)}

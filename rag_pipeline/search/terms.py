@@ -1,23 +1,23 @@
-"""The words of a query, and how telling each is: their frequency in the index, and the idf that follows."""
+"""The words of a query and their weights: document frequencies in the index, and the idf computed from them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from math import log
 from typing import TYPE_CHECKING
 
+from rag_pipeline.embedding import bm25
 from rag_pipeline.stores.postgres import term_statistics
 
 if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Database
 
 MAX_FULLTEXT_WORDS = 32
-"""Of a longer query, full-text search takes the rarest: the others add time and no rank."""
+"""Full-text search takes the rarest words of a longer query: the others cost time without improving the ranking."""
 
 
 class Terms:
-    """A query's words. Their frequencies are asked for once, at the first need."""
+    """A query's words. Their document frequencies are read once, when first needed."""
 
     def __init__(self, database: Database, text: str) -> None:
         from rag_pipeline.language.words import words
@@ -26,10 +26,10 @@ class Terms:
         self._total = 0
         self._holding: dict[str, int] = {}
         self.counts = Counter(words(text))
-        """How often the query has each word."""
+        """The number of times each word is in the query."""
 
     def document_frequency(self, words: Sequence[str]) -> tuple[int, dict[str, int]]:
-        """What an embedder asks for: (live chunks in all, word → live chunks that hold it)."""
+        """Return what an embedder asks for: (live chunks in total, word → live chunks that contain it)."""
         wanted = {*words, *self.counts}
         if not wanted <= self._holding.keys():
             with self._database.connection() as connection:
@@ -38,12 +38,12 @@ class Terms:
         return self._total, {word: self._holding[word] for word in words}
 
     def idf(self) -> dict[str, float]:
-        """Each word's inverse document frequency: ln(1 + (N − df + 0.5) / (df + 0.5)), as Lucene has it."""
+        """Return each word's inverse document frequency, as BM25 computes it."""
         total, holding = self.document_frequency(list(self.counts))
-        return {word: log(1 + (max(total - count, 0) + 0.5) / (count + 0.5)) for word, count in holding.items()}
+        return {word: bm25.idf(total, count) for word, count in holding.items()}
 
     def fulltext_weights(self) -> dict[str, float]:
-        """The words that are in the index at all, the rarest first, each with its count × idf."""
+        """Return the query's words that the index contains, rarest first, each with its count × idf."""
         idf = self.idf()
         _, holding = self.document_frequency(list(self.counts))
         found = sorted((word for word, count in holding.items() if count), key=lambda word: (-idf[word], word))

@@ -1,7 +1,8 @@
-"""`sources.yaml`: which sources there are, and what their documents are given.
+"""`sources.yaml`: the sources, and the metadata that their documents get.
 
-Read whenever the Dagster definitions load, so it opens no source and imports no file system. Secrets stay in the
-environment: the file names them as `${VARIABLE}`, and the value exists only while a source is being opened.
+The file is read whenever the Dagster definitions load, so nothing here opens a source or imports a file system.
+Secrets stay in the environment: the file names them as `${VARIABLE}`, and `storage_options` reads the value only when
+a source is opened.
 """
 
 from __future__ import annotations
@@ -39,28 +40,28 @@ class SourceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     name: str
-    """Letters, digits and `_`: it becomes the name of the Dagster sensor `sync_<name>`."""
+    """Letters, digits and `_`, because it names the Dagster sensor `sync_<name>`."""
     type: SourceType
     path: _Text
-    """A folder (absolute once loaded) or any fsspec URL."""
+    """A folder (absolute after loading) or any fsspec URL."""
     include: tuple[_Text, ...] = Field(DEFAULT_INCLUDE, min_length=1, strict=False)
     exclude: tuple[_Text, ...] = Field((), strict=False)
     language: str | None = None
-    """Two lower-case letters (ISO 639-1); None: detected, document by document."""
+    """Two lower-case letters (ISO 639-1); None: detected for each document."""
     category: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]*$")] | None = None
     tags: tuple[_Text, ...] = Field((), strict=False)
     schedule: Annotated[str, StringConstraints(max_length=100)] = DEFAULT_SCHEDULE
-    """When the source is scanned: a cron expression of five fields, or a macro such as `@hourly`; in UTC."""
+    """When to scan the source, in UTC: a cron expression of five fields or a macro such as `@hourly`."""
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
-    """Keyword arguments of the fsspec file system as the file has them: `${VARIABLE}` is not yet replaced."""
+    """Keyword arguments of the fsspec file system as written in the file, with `${VARIABLE}` not yet replaced."""
 
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_]{1,63}", name):
             raise ValueError(
-                f"{name!r} is not a name: use 1 to 63 letters, digits and _,"
-                " since it names the Dagster sensor sync_<name>"
+                f"{name!r} is not a valid name: use 1 to 63 letters, digits and _,"
+                " because it names the Dagster sensor sync_<name>"
             )
         return name
 
@@ -68,9 +69,11 @@ class SourceConfig(BaseModel):
     @classmethod
     def _check_path(cls, path: str) -> str:
         if storage_options.has_password(path):
-            raise ValueError("the URL holds a password: write it into storage_options as ${VARIABLE} instead")
+            raise ValueError("the URL contains a password: put it into storage_options as ${VARIABLE} instead")
         if re.match(r"https?://[^?]*\?", path):
-            raise ValueError("the URL of a folder has no query (`?…`): put credentials into storage_options")
+            raise ValueError(
+                "the URL has a query (`?…`), but a folder has none: put credentials into storage_options"
+            )
         return path
 
     @field_validator("include", "exclude")
@@ -84,7 +87,7 @@ class SourceConfig(BaseModel):
     @classmethod
     def _check_language(cls, language: str | None) -> str | None:
         if language is not None and not re.fullmatch(r"[a-z]{2}", language):
-            raise ValueError(f"{language!r} is not a language: use two lower-case letters, such as ja or en")
+            raise ValueError(f"{language!r} is not a language code: use two lower-case letters such as ja or en")
         return language
 
     @field_validator("schedule")
@@ -103,62 +106,62 @@ class SourceConfig(BaseModel):
 
     @property
     def is_local(self) -> bool:
-        """Whether `path` is a folder of this machine rather than an fsspec URL."""
+        """Whether `path` is a folder on this machine rather than an fsspec URL."""
         return "://" not in self.path and "::" not in self.path
 
     @property
     def metadata_digest(self) -> str:
-        """Changes when documents would be given another language, category or tags; hexadecimal."""
-        given = json.dumps([self.language, self.category, self.tags], ensure_ascii=False)
-        return hashlib.sha256(given.encode()).hexdigest()
+        """Hexadecimal digest of the language, category and tags that documents get."""
+        metadata = json.dumps([self.language, self.category, self.tags], ensure_ascii=False)
+        return hashlib.sha256(metadata.encode()).hexdigest()
 
     def connection_config(self) -> dict[str, Any]:
-        """What the `sources` table keeps: JSON types only, no secret.
+        """Return the configuration as the `sources` table stores it: JSON types only, no secret.
 
-        A `${VARIABLE}` stays as it is written; a literal under a key that sounds like a secret becomes `***`.
+        A `${VARIABLE}` stays as written. A literal under a key that sounds like a secret becomes `***`.
         """
         config = self.model_dump(mode="json", exclude={"name", "type", "schedule", "storage_options"})
         return config | {"storage_options": storage_options.masked(self.storage_options)}
 
     def open_storage_options(self) -> dict[str, Any]:
-        """`storage_options` with each `${VARIABLE}` replaced from the environment. Never print or keep it.
+        """Return `storage_options` with each `${VARIABLE}` replaced from the environment. Never log or store it.
 
-        Raises `SourceError` naming a variable that is not set.
+        Raises `SourceError` that names a variable that is not set.
         """
         try:
             options: dict[str, Any] = storage_options.expanded(self.storage_options)
         except KeyError as error:
             raise SourceError(
                 f"source {self.name}: storage_options: the environment variable {error.args[0]} is not set:"
-                " set it where this runs"
+                " set it in the environment of this process"
             ) from None
         return options
 
     def redacted(self, text: str) -> str:
-        """A message of a file system without the values that `storage_options` gave it, should it repeat one."""
+        """Return a message of a file system without any secret of `storage_options` that it repeats."""
         return storage_options.redacted(text, self.storage_options)
 
 
 def load_sources(path: Path) -> list[SourceConfig]:
-    """The sources that a YAML file lists, in its order; relative paths are relative to the file's folder.
+    """Return the sources of a YAML file, in order. Relative paths are relative to the file's folder.
 
-    Raises `ConfigError`, one line with the file, the source and the key, for anything that is wrong.
+    Raises `ConfigError`, one line with the file, the source and the key, if anything is wrong.
     """
     content = _read(path)
     if not isinstance(content, dict) or "sources" not in content:
-        raise ConfigError(f"{path}: lists no sources: start it with `sources:` and one `- name: …` for each")
+        raise ConfigError(f"{path}: no key `sources`: begin with `sources:` and one `- name: …` for each source")
     for key in content:
         if key != "sources":
-            raise ConfigError(f"{path}: {key!r} is not a key{_did_you_mean(str(key), ['sources'])}")
+            raise ConfigError(f"{path}: unknown key {key!r}{_did_you_mean(str(key), ['sources'])}")
     entries = content["sources"] or []
     if not isinstance(entries, list):
-        raise ConfigError(f"{path}: sources must be a list: one `- name: …` for each source")
+        raise ConfigError(f"{path}: sources must be a list, with one `- name: …` for each source")
 
     sources: list[SourceConfig] = []
     for number, entry in enumerate(entries, 1):
         source = _source(path, number, entry)
         if any(other.name == source.name for other in sources):
-            raise ConfigError(f"{path}: source {source.name}: name is used twice: give each source its own")
+            raise ConfigError(f"{path}: source {source.name}: duplicate name: give each source its own")
         sources.append(source)
     return sources
 
@@ -167,7 +170,7 @@ def _read(path: Path) -> object:
     try:
         return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: create it, or name your file in RAG_SOURCES") from None
+        raise ConfigError(f"{path} does not exist: create it, or set RAG_SOURCES to your file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8: save it as UTF-8") from None
     except OSError as error:
@@ -175,11 +178,11 @@ def _read(path: Path) -> object:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {where}{getattr(error, 'problem', None) or 'is not YAML'}") from None
+        raise ConfigError(f"{path}: {where}{getattr(error, 'problem', None) or 'not valid YAML'}") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as it is meant: a key that is written twice is a slip (mostly a lost `- name:`), not an overwrite."""
+    """A SafeLoader that rejects a duplicate key: it is a mistake (mostly a lost `- name:`), not an overwrite."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -187,7 +190,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
                 continue
             if key.value in seen:
-                problem = f"the key {key.value!r} is there twice in one entry"
+                problem = f"duplicate key {key.value!r} in one entry"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
@@ -196,7 +199,7 @@ class _Loader(yaml.SafeLoader):
 
 def _source(file: Path, number: int, entry: object) -> SourceConfig:
     if not isinstance(entry, dict):
-        raise ConfigError(f"{file}: source {number}: must be keys and values, beginning with `- name: …`")
+        raise ConfigError(f"{file}: source {number}: must be a mapping that begins with `- name: …`")
     where = f"{file}: source {printable(str(entry.get('name') or number))}"
     try:
         source = SourceConfig.model_validate(entry)
@@ -213,21 +216,21 @@ def _resolved(path: str, folder: Path) -> str:
 
 
 def _explained(error: ValidationError) -> str:
-    """The first thing that is wrong, as `key: what to do`; a misspelt key before the key that it leaves missing."""
+    """Return the first problem as `key: what to do`. A misspelt key goes before the key that is missing because of it."""
     errors = error.errors(include_url=False)
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    key, kind = ".".join(str(part) for part in first["loc"]), first["type"]
-    if kind == "extra_forbidden":
-        return f"{key!r} is not a key{_did_you_mean(key, list(SourceConfig.model_fields))}"
-    if kind == "missing":
+    key, problem = ".".join(str(part) for part in first["loc"]), first["type"]
+    if problem == "extra_forbidden":
+        return f"unknown key {key!r}{_did_you_mean(key, list(SourceConfig.model_fields))}"
+    if problem == "missing":
         return f"{key} is missing"
-    if kind == "literal_error":
+    if problem == "literal_error":
         types = list(get_args(SourceType))
-        return f"{key}: no such type of source{_did_you_mean(str(first['input']), types)}"
-    if kind == "string_type":
-        return f"{key}: must be text: put it in quotes (YAML reads words such as no and numbers as something else)"
-    if kind == "tuple_type":
-        return f'{key}: must be a list, such as ["…", "…"]'
+        return f"{key}: unknown type of source{_did_you_mean(str(first['input']), types)}"
+    if problem == "string_type":
+        return f"{key}: must be text: put it in quotes (YAML reads words such as no, and numbers, as other types)"
+    if problem == "tuple_type":
+        return f'{key}: must be a list such as ["…", "…"]'
     return f"{key}: {first['msg'].removeprefix('Value error, ')}"
 
 

@@ -1,12 +1,12 @@
-"""The connector for files: a local folder, or any fsspec URL.
+"""The connector for files in a local folder or at any fsspec URL.
 
-Keys are paths (as locators), and compare as plain strings: in each folder, a sub-folder is sorted as if its name
-ended in `/`, so that walking the tree gives its keys in order, and a scan that goes on after a key passes over
-whole folders without listing them. At any time the walk holds the names of the folders it is in, not the tree.
+Keys are paths (as locators) and compare as plain strings. Within a folder, a subfolder is sorted as if its name ended
+in `/`. So walking the tree yields its keys in order, and a scan that continues after a key skips whole folders without
+listing them. The walk holds the names in the folders it is in, never the whole tree.
 
-Links to files are followed, links to folders are not. Hidden files and folders (leading dot) are left out unless
-a pattern writes the dot. What matches and cannot be read (a broken link, a pipe) is an item all the same: it is
-set aside with a reason rather than overlooked.
+Links to files are followed, links to folders are not. Hidden files and folders (leading dot) are left out unless a
+pattern contains the dot. Something that matches but cannot be read (a broken link, a pipe) is an item all the same,
+so that it is quarantined with a reason instead of being overlooked.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ _READ_BYTES = 1024 * 1024
 class _Folder(NamedTuple):
     path: str
     key: str
-    """Ends in `/`, but for the root's, which is empty: the beginning of every key in the folder."""
+    """Prefix of every key in the folder. Ends in `/`; empty for the root."""
     included: State
     excluded: State
 
 
 class FilesystemSource:
-    """A `Source` over a folder. Cheap to make: nothing is opened before the first scan or fetch."""
+    """A `Source` over a folder. Nothing is opened before the first scan or fetch."""
 
     def __init__(self, config: SourceConfig) -> None:
         self._name = config.name
         self._root = f"source {config.name}: {printable(config.path)}"
         self._tree: Tree = LocalTree(config.name, config.path) if config.is_local else RemoteTree(config)
         self._include = Patterns(config.include, hidden=False)
-        # What is excluded is excluded whole: a wildcard there means hidden names too.
+        # Exclusions are complete: their wildcards match hidden names too.
         self._exclude = Patterns(config.exclude, hidden=True)
 
     def scan(self, after: str | None = None) -> Iterator[Item | ScanProblem]:
-        """All files that match with a key greater than `after`, in the order of their keys.
+        """Yield all matching files with a key greater than `after`, in the order of their keys.
 
-        A folder that cannot be listed is a `ScanProblem` whose key is the beginning of the keys of all that may
-        lie in it. Should that happen to the very folder that `after` lies in, its problem comes first, once more.
+        A folder that cannot be listed yields a `ScanProblem` whose key is the prefix of all keys in the folder. If
+        that is the folder that contains `after`, its problem comes first, once more.
 
-        Raises `SourceError`, when iterated, where the root cannot be listed or became another folder meanwhile
-        (an unmount, say): a pass that ends without it has seen everything.
+        Raises `SourceError` during iteration if the root cannot be listed, or if it becomes another folder meanwhile
+        (after an unmount, say). A pass that ends without an error has seen everything.
         """
         after = after or ""
         identity = self._tree.identity()
@@ -79,32 +79,32 @@ class FilesystemSource:
                 if item is not None:
                     yield item
         if self._tree.identity() != identity:
-            raise SourceError(f"{self._root} was replaced while it was listed: scan it again")
+            raise SourceError(f"{self._root} was replaced during the scan: scan it again")
 
     def fetch(self, locator: str, max_bytes: int) -> bytes:
-        """A file's bytes.
+        """Return the bytes of a file.
 
-        Raises `DocumentError` where this file cannot be read or is larger than `max_bytes`, and `SourceError`
-        where the trouble is the whole source's, so that a lost mount does not set every document aside.
+        Raises `DocumentError` if this file cannot be read or is larger than `max_bytes`, and `SourceError` if the
+        whole source is unreachable, so that a lost mount does not quarantine every document.
         """
         with self._opened(locator) as (file, known_size):
             size = known_size or 0
-            # The size may be unknown, and a file may grow while it is read: hence one byte more than allowed.
+            # The size can be unknown, and a file can grow while it is read: so one byte more than allowed is read.
             data = b"" if size > max_bytes else _first_bytes(file, max_bytes + 1)
         if max(size, len(data)) > max_bytes:
             is_size, limit = _sizes(max(size, len(data)), max_bytes)
             raise DocumentError(
-                f"{self._shown(locator)} is {is_size}, over the limit of {limit} (RAG_MAX_DOCUMENT_BYTES)"
+                f"{self._shown(locator)} is {is_size}, over the limit of {limit}: raise RAG_MAX_DOCUMENT_BYTES or split it"
             )
         return data
 
     def head(self, locator: str, size: int) -> bytes:
-        """A file's first `size` bytes, or all of a shorter one. Raises like `fetch`."""
+        """Return the first `size` bytes of a file, or all of a shorter one. Raises what `fetch` raises."""
         with self._opened(locator) as (file, _):
             return _first_bytes(file, size)
 
     def _listed(self, folder: _Folder, after: str) -> list[_Folder | tuple[str, str, Entry]]:
-        """What matches in a folder, and the folders in it where something may, in the order of their keys."""
+        """Return the files that match in a folder and the subfolders that can contain matches, in the order of keys."""
         found: dict[str, _Folder | tuple[str, str, Entry]] = {}
         for entry in self._tree.entries(folder.path):
             path = f"{folder.path}/{entry.name}" if folder.path else entry.name
@@ -113,9 +113,9 @@ class FilesystemSource:
                 continue
             if entry.is_folder:
                 key += "/"
-                included = self._include.into(folder.included, entry.name)
+                included = self._include.enter(folder.included, entry.name)
                 if included and (key > after or after.startswith(key)):
-                    excluded = self._exclude.into(folder.excluded, entry.name)
+                    excluded = self._exclude.enter(folder.excluded, entry.name)
                     found[key] = _Folder(path, key, included, excluded)
             elif key > after and self._include.match(folder.included, entry.name):
                 found[key] = path, key, entry
@@ -142,7 +142,7 @@ class FilesystemSource:
         )
 
     def _problem(self, path: str, key: str, error: OSError) -> ScanProblem:
-        self._tree.identity()  # a lost connection ends the scan instead of failing at every folder in turn
+        self._tree.identity()  # raises if the connection is lost, instead of failing at every folder in turn
         return ScanProblem(key, printable(path), plain_reason(error))
 
     @contextmanager
@@ -156,9 +156,9 @@ class FilesystemSource:
     def _refuse(self, locator: str, error: OSError) -> NoReturn:
         self._tree.identity()
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            reason = "does not exist: it was removed, or it is a link whose target was"
+            reason = "does not exist: it was removed, or it is a link to something that was"
         elif error.errno == errno.ELOOP:
-            reason = "is a symbolic link that leads back to itself"
+            reason = "is a symbolic link in a loop"
         elif error.errno in (errno.EISDIR, errno.EINVAL):
             reason = "is not a regular file"
         else:
@@ -170,7 +170,7 @@ class FilesystemSource:
 
 
 def _first_bytes(file: BinaryIO, size: int) -> bytes:
-    """At most `size` bytes. In pieces: a reader that is asked for all at once sets all of it aside beforehand."""
+    """Read at most `size` bytes, in pieces: a reader that is asked for everything at once allocates all of it."""
     pieces: list[bytes] = []
     while size > 0 and (piece := file.read(min(size, _READ_BYTES))):
         pieces.append(piece)
@@ -179,7 +179,7 @@ def _first_bytes(file: BinaryIO, size: int) -> bytes:
 
 
 def _sizes(size: int, limit: int) -> tuple[str, str]:
-    """Two sizes in MB, or in bytes where that would say nothing."""
+    """Return two sizes in MB, or in bytes if they would look the same or small in MB."""
     texts = f"{size / 1e6:.1f} MB", f"{limit / 1e6:.1f} MB"
-    told_apart = limit >= 100_000 and texts[0] != texts[1]
-    return texts if told_apart else (f"{size:,} bytes", f"{limit:,} bytes")
+    is_readable = limit >= 100_000 and texts[0] != texts[1]
+    return texts if is_readable else (f"{size:,} bytes", f"{limit:,} bytes")

@@ -1,4 +1,4 @@
-"""What a source hands over: items that exist, and problems on the way. Plain data and the connector's interface."""
+"""The interface of connectors: the `Source` protocol, and the `Item`s and `ScanProblem`s that a scan yields."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Item:
-    """One thing that exists in a source, known without reading its bytes."""
+    """Something that exists in a source, as far as it is known without reading its bytes."""
 
     key: str
-    """Its place in the scan's order; a scan goes on after a key. Any text PostgreSQL can store."""
+    """Position in the order of the scan, which can continue after a key. Any text that PostgreSQL can store."""
     source_id: str
-    """Unique among all sources of a type (the source's name is part of it), at most 255 characters, printable."""
+    """Unique among all sources of a type (it contains the source's name), at most 255 characters, printable."""
     locator: str
-    """What `fetch` takes; any text PostgreSQL can store."""
+    """The argument of `fetch`. Any text that PostgreSQL can store."""
     name: str
-    """The file's name, printable, with its extension: decides the format and is the title of last resort."""
+    """The file's name, printable, with its extension. Decides the format and is the title of last resort."""
     fingerprint: str
-    """Changes whenever the content may have: size and time, or an etag."""
+    """Changes whenever the content can have changed: size and time, or an etag."""
     size: int | None
     modified_at: datetime | None
     """Aware, UTC."""
     url: str | None = None
-    """Where a person opens it."""
+    """Link for a person to open."""
 
 
 @dataclass(frozen=True)
 class ScanProblem:
-    """Something that could not be listed: a folder without permission, say. What lies there is not gone."""
+    """Something that could not be listed, such as a folder without permission. The items in it are not gone."""
 
     key: str
-    """The locators of what lies there begin with this."""
+    """Prefix of the keys of everything in it."""
     path: str
     reason: str
 
 
 class Source(Protocol):
-    """A connector: what exists out there, and its bytes."""
+    """A connector: lists what exists in a source and reads its bytes."""
 
     def scan(self, after: str | None = None) -> Iterator[Item | ScanProblem]:
-        """All items with a key greater than `after`, in the order of their keys, listed lazily.
+        """Yield all items with a key greater than `after`, in the order of their keys, listing them lazily.
 
-        Raises `SourceError` where the source as a whole cannot be listed, at the end too: only a scan that ends
-        normally has seen everything.
+        Raises `SourceError` if the source as a whole cannot be listed, even at the end: only a scan that ends normally
+        has seen everything.
         """
         ...
 
     def fetch(self, locator: str, max_bytes: int) -> bytes:
-        """The item's bytes.
+        """Return the bytes of an item.
 
-        Raises `DocumentError` where it cannot be read, has vanished, or is larger than `max_bytes`, and
-        `SourceError` where the source as a whole cannot be reached: then the item is not to blame.
+        Raises `DocumentError` if the item is gone, cannot be read, or is larger than `max_bytes`, and `SourceError` if
+        the source as a whole is unreachable.
         """
         ...
 
     def head(self, locator: str, size: int) -> bytes:
-        """The first bytes of an item, at most `size`. Raises what `fetch` raises."""
+        """Return the first `size` bytes of an item, or all of a shorter one. Raises what `fetch` raises."""
         ...

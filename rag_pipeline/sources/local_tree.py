@@ -1,6 +1,6 @@
-"""A tree of folders on this machine, through `os.scandir`: about ten times as fast as fsspec's listing.
+"""`LocalTree`: a tree of folders on this machine, listed by `os.scandir`, about ten times as fast as fsspec.
 
-Paths are bytes here, so that neither the process's locale nor a name in another encoding changes what is found.
+Paths are bytes here, so that neither the locale of the process nor a name in another encoding changes what is found.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rag_pipeline.errors import SourceError
 from rag_pipeline.sources.tree import Entry, Facts, plain_reason
 
 _NO_TARGET = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
-"""What `stat` says of a link that leads nowhere: to nothing, to itself, through a file, or to what cannot be."""
+"""Errors of `stat` for a broken link: to nothing, to itself, through a file, or to an impossible path."""
 
 
 class LocalTree:
-    """A folder of this machine. Links to files are followed; links to folders are not, so nothing can loop."""
+    """A `Tree` on this machine. Links to files are followed; links to folders are not, so nothing can loop."""
 
     def __init__(self, source: str, root: str) -> None:
         self._source = source
@@ -30,23 +30,23 @@ class LocalTree:
         self._root = root.encode("utf-8", "surrogateescape")
 
     def identity(self) -> Hashable:
-        """The root's device and inode: another one after an unmount or a deployment that swaps a link."""
+        """Return the device and inode of the root, which change after an unmount or when a deployment swaps a link."""
         try:
             status = os.stat(self._root)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 reason = "does not exist: correct `path` in sources.yaml"
             else:
-                reason = f"cannot be reached: {plain_reason(error)}"
+                reason = f"is unreachable: {plain_reason(error)}"
             raise SourceError(f"source {self._source}: {self._shown} {reason}") from None
         if not stat.S_ISDIR(status.st_mode):
             raise SourceError(
-                f"source {self._source}: {self._shown} is not a folder: let `path` in sources.yaml name one"
+                f"source {self._source}: {self._shown} is not a folder: set `path` in sources.yaml to a folder"
             )
         return status.st_dev, status.st_ino
 
     def entries(self, folder: str) -> list[Entry]:
-        """The names in a folder. Raises `OSError`."""
+        """Return the entries of a folder. Raises `OSError`."""
         with os.scandir(self._path(folder)) as found:
             return [
                 Entry(
@@ -59,10 +59,10 @@ class LocalTree:
 
     @contextmanager
     def open(self, path: str) -> Iterator[tuple[BinaryIO, int | None]]:
-        """A regular file's bytes, and its size. Raises `OSError`."""
+        """Open a regular file; yields the file and its size. Raises `OSError`."""
         full = self._path(path)
-        # Asked before opening, since opening a device can act on it, and after, since the name may have changed
-        # hands; O_NONBLOCK returns at once even where a pipe came between.
+        # Checked before opening, because opening a device can act on it, and after, because the name can point to
+        # something else by then; O_NONBLOCK returns at once even if that is a pipe.
         _check_regular(full, os.stat(full))
         descriptor = os.open(full, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
@@ -71,7 +71,7 @@ class LocalTree:
             yield file, status.st_size
 
     def url(self, path: str) -> str:
-        """A `file://` URL, percent-encoded byte by byte."""
+        """Return a `file://` URL, percent-encoded byte by byte."""
         return "file://" + quote(self._path(path))
 
     def _path(self, path: str) -> bytes:
@@ -79,7 +79,7 @@ class LocalTree:
 
 
 class _Stat:
-    """An entry's facts, looked up when they are asked for."""
+    """The facts of an entry, looked up on call."""
 
     __slots__ = ("_entry",)
 
@@ -111,7 +111,7 @@ def _check_regular(path: bytes, status: os.stat_result) -> None:
 
 
 def _moment(nanoseconds: int) -> datetime | None:
-    """None for a time beyond the calendar, which a damaged file system or archive can leave behind."""
+    """Return a time in UTC; None for one beyond the calendar, as damaged file systems and archives can have."""
     try:
         return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
     except (OverflowError, ValueError, OSError):

@@ -1,8 +1,8 @@
-"""What an item is called: its locator, its `source_id`, the name that a person reads.
+"""Names of an item: its locator, its `source_id`, and the printable name that a person reads.
 
-A path is text as `bytes.decode("utf-8", "surrogateescape")` gives it: file names are bytes, any bytes but `/`
-and NUL, and each byte that is not UTF-8 is a lone surrogate. That text is exact but no store takes it. Nothing
-here normalises Unicode: two names that look alike are two files.
+A path is text decoded by `bytes.decode("utf-8", "surrogateescape")`: file names are any bytes except `/` and NUL, and
+each byte that is not UTF-8 becomes a lone surrogate. That text is exact, but no store accepts it. Nothing here
+normalises Unicode: two names that look alike are two files.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import re
 import unicodedata
 
 SOURCE_ID_LENGTH = 255
-"""What `documents.source_id` holds, in characters."""
+"""Size of the column `documents.source_id`, in characters."""
 
 _HASH_DIGITS = 32
 _HASHED = re.compile(rf"~[0-9a-f]{{{_HASH_DIGITS}}}$")
 _UNSTORABLE = re.compile(r"[\\\x00\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\(\\|0|u[0-9a-f]{4})")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Controls, format characters (such as those that reverse the direction of writing), surrogates, and line and
-paragraph separators. Not the ideographic space and not private use: both are common in Japanese file names."""
+"""Controls, format characters (such as those that reverse the writing direction), surrogates, and line and paragraph
+separators. Not the ideographic space or private use: both are common in Japanese file names."""
 
 
 def to_locator(path: str) -> str:
-    r"""The path as text that any store takes: `\\` for a backslash, `\0` for NUL, `\udc80` for a lone surrogate.
+    r"""Return the path as text that any store accepts: `\\` for a backslash, `\0` for NUL, `\udc80` for a surrogate.
 
-    Most paths are their own locator. No two paths share one; `from_locator` is the way back.
+    Most paths are their own locator. No two paths share one, and `from_locator` reverses it.
     """
 
     def escape(match: re.Match[str]) -> str:
@@ -37,7 +37,7 @@ def to_locator(path: str) -> str:
 
 
 def from_locator(locator: str) -> str:
-    """The exact path that `to_locator` was given."""
+    """Return the exact path that `to_locator` was called with."""
 
     def unescape(match: re.Match[str]) -> str:
         code = match[1]
@@ -47,18 +47,18 @@ def from_locator(locator: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""The text with what cannot be seen or stored written out: `\n`, `\u202e`, `\xff` for a byte that is not UTF-8."""
+    r"""Return the text with invisible and unstorable characters escaped: `\n`, `\u202e`, `\xff` for a byte not in UTF-8."""
     if text.isprintable():
         return text
-    return "".join(_written_out(char) if _invisible(char) else char for char in text)
+    return "".join(_escaped(char) if _invisible(char) else char for char in text)
 
 
 def source_id(source: str, path: str) -> str:
-    """The id of a path within a source: unique, printable, at most 255 characters.
+    """Return the id of a path within a source: unique, printable, at most 255 characters.
 
-    `<source>:<path>` where that is printable and fits. Otherwise the path's end, readable, then `~` and 32 hex
-    digits: 128 bits of the SHA-256 of the locator, which stands for the path byte by byte. A path that itself
-    ends like that gets a hash too, so that no file's name can be made to collide with another file's id.
+    `<source>:<path>` if that is printable and fits. Otherwise the end of the path in readable form, then `~` and 32 hex
+    digits: 128 bits of the SHA-256 of the locator, which represents the path byte by byte. A path that already ends
+    like this gets a hash too, so that no file name can collide with the id of another file.
     """
     room = SOURCE_ID_LENGTH - len(source) - 1
     readable = printable(path)
@@ -75,7 +75,7 @@ def _invisible(char: str) -> bool:
     return unicodedata.category(char) in _INVISIBLE
 
 
-def _written_out(char: str) -> str:
+def _escaped(char: str) -> str:
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"

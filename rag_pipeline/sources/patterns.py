@@ -1,11 +1,11 @@
-"""Which paths a source's `include` and `exclude` patterns mean.
+"""Matching of paths by the `include` and `exclude` patterns of a source.
 
-A path is matched folder by folder, so that a walk knows before it opens a folder whether anything in it can
-match: hidden folders and whatever lies beside the patterns are never listed.
+A path is matched folder by folder, so that a walk knows before it opens a folder whether anything in it can match:
+hidden folders and folders outside the patterns are never listed.
 
-The syntax is the shell's: `*`, `?` and `[…]` within one name, `**` for any number of folders, case-sensitive.
-The one deliberate departure from exact text: names and patterns are compared in NFC, since macOS hands out
-file names decomposed (`が` as two characters) and nobody writes patterns so.
+The syntax is that of the shell: `*`, `?` and `[…]` within one name, `**` for any number of folders, case-sensitive.
+With one deliberate exception: names and patterns are compared in NFC, because macOS returns decomposed file names
+(`が` as two characters) and nobody writes patterns like that.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 State = frozenset[tuple[int, int]]
-"""How far each pattern has been matched: (index of the pattern, number of its parts that are used up)."""
+"""Progress of each pattern: (index of the pattern, number of its parts already matched)."""
 
 ANY_FOLDERS = "**"
 
 
 def split_pattern(pattern: str) -> tuple[str, ...]:
-    """The parts of a pattern, one for each path component; a trailing `/` or `/**` means everything below.
+    """Return the parts of a pattern, one per path component. A trailing `/` or `/**` means everything below.
 
-    Raises `ValueError`, with what to write instead, where the pattern could never mean what it says.
+    Raises `ValueError`, with what to write instead, if the pattern can never match as intended.
     """
     if not pattern.strip():
         raise ValueError("an empty pattern matches nothing: remove it")
     if pattern.startswith("/"):
-        raise ValueError(f"{pattern!r} starts with a slash: patterns are relative to `path`")
+        raise ValueError(f"{pattern!r} starts with a slash: patterns are relative to `path`, so remove it")
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise ValueError(f"{pattern!r} leaves the source's folder: patterns are relative to `path`")
     for part in parts:
         if ANY_FOLDERS in part and part != ANY_FOLDERS:
-            raise ValueError(f"{pattern!r}: ** stands alone between slashes, such as **/*.md")
+            raise ValueError(f"{pattern!r}: ** must be alone between slashes, as in **/*.md")
         if re.search(r"(?<!\[)\{[^}]*,", part):
-            raise ValueError(f"{pattern!r}: braces are not expanded: write one pattern for each alternative")
+            raise ValueError(f"{pattern!r}: braces are not supported: write one pattern for each alternative")
     if pattern.endswith("/") and parts[-1:] != [ANY_FOLDERS]:
         parts.append(ANY_FOLDERS)
     if parts[-1:] == [ANY_FOLDERS]:
@@ -48,8 +48,8 @@ def split_pattern(pattern: str) -> tuple[str, ...]:
 class Patterns:
     """Several patterns, matched together.
 
-    `hidden`: whether wildcards match names with a leading dot. Where they do not, as in a shell, a hidden name
-    is matched only by a pattern that writes its dot.
+    `hidden`: whether wildcards match names with a leading dot. If not, as in a shell, only a pattern that contains
+    the dot matches a hidden name.
     """
 
     def __init__(self, patterns: Sequence[str], *, hidden: bool) -> None:
@@ -59,8 +59,8 @@ class Patterns:
         ]
         self.start: State = self._reached((index, 0) for index in range(len(self._patterns)))
 
-    def into(self, state: State, folder: str) -> State:
-        """The state inside a folder; empty where nothing in it can match."""
+    def enter(self, state: State, folder: str) -> State:
+        """Return the state inside a folder; empty if nothing in it can match."""
         name = unicodedata.normalize("NFC", folder)
         deeper: set[tuple[int, int]] = set()
         for index, used in state:
@@ -74,7 +74,7 @@ class Patterns:
         return self._reached(deeper)
 
     def match(self, state: State, name: str) -> bool:
-        """Whether a name that lies where the state was reached is matched by a whole pattern."""
+        """Return whether a whole pattern matches a name in the folder of this state."""
         name = unicodedata.normalize("NFC", name)
         for index, used in state:
             parts = self._patterns[index]
@@ -84,7 +84,7 @@ class Patterns:
         return False
 
     def _reached(self, positions: object) -> State:
-        """With every `**` also passed over, as it may stand for no folder at all."""
+        """Return the positions and those with every `**` skipped, because it also matches no folder at all."""
         reached = set(positions)  # type: ignore[call-overload]
         for index, used in tuple(reached):
             parts = self._patterns[index]
@@ -95,7 +95,7 @@ class Patterns:
 
 
 def _matcher(part: str, *, hidden: bool) -> Callable[[str], object] | None:
-    """A test of one name; None for `**`, which is no test of one name."""
+    """Return a test for one name; None for `**`, which matches any number of names."""
     if part == ANY_FOLDERS:
         return None
     part = unicodedata.normalize("NFC", part)

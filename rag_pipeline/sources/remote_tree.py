@@ -1,8 +1,8 @@
-"""A tree of folders behind any fsspec URL: s3, gs, az, http, sftp, an archive inside one of these, ...
+"""`RemoteTree`: a tree of folders at any fsspec URL: s3, gs, az, http, sftp, an archive inside one of these, ...
 
-Each file system is a package of its own (s3fs, gcsfs, adlfs, aiohttp, paramiko); which one is missing is said
-when the source is first opened. Over http, what can be listed is a server's index pages, and names stay
-percent-encoded. Objects with an empty part in their key (`a//b`) are not found: fsspec lists no such folder.
+Each file system has its own package (s3fs, gcsfs, adlfs, aiohttp, paramiko); a missing one is reported when the source
+is first opened. Over http, a server's index pages are listed, and names stay percent-encoded. Objects with an empty
+part in their key (`a//b`) are not found, because fsspec does not list such folders.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _VERSIONS = (
     "digest",
 )
 _TIMES = ("lastmodified", "mtime", "modified", "updated", "created")
-"""What file systems call these, in lower case and without `-` and `_`; the first that is there counts."""
+"""Names of versions and times in file systems, in lower case without `-` and `_`. The first one present counts."""
 
 
 class RemoteTree:
-    """The tree at a source's fsspec URL."""
+    """A `Tree` at the fsspec URL of a source."""
 
     def __init__(self, config: SourceConfig) -> None:
         self._config = config
 
     def identity(self) -> Hashable:
-        """The URL: a remote root does not turn into another folder. Raises `SourceError` where it cannot be had."""
-        # Listings are cached per process, some of them for ever; what counts is on the other side.
+        """Return the URL: a remote root never becomes another folder. Raises `SourceError` if it is unreachable."""
+        # fsspec caches listings in the process, some of them without expiry.
         self._fs.invalidate_cache()
         try:
             with self._plain_errors():
@@ -51,14 +51,14 @@ class RemoteTree:
         except FileNotFoundError:
             raise self._error("does not exist: correct `path` in sources.yaml") from None
         except OSError as error:
-            raise self._error(f"cannot be reached: {error.strerror}") from None
-        # To http everything is a file; whether it lists anything is its own affair.
+            raise self._error(f"is unreachable: {error.strerror}") from None
+        # Over http everything is a file, and only its content shows whether it lists anything.
         if info.get("type") == "file" and not self._config.path.startswith("http"):
-            raise self._error("is not a folder: let `path` in sources.yaml name one")
+            raise self._error("is not a folder: set `path` in sources.yaml to a folder")
         return self._config.path
 
     def entries(self, folder: str) -> list[Entry]:
-        """The names in a folder. Raises `OSError` with plain words."""
+        """Return the entries of a folder. Raises `OSError` with a plain reason."""
         path = self._path(folder)
         with self._plain_errors():
             listed = self._fs.ls(path, detail=True)
@@ -66,7 +66,7 @@ class RemoteTree:
         for info in listed:
             full = info["name"].rstrip("/")
             name = full.rpartition("/")[2]
-            # Object stores list a folder's own marker, and web pages link to anywhere.
+            # Object stores list the marker of the folder itself, and web pages link anywhere.
             if name and full.strip("/") == f"{path}/{name}".strip("/"):
                 is_folder = info.get("type") == "directory"
                 found[name, is_folder] = Entry(name, is_folder, partial(self._facts, info))
@@ -74,12 +74,12 @@ class RemoteTree:
 
     @contextmanager
     def open(self, path: str) -> Iterator[tuple[BinaryIO, int | None]]:
-        """A file's bytes, and its size. Raises `OSError` with plain words, also while it is being read."""
+        """Open a file; yields the file and its size. Raises `OSError` with a plain reason, also during reading."""
         with self._plain_errors(), self._fs.open(self._path(path), "rb") as file:
             yield file, getattr(file, "size", None)
 
     def url(self, path: str) -> str:
-        """The fsspec URL; in an archive, `zip://file::…` with the rest of the chain."""
+        """Return the fsspec URL; in an archive, `zip://file::…` with the rest of the chain."""
         first, chain, rest = self._config.path.partition("::")
         return f"{first.rstrip('/')}/{to_locator(path)}{chain}{rest}"
 
@@ -101,12 +101,12 @@ class RemoteTree:
         except ImportError as error:
             package = getattr(error.__cause__, "name", None) or self._config.path.partition("://")[0]
             raise self._error(f"needs the package {package}: pip install {package}") from None
-        except Exception as error:  # each file system has exceptions of its own
+        except Exception as error:  # each file system has its own exceptions
             raise self._error(f"cannot be opened: {self._plain(error)}") from None
         return fs, root.rstrip("/") or root
 
     def _path(self, path: str) -> str:
-        # The root of an archive is "", that of a server "/".
+        # The root of an archive is "", the root of a server "/".
         return f"{self._root.rstrip('/')}/{path}" if self._root and path else self._root or path
 
     def _facts(self, info: dict[str, Any]) -> Facts:
@@ -114,7 +114,7 @@ class RemoteTree:
             with self._plain_errors():
                 info = self._fs.info(info["name"])
         size, modified_at = info.get("size"), _modified_at(info)
-        # Where a file system tells neither version nor time, an edit that keeps the size stays unseen.
+        # If a file system has neither version nor time, an edit that keeps the size goes unnoticed.
         version = _version(info) or (modified_at.isoformat() if modified_at else "no version")
         return Facts(f"{size}-{version}", size, modified_at)
 
@@ -126,7 +126,7 @@ class RemoteTree:
             raise FileNotFoundError(errno.ENOENT, "does not exist") from None
         except PermissionError:
             raise PermissionError(errno.EACCES, "permission denied") from None
-        except Exception as error:  # each file system has exceptions of its own
+        except Exception as error:  # each file system has its own exceptions
             raise OSError(errno.EIO, self._plain(error)) from None
 
     def _plain(self, error: Exception) -> str:
@@ -151,7 +151,7 @@ def _normalised(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _moment(value: object) -> datetime | None:
-    """A time as file systems give it: a datetime, Unix seconds, ISO 8601, or the date of an HTTP header."""
+    """Return a time in UTC, from a datetime, Unix seconds, ISO 8601, or the date of an HTTP header; else None."""
     try:
         if isinstance(value, str):
             value = email.utils.parsedate_to_datetime(value) if "," in value else datetime.fromisoformat(value)

@@ -1,6 +1,7 @@
-"""A source's `storage_options`: how secrets get into them from the environment, and never out of them.
+"""The `storage_options` of a source: secrets enter them from the environment and never leave them.
 
-Options are nested mappings, lists and scalars, as YAML gives them; `${VARIABLE}` stands for a variable's value.
+Options are the nested mappings, lists and scalars of YAML; `${VARIABLE}` stands for the value of an environment
+variable. These variables are read here, not through `settings`, and only while a source is being opened.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ _PASSWORD_IN_URL = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
 
 
 def has_password(url: str) -> bool:
-    """Whether a URL holds a password, as in `sftp://user:password@host/`."""
+    """Return whether a URL contains a password, as in `sftp://user:password@host/`."""
     return bool(_PASSWORD_IN_URL.search(url))
 
 
 def expanded(options: Any) -> Any:
-    """The options with each `${VARIABLE}` replaced by its value. Raises `KeyError` with a variable's name."""
+    """Return the options with each `${VARIABLE}` replaced by its value. Raises `KeyError` with the name of a missing one."""
     if isinstance(options, Mapping):
         return {key: expanded(value) for key, value in options.items()}
     if isinstance(options, list):
@@ -33,7 +34,7 @@ def expanded(options: Any) -> Any:
 
 
 def masked(options: Any, key: str = "") -> Any:
-    """The options in JSON types, fit to be shown: variables by name, other secrets as `***`."""
+    """Return the options in JSON types, safe to show: variables by name, other secrets as `***`."""
     if isinstance(options, Mapping):
         return {str(inner): masked(value, str(inner)) for inner, value in options.items()}
     if isinstance(options, list):
@@ -46,8 +47,8 @@ def masked(options: Any, key: str = "") -> Any:
 
 
 def redacted(text: str, options: Any) -> str:
-    """A text, such as an error from a file system, without the secrets of the options and of URLs."""
-    # The longest first: a secret that is part of another must not leave the other's rest behind.
+    """Return a text, such as the error of a file system, without the secrets of the options and of URLs."""
+    # The longest first: replacing a secret inside another must not leave the rest of that one behind.
     for secret in sorted(_secrets(options), key=len, reverse=True):
         text = text.replace(secret, "***")
     return _PASSWORD_IN_URL.sub(r"\1:***@", text)

@@ -1,4 +1,4 @@
-"""What a connector needs to know of a tree of folders, wherever it lies. Plain data and an interface."""
+"""The `Tree` protocol: what `filesystem` needs from a tree of folders, local or remote, and its plain data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a file without reading it."""
+    """What is known about a file without reading it."""
 
     fingerprint: str
     size: int | None
@@ -23,37 +23,37 @@ class Entry:
     """One name in a folder."""
 
     name: str
-    """As `bytes.decode("utf-8", "surrogateescape")` gives it; no `/`."""
+    """Decoded by `bytes.decode("utf-8", "surrogateescape")`; without `/`."""
     is_folder: bool
     facts: Callable[[], Facts | None]
-    """Of a file; None where it vanished meanwhile or is a link to a folder. Raises `OSError`."""
+    """Returns the facts of a file; None if it is gone by now or is a link to a folder. Raises `OSError`."""
 
 
 class Tree(Protocol):
-    """A tree of folders; paths are relative to its root, "" is the root.
+    """A tree of folders. Paths are relative to its root, which is "".
 
-    Whatever fails is an `OSError` whose `strerror` is plain words without secrets; whether one file or all of
-    the tree is to blame, `identity` tells.
+    A failure is an `OSError` whose `strerror` is a plain reason without secrets. Whether one file or the whole tree
+    failed, `identity` shows.
     """
 
     def identity(self) -> Hashable:
-        """What the root is, such as its device and inode. Raises `SourceError` where it is not a folder."""
+        """Return what identifies the root, such as device and inode. Raises `SourceError` if it is not a folder."""
         ...
 
     def entries(self, folder: str) -> list[Entry]:
-        """The names in a folder, in any order."""
+        """Return the entries of a folder, in any order."""
         ...
 
     def open(self, path: str) -> AbstractContextManager[tuple[BinaryIO, int | None]]:
-        """A file's bytes, and its size where that is known. What is not a regular file is never opened, as a pipe would wait for ever."""
+        """Open a file; yields the file, and its size if known. Only regular files are opened: a pipe would block."""
         ...
 
     def url(self, path: str) -> str:
-        """Where a person opens it; without credentials."""
+        """Return a link for a person to open, without credentials."""
         ...
 
 
 def plain_reason(error: OSError) -> str:
-    """What the system says, to go on a sentence with: `permission denied`; without the path, which it repeats."""
+    """Return the system's reason in lower case, to end a sentence with: `permission denied`. The path is left out."""
     text = error.strerror or type(error).__name__
     return text[:1].lower() + text[1:]

@@ -1,4 +1,4 @@
-"""Recording and delivery on a real database and real receivers: each alert once to each, whatever is killed or away."""
+"""Recording and delivery on a real database and real receivers: each alert once to each, whatever dies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.alert_outbox import Subject
 from rag_pipeline.stores.postgres.database import Database
-from rag_pipeline_tests.alerts.conftest import TABLES, Inbox
+from rag_pipeline_tests.support.alerts import TABLES, Inbox
 
 NOW = datetime.now(UTC)
 UI = "http://rag.example:3000"
@@ -29,8 +29,8 @@ def seen(number: int, passed: bool, month: str = "2024-01", name: str = "verifie
 
 
 def send(database: Database, *inboxes: Inbox, now: datetime = NOW) -> DeliveryResult:
-    told = [Receiver(number, inbox.url) for number, inbox in enumerate(inboxes, 1)]
-    return deliver(database, told, UI, time.monotonic() + 30, now)
+    listed = [Receiver(number, inbox.url) for number, inbox in enumerate(inboxes, 1)]
+    return deliver(database, listed, UI, time.monotonic() + 30, now)
 
 
 def stored(database: Database) -> str:
@@ -39,7 +39,7 @@ def stored(database: Database) -> str:
     return repr(rows)
 
 
-def test_one_message_when_it_fails_one_when_it_recovers(database: Database, inbox: Inbox) -> None:
+def test_one_message_on_failure_and_one_on_recovery(database: Database, inbox: Inbox) -> None:
     send(database, inbox)
     for number, passed in enumerate([True, False, False, False, True, True], 1):
         record(database, "log", [seen(number, passed)], number)
@@ -53,7 +53,7 @@ def test_one_message_when_it_fails_one_when_it_recovers(database: Database, inbo
     assert read_up_to(database, "log") == 6
 
 
-def test_events_that_are_read_again_are_not_told_again(database: Database, inbox: Inbox) -> None:
+def test_events_read_again_are_not_sent_again(database: Database, inbox: Inbox) -> None:
     story = [seen(1, False), seen(2, True), seen(3, False)]
     send(database, inbox)
     assert record(database, "log", story, 3) == 3
@@ -67,7 +67,7 @@ def test_events_that_are_read_again_are_not_told_again(database: Database, inbox
     assert [title.split(": ")[1] for title in inbox.titles] == ["Failing", "Recovered", "Failing"]
 
 
-def test_a_recording_that_is_killed_halfway_is_done_again_whole(database: Database, inbox: Inbox) -> None:
+def test_a_killed_recording_is_repeated_as_a_whole(database: Database, inbox: Inbox) -> None:
     send(database, inbox)
     with database.connection() as holder:
         # The cursor is stored last: there the process waits, with all the rest written and nothing committed.
@@ -83,7 +83,7 @@ def test_a_recording_that_is_killed_halfway_is_done_again_whole(database: Databa
     assert send(database, inbox).messages == 1
 
 
-def test_a_receiver_that_is_away_is_told_later_once(database: Database, inbox: Inbox) -> None:
+def test_an_unreachable_receiver_is_notified_once_later(database: Database, inbox: Inbox) -> None:
     send(database, inbox)
     inbox.stop()
     record(database, "log", [seen(1, False)], 1)
@@ -91,7 +91,7 @@ def test_a_receiver_that_is_away_is_told_later_once(database: Database, inbox: I
     assert (result.messages, result.waiting) == (0, 1)
     assert result.refused == ["URL 1 of RAG_ALERT_URLS (json://…)"]
     inbox.start()
-    assert send(database, inbox).refused == []  # left alone for a while
+    assert send(database, inbox).refused == []  # not retried yet
     assert inbox.messages == []
     later = NOW + timedelta(seconds=31)
     assert send(database, inbox, now=later).messages == 1
@@ -99,7 +99,7 @@ def test_a_receiver_that_is_away_is_told_later_once(database: Database, inbox: I
     assert len(inbox.messages) == 1
 
 
-def test_pauses_grow_and_end_with_the_first_accepted_message(database: Database, inbox: Inbox) -> None:
+def test_pauses_grow_until_a_message_is_accepted(database: Database, inbox: Inbox) -> None:
     send(database, inbox)
     inbox.status = 503
     record(database, "log", [seen(1, False)], 1)
@@ -118,21 +118,21 @@ def test_pauses_grow_and_end_with_the_first_accepted_message(database: Database,
     assert send(database, inbox, now=now).messages == 1
 
 
-def test_receivers_do_not_wait_for_each_other(database: Database, make_inbox: Callable[[], Inbox]) -> None:
-    away, there = make_inbox(), make_inbox()
-    send(database, away, there)
-    away.stop()
+def test_receivers_are_independent(database: Database, make_inbox: Callable[[], Inbox]) -> None:
+    stopped, listening = make_inbox(), make_inbox()
+    send(database, stopped, listening)
+    stopped.stop()
     for number, passed in enumerate([False, True, False], 1):
         record(database, "log", [seen(number, passed)], number)
-        send(database, away, there)
-    assert len(there.messages) == 3
-    away.start()
-    send(database, away, there, now=NOW + timedelta(hours=1))
-    assert [m["title"] for m in away.messages] == [m["title"] for m in there.messages]
-    assert len(there.messages) == 3
+        send(database, stopped, listening)
+    assert len(listening.messages) == 3
+    stopped.start()
+    send(database, stopped, listening, now=NOW + timedelta(hours=1))
+    assert [m["title"] for m in stopped.messages] == [m["title"] for m in listening.messages]
+    assert len(listening.messages) == 3
 
 
-def test_many_months_are_one_message(database: Database, inbox: Inbox) -> None:
+def test_many_months_share_one_message(database: Database, inbox: Inbox) -> None:
     send(database, inbox)
     months = [str(month) for month in Month(2022, 1).until(Month(2024, 6))]
     record(database, "log", [seen(n, False, month) for n, month in enumerate(months, 1)], 30)
@@ -140,9 +140,7 @@ def test_many_months_are_one_message(database: Database, inbox: Inbox) -> None:
     assert all(month in inbox.bodies() for month in months)
 
 
-def test_what_comes_while_a_receiver_is_away_is_grouped_behind_the_message_that_waits(
-    database: Database, inbox: Inbox
-) -> None:
+def test_alerts_during_an_outage_are_grouped_behind_the_pending_message(database: Database, inbox: Inbox) -> None:
     send(database, inbox)
     inbox.stop()
     record(database, "log", [seen(1, False, "2024-01")], 1)
@@ -155,7 +153,7 @@ def test_what_comes_while_a_receiver_is_away_is_grouped_behind_the_message_that_
     assert [title.rsplit(", ", 1)[1] for title in inbox.titles] == ["2024-01", "3 months"]
 
 
-def test_a_process_killed_between_sending_and_marking_sends_the_same_message_again(
+def test_a_process_killed_before_marking_a_message_sends_the_same_one_again(
     database: Database, inbox: Inbox
 ) -> None:
     send(database, inbox)
@@ -182,26 +180,26 @@ def test_a_process_killed_between_sending_and_marking_sends_the_same_message_aga
     assert send(database, inbox).messages == 0
 
 
-def test_two_processes_do_not_send_the_same(database: Database, inbox: Inbox) -> None:
+def test_two_processes_do_not_send_the_same_message(database: Database, inbox: Inbox) -> None:
     send(database, inbox)
     record(database, "log", [seen(1, False)], 1)
-    under_way, go_on = threading.Event(), threading.Event()
+    sending, resume = threading.Event(), threading.Event()
 
     def wait(message: dict) -> None:
-        under_way.set()
-        go_on.wait(3)
+        sending.set()
+        resume.wait(3)
 
     inbox.on_message = wait
     first = threading.Thread(target=send, args=(database, inbox))
     first.start()
-    assert under_way.wait(10)
+    assert sending.wait(10)
     assert send(database, inbox).busy
-    go_on.set()
+    resume.set()
     first.join()
     assert len(inbox.messages) == 1
 
 
-def test_a_new_receiver_is_told_what_is_failing_still_and_not_what_is_past(
+def test_a_new_receiver_is_notified_of_what_is_still_failing_only(
     database: Database, make_inbox: Callable[[], Inbox]
 ) -> None:
     old, new = make_inbox(), make_inbox()
@@ -213,14 +211,14 @@ def test_a_new_receiver_is_told_what_is_failing_still_and_not_what_is_past(
     assert [title.rsplit(", ", 1)[1] for title in new.titles] == ["2024-02"]
 
 
-def test_without_receivers_states_are_kept_for_the_first_one(database: Database, inbox: Inbox) -> None:
+def test_states_are_kept_for_the_first_receiver(database: Database, inbox: Inbox) -> None:
     record(database, "log", [seen(1, False, "2024-01"), seen(2, True, "2024-01"), seen(3, False, "2024-02")], 3)
     assert send(database) == DeliveryResult()
     assert send(database, inbox).messages == 1
     assert "2024-02" in inbox.titles[0]
 
 
-def test_old_alerts_go_but_for_what_is_failing_still(database: Database, inbox: Inbox) -> None:
+def test_old_alerts_are_deleted_unless_still_failing(database: Database, inbox: Inbox) -> None:
     record(database, "log", [seen(1, False, "2024-01"), seen(2, True, "2024-01"), seen(3, False, "2024-02")], 3)
     send(database, inbox)
     with database.connection() as connection:
@@ -234,11 +232,11 @@ def test_old_alerts_go_but_for_what_is_failing_still(database: Database, inbox: 
     assert len(inbox.messages) == 2
 
 
-def test_a_deadline_leaves_the_rest_for_the_next_time(database: Database, inbox: Inbox) -> None:
+def test_a_deadline_leaves_the_rest_to_the_next_call(database: Database, inbox: Inbox) -> None:
     send(database, inbox)
     record(database, "log", [seen(1, False)], 1)
-    told = [Receiver(1, inbox.url)]
-    assert deliver(database, told, UI, time.monotonic() - 1, NOW).waiting == 1
+    listed = [Receiver(1, inbox.url)]
+    assert deliver(database, listed, UI, time.monotonic() - 1, NOW).waiting == 1
     assert send(database, inbox).messages == 1
 
 
@@ -258,14 +256,15 @@ def test_no_secret_is_stored(database: Database, inbox: Inbox) -> None:
 
 
 def _in_process(database: Database, code: str) -> subprocess.Popen[bytes]:
-    """Runs code in a process of its own, on the same database."""
+    """Run code in another process, on the same database."""
     preamble = (
         "import os, time\n"
         "from datetime import UTC, datetime\n"
         "from rag_pipeline.alerts.delivery import deliver\n"
-        "from rag_pipeline.alerts.model import Observation, Subject\n"
         "from rag_pipeline.alerts.receivers import Receiver\n"
         "from rag_pipeline.alerts.recording import record\n"
+        "from rag_pipeline.alerts.state_changes import Observation\n"
+        "from rag_pipeline.stores.postgres.alert_outbox import Subject\n"
         "from rag_pipeline.stores.postgres.database import Database\n"
         "database = Database(os.environ['TEST_URL'], min_size=1)\n"
         "seen = Observation(Subject('check', 'verified on dense', '2024-01-01'), 1, False, datetime.now(UTC))\n"

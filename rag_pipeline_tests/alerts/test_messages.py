@@ -1,4 +1,4 @@
-"""Messages: what goes together, and what a person reads."""
+"""Messages: which alerts share one, and its text."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -35,7 +35,7 @@ def alert(
     )
 
 
-def test_a_single_alert_says_what_where_since_when_and_what_to_do() -> None:
+def test_a_single_alert_names_the_check_month_time_and_remedy() -> None:
     message = render([alert(1)], UI, "0123456789abcdef")
     assert message.title == "rag-pipeline: Failing: vectors_verified on dense_collection, 2022-01"
     assert message.body == (
@@ -43,11 +43,11 @@ def test_a_single_alert_says_what_where_since_when_and_what_to_do() -> None:
         "2022-01\n"
         "http://rag.example:3000/assets/dense_collection?view=checks\n"
         "- 2022-01: expected 1,200, share 0.25, stored 1,199; rebuild it: `rag-pipeline repair`\n\n"
-        "Message 0123456789abcdef; if it comes twice, it is the same."
+        "Message 0123456789abcdef. A second message with this key is a duplicate."
     )
 
 
-def test_many_months_are_one_message_that_names_them() -> None:
+def test_many_months_share_one_message_that_names_them() -> None:
     alerts = [alert(n, month) for n, month in enumerate(MONTHS)]
     assert group(alerts) == [alerts]
     message = render(alerts, UI, "key")
@@ -56,19 +56,19 @@ def test_many_months_are_one_message_that_names_them() -> None:
     assert "expected 1,200, share 0.25, stored 1,199" in message.body
 
 
-def test_a_recovery_says_how_long_it_was() -> None:
+def test_a_recovery_names_both_times() -> None:
     message = render([alert(7, state="recovered")], UI, "key")
     assert message.title.startswith("rag-pipeline: Recovered: ")
-    assert "well since 2026-01-05T10:18:12Z, had failed since 2026-01-05T10:11:12Z" in message.body
+    assert "recovered at 2026-01-05T10:18:12Z, had been failing since 2026-01-05T10:11:12Z" in message.body
 
 
-def test_each_kind_and_state_is_a_message_of_its_own() -> None:
+def test_each_kind_and_state_gets_its_own_message() -> None:
     alerts = [alert(1), alert(2, state="warning", name="quarantined_documents on documents"), alert(3, kind="run")]
     assert group(alerts) == [[alerts[0]], [alerts[1]], [alerts[2]]]
     assert "Warning" in render(group(alerts)[1], UI, "key").title
 
 
-def test_a_story_that_nobody_was_told_yet_keeps_its_order() -> None:
+def test_unsent_alerts_of_a_subject_keep_their_order() -> None:
     a, b = MONTHS[:2]
     alerts = [
         alert(1, a, "warning"),
@@ -81,7 +81,7 @@ def test_a_story_that_nobody_was_told_yet_keeps_its_order() -> None:
     assert messages == [[alerts[0]], [alerts[2]], [alerts[1], alerts[3]], [alerts[4]]]
 
 
-def test_the_key_is_the_alerts_and_nothing_else() -> None:
+def test_the_key_depends_on_the_alerts_alone() -> None:
     assert message_key([alert(1), alert(2)]) == message_key([alert(2), alert(1)])
     assert message_key([alert(1)]) != message_key([alert(1), alert(2)])
 
@@ -97,12 +97,14 @@ names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
         unique_by=lambda part: (part[0], part[1]),
     )
 )
-def test_a_message_stays_within_what_chat_services_take(parts: Sequence[tuple[str, Month | None, str]]) -> None:
+def test_a_message_stays_within_the_limits_of_chat_services(
+    parts: Sequence[tuple[str, Month | None, str]],
+) -> None:
     alerts = [alert(n, month, name=name, description=text) for n, (name, month, text) in enumerate(parts)]
     message = render(alerts, UI, "0123456789abcdef")
     assert 0 < len(message.title) <= 200
     assert len(message.body) <= BODY_CHARACTERS
-    assert message.body.endswith("Message 0123456789abcdef; if it comes twice, it is the same.")
+    assert message.body.endswith("Message 0123456789abcdef. A second message with this key is a duplicate.")
 
 
 def test_six_checks_of_thirty_months_name_every_check() -> None:

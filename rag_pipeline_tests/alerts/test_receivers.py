@@ -1,4 +1,4 @@
-"""Receivers: the URLs are taken apart right, work, and are seen nowhere."""
+"""Receivers: their URLs are split correctly, deliver, and never leak."""
 
 import logging
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from rag_pipeline.alerts.messages import Message
 from rag_pipeline.alerts.receivers import Receiver, receivers
 from rag_pipeline.settings import load_settings
-from rag_pipeline_tests.alerts.conftest import Inbox
+from rag_pipeline_tests.support.alerts import Inbox
 
 MESSAGE = Message("失敗: 検証", "2024-01: 期待 5、格納 4", "failing")
 
@@ -31,13 +31,13 @@ def test_urls_are_separated_by_white_space_or_commas(text: str | None, urls: lis
     assert [receiver.number for receiver in found] == list(range(1, len(expected) + 1))
 
 
-def test_a_message_arrives_as_it_is(inbox: Inbox) -> None:
+def test_a_message_arrives_unchanged(inbox: Inbox) -> None:
     assert Receiver(1, inbox.url).send(MESSAGE)
     (received,) = inbox.messages
     assert (received["title"], received["message"], received["type"]) == (MESSAGE.title, MESSAGE.body, "failure")
 
 
-def test_what_is_not_accepted_is_said(inbox: Inbox) -> None:
+def test_a_refused_message_is_reported(inbox: Inbox) -> None:
     inbox.status = 500
     assert not Receiver(1, inbox.url).send(MESSAGE)
     inbox.stop()
@@ -49,7 +49,7 @@ def test_what_is_not_accepted_is_said(inbox: Inbox) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 500, None])
-def test_a_url_is_in_no_log_and_no_text(
+def test_a_url_appears_in_no_log_and_no_text(
     inbox: Inbox, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], status: int | None
 ) -> None:
     receiver = Receiver(3, inbox.url)
@@ -69,7 +69,7 @@ def test_a_url_is_in_no_log_and_no_text(
     assert {name: logging.getLogger(name).level for name in levels} == levels
 
 
-def test_the_database_knows_a_url_by_a_digest_that_stays(inbox: Inbox) -> None:
+def test_the_digest_of_a_url_is_stable(inbox: Inbox) -> None:
     assert Receiver(1, "json://a").digest == Receiver(2, "json://a").digest
     assert Receiver(1, "json://a").digest != Receiver(1, "json://b").digest
 

@@ -1,4 +1,4 @@
-"""The sensor on a real Dagster instance: jobs are run, and what it makes of them arrives at a real receiver."""
+"""The sensor on a real Dagster instance: jobs run, and their alerts arrive at a real receiver."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from dagster._utils.error import SerializableErrorInfo
 from rag_pipeline.defs import event_log
 from rag_pipeline.defs.alert_sensor import alerts
 from rag_pipeline.defs.event_log import log_name, read_events
+from rag_pipeline.defs.resources import PipelineResource
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import Database
-from rag_pipeline_tests.alerts.conftest import Home, Inbox
+from rag_pipeline_tests.support.alerts import Inbox
+from rag_pipeline_tests.support.dagster_home import Home
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*get_event_records", "ignore::dagster.PreviewWarning")
 months = dg.MonthlyPartitionsDefinition(start_date="2022-01-01", timezone="UTC", end_offset=1)
 
 
 class World:
-    """What the jobs of these tests find; each test has its own."""
+    """What the jobs of a test find."""
 
     def __init__(self) -> None:
         self.missing = 0
@@ -86,7 +87,7 @@ def world() -> World:
 
 @pytest.fixture
 def listening(home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Home:
-    """The sensor with a receiver; what happens is looked at at once."""
+    """The sensor with a receiver; events count as settled at once."""
     monkeypatch.setenv("RAG_ALERT_URLS", inbox.url)
     monkeypatch.setenv("RAG_UI_URL", "http://rag.example:3000/")
     monkeypatch.setattr(event_log, "SETTLE_SECONDS", 0.0)
@@ -95,15 +96,15 @@ def listening(home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Home
 
 
 def tick(home: Home) -> str:
-    """One evaluation of the sensor, with no cursor: what it knows is in our database."""
-    with dg.build_sensor_context(instance=home.instance) as context:
+    """Evaluate the sensor, without a cursor: its position is in our database."""
+    with dg.build_sensor_context(instance=home.instance, resources={"pipeline": PipelineResource()}) as context:
         result = alerts(context)
     assert isinstance(result, dg.SkipReason)
     assert result.skip_message
     return result.skip_message
 
 
-def test_a_check_that_starts_failing_goes_on_and_recovers(listening: Home, inbox: Inbox, world: World) -> None:
+def test_a_failing_check_alerts_once_until_it_recovers(listening: Home, inbox: Inbox, world: World) -> None:
     for missing in (0, 1, 2, 0, 0):
         world.missing = missing
         world.run(listening)
@@ -119,7 +120,7 @@ def test_a_check_that_starts_failing_goes_on_and_recovers(listening: Home, inbox
     assert "failing since 20" in failing["message"]
 
 
-def test_thirty_months_that_fail_at_once_are_one_message(listening: Home, inbox: Inbox, world: World) -> None:
+def test_thirty_months_failing_at_once_share_one_message(listening: Home, inbox: Inbox, world: World) -> None:
     world.missing = 1
     failing = [str(month) for month in Month(2022, 1).until(Month(2024, 6))]
     for month in failing:
@@ -131,7 +132,7 @@ def test_thirty_months_that_fail_at_once_are_one_message(listening: Home, inbox:
     assert all(month in message["message"] for month in failing)
 
 
-def test_a_warning_is_marked_as_one(listening: Home, inbox: Inbox, world: World) -> None:
+def test_a_warning_is_marked_as_a_warning(listening: Home, inbox: Inbox, world: World) -> None:
     world.missing, world.severity = 1, dg.AssetCheckSeverity.WARN
     world.run(listening)
     tick(listening)
@@ -139,11 +140,11 @@ def test_a_warning_is_marked_as_one(listening: Home, inbox: Inbox, world: World)
     assert inbox.messages[0]["type"] == "warning"
 
 
-def test_a_run_that_fails_is_told_once_until_one_succeeds(listening: Home, inbox: Inbox, world: World) -> None:
+def test_failing_runs_alert_once_until_one_succeeds(listening: Home, inbox: Inbox, world: World) -> None:
     world.raises = "Milvus at milvus://rag:s3cret@host:19530 does not answer"
     world.run(listening)
     tick(listening)
-    world.run(listening)  # tried again
+    world.run(listening)  # retried
     tick(listening)
     world.raises = None
     world.run(listening)
@@ -157,7 +158,7 @@ def test_a_run_that_fails_is_told_once_until_one_succeeds(listening: Home, inbox
     assert "http://rag.example:3000/runs/" in text
 
 
-def test_a_run_that_fails_by_a_blocking_check_alone_is_told_by_the_check(
+def test_a_run_failed_by_a_blocking_check_alone_is_reported_by_the_check(
     listening: Home, inbox: Inbox, world: World
 ) -> None:
     world.missing = 1
@@ -168,7 +169,7 @@ def test_a_run_that_fails_by_a_blocking_check_alone_is_told_by_the_check(
     assert inbox.titles == ["rag-pipeline: Failing: vectors_verified on dense_collection, 2024-01"]
 
 
-def test_runs_of_picked_assets_are_told_by_their_names(listening: Home, inbox: Inbox, world: World) -> None:
+def test_runs_of_selected_assets_are_reported_by_their_names(listening: Home, inbox: Inbox, world: World) -> None:
     world.raises = "no"
     assets = world.definitions().resolve_assets_def("dense_collection")
     dg.materialize([assets], partition_key="2024-01-01", instance=listening.instance, raise_on_error=False)
@@ -178,7 +179,7 @@ def test_runs_of_picked_assets_are_told_by_their_names(listening: Home, inbox: I
     assert "2024-01" in inbox.titles[0]
 
 
-def test_a_receiver_that_is_away_keeps_nothing_from_being_told(
+def test_an_unreachable_receiver_loses_no_alert(
     listening: Home, inbox: Inbox, world: World, database: Database
 ) -> None:
     inbox.stop()
@@ -193,13 +194,16 @@ def test_a_receiver_that_is_away_keeps_nothing_from_being_told(
     assert len(inbox.messages) == 1
 
 
-def test_nothing_is_told_twice_by_fresh_processes(home: Home, inbox: Inbox, world: World) -> None:
+def test_new_processes_send_nothing_twice(home: Home, inbox: Inbox, world: World) -> None:
     world.missing = 1
     world.run(home)
     code = (
         "import dagster as dg\n"
         "from rag_pipeline.defs.alert_sensor import alerts\n"
-        "with dg.DagsterInstance.get() as instance, dg.build_sensor_context(instance=instance) as context:\n"
+        "from rag_pipeline.defs.resources import PipelineResource\n"
+        "resources = {'pipeline': PipelineResource()}\n"
+        "with dg.DagsterInstance.get() as instance, "
+        "dg.build_sensor_context(instance=instance, resources=resources) as context:\n"
         "    print(alerts(context).skip_message)\n"
     )
     time.sleep(event_log.SETTLE_SECONDS)
@@ -215,21 +219,21 @@ def test_nothing_is_told_twice_by_fresh_processes(home: Home, inbox: Inbox, worl
     assert "token-0123456789" not in written
 
 
-def test_young_events_wait_and_are_not_forgotten(home: Home, world: World) -> None:
+def test_recent_events_wait_and_are_not_lost(home: Home, world: World) -> None:
     world.run(home)
     now = datetime.now(UTC)
-    young = read_events(home.instance, 0, now)
-    assert (young.observations, young.read_up_to, young.more) == ([], 0, False)
+    recent = read_events(home.instance, 0, now)
+    assert (recent.observations, recent.read_up_to, recent.more) == ([], 0, False)
     settled = read_events(home.instance, 0, now + timedelta(seconds=event_log.SETTLE_SECONDS))
     assert {seen.subject.kind for seen in settled.observations} == {"check", "run"}
-    # A clock that is ahead must not stop everything.
+    # A clock that is ahead must not block the log.
     assert read_events(home.instance, 0, now - timedelta(hours=1)).observations
 
 
-def test_an_event_that_was_committed_late_is_still_told(
+def test_an_event_committed_late_still_alerts(
     listening: Home, inbox: Inbox, world: World, package_database_url: str
 ) -> None:
-    """Takes an evaluation out of the log as if its transaction were still open, and puts it back later."""
+    """Take an evaluation out of the log as if its transaction were still open, and put it back later."""
     world.missing = 1
     world.run(listening, "2024-01")
     with psycopg.connect(package_database_url, options="-c search_path=dagster") as connection:
@@ -272,19 +276,19 @@ def test_a_long_log_is_read_page_by_page(
     assert whole.more
 
 
-def test_failing_sensors_and_schedules_are_told_once_each(listening: Home, inbox: Inbox) -> None:
+def test_failing_sensors_and_schedules_alert_once_each(listening: Home, inbox: Inbox) -> None:
     sync = Ticking(listening.instance, "sync_docs", InstigatorType.SENSOR)
     nightly = Ticking(listening.instance, "nightly", InstigatorType.SCHEDULE)
-    stories = [
+    rounds = [
         (TickStatus.SUCCESS, TickStatus.SUCCESS),
         (TickStatus.FAILURE, TickStatus.SUCCESS),
         (TickStatus.FAILURE, TickStatus.FAILURE),
         (TickStatus.STARTED, TickStatus.FAILURE),
         (TickStatus.SKIPPED, TickStatus.SUCCESS),
     ]
-    for of_sync, of_nightly in stories:
-        sync.tick(of_sync)
-        nightly.tick(of_nightly)
+    for sync_status, nightly_status in rounds:
+        sync.tick(sync_status)
+        nightly.tick(nightly_status)
         tick(listening)
         tick(listening)
     assert sorted(inbox.titles) == [
@@ -298,7 +302,7 @@ def test_failing_sensors_and_schedules_are_told_once_each(listening: Home, inbox
     assert "http://rag.example:3000/locations/rag_pipeline/schedules/nightly" in inbox.bodies()
 
 
-def test_a_new_dagster_storage_begins_anew(
+def test_a_new_dagster_storage_is_read_from_its_start(
     listening: Home, inbox: Inbox, world: World, package_database_url: str
 ) -> None:
     world.missing = 1
@@ -317,17 +321,17 @@ def test_a_new_dagster_storage_begins_anew(
     assert [title.split(": ")[1] for title in inbox.titles] == ["Failing", "Recovered"]
 
 
-def test_storage_that_cannot_be_polled_is_said(tmp_path: Path) -> None:
+def test_storage_that_cannot_be_polled_is_reported(tmp_path: Path) -> None:
     with (
         dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
-        dg.build_sensor_context(instance=instance) as context,
+        dg.build_sensor_context(instance=instance, resources={"pipeline": "not used"}) as context,
     ):
         result = alerts(context)
     assert isinstance(result, dg.SkipReason)
     assert "Dagster's storage in PostgreSQL" in str(result.skip_message)
 
 
-def test_a_tick_that_was_not_due_says_nothing(listening: Home, inbox: Inbox) -> None:
+def test_a_tick_that_was_not_due_changes_nothing(listening: Home, inbox: Inbox) -> None:
     sync = Ticking(listening.instance, "sync_docs", InstigatorType.SENSOR)
     sync.tick(TickStatus.FAILURE)
     tick(listening)
@@ -345,7 +349,7 @@ def test_a_tick_that_was_not_due_says_nothing(listening: Home, inbox: Inbox) -> 
 
 
 class Ticking:
-    """A sensor or schedule as Dagster's daemon keeps it: its state, and its ticks."""
+    """A sensor or schedule as Dagster's daemon stores it: its state and its ticks."""
 
     def __init__(self, instance: dg.DagsterInstance, name: str, kind: InstigatorType) -> None:
         self.instance, self.name, self.kind = instance, name, kind

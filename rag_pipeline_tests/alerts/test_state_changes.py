@@ -1,4 +1,4 @@
-"""What changes a state: the start and the end of a failing, once each, however the events are read."""
+"""State changes: the start and the end of a failure, once each, however the events are read."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -19,7 +19,7 @@ def seen(number: int, passed: bool, subject: Subject = SUBJECTS[0], warning: boo
     return Observation(subject, number, passed, BEGIN + timedelta(minutes=number), warning=warning)
 
 
-def test_one_alert_when_it_starts_and_one_when_it_ends() -> None:
+def test_one_alert_when_a_failure_starts_and_one_when_it_ends() -> None:
     story = [seen(n, passed) for n, passed in enumerate([True, False, False, True, True, False], 1)]
     states, alerts = changes({}, story, "log")
     assert [(alert.state, alert.at) for alert in alerts] == [
@@ -31,12 +31,12 @@ def test_one_alert_when_it_starts_and_one_when_it_ends() -> None:
     assert states[SUBJECTS[0]].failing
 
 
-def test_a_warning_is_told_as_one() -> None:
+def test_a_warning_becomes_a_warning_alert() -> None:
     _, alerts = changes({}, [seen(1, False, warning=True), seen(2, True)], "log")
     assert [alert.state for alert in alerts] == ["warning", "recovered"]
 
 
-def test_a_new_log_counts_from_one_again() -> None:
+def test_a_new_log_starts_at_one_again() -> None:
     states, _ = changes({}, [seen(900, False)], "old")
     states, alerts = changes(states, [seen(3, True)], "new")
     assert [alert.state for alert in alerts] == ["recovered"]
@@ -64,7 +64,7 @@ def test_batches_and_events_read_again_change_nothing(
     assert in_parts == at_once
     assert changes(states, events, "log") == ({}, [])
     for subject in SUBJECTS:
-        told = [alert.state for alert in at_once if alert.subject == subject]
-        assert told == ["failing", "recovered"] * (len(told) // 2) + ["failing"] * (len(told) % 2)
+        sent = [alert.state for alert in at_once if alert.subject == subject]
+        assert sent == ["failing", "recovered"] * (len(sent) // 2) + ["failing"] * (len(sent) % 2)
         last = [event.passed for event in events if event.subject == subject][-1:]
-        assert (told[-1:] == ["failing"]) == (last == [False])
+        assert (sent[-1:] == ["failing"]) == (last == [False])

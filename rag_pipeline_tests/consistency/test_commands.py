@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from click.testing import CliRunner
 
 from rag_pipeline.cli import cli
-from rag_pipeline.consistency.findings import KINDS
-from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.consistency.checks import CHECKS
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
-from rag_pipeline_tests.milvus_client import milvus_client
+from rag_pipeline_tests.support.milvus import milvus_client
+from rag_pipeline_tests.support.stores import Stores
+from rag_pipeline_tests.support.workspace import Workspace
 
 
 def run(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -24,45 +24,23 @@ def run(*arguments: str) -> tuple[int, dict[str, Any]]:
     return result.exit_code, json.loads(result.stdout)
 
 
-def test_check_repair_check(
-    tmp_path: Path,
-    stack_endpoints: Endpoints,
-    database_url: str,
-    redis_url: str,
-    milvus_prefix: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (tmp_path / "docs").mkdir()
+def test_check_repair_check(tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace(tmp_path, stores)
     for month in ("2024-01", "2024-02"):
-        text = f"---\ndate: {month}-05\n---\n# 見出し\n\n{month}の本文。\n"
-        (tmp_path / "docs" / f"{month}.md").write_text(text, "utf-8")
-    (tmp_path / "sources.yaml").write_text("sources: [{name: docs, type: filesystem, path: ./docs}]\n", "utf-8")
-    variables = {
-        "RAG_HOME": tmp_path / "home",
-        "RAG_SOURCES": tmp_path / "sources.yaml",
-        "RAG_POSTGRES_URL": database_url,
-        "RAG_MILVUS_URI": stack_endpoints.milvus_uri,
-        "RAG_REDIS_URL": redis_url,
-        "RAG_MILVUS_PREFIX": milvus_prefix,
-        "RAG_EMBEDDER": "rag_pipeline_tests.embedders:cheap",
-    }
-    for name, value in variables.items():
-        monkeypatch.setenv(name, str(value))
+        workspace.write(f"{month}.md", f"# 見出し\n\n{month}の本文。\n", f"{month}-05")
+    for name, value in workspace.variables.items():
+        monkeypatch.setenv(name, value)
     with Pipeline(load_settings()) as pipeline:
         pipeline.prepare()
         ingest(pipeline)
 
     code, found = run("check")
     assert (code, found["consistent"]) == (0, True)
-    assert all(found[kind] == [] for kind in KINDS)
+    assert all(found[check] == [] for check in CHECKS)
 
-    with psycopg.connect(database_url) as connection:
-        row = connection.execute(
-            "SELECT id::text FROM document_chunks WHERE document_created_at < '2024-02-01'"
-        ).fetchone()
-    assert row
-    with milvus_client(stack_endpoints.milvus_uri) as client:
-        client.delete(f"{milvus_prefix}dense_collection", ids=[f"{row[0]}_dense"])
+    (row,) = workspace.rows("SELECT id::text FROM document_chunks WHERE document_created_at < '2024-02-01'")
+    with milvus_client(stores.endpoints.milvus_uri) as client:
+        client.delete(f"{stores.prefix}dense_collection", ids=[f"{row[0]}_dense"])
 
     code, found = run("check")
     assert (code, found["consistent"]) == (1, False)
@@ -78,7 +56,7 @@ def test_check_repair_check(
     code, dry = run("repair", "--dry-run")
     assert (code, dry["months"], dry["remaining"]) == (0, ["2024-01"], dry["found"])
     assert run("check")[0] == 1
-    code, mended = run("repair", "--month", "2024-01")
-    assert (code, mended["consistent"], mended["months"]) == (0, True, ["2024-01"])
-    assert (mended["embedded"], mended["reused"]) == (0, 1)
+    code, repaired = run("repair", "--month", "2024-01")
+    assert (code, repaired["consistent"], repaired["months"]) == (0, True, ["2024-01"])
+    assert (repaired["embedded"], repaired["reused"]) == (0, 1)
     assert run("check")[0] == 0

@@ -1,4 +1,4 @@
-"""The checks and the repair as Dagster runs them: one evaluation a check and month, and no run fails by them."""
+"""The checks and the repair as Dagster runs them: one evaluation per check and month, none of which fails a run."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import dagster as dg
 import pytest
 
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
 
 CHECKS = {
-    *(("documents", kind) for kind in ("status_mismatches", "index_issues", "quarantined_documents")),
-    *(("document_chunks", kind) for kind in ("orphaned_chunks", "status_mismatches", "index_issues")),
+    *(("documents", check) for check in ("status_mismatches", "index_issues", "quarantined_documents")),
+    *(("document_chunks", check) for check in ("orphaned_chunks", "status_mismatches", "index_issues")),
     *(
-        (f"{vectors}_collection", kind)
-        for vectors in ("dense", "sparse", "multi")
-        for kind in ("missing_vectors", "orphaned_vectors", "index_issues")
+        (f"{kind}_collection", check)
+        for kind in ("dense", "sparse", "multi")
+        for check in ("missing_vectors", "orphaned_vectors", "index_issues")
     ),
 }
 Evaluated = dict[tuple[str, str], dg.AssetCheckEvaluation]
 
 
 class Jobs:
-    """The jobs of the code location, on the spoiled index."""
+    """The jobs of the code location, on the damaged index."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         from rag_pipeline.defs.build import build_defs
 
-        self.defs = build_defs({"pipeline": dg.ResourceDefinition.hardcoded_resource(pipeline)})
+        self.defs = build_defs({"pipeline": pipeline})
         self.instance = dg.DagsterInstance.ephemeral()
 
     def run(self, job: str, **arguments: object) -> tuple[dg.ExecuteInProcessResult, Evaluated]:
-        """The result, and what our checks say. (vectors_verified is among the others, and fails runs.)"""
+        """Return the result and the evaluations of the consistency checks. vectors_verified, which fails runs, is left out."""
         result = self.defs.resolve_job_def(job).execute_in_process(
             partition_key=MARCH.partition_key,
             instance=self.instance,
@@ -44,7 +44,7 @@ class Jobs:
         ]
         assert {evaluation.partition for evaluation in evaluations} == {MARCH.partition_key}
         found = {(e.asset_key.to_user_string(), e.check_name): e for e in evaluations}
-        assert len(found) == len(evaluations), "one evaluation a check"
+        assert len(found) == len(evaluations), "one evaluation per check"
         return result, {key: found[key] for key in CHECKS}
 
 
@@ -58,16 +58,16 @@ def failing(evaluated: Evaluated) -> set[tuple[str, str]]:
     return {key for key, evaluation in evaluated.items() if not evaluation.passed}
 
 
-def test_every_months_run_ends_with_its_checks(spoiled: Spoiled, jobs: Jobs) -> None:
+def test_checks_run_at_the_end_of_a_months_run(spoiled: Spoiled, jobs: Jobs) -> None:
     spoiled.sql("UPDATE document_chunks SET embedding_status = 'processing', dense_vector_id = NULL")
     spoiled.sql("UPDATE documents SET indexing_status = 'indexing'")
     result, evaluated = jobs.run("index_month")
     assert result.success
-    assert failing(evaluated) == set(), "what a killed run left was taken up before anybody looked"
+    assert failing(evaluated) == set(), "what a killed run left was finished before the checks ran"
     spoiled.repaired()
 
 
-def test_a_check_fails_a_repair_mends_and_says_so(spoiled: Spoiled, jobs: Jobs) -> None:
+def test_a_repair_fixes_a_failing_check_and_evaluates_it(spoiled: Spoiled, jobs: Jobs) -> None:
     _, evaluated = jobs.run("check_month")
     assert failing(evaluated) == set()
     lost = spoiled.chunks()[:3]
@@ -96,18 +96,18 @@ def test_a_check_fails_a_repair_mends_and_says_so(spoiled: Spoiled, jobs: Jobs) 
     spoiled.repaired()
 
 
-def test_what_cannot_be_read_fails_its_check_and_no_run(spoiled: Spoiled, jobs: Jobs) -> None:
+def test_an_unreadable_collection_fails_its_checks_but_not_the_run(spoiled: Spoiled, jobs: Jobs) -> None:
     with spoiled.milvus() as client:
         client.release_collection(spoiled.collection("multi"))
     _, evaluated = jobs.run("check_month")
     assert failing(evaluated) == {
-        ("multi_collection", kind) for kind in ("index_issues", "missing_vectors", "orphaned_vectors")
+        ("multi_collection", check) for check in ("index_issues", "missing_vectors", "orphaned_vectors")
     }
     assert "not loaded" in (evaluated["multi_collection", "missing_vectors"].description or "")
     spoiled.repaired()
 
 
-def test_what_is_set_aside_warns(spoiled: Spoiled, jobs: Jobs) -> None:
+def test_a_quarantined_document_is_a_warning(spoiled: Spoiled, jobs: Jobs) -> None:
     spoiled.index.docs.joinpath("march1.md").write_bytes(b"\x00\x01\x02binary")
     spoiled.index.ingest()
     _, evaluated = jobs.run("check_month")

@@ -17,7 +17,7 @@ from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline.stores.postgres.expected_schema import expected_schema
 from rag_pipeline.stores.postgres.schema_description import describe
-from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
 
 PARENT_INVALID = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_chunks_parent'::regclass"
 PART_INVALID = """UPDATE pg_index SET indisvalid = false WHERE indexrelid = (

@@ -1,4 +1,4 @@
-"""Checks while runs are writing raise no false alarm."""
+"""Checks that run while the write path is running raise no false alarms."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.consistency.comparison import differences
 from rag_pipeline.consistency.findings import Finding
 from rag_pipeline.stores.milvus import key_ranges
-from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
 
 
-def test_checks_beside_ingests_find_nothing(spoiled: Spoiled) -> None:
+def test_checks_during_ingests_find_nothing(spoiled: Spoiled) -> None:
     done = threading.Event()
 
     def check() -> tuple[int, list[Finding]]:
@@ -52,10 +52,10 @@ def test_checks_beside_ingests_find_nothing(spoiled: Spoiled) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dense", "multi"])
-def test_a_run_between_the_reads_of_both_stores_is_no_difference(
+def test_a_run_between_the_reads_of_both_stores_is_not_a_difference(
     spoiled: Spoiled, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """The worst moment: PostgreSQL was read, and before Milvus is, chunks come and others go."""
+    """The worst moment: chunks are added and deleted after PostgreSQL was read and before Milvus is."""
     original = key_ranges.read
     runs = 0
 

@@ -1,10 +1,10 @@
-"""Rows of PostgreSQL that contradict each other or their documents: found, repaired, and the check passes."""
+"""Contradictory rows in PostgreSQL are found and repaired, and then the check passes."""
 
 from __future__ import annotations
 
 import pytest
 
-from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
 
 COUNT = "chunk_count differs from the number of chunks"
 UNFINISHED = "completed, with unfinished chunks"
@@ -21,8 +21,8 @@ ITS = "document_id = (SELECT id FROM documents WHERE {doc})"
 UNVECTORED = f"""UPDATE document_chunks SET embedding_status = 'processing', sparse_vector_id = NULL
     WHERE {ITS} AND position < 2"""
 
-# Statement → what it leads to, (table, problem, count). Each is done to a document of its own; the first of a list
-# to march0, the next to march1, and so on.
+# Each statement damages its own document, the first of a list march0, the next march1 and so on, and leads to these
+# findings: (table, problem, count).
 Contradiction = tuple[str, list[tuple[str, str, int]]]
 CONTRADICTIONS: dict[str, list[Contradiction]] = {
     "of documents": [
@@ -55,12 +55,12 @@ CONTRADICTIONS: dict[str, list[Contradiction]] = {
                 WHERE {ITS} AND position = 1""",
             [],
         ),
-        # The two before it and the one before those are unfinished too.
+        # The documents of the second, third and fifth statement are unfinished too.
         (f"UPDATE document_chunks SET live = false WHERE {ITS} AND position < 3", [("documents", UNFINISHED, 4)]),
     ],
     "of lost rows": [
         (f"DELETE FROM document_chunks WHERE {ITS} AND position = 5", [("documents", COUNT, 2)]),
-        # Its document has one chunk too few as well.
+        # Its document also has one chunk too few.
         (f"UPDATE document_chunks SET superseded = true WHERE {ITS} AND position = 2", []),
         ("DELETE FROM documents WHERE {doc}", [("documents", NO_DOCUMENT, 1)]),
     ],
@@ -80,10 +80,10 @@ def test_contradictions_are_found_and_repaired(spoiled: Spoiled, group: str) -> 
         finding = mismatches[where, problem]
         assert (finding.month, finding.count, len(finding.sample)) == (MARCH, count, count), problem
     spoiled.repaired()
-    assert spoiled.embedded == 0, "nothing lost its vectors, or the cache has them"
+    assert spoiled.embedded == 0, "no vectors were lost, or the cache has them"
 
 
-def test_chunks_without_a_document_leave_with_their_vectors(spoiled: Spoiled) -> None:
+def test_chunks_without_a_document_are_deleted_with_their_vectors(spoiled: Spoiled) -> None:
     spoiled.sql("DELETE FROM source_items WHERE source_id = 'docs:march0.md'")
     spoiled.sql("DELETE FROM documents WHERE source_id = 'docs:march0.md'")
     spoiled.index.docs.joinpath("march0.md").unlink()
@@ -96,7 +96,7 @@ def test_chunks_without_a_document_leave_with_their_vectors(spoiled: Spoiled) ->
     spoiled.restore()
 
 
-def test_statistics_of_a_source(spoiled: Spoiled) -> None:
+def test_wrong_statistics_of_a_source_are_recounted(spoiled: Spoiled) -> None:
     spoiled.sql("UPDATE sources SET total_documents = 70, failed_documents = 2")
     (finding,) = spoiled.only("status_mismatches")
     assert (finding.month, finding.count) == (None, 1)
@@ -112,7 +112,7 @@ def test_statistics_of_a_source(spoiled: Spoiled) -> None:
     spoiled.repaired()
 
 
-def test_work_under_way_is_no_contradiction(spoiled: Spoiled) -> None:
+def test_unfinished_work_of_a_running_run_is_not_a_contradiction(spoiled: Spoiled) -> None:
     doc = "source_id = 'docs:march0.md'"
     spoiled.sql(UNVECTORED.replace("{doc}", doc))
     spoiled.sql(f"UPDATE documents SET indexing_status = 'indexing' WHERE {doc}")
@@ -122,19 +122,19 @@ def test_work_under_way_is_no_contradiction(spoiled: Spoiled) -> None:
     spoiled.repaired()
 
 
-def test_what_is_set_aside_is_a_warning_and_left_to_people(spoiled: Spoiled) -> None:
+def test_a_quarantined_document_is_a_warning_that_a_repair_leaves_alone(spoiled: Spoiled) -> None:
     spoiled.index.docs.joinpath("march1.md").write_bytes(b"\x00\x01\x02binary")
     spoiled.index.ingest()
     found = spoiled.check()
     assert found.consistent
     (finding,) = found.findings
-    assert (finding.kind, finding.month, finding.count) == ("quarantined_documents", MARCH, 1)
+    assert (finding.check, finding.month, finding.count) == ("quarantined_documents", MARCH, 1)
     assert finding.sample[0]["source_id"] == "docs:march1.md"
     assert finding.sample[0]["reason"]
     assert "--retry-failed" in finding.what_to_do
     result = spoiled.repair()
     assert result.months == []
-    assert [f.kind for f in result.remaining.findings] == ["quarantined_documents"]
+    assert [f.check for f in result.remaining.findings] == ["quarantined_documents"]
     spoiled.restore()
 
 
@@ -153,7 +153,9 @@ def test_a_dry_run_changes_nothing(spoiled: Spoiled) -> None:
     assert [finding.count for finding in result.found.status_mismatches] == [1, 6, 1], (
         "March: a count, and ids; April: an id"
     )
-    assert all("re-chunked" in f.what_to_do or "written back" in f.what_to_do for f in result.found.status_mismatches)
+    assert all(
+        "re-chunked" in f.what_to_do or "written back" in f.what_to_do for f in result.found.status_mismatches
+    )
     assert before == (
         spoiled.index.rows("SELECT * FROM documents ORDER BY id"),
         spoiled.index.rows("SELECT * FROM document_chunks ORDER BY id"),

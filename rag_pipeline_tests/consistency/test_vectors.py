@@ -1,4 +1,4 @@
-"""Vectors that are lost or left behind: found by their check, and restored at no more cost than there has to be."""
+"""Missing and orphaned vectors are found by their checks, and repaired at the lowest possible cost."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pymilvus import MilvusClient
 
 from rag_pipeline.months import Month
 from rag_pipeline.stores.vector_ids import row_ids
-from rag_pipeline_tests.consistency.conftest import APRIL, MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import APRIL, MARCH, Spoiled
 
 KINDS = ("dense", "sparse", "multi")
 
@@ -20,7 +20,7 @@ def lose(spoiled: Spoiled, client: MilvusClient, kind: str, chunks: list[str]) -
     client.delete(spoiled.collection(kind), ids=[key for chunk in chunks for key in keys(chunk, kind)])
 
 
-def test_a_true_index_has_no_findings(spoiled: Spoiled) -> None:
+def test_a_consistent_index_has_no_findings(spoiled: Spoiled) -> None:
     found = spoiled.check()
     assert found.consistent
     assert found.findings == []
@@ -28,9 +28,7 @@ def test_a_true_index_has_no_findings(spoiled: Spoiled) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_vectors_deleted_behind_its_back_are_found_and_restored_from_the_cache(
-    spoiled: Spoiled, kind: str
-) -> None:
+def test_deleted_vectors_are_found_and_restored_from_the_cache(spoiled: Spoiled, kind: str) -> None:
     chunks = spoiled.chunks()[:20]
     with spoiled.milvus() as client:
         lose(spoiled, client, kind, chunks)
@@ -43,7 +41,7 @@ def test_vectors_deleted_behind_its_back_are_found_and_restored_from_the_cache(
     assert (spoiled.embedded, result.embedded, result.reused) == (0, 0, 20)
 
 
-def test_with_the_cache_emptied_only_what_is_lost_is_embedded(spoiled: Spoiled) -> None:
+def test_with_an_empty_cache_only_chunks_with_lost_vectors_are_embedded(spoiled: Spoiled) -> None:
     first, second, third = spoiled.chunks()[:8], spoiled.chunks()[4:12], spoiled.chunks()[20:25]
     with spoiled.milvus() as client:
         for kind, lost in zip(KINDS, (first, second, third), strict=True):
@@ -55,7 +53,7 @@ def test_with_the_cache_emptied_only_what_is_lost_is_embedded(spoiled: Spoiled) 
     spoiled.warm_cache()
 
 
-def test_one_of_several_multi_vectors_is_missed(spoiled: Spoiled) -> None:
+def test_a_single_lost_multi_vector_is_found(spoiled: Spoiled) -> None:
     with spoiled.milvus() as client:
         client.delete(spoiled.collection("multi"), ids=[f"{spoiled.chunks()[0]}_multi_2"])
     (finding,) = spoiled.only("missing_vectors")
@@ -63,7 +61,7 @@ def test_one_of_several_multi_vectors_is_missed(spoiled: Spoiled) -> None:
     spoiled.repaired()
 
 
-def test_while_a_vector_is_missed_its_chunk_is_still_live(spoiled: Spoiled) -> None:
+def test_a_chunk_stays_live_while_its_vector_is_missing(spoiled: Spoiled) -> None:
     poisoned = (
         "SELECT id::text FROM document_chunks WHERE content LIKE '%%索引%%' AND document_created_at < %s LIMIT 1"
     )
@@ -75,7 +73,9 @@ def test_while_a_vector_is_missed_its_chunk_is_still_live(spoiled: Spoiled) -> N
     result = spoiled.repair()
     assert result.remaining.consistent
     (quarantined,) = result.remaining.findings
-    assert quarantined.kind == "quarantined_documents", "it cannot be embedded any more: set aside, not wrong"
+    assert quarantined.check == "quarantined_documents", (
+        "it can no longer be embedded: quarantined, not inconsistent"
+    )
     assert spoiled.index.rows("SELECT live FROM document_chunks WHERE id = %s", lost) == [(True,)]
     spoiled.restore()
 
@@ -112,27 +112,27 @@ def test_more_multi_vectors_than_their_chunk_has_are_orphaned(spoiled: Spoiled) 
     spoiled.repaired()
 
 
-@pytest.mark.parametrize("move", [False, True], ids=["there as well", "moved"])
+@pytest.mark.parametrize("move", [False, True], ids=["copied", "moved"])
 def test_vectors_in_another_months_partition(spoiled: Spoiled, move: bool) -> None:
     name, chunk = spoiled.collection("dense"), spoiled.chunks(APRIL)[0]
     with spoiled.milvus() as client:
         (row,) = client.get(name, ids=[f"{chunk}_dense"])
         if move:
             client.delete(name, ids=[f"{chunk}_dense"])
-            client.flush(name)  # Lite forgets a deletion that it has not flushed when the key comes back.
+            client.flush(name)  # Lite forgets an unflushed deletion when the key is written again.
         client.upsert(name, [dict(row)], partition_name=MARCH.milvus_partition)
     found = spoiled.check()
     (orphan,) = found.orphaned_vectors
     assert (orphan.month, orphan.count) == (MARCH, 1)
-    assert orphan.sample[0]["why"] == "in the wrong partition: its chunk is of 2024-04"
+    assert orphan.sample[0]["why"] == "in the wrong partition: its chunk is in 2024-04"
     if move:
         assert [finding.month for finding in found.missing_vectors] == [APRIL]
-    assert spoiled.repair(MARCH).months == [MARCH, APRIL], "April lost its vector with March's"
+    assert spoiled.repair(MARCH).months == [MARCH, APRIL], "April lost its vector when March's was deleted"
     assert spoiled.embedded == 0
     assert spoiled.repaired().months == []
 
 
-def test_a_partition_of_a_month_that_postgresql_does_not_have(spoiled: Spoiled) -> None:
+def test_a_partition_of_a_month_without_a_partition_in_postgresql(spoiled: Spoiled) -> None:
     name, chunk, month = spoiled.collection("dense"), spoiled.chunks()[0], Month(2019, 5)
     with spoiled.milvus() as client:
         (row,) = client.get(name, ids=[f"{chunk}_dense"])
@@ -148,19 +148,19 @@ def test_a_partition_of_a_month_that_postgresql_does_not_have(spoiled: Spoiled) 
     spoiled.repaired()
 
 
-def test_what_waits_in_the_outbox_is_not_orphaned(spoiled: Spoiled) -> None:
+def test_pending_deletions_are_not_orphaned(spoiled: Spoiled) -> None:
     import psycopg
 
     with psycopg.connect(spoiled.index.endpoints.postgres_url) as connection:
         connection.execute("DELETE FROM source_items WHERE source_id = 'docs:march0.md'")
-    waiting = spoiled.index.rows("SELECT count(*) FROM vector_deletions")
-    assert waiting[0][0] > 0
+    pending = spoiled.index.rows("SELECT count(*) FROM vector_deletions")
+    assert pending[0][0] > 0
     found = spoiled.check()
     assert found.orphaned_vectors == []
     spoiled.restore()
 
 
-def test_a_lost_collection_is_made_anew(spoiled: Spoiled) -> None:
+def test_a_lost_collection_is_recreated(spoiled: Spoiled) -> None:
     name = spoiled.collection("sparse")
     with spoiled.milvus() as client:
         for alias in client.list_aliases(collection_name=name)["aliases"]:
@@ -175,7 +175,7 @@ def test_a_lost_collection_is_made_anew(spoiled: Spoiled) -> None:
     assert spoiled.embedded == 0
 
 
-def test_a_kind_that_is_not_built_is_not_missed(spoiled: Spoiled) -> None:
+def test_vectors_of_a_kind_that_is_not_built_are_not_missing(spoiled: Spoiled) -> None:
     from rag_pipeline.consistency.checker import DataConsistencyChecker
 
     with spoiled.milvus() as client:
@@ -185,7 +185,7 @@ def test_a_kind_that_is_not_built_is_not_missed(spoiled: Spoiled) -> None:
     spoiled.repaired()
 
 
-def test_a_kind_that_is_built_from_now_on_is_filled_by_the_repair(spoiled: Spoiled) -> None:
+def test_a_repair_fills_a_kind_of_vectors_that_was_not_built_before(spoiled: Spoiled) -> None:
     from rag_pipeline.consistency.repair import repair
     from rag_pipeline.indexing.ingest import ingest
 

@@ -7,7 +7,7 @@ from collections import Counter
 import dagster as dg
 
 from rag_pipeline.months import Month
-from rag_pipeline_tests.defs.conftest import Place
+from rag_pipeline_tests.support.code_location import Place
 
 MONTHS = [Month(2024, 1), Month(2024, 2), Month(2024, 3)]
 

@@ -131,10 +131,10 @@ def test_everything_runs_without_being_switched_on(described: dict) -> None:
     assert set(described["sensors"].values()) == {"RUNNING"}
     assert described["schedules"] == {
         "create_partitions": ["RUNNING", "10 0 * * *", "UTC"],
-        "retire_months": ["RUNNING", "10 0 * * *", "UTC"],
+        "expire_months": ["RUNNING", "10 0 * * *", "UTC"],
         "nightly_checks": ["RUNNING", "0 18 * * *", "UTC"],
     }
-    assert {"index_month", "check_month", "create_partitions", "retire_months"} <= set(described["jobs"])
+    assert {"index_month", "check_month", "create_partitions", "expire_months"} <= set(described["jobs"])
 
 
 def test_settings_decide_what_is_built_and_when(tmp_path: Path) -> None:

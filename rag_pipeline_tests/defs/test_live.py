@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 import psutil
-import psycopg
 import pytest
 from dagster_graphql import DagsterGraphQLClient
-from psycopg import sql
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import search
 from rag_pipeline.settings import load_settings
-from rag_pipeline_tests.milvus_client import drop_collections
+from rag_pipeline_tests.support.stores import temporary_stores
+from rag_pipeline_tests.support.workspace import Workspace, clean_environment
 
 T = TypeVar("T")
 JANUARY, FEBRUARY, MARCH, APRIL = (Month(2024, number) for number in range(1, 5))
@@ -54,15 +51,14 @@ query Checks($asset: AssetKeyInput!, $check: String!) {
 class Live:
     """A running `rag-pipeline dev` with a folder of documents."""
 
-    def __init__(self, folder: Path, postgres_url: str, port: int) -> None:
-        self.docs = folder / "docs"
-        self.log = folder / "dev.log"
-        self.postgres_url = postgres_url
+    def __init__(self, workspace: Workspace, port: int) -> None:
+        self.workspace = workspace
+        self.log = workspace.folder / "dev.log"
         self.dropped_at = 0.0
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "rag_pipeline.cli", "dev", "--port", str(port)],
-                cwd=folder,
+                cwd=workspace.folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -85,12 +81,10 @@ class Live:
         return self.client._execute(query, variables)
 
     def write(self, name: str, date: str, text: str) -> None:
-        (self.docs / name).write_text(f"---\ndate: {date}\n---\n{text}\n", "utf-8")
+        self.workspace.write(name, f"{text}\n", date)
 
     def rows(self, statement: str) -> list[tuple]:
-        with psycopg.connect(self.postgres_url) as connection:
-            cursor = connection.execute(statement)  # type: ignore[call-overload]
-            return cursor.fetchall() if cursor.description else []
+        return self.workspace.rows(statement)
 
     def processes(self) -> list[psutil.Process]:
         """Its own process and those below it, with all of their sessions: also what nobody is the parent of."""
@@ -128,43 +122,29 @@ def wait(what: str, seconds: float, ask: Callable[[], T | None]) -> T:
 
 
 @pytest.fixture(scope="module")
-def live(stack_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    folder = tmp_path_factory.mktemp("live")
-    (folder / "docs").mkdir()
-    (folder / "sources.yaml").write_text(
-        "sources: [{name: docs, type: filesystem, path: ./docs, schedule: '* * * * *'}]\n", "utf-8"
-    )
-    name = f"live_{secrets.token_hex(6)}"
-    with psycopg.connect(stack_endpoints.postgres_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    url = stack_endpoints.postgres_url.rpartition("/")[0] + "/" + name
+def live(server_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in [variable for variable in os.environ if variable.startswith(("RAG_", "DAGSTER_"))]:
+    with (
+        temporary_stores(server_endpoints, "live", redis_number=4) as stores,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        workspace = Workspace(tmp_path_factory.mktemp("live"), stores)
+        workspace.sources.write_text(
+            "sources: [{name: docs, type: filesystem, path: ./docs, schedule: '* * * * *'}]\n", "utf-8"
+        )
+        for variable in set(os.environ) - set(clean_environment()):
             patch.delenv(variable)
-        for variable, value in {
-            "RAG_HOME": folder / "home",
-            "RAG_SOURCES": folder / "sources.yaml",
-            "RAG_POSTGRES_URL": url,
-            "RAG_MILVUS_URI": stack_endpoints.milvus_uri,
-            "RAG_REDIS_URL": stack_endpoints.redis_url,
-            "RAG_MILVUS_PREFIX": f"{name}_",
-            "RAG_EMBEDDER": "rag_pipeline_tests.embedders:cheap",
-            "PYTHONPATH": Path(__file__).parent.parent.parent,
-        }.items():
-            patch.setenv(variable, str(value))
-        live = Live(folder, url, port)
+        for variable, value in {**clean_environment(), **workspace.variables}.items():
+            patch.setenv(variable, value)
+        live = Live(workspace, port)
         try:
             live.write("backup.md", "2024-01-05", "# バックアップ\n\n毎晩三時に世代を取る。")
             live.dropped_at = time.monotonic()
             yield live
         finally:
             live.kill()
-            drop_collections(stack_endpoints.milvus_uri, f"{name}_")
-            with psycopg.connect(stack_endpoints.postgres_url, autocommit=True) as connection:
-                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def stored(month: Month) -> int:

@@ -7,30 +7,13 @@ from datetime import UTC, datetime
 import dagster as dg
 import pytest
 
+from rag_pipeline.defs.month_partitions import PARTITION_TAG
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.months import Month
-from rag_pipeline_tests.defs.conftest import Place
+from rag_pipeline_tests.defs.ticks import tick_of_schedule, tick_of_sensor
+from rag_pipeline_tests.support.code_location import Place
 
 JANUARY, FEBRUARY = Month(2024, 1), Month(2024, 2)
-
-
-def tick_of_schedule(
-    defs: dg.Definitions, name: str, instance: dg.DagsterInstance | None = None
-) -> dg.ScheduleExecutionData:
-    context = dg.build_schedule_context(
-        instance=instance,
-        scheduled_execution_time=datetime(2024, 6, 1, 18, tzinfo=UTC),
-        repository_def=defs.get_repository_def(),
-    )
-    return defs.get_schedule_def(name).evaluate_tick(context)
-
-
-def tick_of_sensor(
-    defs: dg.Definitions, name: str, instance: dg.DagsterInstance, cursor: str | None = None
-) -> dg.SensorExecutionData:
-    repository = defs.get_repository_def()
-    with dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=repository) as context:
-        return defs.get_sensor_def(name).evaluate_tick(context)
 
 
 def run(
@@ -41,7 +24,7 @@ def run(
 
 def begin(defs: dg.Definitions, job: str, month: Month, instance: dg.DagsterInstance) -> None:
     """A run that has begun and does not end."""
-    tags = {"dagster/partition": month.partition_key}
+    tags = {PARTITION_TAG: month.partition_key}
     instance.create_run_for_job(defs.resolve_job_def(job), status=dg.DagsterRunStatus.STARTED, tags=tags)
 
 
@@ -65,7 +48,7 @@ PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r
 def test_every_night_each_month_with_documents_is_checked_oldest_first(
     place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
-    assert "no month" in (tick_of_schedule(defs, "nightly_checks", instance).skip_message or "")
+    assert "no month has documents" in (tick_of_schedule(defs, "nightly_checks", instance).skip_message or "")
     place.write("b.md", "2024-02-05")
     place.write("a.md", "2024-01-05")
     place.ingest()
@@ -79,19 +62,19 @@ def test_every_night_each_month_with_documents_is_checked_oldest_first(
     assert [request.partition_key for request in requests] == [FEBRUARY.partition_key]
 
 
-def test_old_months_are_retired_where_that_is_set(
+def test_old_months_expire_if_a_retention_is_set(
     place: Place, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.write("a.md", "2024-01-05")
     place.write("b.md", str(datetime.now(UTC).date()))
     place.ingest()
-    assert "RAG_RETENTION_MONTHS is not set" in (tick_of_schedule(defs, "retire_months").skip_message or "")
+    assert "RAG_RETENTION_MONTHS is not set" in (tick_of_schedule(defs, "expire_months").skip_message or "")
     monkeypatch.setenv("RAG_RETENTION_MONTHS", "3")
-    assert len(tick_of_schedule(defs, "retire_months").run_requests or ()) == 1
-    assert run(defs, "retire_months", instance).success
+    assert len(tick_of_schedule(defs, "expire_months").run_requests or ()) == 1
+    assert run(defs, "expire_months", instance).success
     assert place.sql("SELECT source_id FROM documents") == [("docs:b.md",)]
     assert JANUARY not in place.milvus_months()["dense"]
-    assert "none is older" in (tick_of_schedule(defs, "retire_months").skip_message or "")
+    assert "none is older" in (tick_of_schedule(defs, "expire_months").skip_message or "")
 
 
 def test_deletions_by_sql_arrive_in_milvus_also_when_it_was_down(
@@ -103,7 +86,9 @@ def test_deletions_by_sql_arrive_in_milvus_also_when_it_was_down(
     assert place.stored(JANUARY)["dense"] == 2
     with monkeypatch.context() as patch:
         patch.setenv("RAG_MILVUS_URI", "http://127.0.0.1:9")
-        assert "no deletion" in (tick_of_sensor(defs, "drain_vector_deletions", instance).skip_message or "")
+        assert "no pending deletions" in (
+            tick_of_sensor(defs, "drain_vector_deletions", instance).skip_message or ""
+        )
         place.sql("DELETE FROM documents WHERE source_id = 'docs:a.md'")
         with pytest.raises(StoreUnavailableError, match="nothing was lost"):
             tick_of_sensor(defs, "drain_vector_deletions", instance)
@@ -111,7 +96,7 @@ def test_deletions_by_sql_arrive_in_milvus_also_when_it_was_down(
     # A server that was started anew has loaded nothing.
     place.release_collections()
     message = tick_of_sensor(defs, "drain_vector_deletions", instance).skip_message
-    assert message == "the vectors of 1 chunks were deleted from Milvus, 0 are waiting"
+    assert message == "deleted the vectors of 1 chunks from Milvus, 0 deletions pending"
     assert place.stored(JANUARY) == {"dense": 1, "sparse": 1, "multi": 4}
     assert place.sql("SELECT count(*) FROM vector_deletions") == [(0,)]
 
@@ -131,7 +116,7 @@ def test_a_backlog_of_deletions_shows_and_past_the_limit_fails(
         monkeypatch.setenv("RAG_DELETIONS_BACKLOG", limit)
         result = run(defs, "check_month", instance, partition_key=month.partition_key)
         [found] = [e for e in result.get_asset_check_evaluations() if e.check_name == "vector_deletions_backlog"]
-        assert (found.passed, found.metadata["waiting"].value) == (passed, waiting)
+        assert (found.passed, found.metadata["pending"].value) == (passed, waiting)
         assert found.partition == month.partition_key
     # A month's own run deletes before it asks.
     (place.docs / "b.md").unlink()
@@ -140,7 +125,7 @@ def test_a_backlog_of_deletions_shows_and_past_the_limit_fails(
     result = run(defs, "index_month", instance, partition_key=FEBRUARY.partition_key)
     [found] = [e for e in result.get_asset_check_evaluations() if e.check_name == "vector_deletions_backlog"]
     assert result.success
-    assert (found.passed, found.metadata["waiting"].value) == (True, 0)
+    assert (found.passed, found.metadata["pending"].value) == (True, 0)
 
 
 def test_what_was_set_aside_is_run_again_when_its_time_has_come(

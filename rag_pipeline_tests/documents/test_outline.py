@@ -46,14 +46,14 @@ def test_titles_are_plain_text(heading: str, title: str | None) -> None:
         "<!--\n# hidden\n-->",
     ],
 )
-def test_what_is_no_heading(source: str) -> None:
+def test_what_is_not_a_heading(source: str) -> None:
     assert [section.heading for section in outline(source)] == [None]
 
 
 def test_blocks_are_slices_of_the_source() -> None:
     source = "para\ngoes on\n\n[ref]: http://x\n\n- a\n- b\n\n  more\n\n> q\n\n```py\nx\n```\n\n| a |\n|---|\n| 1 |\n\n<p>\n"
     (section,) = outline(source)
-    assert [(block.kind, source[block.start : block.end]) for block in section.blocks] == [
+    assert [(block.block_type, source[block.start : block.end]) for block in section.blocks] == [
         ("text", "para\ngoes on"),
         ("text", "[ref]: http://x"),
         ("list", "- a\n- b\n\n  more"),
@@ -81,11 +81,11 @@ def test_fences(source: str, closing: str, is_closed: bool) -> None:
     block = outline(source)[0].blocks[0]
     while block.children:
         block = block.children[0]
-    assert (block.kind, block.closing, block.is_closed) == ("code", closing, is_closed)
+    assert (block.block_type, block.closing, block.is_closed) == ("code", closing, is_closed)
 
 
 @given(st.text(st.sampled_from("#-=*>`~|:[]()<!1. \t\n　あa"), max_size=200))
-def test_every_character_that_is_not_white_space_is_in_one_block(source: str) -> None:
+def test_every_non_blank_character_is_in_exactly_one_block(source: str) -> None:
     at = 0
 
     def check(block: Block) -> None:

@@ -29,7 +29,7 @@ def embedder(tiny_bge_m3: Path) -> BgeM3Embedder:
     return BgeM3Embedder(str(tiny_bge_m3))
 
 
-def test_gives_the_numbers_of_flagembedding_s_own_encode(embedder: BgeM3Embedder, tiny_bge_m3: Path) -> None:
+def test_vectors_equal_those_of_flagembedding(embedder: BgeM3Embedder, tiny_bge_m3: Path) -> None:
     from FlagEmbedding import BGEM3FlagModel
 
     reference = BGEM3FlagModel(str(tiny_bge_m3), use_fp16=False, devices="cpu").encode(
@@ -44,14 +44,14 @@ def test_gives_the_numbers_of_flagembedding_s_own_encode(embedder: BgeM3Embedder
     assert any(of_text.sparse for of_text in found)
 
 
-def test_its_vectors_pass_the_checks(embedder: BgeM3Embedder) -> None:
+def test_vectors_are_valid(embedder: BgeM3Embedder) -> None:
     found = validate(embedder.encode(TEXTS, VECTOR_KINDS), embedder.dimension, VECTOR_KINDS)
     assert embedder.dimension == 64
     assert [len(v.multi_positions or []) for v in found] == [len(v.multi) for v in found if v.multi is not None]
     assert found[2].sparse == {}  # the empty text
 
 
-def test_a_text_gives_the_same_vectors_whatever_its_batch(embedder: BgeM3Embedder) -> None:
+def test_a_text_has_the_same_vectors_in_any_batch(embedder: BgeM3Embedder) -> None:
     together = embedder.encode(TEXTS * 3, VECTOR_KINDS)[: len(TEXTS)]
     for text, of_batch in zip(TEXTS, together, strict=True):
         alone = embedder.encode([text], VECTOR_KINDS)[0]
@@ -60,34 +60,34 @@ def test_a_text_gives_the_same_vectors_whatever_its_batch(embedder: BgeM3Embedde
         assert alone.sparse == pytest.approx(of_batch.sparse, abs=1e-5)
 
 
-def test_only_the_kinds_asked_for_are_built(embedder: BgeM3Embedder) -> None:
+def test_only_the_requested_kinds_are_built(embedder: BgeM3Embedder) -> None:
     (found,) = embedder.encode(["検索"], ["sparse"])
     assert found.sparse
     assert found.dense is None
     assert found.multi is None
 
 
-def test_no_texts_give_no_vectors(embedder: BgeM3Embedder) -> None:
+def test_no_texts_yield_no_vectors(embedder: BgeM3Embedder) -> None:
     assert embedder.encode([], VECTOR_KINDS) == []
 
 
-def test_a_row_of_multi_keeps_no_batch_alive(embedder: BgeM3Embedder) -> None:
+def test_multi_vectors_do_not_keep_the_batch_alive(embedder: BgeM3Embedder) -> None:
     found = embedder.encode(TEXTS, ["multi"])
     assert all(of_text.multi is not None and of_text.multi.base is None for of_text in found)
 
 
-def test_prints_nothing(embedder: BgeM3Embedder, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(embedder: BgeM3Embedder, capfd: pytest.CaptureFixture[str]) -> None:
     embedder.encode(["検索"] * 300, VECTOR_KINDS)
     printed = capfd.readouterr()
     assert printed.out == ""
     assert printed.err == ""
 
 
-def test_a_lone_surrogate_is_no_error(embedder: BgeM3Embedder) -> None:
+def test_a_lone_surrogate_is_accepted(embedder: BgeM3Embedder) -> None:
     assert len(embedder.encode(["x\ud800y\0z"], VECTOR_KINDS)) == 1
 
 
-def test_several_threads_may_use_it(embedder: BgeM3Embedder) -> None:
+def test_several_threads_can_use_it(embedder: BgeM3Embedder) -> None:
     alone = embedder.encode_query(TEXTS[0], ["dense"]).dense
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: embedder.encode_query(TEXTS[0], ["dense"]).dense, range(40)))
@@ -126,7 +126,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(
 
 
 @pytest.mark.parametrize("head", ["sparse_linear.pt", "colbert_linear.pt"])
-def test_a_model_without_a_head_is_refused(tiny_bge_m3: Path, tmp_path: Path, head: str) -> None:
+def test_a_model_without_a_head_is_rejected(tiny_bge_m3: Path, tmp_path: Path, head: str) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_bge_m3, folder)
     (folder / head).unlink()
@@ -134,7 +134,7 @@ def test_a_model_without_a_head_is_refused(tiny_bge_m3: Path, tmp_path: Path, he
         BgeM3Embedder(str(folder))
 
 
-def test_the_fingerprint_goes_with_the_model_and_not_with_its_place(tiny_bge_m3: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_model_and_not_on_its_folder(tiny_bge_m3: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     shutil.copytree(tiny_bge_m3, folder)
     assert BgeM3Embedder(str(folder)).fingerprint == BgeM3Embedder(str(tiny_bge_m3)).fingerprint
@@ -146,7 +146,7 @@ def test_the_fingerprint_goes_with_the_model_and_not_with_its_place(tiny_bge_m3:
 
 
 @pytest.mark.skipif(find_spec("FlagEmbedding") is None, reason="needs the extra bge-m3")
-def test_a_model_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_model_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

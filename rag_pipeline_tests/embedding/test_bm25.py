@@ -34,19 +34,19 @@ def test_the_inner_product_is_the_bm25_score(
     assert sum(weight * right.get(term, 0.0) for term, weight in left.items()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_without_statistics_a_query_word_weighs_how_often_it_is_asked() -> None:
+def test_without_statistics_a_query_word_is_weighted_by_its_count() -> None:
     assert query_vector(["索引", "索引", "検索"]) == {term_id("索引"): 2.0, term_id("検索"): 1.0}
 
 
-def test_statistics_that_lag_behind_are_no_error() -> None:
+def test_outdated_statistics_are_accepted() -> None:
     (weight,) = query_vector(["索引"], lambda _: (3, {"索引": 10})).values()
     assert weight > 0
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_term_ids_are_what_milvus_takes(word: str) -> None:
+def test_term_ids_are_in_the_range_of_milvus(word: str) -> None:
     assert 0 <= term_id(word) < 2**32 - 1
 
 
 def test_term_ids_never_change() -> None:
-    assert term_id("索引") == 1466638937  # stored vectors hold it
+    assert term_id("索引") == 1466638937  # stored vectors contain it

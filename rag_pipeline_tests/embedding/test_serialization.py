@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
 from rag_pipeline.embedding.base import ChunkVectors
-from rag_pipeline.embedding.serialization import pack, unpack
+from rag_pipeline.embedding.serialization import deserialize, serialize
 
 floats = st.floats(width=32, allow_nan=False)
 
@@ -26,7 +26,7 @@ chunk_vectors = st.builds(
 
 
 def assert_same(found: ChunkVectors | None, expected: ChunkVectors) -> None:
-    """Bit for bit, and of the same types."""
+    """Assert that the vectors are equal bit for bit and have the same types."""
     assert found is not None
     for one, other in ((found.dense, expected.dense), (found.multi, expected.multi)):
         assert (one is None) == (other is None)
@@ -41,27 +41,27 @@ def assert_same(found: ChunkVectors | None, expected: ChunkVectors) -> None:
 
 @given(chunk_vectors)
 def test_nothing_is_lost(vectors: ChunkVectors) -> None:
-    assert_same(unpack(pack(vectors)), vectors)
+    assert_same(deserialize(serialize(vectors)), vectors)
 
 
 @given(vectors=chunk_vectors, data=st.data())
 def test_damaged_bytes_are_a_miss(vectors: ChunkVectors, data: st.DataObject) -> None:
-    value = bytearray(pack(vectors))
+    value = bytearray(serialize(vectors))
     value[data.draw(st.integers(0, len(value) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    assert unpack(bytes(value)) is None
+    assert deserialize(bytes(value)) is None
 
 
 @given(vectors=chunk_vectors, data=st.data())
-def test_bytes_that_are_cut_short_are_a_miss(vectors: ChunkVectors, data: st.DataObject) -> None:
-    value = pack(vectors)
-    assert unpack(value[: data.draw(st.integers(0, len(value) - 1))]) is None
+def test_truncated_bytes_are_a_miss(vectors: ChunkVectors, data: st.DataObject) -> None:
+    value = serialize(vectors)
+    assert deserialize(value[: data.draw(st.integers(0, len(value) - 1))]) is None
 
 
 @given(st.binary(max_size=200))
 def test_foreign_bytes_are_a_miss(value: bytes) -> None:
-    assert unpack(value) is None
+    assert deserialize(value) is None
 
 
-def test_rows_can_be_written_to() -> None:
-    found = unpack(pack(ChunkVectors(np.ones(3, dtype=np.float32), None, None)))
+def test_deserialized_vectors_are_writable() -> None:
+    found = deserialize(serialize(ChunkVectors(np.ones(3, dtype=np.float32), None, None)))
     found.dense[0] = 2

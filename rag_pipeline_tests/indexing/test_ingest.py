@@ -11,8 +11,8 @@ from rag_pipeline.errors import DimensionMismatchError
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
-from rag_pipeline_tests.embedders import CheapEmbedder
-from rag_pipeline_tests.indexing.conftest import Index
+from rag_pipeline_tests.support.embedders import CheapEmbedder
+from rag_pipeline_tests.support.index import Index
 
 KINDS = ("dense", "sparse", "multi")
 

@@ -14,7 +14,7 @@ from rag_pipeline.indexing import retention
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.retention import apply_retention, horizon_of, months_to_expire, retention_due
 from rag_pipeline.months import Month
-from rag_pipeline_tests.indexing.conftest import Index
+from rag_pipeline_tests.support.index import Index
 
 KINDS = ("dense", "sparse", "multi")
 NOW = Month(2024, 6)

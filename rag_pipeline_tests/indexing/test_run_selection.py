@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rag_pipeline.indexing.run_selection import Requested, due_months, pending_work
 from rag_pipeline.months import Month
-from rag_pipeline_tests.indexing.conftest import Index
+from rag_pipeline_tests.support.index import Index
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 months = st.builds(Month, st.integers(2020, 2024), st.integers(1, 12))

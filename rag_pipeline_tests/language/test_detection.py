@@ -12,7 +12,7 @@ from rag_pipeline.language.detection import detect_language
     [
         ("これは日本語の文章です。", "ja"),
         ("テスト", "ja"),
-        ("東京都千代田区", "ja"),  # no kana: 区 and 東 together are written nowhere else
+        ("東京都千代田区", "ja"),  # no kana: only Japanese writes both 区 and 東
         ("株式会社山田製作所取締役会議事録", "ja"),
         ("数据库管理系统的设计与实现", "zh"),
         ("資料庫管理系統設計與實現方法", "zh"),
@@ -21,7 +21,7 @@ from rag_pipeline.language.detection import detect_language
         ("Der schnelle braune Fuchs springt über den faulen Hund.", "de"),
         ("Le renard brun saute par-dessus le chien paresseux.", "fr"),
         ("Быстрая коричневая лиса прыгает через ленивую собаку.", "ru"),
-        ("人工知能", None),  # Chinese and Japanese alike
+        ("人工知能", None),  # Chinese as well as Japanese
         ("OK", None),
         ("2024-01-05 10:00", None),
         ("", None),
@@ -39,7 +39,7 @@ def test_code_and_addresses_do_not_decide() -> None:
     )
 
 
-def test_a_chinese_text_that_quotes_one_kana_is_chinese() -> None:
+def test_chinese_text_with_a_single_kana_is_chinese() -> None:
     assert (
         detect_language("这个品牌的名字叫做鲜の每日，数据库管理系统的设计与实现方法研究，非常受欢迎的牛奶品牌。")
         == "zh"
@@ -47,6 +47,6 @@ def test_a_chinese_text_that_quotes_one_kana_is_chinese() -> None:
 
 
 @given(st.text(max_size=300))
-def test_any_text_has_two_letters_or_none(text: str) -> None:
+def test_any_text_yields_two_letters_or_none(text: str) -> None:
     language = detect_language(text)
     assert language is None or (len(language) == 2 and language.isascii() and language.islower())

@@ -40,6 +40,6 @@ def test_nothing_is_lost(text: str) -> None:
     assert all(sentences)
 
 
-def test_blank_text_has_no_sentence_of_its_own() -> None:
+def test_blank_text_is_not_a_sentence() -> None:
     assert split_sentences("") == []
     assert split_sentences("終わり。\n\n") == ["終わり。\n\n"]

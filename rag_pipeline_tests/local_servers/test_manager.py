@@ -24,7 +24,7 @@ from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError
 from rag_pipeline.local_servers import LocalServers, processes
 from rag_pipeline.local_servers.postgres_folders import outside_folder
 from rag_pipeline.pipeline import find_endpoints
-from rag_pipeline_tests.conftest import embedded, remove_home
+from rag_pipeline_tests.support.servers import embedded, remove_home
 
 KEYS = ("postgres", "milvus", "redis")
 
@@ -342,16 +342,18 @@ def test_an_up_that_was_killed_is_completed_by_the_next(new_home: Path, after: s
 
 
 def test_a_server_that_a_url_names_is_used_and_neither_started_nor_stopped(
-    stack_endpoints: Endpoints, new_home: Path
+    server_endpoints: Endpoints, new_home: Path
 ) -> None:
-    settings = embedded(new_home, postgres_url=stack_endpoints.postgres_url, milvus_uri=stack_endpoints.milvus_uri)
+    settings = embedded(
+        new_home, postgres_url=server_endpoints.postgres_url, milvus_uri=server_endpoints.milvus_uri
+    )
     stack = LocalServers(settings)
     assert running(stack) == {"postgres": True, "milvus": True, "redis": False}
     lines: list[str] = []
     urls = stack.up(lines.append)
     assert urls == find_endpoints(settings)
-    assert (urls.postgres_url, urls.milvus_uri) == (stack_endpoints.postgres_url, stack_endpoints.milvus_uri)
-    assert urls.redis_url != stack_endpoints.redis_url
+    assert (urls.postgres_url, urls.milvus_uri) == (server_endpoints.postgres_url, server_endpoints.milvus_uri)
+    assert urls.redis_url != server_endpoints.redis_url
     assert {path.name for path in new_home.iterdir()} == {
         "logs",
         "stack.json",
@@ -360,15 +362,15 @@ def test_a_server_that_a_url_names_is_used_and_neither_started_nor_stopped(
         "valkey.lock",
     }
     assert any("RAG_POSTGRES_URL" in line for line in lines)
-    assert not any(password in line for line in lines for password in passwords(stack_endpoints))
+    assert not any(password in line for line in lines for password in passwords(server_endpoints))
     stack.down()
     assert running(stack) == {"postgres": True, "milvus": True, "redis": False}
 
 
-def test_nothing_is_made_where_all_servers_are_named(stack_endpoints: Endpoints, new_home: Path) -> None:
-    settings = embedded(new_home, **vars(stack_endpoints))
+def test_nothing_is_made_where_all_servers_are_named(server_endpoints: Endpoints, new_home: Path) -> None:
+    settings = embedded(new_home, **vars(server_endpoints))
     stack = LocalServers(settings)
-    assert stack.up() == stack_endpoints == find_endpoints(settings)
+    assert stack.up() == server_endpoints == find_endpoints(settings)
     assert running(stack) == dict.fromkeys(KEYS, True)
     stack.down()
     assert not new_home.exists()

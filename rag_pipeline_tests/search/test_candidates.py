@@ -14,7 +14,7 @@ moments = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.
 
 
 @given(moments, moments, st.integers(0, 1_000_000), st.sampled_from([0, 1, 2]))
-def test_no_document_in_the_range_is_lost_to_whole_seconds(one, other, microseconds, place):
+def test_rounding_to_seconds_loses_no_document_in_the_range(one, other, microseconds, place):
     first, last = min(one, other), max(one, other)
     inside = [first, last, first + (last - first) * (microseconds / 1_000_000)][place]
     stored = int(inside.timestamp())  # as the write path stores it
@@ -22,17 +22,17 @@ def test_no_document_in_the_range_is_lost_to_whole_seconds(one, other, microseco
 
 
 @given(moments, st.timedeltas(timedelta(seconds=2), timedelta(days=4000)))
-def test_what_is_seconds_outside_the_range_is_not_asked_for(moment, away):
+def test_a_document_seconds_outside_the_range_does_not_match(moment, away):
     for stored in ((moment - away).timestamp(), (moment + away).timestamp()):
         assert not eval(expression(Filters(from_date=moment, to_date=moment)), {"created_timestamp": int(stored)})
 
 
 @given(st.text(min_size=1, max_size=50).filter(str.isprintable))
-def test_a_source_type_is_one_literal_whatever_it_holds(source_type):
+def test_any_source_type_is_one_literal(source_type):
     parsed = ast.parse(expression(Filters(source_type=source_type)), mode="eval").body
     assert isinstance(parsed, ast.Compare)
     assert ast.literal_eval(parsed.comparators[0]) == source_type
 
 
-def test_no_filter_is_no_expression():
+def test_no_filters_are_an_empty_expression():
     assert expression(Filters()) == ""

@@ -25,13 +25,13 @@ def test_standardized_scores_keep_their_order_and_have_mean_0_and_deviation_1(ra
 
 
 @given(scores, st.floats(0.5, 100), st.integers(-1000, 1000))
-def test_what_a_leg_counts_in_does_not_matter(raw, scale, shift):
+def test_a_legs_scale_does_not_matter(raw, scale, shift):
     assume(len(raw) > 1 and np.ptp(raw) > 1e-2)
     np.testing.assert_allclose(standardize(raw * scale + shift), standardize(raw), atol=1e-4)
 
 
 @given(st.integers(0, 20), st.floats(-1e6, 1e6))
-def test_equal_scores_say_nothing(count, value):
+def test_equal_scores_are_standardized_to_zero(count, value):
     assert not standardize(np.full(count, value)).any()
 
 
@@ -47,11 +47,11 @@ def test_a_candidate_that_a_leg_did_not_return_is_no_better_than_its_worst(found
             assert by_candidate[key] <= min(returned) + 1e-9
 
 
-def test_a_leg_that_found_nothing_says_nothing():
+def test_a_leg_without_candidates_adds_zero():
     assert not standardized({}, ["a", "b"]).any()
 
 
-def test_the_only_chunk_with_a_word_stands_out_where_the_others_have_none_of_it():
+def test_the_only_chunk_with_a_word_stands_out():
     one, *others = standardized({"it": 7.5}, ["it", *map(str, range(20))], missing=0.0)
     assert one > 3
     assert max(others) < 0
@@ -70,8 +70,8 @@ def test_descending_is_stable(raw):
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**32 - 1)), min_size=1, max_size=30),
     st.integers(1, 30),
 )
-def test_maxsim_is_the_same_however_the_rows_arrive(query_rows, rows, batch):
-    """Rows of several chunks, in any order and any slices, against the definition."""
+def test_maxsim_does_not_depend_on_the_order_of_rows(query_rows, rows, batch):
+    """Compare rows of several chunks, in any order and any batches, with the definition."""
     query = np.random.default_rng(0).normal(size=(query_rows, 8)).astype(np.float32)
     owners = [UUID(int=owner) for owner, _ in rows]
     vectors = np.stack([np.random.default_rng(seed).normal(size=8).astype(np.float32) for _, seed in rows])

@@ -42,16 +42,16 @@ def test_the_share_of_candidates_in_the_querys_script(query, languages, share):
     assert same_script(query, languages) == share
 
 
-def test_words_count_fully_where_query_and_documents_are_in_one_script():
+def test_words_have_full_weight_if_query_and_documents_share_a_script():
     assert lexical_weight("天気 予報", {"天気": 5.0, "予報": 5.0}, [PAGE], [PAGE]) == 1
 
 
-def test_an_identifier_counts_fully_in_any_script():
+def test_an_identifier_has_full_weight_in_any_script():
     idf = dict.fromkeys(words("pg_stat_activity"), 6.0)
     assert lexical_weight("pg_stat_activity", idf, [PAGE], [PAGE]) == 1
 
 
-def test_a_question_in_another_script_counts_next_to_nothing_by_its_words():
+def test_the_words_of_a_question_in_another_script_have_almost_no_weight():
     query = "the number of open sessions"
     idf = {word: 2.0 if word in ("ザ", "オブ") else 8.0 for word in words(query)}
     assert lexical_weight(query, idf, [PAGE], [PAGE]) < 0.05

@@ -1,4 +1,4 @@
-"""Search with the embedder that everybody gets: real vectors, real words."""
+"""Search with the default embedder: real vectors, real words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.search import Mode, search
-from rag_pipeline_tests.search.conftest import Index, new_index
+from rag_pipeline_tests.support.search_index import SearchIndex as Index
+from rag_pipeline_tests.support.search_index import new_index
 
 DOCUMENTS = {
     "soup.md": "# 味噌汁の作り方\n\n昆布と鰹節で出汁を取る。豆腐とわかめを加えて温め、火を止めてから味噌を溶く。",
@@ -21,8 +22,8 @@ DOCUMENTS = {
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, stack_endpoints: Endpoints) -> Iterator[Index]:
-    with new_index(tmp_path_factory.mktemp("local"), stack_endpoints, "local") as index:
+def index(tmp_path_factory: pytest.TempPathFactory, server_endpoints: Endpoints) -> Iterator[Index]:
+    with new_index(tmp_path_factory.mktemp("local"), server_endpoints, "local") as index:
         index.pipeline.prepare()
         for name, text in DOCUMENTS.items():
             index.write(name, text)
@@ -53,12 +54,12 @@ def index(tmp_path_factory: pytest.TempPathFactory, stack_endpoints: Endpoints) 
         ("子供が生まれたときの休暇", "hybrid", "leave.md"),
     ],
 )
-def test_found_in_words_and_in_meaning(index: Index, query: str, mode: Mode, name: str):
+def test_search_finds_by_words_and_by_meaning(index: Index, query: str, mode: Mode, name: str):
     found = search(index.pipeline, query, mode=mode).hits
     assert found[0].source_id == f"docs:{name}"
 
 
-def test_an_english_question_finds_the_wrong_japanese_page_by_its_words_alone(index: Index):
-    """What the lexical leg is kept from doing to the test above."""
+def test_an_english_question_finds_the_wrong_japanese_page_by_words_alone(index: Index):
+    """The lexical weight keeps this from happening in the test above."""
     found = search(index.pipeline, "How do I make a soup with tofu and seaweed?", mode="sparse").hits
     assert found[0].source_id == "docs:make.md"

@@ -32,19 +32,19 @@ def test_moments_are_inclusive_at_both_ends(one, other):
             Filters(from_date=last, to_date=first)
 
 
-def test_a_moment_of_another_time_zone_is_the_same_moment():
+def test_a_moment_in_another_time_zone_is_the_same_moment():
     tokyo = timezone(timedelta(hours=9))
     assert Filters(from_date=datetime(2024, 1, 1, tzinfo=tokyo)).since == datetime(2023, 12, 31, 15, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("edge", [date.min, date.max, datetime.max.replace(tzinfo=timezone(-timedelta(hours=9)))])
-def test_the_ends_of_the_calendar_are_dates_too(edge):
+def test_the_first_and_last_dates_of_the_calendar_are_valid(edge):
     Filters(from_date=edge)
     Filters(to_date=edge)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"language": "japanese"}, "'japanese' is not a language code"),
         ({"language": "JA"}, "two lower-case letters"),
@@ -58,13 +58,13 @@ def test_the_ends_of_the_calendar_are_dates_too(edge):
         ({"from_date": datetime(2024, 2, 1)}, "has no time zone"),  # noqa: DTZ001
     ],
 )
-def test_what_no_document_can_have_is_refused_in_one_line(wrong, said):
-    with pytest.raises(ConfigError, match=said) as raised:
+def test_impossible_filters_are_rejected_in_one_line(wrong, message):
+    with pytest.raises(ConfigError, match=message) as raised:
         Filters(**wrong)
     assert "\n" not in str(raised.value)
 
 
-def test_json_has_exactly_the_keys_that_programs_rely_on():
+def test_json_has_exactly_the_documented_keys():
     hit = Hit(
         document_id=UUID(int=1),
         source_type="filesystem",

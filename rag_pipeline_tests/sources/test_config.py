@@ -1,4 +1,4 @@
-"""`sources.yaml` as people write it, and as they miswrite it."""
+"""`sources.yaml` as people write it, with and without mistakes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def entry(**fields: object) -> str:
     return "sources:\n  - " + json.dumps(given, ensure_ascii=False)
 
 
-def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
+def test_all_keys_are_read(tmp_path: Path) -> None:
     handbook, bucket = load_sources(written(tmp_path, FULL))
     assert handbook.name == "handbook"
     assert handbook.path == str(tmp_path / "docs")
@@ -80,59 +80,59 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, path: str, expected: str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (entry(shedule="@daily"), "source handbook: 'shedule' is not a key: did you mean schedule?"),
-        (entry(path=None, pth="docs"), "source handbook: 'pth' is not a key: did you mean path?"),
+        (entry(shedule="@daily"), "source handbook: unknown key 'shedule': did you mean schedule?"),
+        (entry(path=None, pth="docs"), "source handbook: unknown key 'pth': did you mean path?"),
         (entry(path=None), "source handbook: path is missing"),
         (entry(name=None), "source 1: name is missing"),
-        (entry(name="社内"), "'社内' is not a name: use 1 to 63 letters, digits and _"),
+        (entry(name="社内"), "'社内' is not a valid name: use 1 to 63 letters, digits and _"),
         (entry(name="hand-book"), "names the Dagster sensor sync_<name>"),
-        (entry(name="a\nb"), r"source a\nb: name: 'a\nb' is not a name"),
-        (entry(type="filesytem"), "type: no such type of source: did you mean filesystem?"),
-        (entry(type="oracle"), "type: no such type of source: use filesystem"),
+        (entry(name="a\nb"), r"source a\nb: name: 'a\nb' is not a valid name"),
+        (entry(type="filesytem"), "type: unknown type of source: did you mean filesystem?"),
+        (entry(type="oracle"), "type: unknown type of source: use filesystem"),
         (entry(schedule="61 * * * *"), "schedule: '61 * * * *' is not a cron expression"),
         (entry(schedule="* * * * * *"), "five fields"),
         (entry(schedule="0 0 30 2 *"), "is not a cron expression"),
         (entry(schedule="every day"), "is not a cron expression"),
-        (entry(language="jp-JP"), "language: 'jp-JP' is not a language: use two lower-case letters"),
-        (entry(language="JA"), "is not a language"),
+        (entry(language="jp-JP"), "language: 'jp-JP' is not a language code: use two lower-case letters"),
+        (entry(language="JA"), "is not a language code"),
         (
             "sources: [{name: a, type: filesystem, path: b, language: no}]",
             "language: must be text: put it in quotes",
         ),
         (entry(include="**/*.md"), "include: must be a list"),
         (entry(include=[]), "include"),
-        (entry(include=["**.md"]), "** stands alone between slashes"),
-        (entry(include=["*.{md,txt}"]), "braces are not expanded"),
+        (entry(include=["**.md"]), "** must be alone between slashes"),
+        (entry(include=["*.{md,txt}"]), "braces are not supported"),
         (entry(exclude=["../x"]), "leaves the source's folder"),
         (entry(exclude=["/x"]), "starts with a slash"),
         (entry(category="x" * 101), "category: String should have at most 100 characters"),
-        (entry(path="sftp://me:hunter2@host/docs"), "holds a password"),
-        (entry(path="https://host/docs?sig=hunter2"), "has no query"),
-        (entry() + "\n" + entry().removeprefix("sources:\n"), "source handbook: name is used twice"),
+        (entry(path="sftp://me:hunter2@host/docs"), "contains a password"),
+        (entry(path="https://host/docs?sig=hunter2"), "the URL has a query"),
+        (entry() + "\n" + entry().removeprefix("sources:\n"), "source handbook: duplicate name"),
         (
             "sources:\n  - name: a\n    path: b\n    path: c",
-            "line 4, column 5: the key 'path' is there twice",
+            "line 4, column 5: duplicate key 'path' in one entry",
         ),
         ("sources: [", "line 1, column"),
-        ("sourcs: []", "lists no sources"),
-        ("sources: []\nsource: []", "'source' is not a key: did you mean sources?"),
+        ("sourcs: []", "no key `sources`"),
+        ("sources: []\nsource: []", "unknown key 'source': did you mean sources?"),
         ("sources: {a: b}", "sources must be a list"),
-        ("sources: [a]", "source 1: must be keys and values"),
-        ("", "lists no sources"),
+        ("sources: [a]", "source 1: must be a mapping"),
+        ("", "no key `sources`"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_where_and_what_to_do(tmp_path: Path, text: str, message: str) -> None:
+def test_a_mistake_is_reported_in_one_line_with_place_and_remedy(tmp_path: Path, text: str, message: str) -> None:
     path = written(tmp_path, text)
     with pytest.raises(ConfigError) as raised:
         load_sources(path)
-    told = str(raised.value)
-    assert message in told
-    assert told.startswith(str(path))
-    assert "\n" not in told
-    assert "hunter2" not in told
+    reported = str(raised.value)
+    assert message in reported
+    assert reported.startswith(str(path))
+    assert "\n" not in reported
+    assert "hunter2" not in reported
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist: .*RAG_SOURCES"):
         load_sources(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="cannot be read: "):
@@ -142,11 +142,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_sources(tmp_path / "sjis.yaml")
 
 
-def test_no_sources_are_no_mistake(tmp_path: Path) -> None:
+def test_an_empty_list_of_sources_is_valid(tmp_path: Path) -> None:
     assert load_sources(written(tmp_path, "sources: []")) == []
 
 
-def test_secrets_are_nowhere_to_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_S3_KEY", "AKIA-visible-nowhere")
     monkeypatch.setenv("TEST_S3_SECRET", "s3cr3t")
     bucket = load_sources(written(tmp_path, FULL))[1]
@@ -167,14 +167,14 @@ def test_secrets_are_nowhere_to_be_seen(tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
-def test_a_variable_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unset_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEST_S3_KEY", raising=False)
     bucket = load_sources(written(tmp_path, FULL))[1]
     with pytest.raises(SourceError, match=r"source bucket: .* TEST_S3_KEY is not set"):
         bucket.open_storage_options()
 
 
-def test_the_digest_changes_with_what_documents_are_given_and_with_nothing_else() -> None:
+def test_the_digest_depends_only_on_the_metadata_of_documents() -> None:
     def digest(**fields: object) -> str:
         config = {"name": "a", "type": "filesystem", "path": "x"} | fields
         return SourceConfig.model_validate(config).metadata_digest
@@ -185,7 +185,7 @@ def test_the_digest_changes_with_what_documents_are_given_and_with_nothing_else(
     assert len({plain, *others}) == 5
 
 
-def test_reading_the_file_imports_no_file_system(tmp_path: Path) -> None:
+def test_loading_sources_imports_no_file_system(tmp_path: Path) -> None:
     path = written(tmp_path, FULL)
     code = (
         "import sys; from pathlib import Path; from rag_pipeline.sources.config import load_sources;"

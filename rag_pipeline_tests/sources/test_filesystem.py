@@ -1,4 +1,4 @@
-"""The connector over real folders: what is found, in which order, and what it says of what it cannot read."""
+"""The connector over real folders: what it finds, in which order, and its reasons for what it cannot read."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def refusal(connector: Source, locator: str, max_bytes: int = 1000) -> str:
     return str(raised.value)
 
 
-def test_an_item_says_all_that_is_known_without_reading(tmp_path: Path) -> None:
+def test_an_item_holds_everything_known_without_reading(tmp_path: Path) -> None:
     write(tmp_path, "規程/旅費　規程.md")
     file = tmp_path / "規程/旅費　規程.md"
     os.utime(file, ns=(0, 1_700_000_000_123_456_789))
@@ -79,13 +79,13 @@ def test_the_fingerprint_changes_with_the_content_and_not_with_the_name(tmp_path
     assert after["b.md"] != before["b.md"]
 
 
-def test_by_default_the_formats_that_can_be_read_are_found_and_nothing_hidden(tmp_path: Path) -> None:
+def test_by_default_supported_formats_are_found_and_nothing_hidden(tmp_path: Path) -> None:
     wanted = ["a.docx", "a.htm", "a.html", "a.markdown", "a.md", "a.pdf", "a.txt", "x/y/b.md"]
     write(tmp_path, *wanted, "a.png", "A.MD", "md", ".hidden.md", ".git/c.md", "x/.y/d.md")
     assert paths(source(tmp_path)) == wanted
 
 
-def test_patterns_choose(tmp_path: Path) -> None:
+def test_patterns_select_files(tmp_path: Path) -> None:
     write(tmp_path, "a.md", "drafts/b.md", "x/drafts/c.md", "x/d.md", "x/e.tmp.md", ".notes/f.md", ".g.md")
     assert paths(source(tmp_path, include=["**/*.md"], exclude=["**/drafts", "**/*.tmp.*"])) == [
         "a.md",
@@ -96,9 +96,7 @@ def test_patterns_choose(tmp_path: Path) -> None:
     assert paths(source(tmp_path, include=["x/*.md"])) == ["x/d.md", "x/e.tmp.md"]
 
 
-def test_folders_in_which_nothing_can_match_are_not_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_without_possible_matches_are_not_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "a/1.md", "b/2.md", "b/c/3.md", "d/4.md", ".git/x/5.md", "drafts/6.md")
     listed = listed_folders(tmp_path, monkeypatch)
     assert len(items(source(tmp_path, exclude=["drafts"]))) == 4
@@ -112,7 +110,7 @@ def test_folders_in_which_nothing_can_match_are_not_listed(
 
 
 def listed_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The folders that are listed from now on, relative to the root."""
+    """Return a list that collects the folders listed from now on, relative to the root."""
     listed: list[str] = []
     scandir = os.scandir
 
@@ -124,7 +122,7 @@ def listed_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return listed
 
 
-def test_five_thousand_files_are_listed_as_they_are_asked_for(tmp_path: Path) -> None:
+def test_five_thousand_files_are_listed_lazily(tmp_path: Path) -> None:
     for folder in range(50):
         write(tmp_path, *(f"{folder:02}/{number:03}.md" for number in range(100)))
     connector = source(tmp_path)
@@ -157,7 +155,7 @@ TREES = st.lists(st.lists(NAMES, min_size=1, max_size=4), min_size=1, max_size=1
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TREES)
-def test_every_file_is_found_once_in_the_order_of_keys_and_a_scan_goes_on_anywhere(
+def test_every_file_is_found_once_in_key_order_and_a_scan_continues_anywhere(
     tree: Sequence[Sequence[bytes]],
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +167,7 @@ def test_every_file_is_found_once_in_the_order_of_keys_and_a_scan_goes_on_anywhe
                 os.makedirs(os.path.dirname(os.path.join(root, path)), exist_ok=True)
                 with open(os.path.join(root, path), "xb") as file:
                     file.write(path)
-            except OSError:  # a folder of that name is there already, or the name is a dot
+            except OSError:  # a folder of that name exists, or the name is a dot
                 continue
             if not any(part.startswith(b".") for part in parts):
                 written[path.decode("utf-8", "surrogateescape")] = path
@@ -185,12 +183,12 @@ def test_every_file_is_found_once_in_the_order_of_keys_and_a_scan_goes_on_anywhe
         assert items(connector, after="b") == [item for item in found if item.key > "b"]
 
 
-def test_a_file_and_folders_with_almost_the_same_name_keep_one_order(tmp_path: Path) -> None:
+def test_a_file_and_folders_with_similar_names_are_in_key_order(tmp_path: Path) -> None:
     write(tmp_path, "a/z.md", "a-b/z.md", "a.md", "a0.md", "a b/z.md")
     assert paths(source(tmp_path)) == ["a b/z.md", "a-b/z.md", "a.md", "a/z.md", "a0.md"]
 
 
-def test_names_and_paths_as_long_as_the_system_takes_them(tmp_path: Path) -> None:
+def test_names_and_paths_of_maximum_length(tmp_path: Path) -> None:
     component = "長" * 84 + "x"
     deep = "/".join([component] * 6)
     write(tmp_path, f"{deep}/a.md", f"{deep}/b.md", "y" * 252 + ".md")
@@ -217,7 +215,7 @@ def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path
     assert connector.fetch(item.locator, 100) == b"content of real.md"
 
 
-def test_links_that_lead_nowhere_are_set_aside_with_a_reason(tmp_path: Path) -> None:
+def test_broken_links_are_items_that_fail_with_a_reason(tmp_path: Path) -> None:
     write(tmp_path, "a.md")
     (tmp_path / "gone.md").symlink_to("nothing.md")
     (tmp_path / "self.md").symlink_to("self.md")
@@ -225,7 +223,7 @@ def test_links_that_lead_nowhere_are_set_aside_with_a_reason(tmp_path: Path) -> 
     connector = source(tmp_path)
     assert paths(connector) == ["a.md", "gone.md", "self.md", "through.md"]
     assert refusal(connector, "gone.md").startswith("handbook:gone.md does not exist")
-    assert refusal(connector, "self.md") == "handbook:self.md is a symbolic link that leads back to itself"
+    assert refusal(connector, "self.md") == "handbook:self.md is a symbolic link in a loop"
     assert "does not exist" in refusal(connector, "through.md")
     broken = items(connector)[1].fingerprint
     write(tmp_path, "nothing.md")
@@ -244,18 +242,18 @@ def test_pipes_and_sockets_are_never_opened(tmp_path: Path, monkeypatch: pytest.
             assert refusal(connector, name) == f"handbook:{name} is not a regular file"
 
 
-def test_what_is_too_large_is_refused_with_both_sizes(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_rejected_with_both_sizes(tmp_path: Path) -> None:
     with (tmp_path / "large.pdf").open("wb") as file:
         file.truncate(52_400_000)
     connector = source(tmp_path)
     assert refusal(connector, "large.pdf", 32 * 1024 * 1024) == (
-        "handbook:large.pdf is 52.4 MB, over the limit of 33.6 MB (RAG_MAX_DOCUMENT_BYTES)"
+        "handbook:large.pdf is 52.4 MB, over the limit of 33.6 MB: raise RAG_MAX_DOCUMENT_BYTES or split it"
     )
     assert "52,400,000 bytes, over the limit of 52,399,999 bytes" in refusal(connector, "large.pdf", 52_399_999)
     assert len(connector.fetch("large.pdf", 52_400_000)) == 52_400_000
 
 
-def test_the_beginning_of_a_file_is_read_alone(tmp_path: Path) -> None:
+def test_only_the_beginning_of_a_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_bytes(b"0123456789")
     connector = source(tmp_path)
     assert connector.head("a.md", 4) == b"0123"
@@ -264,7 +262,7 @@ def test_the_beginning_of_a_file_is_read_alone(tmp_path: Path) -> None:
         connector.head("b.md", 4)
 
 
-def test_a_file_that_vanished_is_the_document_s_trouble_a_root_that_vanished_the_source_s(
+def test_a_missing_file_is_a_document_error_and_a_missing_root_a_source_error(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, "docs/a.md", "docs/b.md")
@@ -276,7 +274,7 @@ def test_a_file_that_vanished_is_the_document_s_trouble_a_root_that_vanished_the
         connector.fetch("b.md", 1000)
 
 
-def test_a_root_that_is_missing_or_a_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_root_that_is_missing_or_a_file_is_rejected_by_name(tmp_path: Path) -> None:
     write(tmp_path, "file.md")
     with pytest.raises(SourceError, match=rf"source handbook: {tmp_path}/nowhere does not exist: correct `path`"):
         list(source(tmp_path / "nowhere").scan())
@@ -288,13 +286,13 @@ def test_an_empty_folder_has_no_items(tmp_path: Path) -> None:
     assert items(source(tmp_path)) == []
 
 
-def test_a_pass_over_a_root_that_was_replaced_does_not_end_well(tmp_path: Path) -> None:
+def test_a_pass_over_a_replaced_root_fails(tmp_path: Path) -> None:
     write(tmp_path, "docs/a/1.md", "docs/b/2.md")
     scan = source(tmp_path / "docs").scan()
     next(scan)
     (tmp_path / "docs").rename(tmp_path / "old")
     (tmp_path / "docs").mkdir()
-    with pytest.raises(SourceError, match="replaced while it was listed"):
+    with pytest.raises(SourceError, match="replaced during the scan"):
         list(scan)
 
 
@@ -312,8 +310,8 @@ after = None
 
 
 def unprivileged(folder: Path, body: str) -> list[str]:
-    """What a program prints that is run in a folder as a user whom permissions concern."""
-    folder.chmod(0o755)  # the working directory is kept, so that its parents need not be open to that user
+    """Return the lines that a program prints when an unprivileged user runs it in a folder."""
+    folder.chmod(0o755)  # the working directory is kept, so its parents can stay closed to that user
     code = UNPRIVILEGED.format(body=body)
     command = [sys.executable, "-c", code]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -322,10 +320,10 @@ def unprivileged(folder: Path, body: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_a_folder_without_permission_is_a_problem_and_the_scan_goes_on(tmp_path: Path) -> None:
+def test_a_folder_without_permission_is_a_problem_and_the_scan_continues(tmp_path: Path) -> None:
     write(tmp_path, "a.md", "b/1.md", "c/2.md", "d/3.md")
     (tmp_path / "b").chmod(0)
-    (tmp_path / "d").chmod(0o444)  # names can be listed, and nothing is known of them
+    (tmp_path / "d").chmod(0o444)  # names can be listed, but nothing else
     try:
         printed = unprivileged(tmp_path, "for one in connector.scan(): print(type(one).__name__, one)")
         resumed = unprivileged(tmp_path, "for one in connector.scan('b/'): print(one.key)")
@@ -340,7 +338,7 @@ def test_a_folder_without_permission_is_a_problem_and_the_scan_goes_on(tmp_path:
     assert inside == ["b/", "c/2.md", "d/3.md"]
 
 
-def test_a_file_without_permission_is_set_aside(tmp_path: Path) -> None:
+def test_a_file_without_permission_is_a_document_error(tmp_path: Path) -> None:
     write(tmp_path, "a.md")
     (tmp_path / "a.md").chmod(0)
     body = (
@@ -349,7 +347,7 @@ def test_a_file_without_permission_is_set_aside(tmp_path: Path) -> None:
     assert unprivileged(tmp_path, body) == ["handbook:a.md cannot be read: permission denied"]
 
 
-def test_a_root_without_permission_is_the_source_s_trouble(tmp_path: Path) -> None:
+def test_a_root_without_permission_is_a_source_error(tmp_path: Path) -> None:
     write(tmp_path, "docs/a.md")
     (tmp_path / "docs").chmod(0)
     body = (

@@ -1,4 +1,4 @@
-"""Ids and locators of hostile names."""
+"""Ids and locators of unusual names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rag_pipeline.sources.naming import from_locator, printable, source_id, to_locator
 
-# Paths as file systems give them: any bytes at all, of any length, and often nearly the same.
+# Paths of real file systems: any bytes of any length, often almost identical.
 HOSTILE = st.one_of(
     st.binary(max_size=40).map(lambda data: data.decode("utf-8", "surrogateescape")),
     st.text(st.characters(exclude_categories=[]), max_size=40),
@@ -27,7 +27,7 @@ HOSTILE = st.one_of(
 @example("\\udc80")
 @example("\udc80")
 @example("\ud800")
-def test_a_locator_is_storable_and_leads_back(path: str) -> None:
+def test_a_locator_is_storable_and_reversible(path: str) -> None:
     locator = to_locator(path)
     assert from_locator(locator) == path
     assert "\0" not in locator
@@ -46,13 +46,13 @@ def test_an_id_is_printable_and_fits(path: str) -> None:
 
 
 @given(HOSTILE, HOSTILE)
-def test_two_paths_never_share_an_id_or_locator(one: str, other: str) -> None:
+def test_no_two_paths_share_an_id_or_locator(one: str, other: str) -> None:
     if one != other:
         assert source_id("s", one) != source_id("s", other)
         assert to_locator(one) != to_locator(other)
 
 
-def test_a_name_cannot_be_made_to_collide_with_an_id() -> None:
+def test_a_name_cannot_be_forged_to_collide_with_an_id() -> None:
     long = "長い/" * 200
     forged = source_id("s", long).removeprefix("s:")
     assert source_id("s", forged) != source_id("s", long)
@@ -60,7 +60,7 @@ def test_a_name_cannot_be_made_to_collide_with_an_id() -> None:
     assert source_id("s", written_out) != source_id("s", "a\nb")
 
 
-def test_paths_that_differ_only_in_the_part_that_is_cut_off_stay_apart() -> None:
+def test_paths_that_differ_only_in_the_cut_part_have_different_ids() -> None:
     tail = "/同じ" * 100
     ids = {source_id("s", f"{number}{tail}") for number in range(1000)}
     assert len(ids) == 1000

@@ -1,4 +1,4 @@
-"""Which files the patterns of a source mean."""
+"""Which files the patterns of a source match."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def matches(patterns: Patterns, path: str) -> bool:
     *folders, name = path.split("/")
     state = patterns.start
     for folder in folders:
-        state = patterns.into(state, folder)
+        state = patterns.enter(state, folder)
     return patterns.match(state, name)
 
 
@@ -41,25 +41,25 @@ def matches(patterns: Patterns, path: str) -> bool:
         ("a[[]1].md", ["a[1].md"], ["a1.md"]),
     ],
 )
-def test_patterns_mean_what_a_shell_means(pattern: str, yes: list[str], no: list[str]) -> None:
+def test_patterns_match_as_in_a_shell(pattern: str, yes: list[str], no: list[str]) -> None:
     patterns = Patterns([pattern], hidden=False)
     assert [path for path in yes + no if matches(patterns, path)] == yes
 
 
-def test_wildcards_of_exclusions_match_hidden_names() -> None:
+def test_wildcards_in_exclusions_match_hidden_names() -> None:
     patterns = Patterns(["**/*.tmp", "build/"], hidden=True)
     assert matches(patterns, ".x/.a.tmp")
     assert matches(patterns, "build/.x/a")
 
 
-def test_a_folder_in_which_nothing_can_match_is_known_beforehand() -> None:
+def test_folders_without_possible_matches_are_known_beforehand() -> None:
     patterns = Patterns(["docs/ja/**/*.md", "*.txt"], hidden=False)
-    docs = patterns.into(patterns.start, "docs")
+    docs = patterns.enter(patterns.start, "docs")
     assert docs
-    assert patterns.into(docs, "ja")
-    assert not patterns.into(docs, "en")
-    assert not patterns.into(patterns.start, "other")
-    assert not patterns.into(patterns.into(docs, "ja"), ".git")
+    assert patterns.enter(docs, "ja")
+    assert not patterns.enter(docs, "en")
+    assert not patterns.enter(patterns.start, "other")
+    assert not patterns.enter(patterns.enter(docs, "ja"), ".git")
 
 
 def test_decomposed_names_are_matched() -> None:
@@ -72,7 +72,7 @@ NAMES = st.text(st.sampled_from("ab.あ-"), min_size=1, max_size=3).filter(lambd
 
 
 @given(st.lists(NAMES, min_size=1, max_size=5))
-def test_an_exact_path_matches_itself_and_a_double_star_all_that_is_not_hidden(parts: list[str]) -> None:
+def test_an_exact_path_matches_itself_and_a_double_star_everything_not_hidden(parts: list[str]) -> None:
     path = "/".join(parts)
     assert matches(Patterns([path], hidden=False), path)
     assert matches(Patterns(["**/" + parts[-1]], hidden=True), path)

@@ -1,4 +1,4 @@
-"""The connector over fsspec: its in-memory file system, archives, and servers that are not there."""
+"""The connector over fsspec: the in-memory file system, archives, and unreachable servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rag_pipeline.sources.naming import from_locator
 
 @pytest.fixture
 def root() -> Iterator[str]:
-    """A folder of its own in fsspec's in-memory file system."""
+    """A fresh folder in fsspec's in-memory file system."""
     url = f"memory://tests-{uuid.uuid4().hex}"
     yield url
     memory = fsspec.filesystem("memory")
@@ -61,7 +61,7 @@ def test_items_of_a_remote_folder(root: str) -> None:
     assert connector.head(second.locator, 2) == b"tr"
 
 
-def test_a_change_is_seen_in_the_fingerprint(root: str) -> None:
+def test_a_change_changes_the_fingerprint(root: str) -> None:
     put(root, **{"a.md": b"old", "b.md": b"same"})
     connector = source(root)
     before = [item.fingerprint for item in items(connector)]
@@ -71,7 +71,7 @@ def test_a_change_is_seen_in_the_fingerprint(root: str) -> None:
     assert after[1] == before[1]
 
 
-def test_what_cannot_be_fetched_says_why(root: str) -> None:
+def test_a_failed_fetch_gives_the_reason(root: str) -> None:
     put(root, **{"a.md": b"12345678", "b.md": b""})
     connector = source(root)
     with pytest.raises(DocumentError, match=r"bucket:a.md is 8 bytes, over the limit of 7 bytes"):
@@ -83,7 +83,7 @@ def test_what_cannot_be_fetched_says_why(root: str) -> None:
         connector.fetch("a.md", 7)
 
 
-def test_a_root_that_is_missing_or_a_file(root: str) -> None:
+def test_a_root_that_is_missing_or_a_file_is_rejected(root: str) -> None:
     with pytest.raises(SourceError, match=r"source bucket: memory://.* does not exist: correct `path`"):
         list(source(root).scan())
     put(root, **{"a.md": b""})
@@ -96,10 +96,10 @@ PATHS = st.lists(st.text("ab -.0\\あ🗂\ud800", min_size=1, max_size=4), min_s
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sets(PATHS.filter(lambda path: not any(part.startswith(".") for part in path.split("/"))), min_size=1))
-def test_every_object_is_found_once_in_order_and_a_scan_goes_on_anywhere(tree: set[str]) -> None:
+def test_every_object_is_found_once_in_order_and_a_scan_continues_anywhere(tree: set[str]) -> None:
     url = f"memory://tests-{uuid.uuid4().hex}"
     memory = fsspec.filesystem("memory")
-    # This file system cannot list what lies below a file.
+    # This file system cannot list anything below a file.
     written = {path for path in tree if not any(path.startswith(f"{other}/") for other in tree)}
     for path in written:
         memory.pipe_file(f"{url}/{path}", b"x")
@@ -143,11 +143,11 @@ def test_an_unknown_protocol_is_named() -> None:
         list(source("nosuch://docs").scan())
 
 
-def test_a_server_that_is_not_there_is_the_source_s_trouble_and_tells_no_secret(
+def test_an_unreachable_server_is_a_source_error_without_secrets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TEST_FTP_PASSWORD", "hunter2")
-    with socket.socket() as held:  # bound, not listening: nobody answers there
+    with socket.socket() as held:  # bound but not listening: connections are refused
         held.bind(("127.0.0.1", 0))
         url = f"ftp://reader@127.0.0.1:{held.getsockname()[1]}/docs"
         connector = source(url, storage_options={"password": "${TEST_FTP_PASSWORD}"})

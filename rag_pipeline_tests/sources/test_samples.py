@@ -1,4 +1,4 @@
-"""The `sources.yaml` and the samples that come with the project."""
+"""The `sources.yaml` and the samples of this repository."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def contents() -> dict[str, bytes]:
     return {item.locator: connector.fetch(item.locator, 100_000) for item in found if isinstance(item, Item)}
 
 
-def test_every_sample_is_found_and_can_be_read(contents: dict[str, bytes]) -> None:
+def test_every_sample_is_found_and_readable(contents: dict[str, bytes]) -> None:
     there = {path.relative_to(ROOT / "samples").as_posix() for path in (ROOT / "samples").rglob("*.*")}
     assert set(contents) == there
     assert len(contents) >= 30
@@ -31,12 +31,12 @@ def test_every_sample_is_found_and_can_be_read(contents: dict[str, bytes]) -> No
     assert all(contents.values())
 
 
-def test_the_samples_lie_in_many_months(contents: dict[str, bytes]) -> None:
+def test_the_samples_cover_many_months(contents: dict[str, bytes]) -> None:
     months = {match for data in contents.values() for match in re.findall(rb"^date: (2026-\d\d)", data, re.M)}
     assert len(months) >= 8
 
 
-def test_the_commented_sources_are_right_too(tmp_path: Path) -> None:
+def test_the_commented_sources_are_valid_too(tmp_path: Path) -> None:
     text = (ROOT / "sources.yaml").read_text(encoding="utf-8")
     (tmp_path / "sources.yaml").write_text(re.sub(r"^  # (?=- |  )", "  ", text, flags=re.M), encoding="utf-8")
     assert [source.name for source in load_sources(tmp_path / "sources.yaml")] == [
@@ -46,7 +46,7 @@ def test_the_commented_sources_are_right_too(tmp_path: Path) -> None:
     ]
 
 
-def test_the_samples_name_only_commands_and_variables_that_there_are(contents: dict[str, bytes]) -> None:
+def test_the_samples_name_only_existing_commands_and_variables(contents: dict[str, bytes]) -> None:
     from rag_pipeline.settings import Settings
 
     variables = {f"RAG_{name.upper()}" for name in Settings.model_fields}

@@ -46,10 +46,10 @@ def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
         connection.close()
 
 
-def test_real_servers_answer(stack_endpoints: Endpoints) -> None:
-    probe_postgres(stack_endpoints.postgres_url)
-    probe_redis(stack_endpoints.redis_url)
-    probe_milvus(stack_endpoints.milvus_uri)
+def test_real_servers_answer(server_endpoints: Endpoints) -> None:
+    probe_postgres(server_endpoints.postgres_url)
+    probe_redis(server_endpoints.redis_url)
+    probe_milvus(server_endpoints.milvus_uri)
 
 
 @pytest.mark.parametrize(("probe", "url"), PROBES)
@@ -76,10 +76,10 @@ def test_a_malformed_address(probe: Callable[..., None], url: str) -> None:
     assert "geheim" not in str(caught.value)
 
 
-def test_a_wrong_password_is_refused(stack_endpoints: Endpoints) -> None:
+def test_a_wrong_password_is_refused(server_endpoints: Endpoints) -> None:
     for probe, url in (
-        (probe_postgres, stack_endpoints.postgres_url),
-        (probe_redis, stack_endpoints.redis_url),
+        (probe_postgres, server_endpoints.postgres_url),
+        (probe_redis, server_endpoints.redis_url),
     ):
         password = url.split("@")[0].rpartition(":")[2]
         with pytest.raises(StoreUnavailableError) as caught:

@@ -11,7 +11,8 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.stores.connections import StoreConnections
 from rag_pipeline.stores.redis_client import connect_redis
-from rag_pipeline_tests.cli_runner import CommandLine
+from rag_pipeline_tests.support.command_line import CommandLine
+from rag_pipeline_tests.support.stores import Stores
 
 MALFORMED = [
     "localhost:6379/geheim",
@@ -40,19 +41,19 @@ def test_a_client_is_made_without_connecting() -> None:
     assert (settings["db"], settings["socket_connect_timeout"], settings["socket_timeout"]) == (3, 1, 2)
 
 
-def test_the_store_connections_report_it(stack_endpoints: Endpoints) -> None:
+def test_the_store_connections_report_it(server_endpoints: Endpoints) -> None:
     with (
-        StoreConnections(replace(stack_endpoints, redis_url=MALFORMED[1])) as stores,
+        StoreConnections(replace(server_endpoints, redis_url=MALFORMED[1])) as stores,
         pytest.raises(ConfigError, match="RAG_REDIS_URL"),
     ):
         stores.redis.ping()
 
 
 def test_an_ingest_reports_it_in_one_line(
-    tmp_path: Path, stack_endpoints: Endpoints, database_url: str, milvus_prefix: str
+    tmp_path: Path, server_endpoints: Endpoints, database_url: str, milvus_prefix: str
 ) -> None:
-    endpoints = Endpoints(database_url, stack_endpoints.milvus_uri, MALFORMED[1])
-    cli = CommandLine(tmp_path, endpoints, milvus_prefix)
+    endpoints = Endpoints(database_url, server_endpoints.milvus_uri, MALFORMED[1])
+    cli = CommandLine(tmp_path, Stores(endpoints, milvus_prefix))
     (cli.docs / "a.md").write_text("# Backups\n\nRestore them once a month.\n", "utf-8")
     done = cli.run("ingest")
     assert done.returncode == 1

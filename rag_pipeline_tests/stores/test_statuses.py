@@ -11,7 +11,6 @@ import psycopg
 import pytest
 
 from rag_pipeline.consistency.repair import repair
-from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import SourceError
 from rag_pipeline.indexing import vector_writer
 from rag_pipeline.indexing.chunk_documents import chunk_documents
@@ -32,7 +31,8 @@ from rag_pipeline.stores.postgres.statuses import (
     Status,
     SyncStatus,
 )
-from rag_pipeline_tests.indexing.conftest import Index
+from rag_pipeline_tests.support.index import Index
+from rag_pipeline_tests.support.stores import Stores
 
 COLUMNS: dict[type[Status], tuple[str, str, str]] = {
     ItemState: ("source_items", "state", "valid_state"),
@@ -47,10 +47,8 @@ TEXT = "# 見出し\n\n索引の本文。\n\n## 一\n\n段落を正しく保つ�
 
 
 @pytest.fixture
-def index(
-    tmp_path: Path, stack_endpoints: Endpoints, database_url: str, redis_url: str, milvus_prefix: str
-) -> Index:
-    return Index(tmp_path, Endpoints(database_url, stack_endpoints.milvus_uri, redis_url), milvus_prefix)
+def index(tmp_path: Path, stores: Stores) -> Index:
+    return Index(tmp_path, stores)
 
 
 def _watch(index: Index) -> None:

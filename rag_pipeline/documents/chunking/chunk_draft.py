@@ -1,4 +1,4 @@
-"""What chunking gives: a chunk before it has a row. Plain data, nothing else."""
+"""The result of chunking: a chunk before it is stored. Plain data, nothing else."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ChunkDraft:
-    """A chunk before it has a row."""
+    """A chunk before it is stored."""
 
     content: str
-    """What a reader is shown; a heading line stands in the chunk that opens its section."""
+    """What a reader sees. The heading line is in the chunk that opens its section."""
     chunk_type: str
-    """text, code, table, list, or heading (a section that has no text of its own before its sub-sections)."""
+    """text, code, table, list, or heading (a section without text before its subsections)."""
     position: int
     """0, 1, 2, ... in reading order."""
     section_title: str | None
     hierarchy_level: int
-    """1 for text outside any section or in a top-level one, 2 in a section inside that, ..."""
+    """1 for text outside any section or in a top-level section, 2 in a section inside that, ..."""
     parent: int | None
-    """Position of the chunk that opens the enclosing section: for a chunk that opens a section, the opening
-    chunk of the section around it; for any other chunk, the opening chunk of its own section. None in a top-level
-    section's opening chunk and for text outside any section."""
+    """Position of the parent chunk. For a chunk that opens a section, the chunk that opens the enclosing section; for
+    any other chunk, the chunk that opens its own section. None for the opening chunk of a top-level section and for
+    text outside any section."""
     token_count: int
-    """Of the content: the sum of its blocks' tokens."""
+    """Tokens of the content: the sum of those of its blocks."""
     char_count: int
-    """Of the content."""
+    """Characters of the content."""
     embedding_text: str
-    """What is embedded: the content, with its section's title before it where the content lacks it."""
+    """What is embedded: the content, preceded by the section's title if the content does not contain it."""
     content_hash: str
     """SHA-256 in hex of `chunk_type`, a NUL, and `embedding_text`: chunks with equal hashes share vectors."""

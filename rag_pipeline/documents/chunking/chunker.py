@@ -1,4 +1,4 @@
-"""A document's Markdown to its chunks, along its outline."""
+"""From a document's Markdown to its chunks, along its outline."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 
 from rag_pipeline.documents.chunking.chunk_draft import ChunkDraft
-from rag_pipeline.documents.chunking.pack import Packing, Previous
+from rag_pipeline.documents.chunking.pack import Packing, PreviousChunks
 from rag_pipeline.documents.chunking.split import Cutter, Piece
 from rag_pipeline.documents.cleaning import MAX_SECTION_TITLE, clean_field, clean_text
 from rag_pipeline.documents.outline import Section, outline
 
-CHUNKER_VERSION = "1"
-"""Raised whenever `chunk_document` gives something else for the same text: documents are then chunked anew."""
+CHUNKER_VERSION = "2"
+"""Raise it whenever `chunk_document` returns something else for the same text: documents are then re-chunked."""
 
 _TYPES = frozenset({"code", "table", "list", "heading"})
 
@@ -24,23 +24,23 @@ def chunk_document(
     target_tokens: int = 400,
     previous: Sequence[str] = (),
 ) -> list[ChunkDraft]:
-    """The chunks of a document, in reading order; none where it holds no text.
+    """Cut a document into chunks. Returns them in reading order; [] if the document has no text.
 
-    Every chunk lies in one section and is an exact slice of the Markdown, only that a code block or table which had
-    to be cut has its fence or header repeated in each part. A chunk holds at most `target_tokens`, counted as the
-    sum of its blocks' tokens without the section title that is put before its `embedding_text`; only a single
-    character may be larger. Sentences, code blocks and table rows that fit are never cut.
+    Every chunk lies in one section and is an exact slice of the Markdown, except that each part of a cut code block or
+    table repeats the fence or header. A chunk has at most `target_tokens`: the sum of the tokens of its blocks, without
+    the section title that precedes its `embedding_text`. Only a single character can exceed this. Sentences, code
+    blocks and table rows that fit are never cut.
 
-    `previous` are the `embedding_text`s of the document's chunks before an edit, in order: cuts that still fit are
-    kept, so that only the chunks whose text changed are new. Without it, the result depends on the text alone.
+    `previous` holds the `embedding_text`s of the document's chunks before an edit, in order. Cuts that still fit are
+    kept, so that only chunks whose text changed are new. Without it, the result depends on the text alone.
 
-    `count_tokens` is asked about blocks, never about words.
+    `count_tokens` is called for blocks, never for single words.
     """
     if target_tokens < 1:
-        raise ValueError(f"target_tokens is {target_tokens}: it has to be at least 1")
+        raise ValueError(f"target_tokens is {target_tokens}: it must be at least 1")
     source = clean_text(markdown)
     cutter = Cutter(source, count_tokens, target_tokens)
-    before = Previous(previous)
+    before = PreviousChunks(previous)
     openers: list[int] = []  # the position of each section's first chunk
     chunks: list[ChunkDraft] = []
     for section in outline(source):
@@ -51,7 +51,7 @@ def chunk_document(
         for run in packing.runs(before):
             content = packing.content(run)
             embedding_text = packing.embedding_text(run)
-            chunk_type = _type(pieces[run.first : run.behind])
+            chunk_type = _type(pieces[run.first : run.end])
             if run.first == 0:
                 parent = openers[section.parent] if section.parent is not None else None
             else:
@@ -74,7 +74,7 @@ def chunk_document(
 
 
 def content_hash(chunk_type: str, embedding_text: str) -> str:
-    """What tells whether two chunks share their vectors: see `ChunkDraft.content_hash`."""
+    """Return `ChunkDraft.content_hash`: chunks with equal hashes share vectors."""
     return hashlib.sha256(f"{chunk_type}\0{embedding_text}".encode()).hexdigest()
 
 
@@ -86,14 +86,16 @@ def _pieces(section: Section, cutter: Cutter, target: int) -> Iterator[Piece]:
         yield from [whole] if whole.tokens <= target else cutter.pieces(section.heading, whole)
     for number, block in enumerate(section.blocks):
         whole = cutter.whole(block)
-        # Rather than leave a heading alone, text behind it is cut between sentences, a list between items.
-        is_parted = number == 0 and heading_tokens + whole.tokens > target and whole.kind not in ("code", "table")
-        yield from cutter.pieces(block, whole) if whole.tokens > target or is_parted else [whole]
+        # Text after a heading is cut between sentences, and a list between items, rather than leave the heading alone.
+        is_cut = (
+            number == 0 and heading_tokens + whole.tokens > target and whole.block_type not in ("code", "table")
+        )
+        yield from cutter.pieces(block, whole) if whole.tokens > target or is_cut else [whole]
 
 
 def _type(pieces: Sequence[Piece]) -> str:
-    kinds = {piece.kind for piece in pieces}
-    if len(kinds) > 1:
-        kinds.discard("heading")
-    kind = kinds.pop()
-    return kind if not kinds and kind in _TYPES else "text"
+    types = {piece.block_type for piece in pieces}
+    if len(types) > 1:
+        types.discard("heading")
+    block_type = types.pop()
+    return block_type if not types and block_type in _TYPES else "text"

@@ -1,4 +1,4 @@
-"""Pieces to chunks: as many as fit into each, and after an edit the old cuts wherever they still fit."""
+"""From pieces to chunks: as many pieces as fit into each, and after an edit the old cuts wherever they still fit."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rag_pipeline.documents.chunking.split import Piece
 
 
 class Run(NamedTuple):
-    """Consecutive pieces that make a chunk: `pieces[first:behind]`."""
+    """Consecutive pieces that form a chunk: `pieces[first:end]`."""
 
     first: int
-    behind: int
+    end: int
 
 
-class Previous:
-    """The texts of a document's chunks before an edit, in order, and how far they have been met again."""
+class PreviousChunks:
+    """The texts of a document's chunks before an edit, in order, and how many of them were found again."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._positions: dict[str, list[int]] = {}
@@ -25,23 +25,23 @@ class Previous:
             self._positions.setdefault(text, []).append(position)
         self._next = 0
         self.lengths = frozenset(map(len, self._positions))
-        """Of the texts, in characters: what has another length need not be compared."""
+        """Lengths of the texts in characters: a text of another length need not be compared."""
 
     def __contains__(self, text: str) -> bool:
         return text in self._positions
 
     def is_next(self, text: str) -> bool:
-        """Whether the text is that of the chunk after the one met last."""
+        """Return whether the text is that of the chunk after the one found last."""
         return self._next in self._positions.get(text, ())
 
-    def meet(self, text: str) -> None:
-        """Go on behind this text: its first occurrence from here, or else its first."""
+    def advance(self, text: str) -> None:
+        """Continue after this text: after its next occurrence, or else its first."""
         positions = self._positions[text]
         self._next = 1 + next((position for position in positions if position >= self._next), positions[0])
 
 
 class Packing:
-    """The pieces of one section, and the chunks that they are put together to."""
+    """The pieces of one section, and the chunks that they are packed into."""
 
     def __init__(self, source: str, pieces: Sequence[Piece], target: int, title: str | None) -> None:
         self._source = source
@@ -51,89 +51,89 @@ class Packing:
         self._sums = list(accumulate((piece.tokens for piece in pieces), initial=0))
 
     def tokens(self, run: Run) -> int:
-        """The tokens of a run, with what has to be repeated at its ends."""
-        first, last = self._pieces[run.first], self._pieces[run.behind - 1]
-        return first.opening_tokens + self._sums[run.behind] - self._sums[run.first] + last.closing_tokens
+        """Return the tokens of a run, including what must be repeated at its ends."""
+        first, last = self._pieces[run.first], self._pieces[run.end - 1]
+        return first.opening_tokens + self._sums[run.end] - self._sums[run.first] + last.closing_tokens
 
     def content(self, run: Run) -> str:
-        """What a reader is shown of a run."""
-        first, last = self._pieces[run.first], self._pieces[run.behind - 1]
+        """Return the text of a run that a reader sees."""
+        first, last = self._pieces[run.first], self._pieces[run.end - 1]
         return first.opening + self._source[first.start : last.end] + last.closing
 
     def embedding_text(self, run: Run) -> str:
-        """The content, with the section's title before it where the run does not begin with the heading."""
+        """Return the content, preceded by the section's title if the run does not begin with the heading."""
         return self._prefix(run) + self.content(run)
 
-    def runs(self, previous: Previous) -> list[Run]:
-        """The runs that cover all pieces, in order.
+    def runs(self, previous: PreviousChunks) -> list[Run]:
+        """Return the runs that cover all pieces, in order.
 
-        A run whose text is that of a previous chunk stays as it was; what is between such runs is packed on its
-        own, each run as full as it can be. A new run below a quarter of the target joins a neighbour if it fits
-        there, so that edits do not leave crumbs behind.
+        A run whose text is that of a previous chunk stays. The pieces between such runs are packed separately, each
+        run as full as possible. A new run below a quarter of the target (a crumb) joins a neighbour if it fits there,
+        so that edits do not leave crumbs behind.
         """
         runs: list[Run] = []
         crumbs: set[Run] = set()
         begin = 0
-        for kept in (*self._kept(previous), Run(len(self._pieces), len(self._pieces))):
-            fresh = self._packed(begin, kept.first)
-            crumbs.update(run for run in fresh if self.tokens(run) * 4 < self._target)
-            runs += fresh
-            if kept.first < kept.behind:
+        for kept in (*self._kept_runs(previous), Run(len(self._pieces), len(self._pieces))):
+            new = self._new_runs(begin, kept.first)
+            crumbs.update(run for run in new if self.tokens(run) * 4 < self._target)
+            runs += new
+            if kept.first < kept.end:
                 runs.append(kept)
-            begin = kept.behind
-        return self._swept(runs, crumbs)
+            begin = kept.end
+        return self._without_crumbs(runs, crumbs)
 
     def _prefix(self, run: Run) -> str:
         return self._title if run.first else ""
 
-    def _kept(self, previous: Previous) -> list[Run]:
+    def _kept_runs(self, previous: PreviousChunks) -> list[Run]:
         kept: list[Run] = []
         begin = 0
         while begin < len(self._pieces) and previous.lengths:
-            run = self._longest_met(begin, previous)
+            run = self._longest_previous(begin, previous)
             if run is None:
                 begin += 1
             else:
                 kept.append(run)
-                previous.meet(self.embedding_text(run))
-                begin = run.behind
+                previous.advance(self.embedding_text(run))
+                begin = run.end
         return kept
 
-    def _longest_met(self, begin: int, previous: Previous) -> Run | None:
-        """The run from here that is a previous chunk: the one that comes next in order, or else the longest."""
-        met = None
-        for behind in range(begin + 1, len(self._pieces) + 1):
-            run = Run(begin, behind)
-            if behind > begin + 1 and self._sums[behind] - self._sums[begin] > self._target:
+    def _longest_previous(self, begin: int, previous: PreviousChunks) -> Run | None:
+        """Return the run from here that is a previous chunk: the next one in order, or else the longest; or None."""
+        found = None
+        for end in range(begin + 1, len(self._pieces) + 1):
+            run = Run(begin, end)
+            if end > begin + 1 and self._sums[end] - self._sums[begin] > self._target:
                 break
             if self._length(run) in previous.lengths and (text := self.embedding_text(run)) in previous:
-                met = run
+                found = run
                 if previous.is_next(text):
                     break
-        return met
+        return found
 
     def _length(self, run: Run) -> int:
-        first, last = self._pieces[run.first], self._pieces[run.behind - 1]
+        first, last = self._pieces[run.first], self._pieces[run.end - 1]
         return len(self._prefix(run)) + len(first.opening) + last.end - first.start + len(last.closing)
 
-    def _packed(self, begin: int, end: int) -> list[Run]:
+    def _new_runs(self, begin: int, stop: int) -> list[Run]:
         runs = []
-        while begin < end:
-            behind = begin + 1
-            while behind < end and self.tokens(Run(begin, behind + 1)) <= self._target:
-                behind += 1
-            runs.append(Run(begin, behind))
-            begin = behind
+        while begin < stop:
+            end = begin + 1
+            while end < stop and self.tokens(Run(begin, end + 1)) <= self._target:
+                end += 1
+            runs.append(Run(begin, end))
+            begin = end
         return runs
 
-    def _swept(self, runs: list[Run], crumbs: set[Run]) -> list[Run]:
-        """The runs with each crumb joined to the run before it, or else behind it, where both fit together."""
-        swept: list[Run] = []
+    def _without_crumbs(self, runs: list[Run], crumbs: set[Run]) -> list[Run]:
+        """Return the runs with each crumb joined to the run before or after it, if both fit together."""
+        result: list[Run] = []
         for run in runs:
-            if swept and (run in crumbs or swept[-1] in crumbs):
-                joined = Run(swept[-1].first, run.behind)
+            if result and (run in crumbs or result[-1] in crumbs):
+                joined = Run(result[-1].first, run.end)
                 if self.tokens(joined) <= self._target:
-                    swept[-1] = joined
+                    result[-1] = joined
                     continue
-            swept.append(run)
-        return swept
+            result.append(run)
+        return result

@@ -1,49 +1,47 @@
-"""Blocks to pieces: what a chunk may be made of without cutting where one must not.
+"""From blocks to pieces: the parts of the source that chunks are made of, and that are never cut again.
 
-A block that fits into a chunk is one piece. A larger one is cut where it hurts least: lists between items, code
-and tables between lines, text between sentences, sentences at commas, then between words, and only a word that is
-too long by itself inside, never within what a reader sees as one character.
+A block that fits into a chunk is one piece. A larger block is cut where it does the least harm: a list between items,
+code and tables between lines, text between sentences, a sentence at commas, then between words. Only a word that is
+too long by itself is cut inside, and never within what a reader sees as one character.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from rag_pipeline.documents.outline import Block
+from rag_pipeline.language.characters import split_characters
 from rag_pipeline.language.sentences import split_sentences
 
 _CLAUSE_END = re.compile(r"(?:[、，､；：]|[,;:](?=\s)|\n)\s*")
 _WORD_END = re.compile(r"(?<=\S)\s+")
-# A phrase of Japanese ends where its hiragana do: カタカナや|漢字の|後ろの|ひらがなまで
+# A Japanese phrase ends where its hiragana end: カタカナや|漢字の|後ろの|ひらがなまで
 _PHRASE_END = re.compile(r"(?<=[\u3041-\u3096])(?![\u3041-\u309a\u30fc\u0300-\u036f\u200d\ufe00-\ufe0f])")
-_ZERO_WIDTH_JOINER = "\u200d"
-_MAX_MARKS = 30
 
 
 class Piece(NamedTuple):
-    """A range of the source that is not cut again, and what it costs in a chunk."""
+    """A range of the source that is not cut again, and its tokens."""
 
     start: int
     end: int
-    kind: str
-    """Of the top-level block it belongs to: text, code, table, list, quote or heading."""
+    block_type: str
+    """Type of the top-level block it belongs to: text, code, table, list, quote or heading."""
     tokens: int
     opening: str = ""
-    """Put before it where it begins a chunk: a fence's first line or a table's header, with the line end."""
+    """Put before the piece if it begins a chunk: the first line of a fence or the header of a table, with line end."""
     opening_tokens: int = 0
     closing: str = ""
-    """Put behind it where it ends a chunk: the end of a fence, after a line end."""
+    """Put after the piece if it ends a chunk: a line end and the closing line of a fence."""
     closing_tokens: int = 0
 
 
 class Cutter:
     """Cuts the blocks of one source into pieces of at most `target` tokens.
 
-    A piece is larger only where it is a single character. Each text is counted once for every level it has to be
-    cut at, so the whole costs a small multiple of counting the source once.
+    Only a single character can be larger. Each text is counted once per level at which it is cut, so the total cost is
+    a small multiple of counting the source once.
     """
 
     def __init__(self, source: str, count_tokens: Callable[[str], int], target: int) -> None:
@@ -52,47 +50,49 @@ class Cutter:
         self._target = target
 
     def whole(self, block: Block) -> Piece:
-        """The block as one piece, whatever its size."""
-        return Piece(block.start, block.end, block.kind, self._count(block.start, block.end))
+        """Return the block as one piece, whatever its size."""
+        return Piece(block.start, block.end, block.block_type, self._count(block.start, block.end))
 
     def pieces(self, block: Block, whole: Piece) -> Iterator[Piece]:
-        """The pieces of a block that is too large to stay whole; `whole` is the block as one piece."""
-        if block.kind == "code" or block.kind == "table":
-            yield from self._framed(block, whole.kind)
+        """Yield the pieces of a block that is too large to stay whole. `whole` is the block as one piece."""
+        if block.block_type == "code" or block.block_type == "table":
+            yield from self._framed(block, whole.block_type)
         elif block.children:
             for child in block.children:
                 same = (child.start, child.end) == (block.start, block.end)
                 tokens = whole.tokens if same else self._count(child.start, child.end)
-                piece = Piece(child.start, child.end, whole.kind, tokens)
+                piece = Piece(child.start, child.end, whole.block_type, tokens)
                 if tokens <= self._target:
                     yield piece
                 else:
                     yield from self.pieces(child, piece)
         else:
             for start, end, tokens in self._divide(block.start, block.end, whole.tokens, self._target, 0):
-                yield Piece(start, end, whole.kind, tokens)
+                yield Piece(start, end, whole.block_type, tokens)
 
-    def _framed(self, block: Block, kind: str) -> Iterator[Piece]:
-        """Code and tables: pieces of a line or a row, each with what opens and closes the part it is in."""
+    def _framed(self, block: Block, block_type: str) -> Iterator[Piece]:
+        """Yield the lines of code or the rows of a table as pieces, each with what opens and closes its part."""
         lines = list(self._lines(block))
         head = (block.start, lines[block.opening - 1][1] if block.opening else block.start)
         opening = self._source[slice(*head)]
         frame = Piece(
             *head,
-            kind,
+            block_type,
             tokens=self._count_tokens(opening) if opening else 0,
             closing="\n" + block.closing if block.closing else "",
             closing_tokens=self._count_tokens(block.closing) if block.closing else 0,
         )
         room = self._target - frame.tokens - frame.closing_tokens
         if not opening or room * 2 < self._target:
-            # Nothing to repeat, or more than there is room for: the head is a line like any other.
+            # There is nothing to repeat, or no room for it: the head is a line like any other.
             whole_head = [head] if opening else []
-            yield from self._rows(block, Piece(0, 0, kind, 0), whole_head + lines[block.opening :], self._target)
+            yield from self._rows(
+                block, Piece(0, 0, block_type, 0), whole_head + lines[block.opening :], self._target
+            )
             return
         part = frame._replace(opening=opening + "\n", opening_tokens=frame.tokens)
         body = list(self._rows(block, part, lines[block.opening : len(lines) - block.is_closed], room))
-        # The head and the end that the source has go with the lines next to them, and are not repeated there.
+        # The head and the end in the source belong to the lines next to them and are not repeated there.
         if body and body[0].opening:
             first = body[0]
             body[0] = first._replace(
@@ -107,33 +107,35 @@ class Cutter:
         yield from body
 
     def _rows(self, block: Block, frame: Piece, lines: list[tuple[int, int]], room: int) -> Iterator[Piece]:
-        """Lines as pieces with a frame; lines of more than `room` tokens are cut."""
+        """Yield lines as pieces with a frame. Lines of more than `room` tokens are cut."""
         for start, end in lines:
             tokens = self._count(start, end)
             if tokens <= room:
                 yield frame._replace(start=start, end=end, tokens=tokens)
-            elif block.kind == "table" and tokens <= self._target:
-                yield Piece(start, end, frame.kind, tokens)  # a row that fits, only not together with the header
+            elif block.block_type == "table" and tokens <= self._target:
+                yield Piece(
+                    start, end, frame.block_type, tokens
+                )  # a row that fits, but not together with the header
             else:
                 for first, last, part in self._divide(start, end, tokens, room, 1):
                     yield frame._replace(start=first, end=last, tokens=part)
 
     def _lines(self, block: Block) -> Iterator[tuple[int, int]]:
-        """The ranges of a block's lines, except blank ones."""
-        at = block.start
+        """Yield the ranges of the lines of a block, except blank lines."""
+        start = block.start
         for line in self._source[block.start : block.end].split("\n"):
             if line.strip():
-                yield at, at + len(line)
-            at += len(line) + 1
+                yield start, start + len(line)
+            start += len(line) + 1
 
     def _divide(self, start: int, end: int, tokens: int, room: int, level: int) -> Iterator[tuple[int, int, int]]:
-        """(start, end, tokens) of parts of at most `room` tokens of a range, cut at a level of `_LEVELS` or finer."""
+        """Cut a range at a level of `_LEVELS` or finer. Yields (start, end, tokens) of parts of at most `room` tokens."""
         text = self._source[start:end]
         finest = len(_LEVELS) - 1
         while level < finest and len(next(_LEVELS[level](text))) == len(text):
             level += 1
-        # Sentences and clauses are parts of their own. What is finer is grouped by the size that will probably
-        # fit: asking the tokenizer word by word would cost more than anything else here.
+        # Each sentence or clause is a part. Anything finer is grouped to the size that will probably fit, because
+        # counting word by word would cost more than everything else here.
         size = 0
         if level >= _FIRST_GROUPED:
             size = min(len(text) * room * 9 // (max(1, tokens) * 10), len(text) // 2)
@@ -148,7 +150,7 @@ class Cutter:
                 yield from self._divide(*trimmed, part, room, level + 1 if is_single else level)
 
     def _trim(self, start: int, end: int) -> tuple[int, int] | None:
-        """The range without white space around it, except the indentation of a line; None if nothing is left."""
+        """Return the range without surrounding white space, except for the indentation of a line; None if it is blank."""
         text = self._source[start:end]
         if not text.strip():
             return None
@@ -162,16 +164,16 @@ class Cutter:
 
 
 def _groups(atoms: Iterable[str], start: int, size: int) -> Iterator[tuple[int, int, bool]]:
-    """(start, end, whether it is a single atom) of runs of atoms that have at most `size` characters, or one atom."""
-    begin, at, number = start, start, 0
+    """Group atoms into runs of at most `size` characters or one atom. Yields (start, end, whether it is one atom)."""
+    begin, end, count = start, start, 0
     for atom in atoms:
-        if number and at + len(atom) - begin > size:
-            yield begin, at, number == 1
-            begin, number = at, 0
-        at += len(atom)
-        number += 1
-    if number:
-        yield begin, at, number == 1
+        if count and end + len(atom) - begin > size:
+            yield begin, end, count == 1
+            begin, count = end, 0
+        end += len(atom)
+        count += 1
+    if count:
+        yield begin, end, count == 1
 
 
 def _cut_after(boundary: re.Pattern[str]) -> Callable[[str], Iterator[str]]:
@@ -187,29 +189,11 @@ def _cut_after(boundary: re.Pattern[str]) -> Callable[[str], Iterator[str]]:
     return split
 
 
-def _characters(text: str) -> Iterator[str]:
-    """What a reader sees as one character: a base with its marks, variation selectors and joined emoji.
-
-    The part of Unicode's extended grapheme clusters (UAX 29) that matters for where to cut. Text with more marks on
-    one base than the Stream-Safe Text Format (UAX 15) allows is no language's; it is cut all the same.
-    """
-    begin = 0
-    for at in range(1, len(text)):
-        character, before = text[at], text[at - 1]
-        is_mark = unicodedata.category(character)[0] == "M" or character in "ﾞﾟ" or "🏻" <= character <= "🏿"
-        is_joined = _ZERO_WIDTH_JOINER in (character, before)
-        if not (is_mark or is_joined) or at - begin > _MAX_MARKS:
-            yield text[begin:at]
-            begin = at
-    if text:
-        yield text[begin:]
-
-
 _LEVELS: tuple[Callable[[str], Iterator[str]], ...] = (
     lambda text: iter(split_sentences(text)),
     _cut_after(_CLAUSE_END),
     _cut_after(_WORD_END),
     _cut_after(_PHRASE_END),
-    _characters,
+    split_characters,
 )
 _FIRST_GROUPED = 2

@@ -1,1 +1,8 @@
-"""Bytes of a file to Markdown and metadata: one reader per format, and `parser` in front of them."""
+"""From a file's bytes to Markdown and metadata: `parser.parse` and one reader per format.
+
+The readers (`markdown`, `html`, `pdf`, `docx`) return an `ExtractedDocument`; `parser` cleans it into a
+`ParsedDocument`. `encoding` decodes text, `dates` parses dates.
+
+To add a format: write a module with a reader, then add its extensions to `parser._FORMATS` and the reader to
+`parser._READERS`. Add the extensions to `sources.config.DEFAULT_INCLUDE` if sources should pick them up by default.
+"""

@@ -1,4 +1,4 @@
-"""Dates as documents write them, to aware moments in UTC."""
+"""Parsing of dates as documents write them, to aware datetimes in UTC."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _WRITTEN_OUT = ("%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y", "%B %d %Y", "%
 
 
 def parse_date(text: str | None) -> datetime | None:
-    """The moment that a text writes as a date, in UTC; None where it is none.
+    """Return the UTC datetime of a text that is a date; None for any other text.
 
-    Knows ISO 8601 and its looser forms in YAML, `2024/1/5`, `2024年1月5日 10:30`, RFC 2822 and `January 5, 2024`. A
-    date is its first moment, a year or month its first day; without a zone it is taken as UTC.
+    Accepts ISO 8601 and its looser forms in YAML, `2024/1/5`, `2024年1月5日 10:30`, RFC 2822 and `January 5, 2024`. A
+    date means its first moment, a year or month its first day. A time without a zone is taken as UTC.
     """
     text = unicodedata.normalize("NFKC", text or "").strip()
     if not 4 <= len(text) <= 100:
@@ -56,7 +56,7 @@ def parse_date(text: str | None) -> datetime | None:
 
 
 def parse_pdf_date(text: str | None) -> datetime | None:
-    """The moment of a PDF's date string, such as `D:20240105093000+09'00'`; None where it is none."""
+    """Return the UTC datetime of a PDF date string such as `D:20240105093000+09'00'`; None for any other text."""
     match = _PDF.fullmatch((text or "").strip())
     return _moment(match) if match else parse_date(text)
 

@@ -1,17 +1,18 @@
-"""Word documents (Office Open XML) to Markdown, and their core properties."""
+"""Reader for Word documents (Office Open XML): their content as Markdown, and their core properties."""
 
 from __future__ import annotations
 
 import zipfile
 from io import BytesIO
 
-from rag_pipeline.documents.cleaning import Reading, clean_tags
+from rag_pipeline.documents.cleaning import clean_tags
 from rag_pipeline.documents.parsing.dates import parse_date
+from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 from rag_pipeline.documents.parsing.html import markdown_of
 from rag_pipeline.errors import DocumentError, one_line
 
 MAX_XML_BYTES = 64 * 1024 * 1024
-"""Of all XML parts, unpacked; the parser holds them in memory several times over."""
+"""Limit for all XML parts, unpacked. The parser holds several copies in memory."""
 MAX_PARTS = 10_000
 
 _OLE = bytes.fromhex("d0cf11e0a1b11ae1")
@@ -36,7 +37,7 @@ _NAMESPACES = {
 
 
 def is_docx(data: bytes) -> bool:
-    """Whether the bytes are a zip archive with a Word document in it."""
+    """Return whether the bytes are a zip archive that holds a Word document."""
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
             return _DOCUMENT in archive.namelist()
@@ -44,24 +45,24 @@ def is_docx(data: bytes) -> bool:
         return False
 
 
-def read_docx(data: bytes) -> Reading:
-    """The text of a Word document with its headings, lists and tables, and its core properties; no images.
+def read_docx(data: bytes) -> ExtractedDocument:
+    """Extract the text of a Word document with its headings, lists and tables, and its core properties; no images.
 
-    Raises `DocumentError` where the file is broken, encrypted, in the format before Word 2007, or would unpack to
-    more than `MAX_XML_BYTES`.
+    Raises `DocumentError` if the file is broken, encrypted, in a format older than Word 2007, or would unpack to more
+    than `MAX_XML_BYTES`.
     """
     if data.startswith(_OLE):
-        raise DocumentError("it is encrypted or from before Word 2007: save it as .docx without a password")
+        raise DocumentError("the file is encrypted or from before Word 2007: save it as .docx without a password")
     try:
         _check_sizes(data)
         html = _html(data)
         properties = _properties(data)
     except DocumentError:
         raise
-    except Exception as error:  # mammoth raises whatever a broken part makes it stumble over
+    except Exception as error:  # a broken part can make mammoth raise anything
         reason = one_line(error, 120) if str(error).isprintable() else type(error).__name__
-        raise DocumentError(f"it is a broken DOCX ({reason}): open it in Word and save it anew") from None
-    return Reading(
+        raise DocumentError(f"broken DOCX ({reason}): open it in Word and save it again") from None
+    return ExtractedDocument(
         markdown=markdown_of(html),
         title=properties.get("dc:title"),
         created_at=parse_date(properties.get("dcterms:created")),
@@ -73,12 +74,14 @@ def read_docx(data: bytes) -> Reading:
 
 
 def _check_sizes(data: bytes) -> None:
-    # zipfile reads no more than a part's declared size, so what is declared is what can be unpacked.
+    # zipfile reads no more than a part's declared size, so the declared sizes are a safe limit.
     with zipfile.ZipFile(BytesIO(data)) as archive:
         parts = archive.infolist()
     size = sum(part.file_size for part in parts if part.filename.lower().endswith((".xml", ".rels")))
     if size > MAX_XML_BYTES or len(parts) > MAX_PARTS:
-        raise DocumentError(f"it unpacks to {size:,} bytes in {len(parts):,} parts, more than is safe: split it")
+        raise DocumentError(
+            f"the file unpacks to {size:,} bytes in {len(parts):,} parts, more than is safe: split it"
+        )
 
 
 def _html(data: bytes) -> str:
@@ -95,7 +98,7 @@ def _html(data: bytes) -> str:
 
 
 def _properties(data: bytes) -> dict[str, str]:
-    """The core properties that are there (ECMA-376 part 2, 8), by their prefixed names."""
+    """Return the core properties that are set (ECMA-376 part 2, 8), by their prefixed names."""
     from lxml import etree
 
     with zipfile.ZipFile(BytesIO(data)) as archive:

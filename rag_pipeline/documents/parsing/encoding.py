@@ -1,4 +1,4 @@
-"""Bytes of a text to characters, whatever a Japanese document of the last thirty years was written in."""
+"""Decoding of text in any encoding that Japanese documents of the last thirty years use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rag_pipeline.errors import DocumentError
 
 _BYTE_ORDER_MARKS = (
-    # UTF-32's little-endian mark begins with UTF-16's: it has to be asked for first.
+    # The UTF-32 little-endian mark begins with that of UTF-16, so it is tested first.
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -18,8 +18,8 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-# What a label means in practice, as browsers read it (https://encoding.spec.whatwg.org/#names-and-labels); the
-# names on the right are Python's, and a tuple is tried in order.
+# What a label means in practice, as browsers read it (https://encoding.spec.whatwg.org/#names-and-labels). The names
+# on the right are Python's codecs, tried in order.
 _LABELS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("shift_jis", "shift-jis", "sjis", "x-sjis", "windows-31j", "ms_kanji", "cp932"),
@@ -33,7 +33,7 @@ _LABELS: dict[str, tuple[str, ...]] = {
     "big5": ("big5hkscs", "cp950"),
 }
 
-# A declaration written in ASCII cannot be in these (so WHATWG), or they are Python's alone.
+# A declaration in ASCII cannot be in one of these (WHATWG), or only Python has the codec.
 _NEVER_DECLARED = frozenset(
     {
         "utf-16",
@@ -60,39 +60,43 @@ _GUESS_SAMPLE = 128 * 1024
 
 @dataclass(frozen=True)
 class Decoded:
-    """A text and how it was read."""
+    """A text and the encoding it was read in."""
 
     text: str
     encoding: str
     warning: str | None = None
-    """What was guessed or lost, where the encoding was neither marked, declared nor UTF-8."""
+    """What was guessed or lost, if the encoding was neither marked, declared nor UTF-8."""
 
 
 def declared_encoding(data: bytes) -> str | None:
-    """The encoding that an HTML `meta` or an XML declaration names, in lower case."""
+    """Return the encoding that an HTML `meta` or an XML declaration names, in lower case, or None."""
     match = _DECLARED.search(data, 0, _DECLARED_WITHIN)
     return (match[1] or match[2]).decode("ascii").lower() if match else None
 
 
 def decode(data: bytes, declared: str | None = None) -> Decoded:
-    """The characters of a text's bytes.
+    """Decode the bytes of a text.
 
-    In this order: a byte order mark; ISO-2022-JP by its escapes; UTF-8, before what is declared, since bytes of
-    another encoding are next to never valid UTF-8 while pages with an outdated declaration are common; the declared
-    encoding; UTF-8 with a few broken bytes; CP932 and EUC-JP where the result reads like Japanese; last,
-    charset-normalizer's guess.
+    Tries in this order: a byte order mark; ISO-2022-JP by its escapes; UTF-8; the declared encoding; UTF-8 with a few
+    broken bytes; CP932 and EUC-JP, if the result reads like Japanese; the guess of charset-normalizer. UTF-8 goes
+    before the declared encoding because bytes in another encoding are almost never valid UTF-8, while pages with an
+    outdated declaration are common.
 
-    Raises `DocumentError` where the bytes are no text or no encoding fits.
+    Raises `DocumentError` if the bytes are not text or no encoding fits.
     """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
             text = _try(data[len(mark) :], encoding)
             marked = _damaged(data[len(mark) :], encoding) if text is None else Decoded(text, encoding)
             if marked is None:
-                raise DocumentError(f"it is marked as {encoding.upper()} but is not: save it as UTF-8")
+                raise DocumentError(
+                    f"the byte order mark says {encoding.upper()} but the bytes are not: save it as UTF-8"
+                )
             return _checked(marked)
     if b"\x00" in data:
-        raise DocumentError("it is not text (it holds NUL bytes): save it as UTF-8 text or in its own format")
+        raise DocumentError(
+            "not a text file (it contains NUL bytes): save it as UTF-8 text, or with the extension of its format"
+        )
     if _ESCAPE_2022.search(data):
         for encoding in _LABELS["iso-2022-jp"]:
             text = _try(data, encoding)
@@ -109,19 +113,19 @@ def decode(data: bytes, declared: str | None = None) -> Decoded:
 
 
 def _damaged(data: bytes, encoding: str) -> Decoded | None:
-    """Unicode with a few broken bytes, as a cut in the middle of a character leaves them; None where they are many."""
+    """Decode Unicode with a few broken bytes, as a cut inside a character leaves them; None if there are many."""
     text = data.decode(encoding, "replace")
     sample = text[:_GUESS_SAMPLE]
     intact = sum(not character.isascii() for character in sample) - sample.count("\ufffd")
     broken = text.count("\ufffd")
     if intact < 20 * broken:
         return None
-    return Decoded(text, encoding, f"{broken} places were not valid {encoding.upper()} and show as \ufffd")
+    return Decoded(text, encoding, f"invalid {encoding.upper()} sequences replaced by \ufffd: {broken}")
 
 
 def _guess(data: bytes) -> Decoded:
     best, best_likeness = None, 0.0
-    # The larger sets of JIS X 0213 fill the gaps by which Chinese is told from Japanese: only kana prove them.
+    # The larger sets of JIS X 0213 fill the gaps that tell Chinese from Japanese, so they need kana as proof.
     for encoding, needed in (("cp932", 0.8), ("euc_jp", 0.8), ("shift_jisx0213", 1.0), ("euc_jis_2004", 1.0)):
         text = _try(data, encoding)
         if text is not None and (likeness := _likeness_to_japanese(text)) >= max(needed, best_likeness + 0.001):
@@ -133,18 +137,18 @@ def _guess(data: bytes) -> Decoded:
     guess = from_bytes(data[:_GUESS_SAMPLE]).best()
     text = _try(data, guess.encoding) if guess is not None else None
     if guess is None or text is None:
-        raise DocumentError("no encoding fits its bytes: save it as UTF-8")
+        raise DocumentError("no encoding fits the bytes: save it as UTF-8")
     return _guessed(text, guess.encoding)
 
 
 def _guessed(text: str, encoding: str) -> Decoded:
-    return Decoded(text, encoding, f"its encoding is not declared; it was read as {encoding}")
+    return Decoded(text, encoding, f"no encoding is declared; the file was read as {encoding}")
 
 
 def _likeness_to_japanese(text: str) -> float:
-    """The share of kana, signs and common kanji in what is not ASCII, and 1 more where kana abound.
+    """Return the share of kana, signs and common kanji in the non-ASCII characters, plus 1 if kana are frequent.
 
-    Latin-1 can pass for a few scattered kanji, but mostly for rare ones.
+    Latin-1 can look like a few scattered kanji, but mostly like rare ones.
     """
     counts = Counter(character for character in text[:_GUESS_SAMPLE] if not character.isascii())
     total = max(1, counts.total())
@@ -154,8 +158,8 @@ def _likeness_to_japanese(text: str) -> float:
 
 
 def _is_common(character: str) -> bool:
-    # JIS X 0208 has signs and kana in its rows up to 8, the 2,965 common kanji in rows 16 to 47; EUC-JP writes
-    # row n as the byte 0xA0 + n.
+    # JIS X 0208 has signs and kana in rows 1 to 8 and the 2,965 common kanji in rows 16 to 47; EUC-JP encodes row n as
+    # the byte 0xA0 + n.
     row = character.encode("euc_jp", "replace")[0]
     return 0xA1 <= row <= 0xA8 or 0xB0 <= row <= 0xCF
 
@@ -169,12 +173,12 @@ def _codecs_of(label: str | None) -> tuple[str, ...]:
 def _try(data: bytes, encoding: str) -> str | None:
     try:
         return data.decode(encoding)
-    except (UnicodeError, LookupError):  # LookupError: Python knows no such encoding of text
+    except (UnicodeError, LookupError):  # LookupError: Python has no such text encoding
         return None
 
 
 def _checked(decoded: Decoded) -> Decoded:
     controls = len(_CONTROL.findall(decoded.text))
     if controls > 8 and controls * 50 > len(decoded.text):
-        raise DocumentError("it is not text (it is full of control characters): save it as UTF-8 text")
+        raise DocumentError("not a text file (it is full of control characters): save it as UTF-8 text")
     return decoded

@@ -1,7 +1,7 @@
-"""HTML to Markdown: the main content, without the page's furniture.
+"""Reader for HTML: the main content as Markdown, without boilerplate.
 
-Navigation, page headers and footers, forms and hidden elements repeat on every page of a site or are not meant
-for readers; in an index they would only be noise.
+Navigation, page headers and footers, forms and hidden elements repeat on every page of a site or are not meant for
+readers. In an index they would be noise.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
-from rag_pipeline.documents.cleaning import Reading, clean_tags
+from rag_pipeline.documents.cleaning import clean_tags
 from rag_pipeline.documents.parsing.dates import parse_date
+from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 from rag_pipeline.errors import DocumentError
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
     from markdownify import MarkdownConverter
 
 _MAX_DEPTH = 150
-"""Elements inside elements; beyond, conversion would run into Python's recursion limit."""
+"""Nesting depth of elements beyond which conversion would hit Python's recursion limit."""
 
 _NEVER_TEXT = frozenset(
     {"head", "script", "style", "noscript", "template", "svg", "canvas", "iframe", "object", "video", "audio"}
     | {"button", "select", "rt", "rp"}
 )
-_FURNITURE = frozenset({"nav", "header", "footer", "aside", "form", "dialog"})
-_FURNITURE_ROLES = frozenset({"navigation", "banner", "contentinfo", "search", "complementary"})
+_BOILERPLATE = frozenset({"nav", "header", "footer", "aside", "form", "dialog"})
+_BOILERPLATE_ROLES = frozenset({"navigation", "banner", "contentinfo", "search", "complementary"})
 _INVISIBLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _TABLE_PARTS = ["table", "caption", "thead", "tbody", "tfoot", "tr", "td", "th"]
 _HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
@@ -54,14 +55,14 @@ _DATE_NAMES = (
 )
 
 
-def read_html(text: str) -> Reading:
-    """The main content of a page as Markdown, and what its head says.
+def read_html(text: str) -> ExtractedDocument:
+    """Extract the main content of a page as Markdown, and the metadata in its head.
 
-    A page that is nested too deeply to be converted is read as plain text, with a warning.
+    A page that is nested too deeply to convert is read as plain text, with a warning.
     """
     soup = _parse(text)
     html = soup.html
-    reading = Reading(
+    extracted = ExtractedDocument(
         markdown="",
         title=_title(soup),
         author=_meta(soup, "author", "article:author", "dc.creator"),
@@ -69,14 +70,14 @@ def read_html(text: str) -> Reading:
         category=_meta(soup, "article:section", "category"),
         tags=clean_tags(_meta(soup, "keywords") or ""),
     )
-    content, warnings = _content(soup)  # last, for it takes the page apart
-    return replace(reading, markdown=content, warnings=warnings)
+    content, warnings = _content(soup)  # last, because it takes the page apart
+    return replace(extracted, markdown=content, warnings=warnings)
 
 
 def published_at(head: str) -> datetime | None:
-    """The date of publication that the first characters of a page give: in a meta tag, JSON-LD or `time`."""
+    """Return the date of publication in the first characters of a page: from a meta tag, JSON-LD or `time`."""
     head = _COMMENT.sub("", head)
-    # Only the tags in question are parsed: a scan asks this of every page.
+    # Only the relevant tags are parsed, because a scan does this for every page.
     tags = _parse("".join(_DATED_TAG.findall(head)))
     texts = [_meta(tags, name) for name in _DATE_NAMES[:2]]
     texts += _JSON_LD_DATE.findall(head)[:1]
@@ -88,7 +89,7 @@ def published_at(head: str) -> datetime | None:
 
 
 def markdown_of(html: str) -> str:
-    """All of a trusted converter's HTML as Markdown, nothing left out."""
+    """Return the HTML of a trusted converter as Markdown, with nothing left out."""
     soup = _parse(html)
     return _convert(soup) if _depth(soup) <= _MAX_DEPTH else soup.get_text("\n")
 
@@ -96,12 +97,12 @@ def markdown_of(html: str) -> str:
 def _parse(text: str) -> BeautifulSoup:
     from bs4 import BeautifulSoup, ParserRejectedMarkup
 
-    # An XML declaration means nothing in decoded text, and BeautifulSoup warns of it.
+    # An XML declaration means nothing in decoded text, and BeautifulSoup warns about it.
     text = re.sub(r"\A\s*<\?xml[^>]*>", "", text)
     try:
         return BeautifulSoup(text + "\n", "lxml")
     except ParserRejectedMarkup:
-        raise DocumentError("it is broken HTML: save it anew") from None
+        raise DocumentError("broken HTML: save it again") from None
 
 
 def _content(soup: BeautifulSoup) -> tuple[str, tuple[str, ...]]:
@@ -109,12 +110,12 @@ def _content(soup: BeautifulSoup) -> tuple[str, tuple[str, ...]]:
         for tag in soup.find_all(_is_never_shown):
             tag.decompose()
         whole = soup.body or soup
-        _drop_furniture(whole)
+        _drop_boilerplate(whole)
         try:
             return _convert(_main(whole)), ()
         except RecursionError:
             pass
-    return soup.get_text("\n"), ("it is nested too deeply: it was read without headings, lists and tables",)
+    return soup.get_text("\n"), ("the page is nested too deeply: it was read without headings, lists and tables",)
 
 
 def _depth(soup: BeautifulSoup) -> int:
@@ -141,23 +142,23 @@ def _is_never_shown(tag: Tag) -> bool:
 
 
 def _is_permalink(tag: Tag) -> bool:
-    """The mark behind a heading that links to itself: shown on hovering at most, and no part of its text."""
+    """Return whether this is the mark after a heading that links to itself, which is not part of the heading's text."""
     return (
         tag.name == "a" and tag.get_text().strip() in ("¶", "#", "🔗", "§") and str(tag.get("href", ""))[:1] == "#"
     )
 
 
-def _is_furniture(tag: Tag) -> bool:
-    return tag.name in _FURNITURE or (bool(tag.attrs) and tag.get("role") in _FURNITURE_ROLES)
+def _is_boilerplate(tag: Tag) -> bool:
+    return tag.name in _BOILERPLATE or (bool(tag.attrs) and tag.get("role") in _BOILERPLATE_ROLES)
 
 
 def _is_main(tag: Tag) -> bool:
     return tag.name == "main" or (bool(tag.attrs) and tag.get("role") == "main")
 
 
-def _drop_furniture(whole: Tag) -> None:
+def _drop_boilerplate(whole: Tag) -> None:
     size = _size(whole)
-    for tag in whole.find_all(_is_furniture):
+    for tag in whole.find_all(_is_boilerplate):
         if tag.decomposed or (tag.name == "header" and tag.find_parent(["main", "article"])):
             continue
         # Some sites wrap the whole page in one form, or the article in a header.
@@ -179,7 +180,7 @@ def _main(whole: Tag) -> Tag:
 
 
 def _is_menu(table: Tag) -> bool:
-    """Whether a table is a bar of links: one row or one column, of hardly anything but links."""
+    """Return whether a table is a bar of links: one row or one column that holds almost only links."""
     links = table.find_all("a", href=True)
     if len(links) < 4 or table.find("th"):
         return False
@@ -190,7 +191,7 @@ def _is_menu(table: Tag) -> bool:
 
 
 def _is_layout(table: Tag) -> bool:
-    """Whether a table arranges a page instead of holding data."""
+    """Return whether a table lays out a page instead of holding data."""
     if table.get("role") in ("presentation", "none") or table.find(["table", *_HEADINGS]):
         return True
     return all(len(row.find_all(["td", "th"])) <= 1 for row in table.find_all("tr"))
@@ -202,7 +203,7 @@ def _convert(element: Tag) -> str:
         for part in table.find_all(_TABLE_PARTS[1:]):
             if part.find_parent("table") is table:
                 part.name = "div"
-    for table in layouts:  # renamed last: a part asks for the table around it
+    for table in layouts:  # renamed last, because each part looks for its table
         table.name = "div"
     for cell in element.find_all(["td", "th"], colspan=True):
         span = str(cell["colspan"])
@@ -213,7 +214,7 @@ def _convert(element: Tag) -> str:
             text.replace_with(text.replace("|", "\\|"))
     for link in element.find_all("a", href=True):
         if not str(link["href"]).startswith(("http://", "https://")):
-            del link["href"]  # leads nowhere outside its page or site
+            del link["href"]  # it leads nowhere outside its page or site
     for image in element.find_all("img"):
         image.replace_with(str(image.get("alt") or ""))
     return str(_converter().convert_soup(element)).strip("\n")
@@ -244,7 +245,7 @@ def _converter() -> MarkdownConverter:
     from markdownify import MarkdownConverter
 
     class Converter(MarkdownConverter):
-        """Markdownify, but a fence is longer than any inside it."""
+        """A MarkdownConverter whose fences are longer than any fence inside them."""
 
         def convert_pre(self, element: Tag, text: str, parent_tags: set[str]) -> str:
             code = text.strip("\n")
@@ -253,7 +254,7 @@ def _converter() -> MarkdownConverter:
             fence = max(("```", *(run + "`" for run in _BACKTICKS.findall(code))), key=len)
             return f"\n\n{fence}{_code_language(element)}\n{code}\n{fence}\n\n"
 
-    # Nothing is escaped: `snake_case` and `*args` are to be found and embedded as they are read.
+    # Nothing is escaped: `snake_case` and `*args` must be found and embedded as they are read.
     return Converter(
         heading_style="ATX",
         bullets="-",

@@ -1,4 +1,4 @@
-"""Markdown with YAML front matter."""
+"""Reader for Markdown with YAML front matter."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rag_pipeline.documents.cleaning import Reading, clean_tags
+from rag_pipeline.documents.cleaning import clean_tags
 from rag_pipeline.documents.parsing.dates import parse_date
+from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 
 MAX_FRONT_MATTER = 16 * 1024
-"""Characters; a longer block is no front matter."""
+"""Characters. A longer block is not front matter."""
 
 _BLOCK = re.compile(r"---[ \t]*\n(?P<yaml>(?:.*\n)*?)(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
 _KEY = re.compile(r"([A-Za-z_][\w-]*)[ \t]*:(?:[ \t]+(.*))?$", re.MULTILINE)
@@ -23,13 +24,13 @@ _CATEGORY = ("category", "categories")
 _TAGS = ("tags", "tag", "keywords")
 
 
-def read_markdown(text: str) -> Reading:
-    """A Markdown document without its front matter, and what the front matter says.
+def read_markdown(text: str) -> ExtractedDocument:
+    """Extract the text of a Markdown document and the metadata in its front matter.
 
-    Front matter that is no valid YAML is read line by line, with a warning.
+    Front matter that is not valid YAML is read line by line, with a warning.
     """
     fields, content, warnings = split_front_matter(text)
-    return Reading(
+    return ExtractedDocument(
         markdown=content,
         title=_text(_first(fields, _TITLE)),
         created_at=parse_date(_text(_first(fields, _DATE))),
@@ -43,10 +44,10 @@ def read_markdown(text: str) -> Reading:
 
 
 def split_front_matter(text: str) -> tuple[Mapping[str, Any], str, tuple[str, ...]]:
-    """(the front matter's fields with lower-case keys, the text behind it, warnings).
+    """Return the fields of the front matter with lower-case keys, the text after it, and warnings.
 
-    Values are strings, lists and mappings of strings: `no` stays `no` and `1.10` stays `1.10`, and a date that
-    does not exist spoils nothing else. A block between two rules that holds no `key:` is content.
+    Values are strings, lists and mappings of strings: `no` stays `no`, `1.10` stays `1.10`, and a date that does not
+    exist affects nothing else. A block between two rules without any `key:` is content.
     """
     match = _BLOCK.match(text, 0, MAX_FRONT_MATTER)
     if match is None or (match["yaml"].strip() and not _KEY.search(match["yaml"])):
@@ -68,7 +69,7 @@ def _load_yaml(text: str) -> object:
     import yaml
 
     try:
-        # BaseLoader makes strings of everything: no dates, numbers or objects to be surprised by.
+        # BaseLoader reads every scalar as a string: no dates, numbers or objects.
         return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 2}: " if error.problem_mark else ""
@@ -82,7 +83,7 @@ def _first(fields: Mapping[str, Any], names: Iterable[str]) -> object:
 
 
 def _texts(value: object) -> list[str]:
-    """The strings in a value: of a list, its items; of `{name: …}`, the name."""
+    """Return the strings in a value: the items of a list, the name of `{name: …}`."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):

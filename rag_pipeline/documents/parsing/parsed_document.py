@@ -1,4 +1,4 @@
-"""What parsing gives: a document as Markdown, with what it says of itself. Plain data, nothing else."""
+"""The result of parsing: a document as Markdown, with its metadata. Plain data, nothing else."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class ParsedDocument:
-    """A document as Markdown, and what it says of itself; None where it says nothing."""
+    """A document as Markdown, with the metadata that it contains; None for what it does not state."""
 
     title: str
-    """Never empty: the front matter's or the file's own title, else the first heading, else the file's name."""
+    """Never empty: the title in the metadata, else the first heading, else the file's name."""
     markdown: str
-    """The content as Markdown, without front matter, in its author's characters: nothing is normalised but line
-    ends (`\\n`), only NULs, lone surrogates and byte order marks are removed. NFKC is for comparing texts."""
+    """The content without front matter, in its author's characters: only line ends are normalised (to `\\n`), and
+    only NULs, lone surrogates and byte order marks are removed. NFKC is for comparing texts."""
     created_at: datetime | None = None
     """Aware, UTC."""
     author: str | None = None
     language: str | None = None
-    """Two lower-case letters (ISO 639-1), given by the document or detected."""
+    """Two lower-case letters (ISO 639-1), stated by the document or detected."""
     category: str | None = None
     tags: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())

@@ -1,6 +1,6 @@
-"""From a file's bytes to a `ParsedDocument`: which format it is, and what all formats have in common.
+"""From a file's bytes to a `ParsedDocument`: detection of the format, and what all formats have in common.
 
-Each format's own reader is a module beside this one; adding a format is adding a reader and its extensions here.
+The reader of each format is a module beside this one. To add a format, see the package's docstring.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from rag_pipeline.documents.cleaning import (
     MAX_AUTHOR,
     MAX_CATEGORY,
     MAX_TITLE,
-    Reading,
     clean_field,
     clean_tags,
     clean_text,
@@ -24,15 +23,16 @@ from rag_pipeline.documents.cleaning import (
 from rag_pipeline.documents.outline import first_heading
 from rag_pipeline.documents.parsing import docx, html, markdown, pdf
 from rag_pipeline.documents.parsing.encoding import Decoded, declared_encoding, decode
+from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 from rag_pipeline.documents.parsing.parsed_document import ParsedDocument
 from rag_pipeline.errors import DocumentError, one_line
 from rag_pipeline.language.detection import detect_language
 
 PARSER_VERSION = "1"
-"""Raised whenever `parse` gives something else for the same bytes: what was parsed before is then parsed anew."""
+"""Raise it whenever `parse` returns something else for the same bytes: all documents are then parsed again."""
 
 HEAD_BYTES = 64 * 1024
-"""The first bytes that `created_at` wants: room for any front matter and for the head of nearly every page."""
+"""The first bytes that `created_at` needs: enough for any front matter and the head of nearly every page."""
 
 _FORMATS = {
     ".md": "Markdown",
@@ -57,117 +57,113 @@ _BY_SCRIPT = frozenset({"ja", "zh", "ko"})
 
 
 def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocument:
-    """The document that a file's bytes hold.
+    """Parse the bytes of a file.
 
-    `name` is the file's name: its extension says the format unless the content says otherwise, and its stem is
-    the title of last resort. `language` is what the source knows of its documents' language; a document's own
-    front matter goes before it.
+    `name` is the file's name: its extension decides the format unless the content shows another one, and its stem is
+    the title of last resort. `language` is the language that the source declares for its documents; a document's
+    front matter takes precedence.
 
-    Raises `DocumentError`, one line that begins with the name: empty, not text, no encoding fits, a format that
-    cannot be read, broken, encrypted, without text.
+    Raises `DocumentError`, one line that begins with the name, if the file is empty, broken, encrypted, without text,
+    in an unsupported format, or in no known encoding.
     """
     shown = clean_field(name, 200) or "a file without a name"
     try:
-        kind = _kind_of(data, name)
+        file_format = _format_of(data, name)
         if not data.strip():
-            raise DocumentError("it is empty")
-        reading = _READERS[kind](data)
-        content = clean_text(reading.markdown).strip("\n")
+            raise DocumentError("the file is empty")
+        extracted = _READERS[file_format](data)
+        content = clean_text(extracted.markdown).strip("\n")
         if not content.strip():
-            raise DocumentError("it holds no text")
+            raise DocumentError("the file contains no text")
     except DocumentError as error:
         raise DocumentError(f"{shown}: {one_line(error)}") from None
-    warnings = [warning for text in reading.warnings if (warning := clean_field(text, 500))]
-    if kind != _FORMATS.get(_extension(name), kind):
-        warnings.append(f"it was read as {kind}, which it is whatever its name says")
-    spoken, doubt = _language(reading, content, language)
+    warnings = [warning for text in extracted.warnings if (warning := clean_field(text, 500))]
+    if file_format != _FORMATS.get(_extension(name), file_format):
+        warnings.append(f"its content is {file_format}, not what its extension says; it was read as {file_format}")
+    chosen, doubt = _language(extracted, content, language)
     if doubt:
         warnings.append(doubt)
     return ParsedDocument(
-        title=clean_field(reading.title, MAX_TITLE)
+        title=clean_field(extracted.title, MAX_TITLE)
         or clean_field(first_heading(content), MAX_TITLE)
         or clean_field(PurePosixPath(name).stem, MAX_TITLE)
         or shown,
         markdown=content,
-        created_at=created_at(data[:HEAD_BYTES], name) if kind == "HTML" else reading.created_at,
-        author=clean_field(reading.author, MAX_AUTHOR),
-        language=spoken,
-        category=clean_field(reading.category, MAX_CATEGORY),
-        tags=clean_tags(reading.tags),
+        created_at=created_at(data[:HEAD_BYTES], name) if file_format == "HTML" else extracted.created_at,
+        author=clean_field(extracted.author, MAX_AUTHOR),
+        language=chosen,
+        category=clean_field(extracted.category, MAX_CATEGORY),
+        tags=clean_tags(extracted.tags),
         warnings=tuple(warnings),
     )
 
 
 def created_at(head: bytes, name: str) -> datetime | None:
-    """The date that a document gives itself, aware and in UTC, read from its first `HEAD_BYTES` alone.
+    """Return the date that a document states, aware and in UTC, from its first `HEAD_BYTES` alone.
 
-    None where there is none or these bytes do not tell; where `needs_whole_file`, `parse` tells it. Never raises.
+    Returns None if these bytes hold no date. For a format that `needs_whole_file`, `parse` finds it. Never raises.
     """
     if len(head) >= HEAD_BYTES:
-        head = head[: head.rfind(b"\n") + 1] or head  # not in the middle of a character
+        head = head[: head.rfind(b"\n") + 1] or head  # do not cut inside a character
     try:
-        kind = _kind_of(head, name)
-        if kind == "HTML":
+        file_format = _format_of(head, name)
+        if file_format == "HTML":
             return html.published_at(_decode_html(head).text)
-        if kind == "Markdown":
+        if file_format == "Markdown":
             return markdown.read_markdown(clean_text(decode(head).text)).created_at
     except DocumentError:
-        pass  # parse() will say what is wrong with it
+        pass  # parse() reports what is wrong
     return None
 
 
 def needs_whole_file(name: str) -> bool:
-    """Whether a document's date can only be told from all of its bytes (PDF and DOCX keep it at their end)."""
+    """Return whether the date of a document takes all of its bytes (PDF and DOCX store it at the end)."""
     return _FORMATS.get(_extension(name)) in _WHOLE_FILE
 
 
-def _kind_of(data: bytes, name: str) -> str:
-    """The format, by what the content shows before what the extension says."""
+def _format_of(data: bytes, name: str) -> str:
+    """Return the format: what the content shows, else what the extension says."""
     if data[:64].lstrip().startswith(b"%PDF-"):
         return "PDF"
     if _HTML_START.match(data, 0, 2048):
         return "HTML"
     if data.startswith(b"PK\x03\x04") and docx.is_docx(data):
         return "DOCX"
-    kind = _FORMATS.get(_extension(name))
-    if kind is None:
+    file_format = _FORMATS.get(_extension(name))
+    if file_format is None:
         extension = clean_field(_extension(name), 40)
-        what = (
-            f"{extension} is not a format that can be read"
-            if extension
-            else "its name lacks the extension of a format"
-        )
-        raise DocumentError(f"{what}: .md .txt .html .pdf .docx")
-    return kind
+        what = f"{extension} is not a supported format" if extension else "the file name has no extension"
+        raise DocumentError(f"{what}: use .md .txt .html .pdf .docx")
+    return file_format
 
 
 def _extension(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _language(reading: Reading, content: str, given: str | None) -> tuple[str | None, str | None]:
-    """(language, a warning where the document's claim was not believed)."""
-    claimed = language_code(reading.language)
-    if claimed and reading.language_is_certain:
+def _language(extracted: ExtractedDocument, content: str, given: str | None) -> tuple[str | None, str | None]:
+    """Return the language, and a warning if the document states another one."""
+    claimed = language_code(extracted.language)
+    if claimed and extracted.language_is_certain:
         return claimed, None
     if language_code(given):
         return language_code(given), None
     detected = detect_language(content)
-    # Templates and word processors write `en` over Japanese text; scripts do not lie.
+    # Templates and word processors label Japanese text `en`; its script is the better evidence.
     if claimed and detected and claimed != detected and _BY_SCRIPT & {claimed, detected}:
-        return detected, f"it calls itself {claimed} but is written in {detected}"
+        return detected, f"its metadata says language {claimed}, but it is written in {detected}"
     return claimed or detected, None
 
 
-def _read_markdown(data: bytes) -> Reading:
+def _read_markdown(data: bytes) -> ExtractedDocument:
     return _with_warning(decode(data), lambda text: markdown.read_markdown(clean_text(text)))
 
 
-def _read_text(data: bytes) -> Reading:
-    return _with_warning(decode(data), Reading)
+def _read_text(data: bytes) -> ExtractedDocument:
+    return _with_warning(decode(data), ExtractedDocument)
 
 
-def _read_html(data: bytes) -> Reading:
+def _read_html(data: bytes) -> ExtractedDocument:
     return _with_warning(_decode_html(data), html.read_html)
 
 
@@ -175,14 +171,14 @@ def _decode_html(data: bytes) -> Decoded:
     return decode(data, declared_encoding(data))
 
 
-def _with_warning(decoded: Decoded, read: Callable[[str], Reading]) -> Reading:
-    reading = read(decoded.text)
+def _with_warning(decoded: Decoded, read: Callable[[str], ExtractedDocument]) -> ExtractedDocument:
+    extracted = read(decoded.text)
     if decoded.warning is None:
-        return reading
-    return replace(reading, warnings=(*reading.warnings, decoded.warning))
+        return extracted
+    return replace(extracted, warnings=(*extracted.warnings, decoded.warning))
 
 
-_READERS: dict[str, Callable[[bytes], Reading]] = {
+_READERS: dict[str, Callable[[bytes], ExtractedDocument]] = {
     "Markdown": _read_markdown,
     "text": _read_text,
     "HTML": _read_html,

@@ -1,4 +1,4 @@
-"""Text of PDF files, page by page, and their metadata."""
+"""Reader for PDF: the text, page by page, and the metadata."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from rag_pipeline.documents.cleaning import Reading, clean_tags
+from rag_pipeline.documents.cleaning import clean_tags
 from rag_pipeline.documents.parsing.dates import parse_pdf_date
+from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 from rag_pipeline.errors import DocumentError, one_line
 
 if TYPE_CHECKING:
@@ -22,21 +23,23 @@ MAX_SECONDS = 120.0
 """Checked between pages: PDFium cannot be interrupted inside one."""
 
 _pdfium = Lock()
-"""PDFium may not be called from two threads, not even on different documents."""
+"""PDFium must not be called from two threads, not even for different documents."""
 
 _HYPHENATED = re.compile(r"[\x02\ufffe\u00ad]\s*\n|(?<=[a-z])-\n(?=[a-z])")
 _OTHER_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
-_STARTS_ANEW = re.compile(r"[•・●○■□◆◇▪※*–]|-\s|[(（]?\d{1,3}[.)．）]\s*\D|第[\d一二三四五六七八九十]+[章節条項]")
+_STARTS_PARAGRAPH = re.compile(
+    r"[•・●○■□◆◇▪※*–]|-\s|[(（]?\d{1,3}[.)．）]\s*\D|第[\d一二三四五六七八九十]+[章節条項]"
+)
 _LOOKS_LIKE_MARKUP = re.compile(r"(?=#{1,6}(?:\s|$)|```|~~~)", re.MULTILINE)
 _NARROW = 30
-"""The width of a page's widest line, in half-width characters, below which its lines are no running text."""
+"""Width of a page's widest line, in half-width characters, below which its lines are not running text."""
 _TOOL_BEFORE_TITLE = re.compile(r"Microsoft (?:Word|PowerPoint|Excel) - ")
 
 
-def read_pdf(data: bytes) -> Reading:
-    """The text of a PDF, one paragraph a block, and its title, author, keywords and creation date.
+def read_pdf(data: bytes) -> ExtractedDocument:
+    """Extract the text of a PDF, one block per paragraph, and its title, author, keywords and creation date.
 
-    Raises `DocumentError` where the file is broken, encrypted, has no text (scanned), or takes too long. Pages and
+    Raises `DocumentError` if the file is broken, encrypted, has no text (scanned), or takes too long. Pages and
     characters beyond the limits are left out, with a warning.
     """
     import pypdfium2
@@ -46,18 +49,18 @@ def read_pdf(data: bytes) -> Reading:
             document = pypdfium2.PdfDocument(data)
         except pypdfium2.PdfiumError as error:
             if error.err_code == pypdfium2.raw.FPDF_ERR_PASSWORD:
-                raise DocumentError("it is encrypted: save it without a password") from None
-            raise DocumentError(f"it is a broken PDF ({one_line(error, 120)}): save it anew") from None
+                raise DocumentError("the file is encrypted: save it without a password") from None
+            raise DocumentError(f"broken PDF ({one_line(error, 120)}): save it again") from None
         try:
             metadata = {key: _metadata(document, key) for key in ("Title", "Author", "Keywords", "CreationDate")}
             pages, warnings = _pages(document)
         except (pypdfium2.PdfiumError, ValueError, AssertionError) as error:
-            raise DocumentError(f"it is a broken PDF ({one_line(error, 120)}): save it anew") from None
+            raise DocumentError(f"broken PDF ({one_line(error, 120)}): save it again") from None
         finally:
-            document.close()  # closes its pages too, while the lock is held
+            document.close()  # closes its pages too, under the lock
     if not any(page.strip() for page in pages):
-        raise DocumentError("it has no text, so it is probably scanned: run OCR on it first")
-    return Reading(
+        raise DocumentError("the PDF has no text, so it is probably scanned: run OCR on it first")
+    return ExtractedDocument(
         markdown="\n\n".join(paragraph for page in pages for paragraph in _paragraphs(page)),
         title=_TOOL_BEFORE_TITLE.sub("", metadata["Title"]) or None,
         created_at=parse_pdf_date(metadata["CreationDate"]),
@@ -70,7 +73,7 @@ def read_pdf(data: bytes) -> Reading:
 def _metadata(document: PdfDocument, key: str) -> str:
     try:
         return str(document.get_metadata_value(key)).strip()
-    except UnicodeError:  # a field that is no text is a field that says nothing
+    except UnicodeError:  # a field that is not text counts as missing
         return ""
 
 
@@ -84,7 +87,7 @@ def _pages(document: PdfDocument) -> tuple[list[str], tuple[str, ...]]:
     for number in range(min(count, MAX_PAGES)):
         if time.monotonic() > deadline:
             raise DocumentError(
-                f"{number} of its {count} pages took {MAX_SECONDS:.0f} s: split it or save it anew"
+                f"{number} of {count} pages took {MAX_SECONDS:.0f} s: split the file or save it again"
             )
         try:
             page = document[number]
@@ -101,20 +104,20 @@ def _pages(document: PdfDocument) -> tuple[list[str], tuple[str, ...]]:
             break
     warnings = []
     if broken:
-        warnings.append(f"{broken} of its {count} pages could not be read")
+        warnings.append(f"{broken} of {count} pages could not be read")
     if len(pages) + broken < count or characters > MAX_CHARACTERS:
-        warnings.append(f"only the first {len(pages) + broken} of its {count} pages were read, up to the limit")
+        warnings.append(f"only the first {len(pages) + broken} of {count} pages were read, up to the limit")
     return pages, tuple(warnings)
 
 
 def _paragraphs(page: str) -> Iterator[str]:
-    """A page's lines put together to paragraphs, by their widths: a PDF says where glyphs are, not what they form."""
+    """Join the lines of a page into paragraphs by their widths: a PDF states where glyphs are, not what they form."""
     page = _HYPHENATED.sub("", page.replace("\r\n", "\n").replace("\r", "\n"))
     lines = [line.strip() for line in _OTHER_CONTROL.sub("", page).split("\n")]
     widest = max(map(_width, lines))
     paragraph = previous = ""
     for line in lines:
-        if paragraph and _goes_on(previous, line, widest):
+        if paragraph and _continues(previous, line, widest):
             both_wide = _is_wide(paragraph[-1]) and _is_wide(line[0])
             paragraph += line if both_wide else f" {line}"
         else:
@@ -126,9 +129,9 @@ def _paragraphs(page: str) -> Iterator[str]:
         yield _LOOKS_LIKE_MARKUP.sub(r"\\", paragraph, count=1)
 
 
-def _goes_on(line: str, following: str, widest: int) -> bool:
-    """Whether a paragraph goes on in the following line."""
-    if not line or not following or widest < _NARROW or _STARTS_ANEW.match(following):
+def _continues(line: str, following: str, widest: int) -> bool:
+    """Return whether a paragraph continues in the following line."""
+    if not line or not following or widest < _NARROW or _STARTS_PARAGRAPH.match(following):
         return False
     share = _width(line) / widest
     if line[-1] in "。．.!?！？:：;；":

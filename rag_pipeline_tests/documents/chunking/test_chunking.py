@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rag_pipeline.documents.chunking.chunk_draft import ChunkDraft
 from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION, chunk_document
 from rag_pipeline.language.sentences import split_sentences
-from rag_pipeline_tests.documents.texts import assert_slices, count_tokens, documents, soups
+from rag_pipeline_tests.support.chunking import assert_slices, count_tokens, documents, soups
 
 
 def chunk(markdown: str, target: int = 20) -> list[ChunkDraft]:
@@ -36,7 +36,7 @@ def test_a_document_with_everything() -> None:
     assert [c.char_count for c in chunks] == [len(c.content) for c in chunks]
 
 
-def test_the_title_goes_before_what_does_not_begin_with_the_heading() -> None:
+def test_the_title_precedes_chunks_that_do_not_begin_with_the_heading() -> None:
     first, second = chunk("# A *b*\n\n" + "one two three four five. " * 3, 15)
     assert (first.embedding_text, second.embedding_text) == (first.content, f"A b\n{second.content}")
     assert (first.parent, second.parent) == (None, 0)
@@ -71,7 +71,20 @@ def test_japanese_without_punctuation_is_cut_after_hiragana() -> None:
 
 
 @pytest.mark.parametrize(
-    "character", ["e\u0301", "葛\U000e0100", "👨\u200d👩\u200d👧", "か\u3099", "☺\ufe0f", "👍🏽"]
+    "character",
+    [
+        "e\u0301",
+        "葛\U000e0100",
+        "👨\u200d👩\u200d👧",
+        "か\u3099",
+        "☺\ufe0f",
+        "👍🏽",
+        "🇯🇵",
+        "\u1112\u1161\u11ab",
+        "क्षि",
+        "ที่",
+        "กำ",
+    ],
 )
 def test_a_character_is_never_cut(character: str) -> None:
     pieces = contents(character * 50, 7)
@@ -102,7 +115,7 @@ def test_a_row_that_only_fits_without_the_header_stays_whole() -> None:
     assert row in contents(f"| a |\n|---|\n| 1 |\n{row}\n| 2 |", 20)
 
 
-def test_lists_are_cut_between_items_and_items_where_they_must() -> None:
+def test_lists_are_cut_between_items_and_inside_items_if_needed() -> None:
     source = "- one two three\n- four five six\n\n  - deep one two three four five\n  - seven\n- last"
     assert contents(source, 9) == [
         "- one two three\n- four five six",
@@ -124,12 +137,12 @@ def test_text_that_fits_is_cut_rather_than_leave_its_heading_alone() -> None:
     assert second == "Seven eight nine. Ten."
 
 
-def test_headings_without_any_text_are_kept() -> None:
+def test_headings_without_text_are_kept() -> None:
     assert contents("# Question?\n\n# Another\n\n## Below\n\n#") == ["# Question?", "# Another", "## Below", "#"]
 
 
 @pytest.mark.parametrize("markdown", ["", "\n \n", "　\n"])
-def test_no_text_no_chunks(markdown: str) -> None:
+def test_a_blank_document_has_no_chunks(markdown: str) -> None:
     assert chunk(markdown) == []
 
 
@@ -139,13 +152,13 @@ def test_section_titles_are_cut() -> None:
     assert draft.content == "# " + "長" * 600
 
 
-def test_a_target_below_one_is_refused() -> None:
+def test_a_target_below_one_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         chunk("text", 0)
 
 
-def test_the_version_goes_with_what_comes_out() -> None:
-    """Whoever changes what is cut where has to raise CHUNKER_VERSION, or stored chunks would never be cut anew."""
+def test_the_version_matches_the_result() -> None:
+    """A change of the cuts must raise CHUNKER_VERSION, or stored documents would never be re-chunked."""
     source = (
         "前文です。\n\n# 章\n\n## 節 *一*\n\n"
         + "これは本文で、とても長い文です。短い文。" * 6
@@ -158,20 +171,20 @@ def test_the_version_goes_with_what_comes_out() -> None:
         + "word " * 50
     )
     digest = hashlib.sha256("".join(draft.content_hash for draft in chunk(source, 30)).encode()).hexdigest()[:16]
-    assert (CHUNKER_VERSION, digest) == ("1", "eebef0836b6a7c8f")
+    assert (CHUNKER_VERSION, digest) == ("2", "eebef0836b6a7c8f")
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(documents, soups), st.sampled_from([1, 5, 12, 30, 80, 400]))
-def test_nothing_is_lost_or_invented_and_all_fits(source: str, target: int) -> None:
+def test_nothing_is_lost_or_invented_and_everything_fits(source: str, target: int) -> None:
     chunks = chunk(source, target)
     assert_slices(source, chunks)
     assert [draft.position for draft in chunks] == list(range(len(chunks)))
     for draft in chunks:
         assert draft.content.strip()
-        # Only one character, with all that belongs to it, may be larger; at small targets the tests' own is.
+        # Only a single character with its marks can be larger, as those of the tests are at small targets.
         assert draft.token_count <= target or len(draft.content) <= 31
-        assert draft.token_count >= count_tokens(draft.content)  # more where a word had to be cut
+        assert draft.token_count >= count_tokens(draft.content)  # more if a word was cut
         assert draft.char_count == len(draft.content)
 
 
@@ -209,7 +222,7 @@ def test_what_fits_is_never_cut(source: str, target: int) -> None:
 
 
 def test_counting_is_bounded() -> None:
-    """A tokenizer takes longer than all else, so it sees every text a few times at most and never single words."""
+    """Counting tokens dominates the time, so each text is counted a few times at most and never word by word."""
     source = "\n\n".join(
         [
             "# 章",
@@ -227,4 +240,4 @@ def test_counting_is_bounded() -> None:
 
     chunk_document(source, count_tokens=counting)
     assert sum(asked) < 3 * len(source)
-    assert len(asked) < 1100  # 400 sentences, 500 lines, and what the other two blocks are cut to
+    assert len(asked) < 1100  # 400 sentences, 500 lines, and the parts of the other two blocks

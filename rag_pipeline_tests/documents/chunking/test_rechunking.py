@@ -1,4 +1,4 @@
-"""Edits: what `chunk_document` makes of a text whose previous chunks it is given."""
+"""`chunk_document` with the previous chunks of an edited text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rag_pipeline.documents.chunking.chunk_draft import ChunkDraft
 from rag_pipeline.documents.chunking.chunker import chunk_document
-from rag_pipeline_tests.documents.texts import assert_slices, count_tokens, documents, soups
+from rag_pipeline_tests.support.chunking import assert_slices, count_tokens, documents, soups
 
 TARGET = 60
 
@@ -24,14 +24,14 @@ def hashes(chunks: list[ChunkDraft]) -> set[str]:
 
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(documents, soups), st.sampled_from([5, 12, 30, 80]))
-def test_its_own_result_changes_nothing(source: str, target: int) -> None:
+def test_rechunking_an_unchanged_text_changes_nothing(source: str, target: int) -> None:
     chunks = chunk(source, target=target)
     assert chunk(source, chunks, target) == chunks
 
 
 @settings(max_examples=150, deadline=None)
 @given(documents, documents, st.sampled_from([12, 30, 80]))
-def test_after_any_edit_nothing_is_lost_and_it_is_stable(before: str, after: str, target: int) -> None:
+def test_after_any_edit_nothing_is_lost_and_the_result_is_stable(before: str, after: str, target: int) -> None:
     chunks = chunk(after, chunk(before, target=target), target)
     assert_slices(after, chunks)
     assert all(draft.token_count <= target for draft in chunks)
@@ -39,7 +39,7 @@ def test_after_any_edit_nothing_is_lost_and_it_is_stable(before: str, after: str
 
 
 def _paragraphs(sizes: list[int]) -> list[str]:
-    """Paragraphs of that many tokens, no two the same."""
+    """Return distinct paragraphs of these numbers of tokens."""
     return [f"p{number} " + "word " * (size - 2) + "end" for number, size in enumerate(sizes)]
 
 
@@ -64,21 +64,21 @@ def test_editing_a_paragraph_of_the_same_length_changes_one_chunk(sizes: list[in
 
 @settings(max_examples=150, deadline=None)
 @given(_sizes, st.data())
-def test_a_longer_or_shorter_paragraph_changes_its_own_chunk_alone(sizes: list[int], data: st.DataObject) -> None:
+def test_a_longer_or_shorter_paragraph_changes_only_its_own_chunk(sizes: list[int], data: st.DataObject) -> None:
     paragraphs = _paragraphs(sizes)
     before = chunk(_document(paragraphs))
     edited = data.draw(st.integers(0, len(paragraphs) - 1))
     more = data.draw(st.sampled_from([" and more", " and" * 12, ""]))
     paragraphs[edited] = paragraphs[edited].replace(" end", more) if more else f"p{edited} short"
     after = chunk(_document(paragraphs), before)
-    # Its own chunk is lost, and one beside it where a crumb joined that.
+    # Its own chunk changes, and a neighbour if a crumb joined it.
     assert len(hashes(before) - hashes(after)) <= 2
     assert len(hashes(after) - hashes(before)) <= 2
 
 
 @settings(max_examples=150, deadline=None)
 @given(_sizes, st.integers(5, 35), st.data())
-def test_inserting_or_removing_a_paragraph_leaves_the_other_chunks(
+def test_inserting_or_removing_a_paragraph_keeps_the_other_chunks(
     sizes: list[int], size: int, data: st.DataObject
 ) -> None:
     paragraphs = _paragraphs(sizes)
@@ -94,7 +94,7 @@ def test_inserting_or_removing_a_paragraph_leaves_the_other_chunks(
 
 
 def test_without_the_previous_chunks_an_insertion_would_move_every_cut() -> None:
-    """What the reuse is for: the same edit, packed from scratch, changes most of a section."""
+    """The reason for the reuse: packed from scratch, the same edit changes most of a section."""
     paragraphs = _paragraphs([25, 25, 30, 25, 25, 30] * 6)
     before = chunk(_document(paragraphs))
     edited = _document(["new " + "word " * 20, *paragraphs])
@@ -102,7 +102,7 @@ def test_without_the_previous_chunks_an_insertion_would_move_every_cut() -> None
     assert len(hashes(chunk(edited)) - hashes(before)) > 10
 
 
-def test_a_renamed_section_changes_its_own_chunks_alone() -> None:
+def test_a_renamed_section_changes_only_its_own_chunks() -> None:
     source = _document(_paragraphs([25] * 10))
     before = chunk(source)
     after = chunk(source.replace("## Section", "## Renamed"), before)

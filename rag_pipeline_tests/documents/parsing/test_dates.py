@@ -53,16 +53,16 @@ def test_pdf_dates(text: str, moment: datetime | None) -> None:
 
 
 @given(st.datetimes(timezones=st.timezones()))
-def test_what_python_writes_is_read_back(moment: datetime) -> None:
+def test_dates_written_by_python_are_parsed(moment: datetime) -> None:
     try:
         expected = moment.astimezone(UTC)
-    except OverflowError:  # its offset leads out of what a datetime can hold
+    except OverflowError:  # its offset exceeds the range of datetime
         expected = None
     parsed = parse_date(moment.isoformat(timespec="seconds"))
     assert parsed == (expected and expected.replace(microsecond=0))
 
 
 @given(st.text(st.sampled_from("0123456789-/:.年月日TZ+ D'")) | st.text())
-def test_any_text_is_a_utc_moment_or_none(text: str) -> None:
+def test_any_text_is_a_utc_datetime_or_none(text: str) -> None:
     for moment in (parse_date(text), parse_pdf_date(text)):
         assert moment is None or moment.tzinfo is UTC

@@ -8,7 +8,7 @@ import pytest
 
 from rag_pipeline.documents.parsing.docx import MAX_XML_BYTES, is_docx, read_docx
 from rag_pipeline.errors import DocumentError
-from rag_pipeline_tests.documents.files import docx
+from rag_pipeline_tests.support.document_files import docx
 
 
 def test_headings_text_and_tables() -> None:
@@ -22,7 +22,7 @@ def test_headings_text_and_tables() -> None:
 
 
 def test_core_properties() -> None:
-    reading = read_docx(
+    document = read_docx(
         docx(
             [("", "本文")],
             core="<dc:title>題</dc:title><dc:creator>山田</dc:creator><dc:language>ja-JP</dc:language>"
@@ -30,14 +30,14 @@ def test_core_properties() -> None:
             "<cp:keywords>a、b</cp:keywords>",
         )
     )
-    assert (reading.title, reading.author, reading.language) == ("題", "山田", "ja-JP")
-    assert (reading.category, reading.tags) == ("報告", ("a", "b"))
-    assert reading.created_at == datetime(2024, 1, 5, tzinfo=UTC)
+    assert (document.title, document.author, document.language) == ("題", "山田", "ja-JP")
+    assert (document.category, document.tags) == ("報告", ("a", "b"))
+    assert document.created_at == datetime(2024, 1, 5, tzinfo=UTC)
 
 
-def test_broken_properties_do_not_cost_the_document() -> None:
-    reading = read_docx(docx([("", "本文")], core="<dc:title>"))
-    assert (reading.markdown, reading.title) == ("本文", None)
+def test_broken_properties_do_not_reject_the_document() -> None:
+    document = read_docx(docx([("", "本文")], core="<dc:title>"))
+    assert (document.markdown, document.title) == ("本文", None)
 
 
 def _bomb() -> bytes:
@@ -66,12 +66,12 @@ def _without(name: str) -> bytes:
         (b"PK\x03\x04", "broken DOCX"),
     ],
 )
-def test_what_cannot_be_read(data: bytes, reason: str) -> None:
+def test_unreadable_files_are_rejected(data: bytes, reason: str) -> None:
     with pytest.raises(DocumentError, match=reason):
         read_docx(data)
 
 
-def test_a_zip_archive_is_no_word_document() -> None:
+def test_a_zip_archive_is_not_a_word_document() -> None:
     out = BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("xl/workbook.xml", "<x/>")

@@ -27,11 +27,11 @@ def test_short_japanese_without_a_declaration(encoding: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["Müller wohnt in der Großen Straße.", "日本語 and English"])
-def test_what_is_certain_carries_no_warning(text: str) -> None:
+def test_valid_utf8_is_read_without_a_warning(text: str) -> None:
     assert decode(text.encode()).warning is None
 
 
-def test_western_text_is_not_taken_for_kanji() -> None:
+def test_western_text_is_not_mistaken_for_kanji() -> None:
     text = "Grüße aus München, schöne Straßen überall und viel Spaß beim Lesen dieser Zeilen."
     assert decode(text.encode("latin-1")).text == text
 
@@ -58,14 +58,14 @@ def test_a_declared_encoding_is_honoured(declared: str, codec: str) -> None:
 
 
 @pytest.mark.parametrize("declared", ["shift_jis", "iso-8859-1", "no-such-encoding", "base64", "utf-16", "idna"])
-def test_a_wrong_declaration_does_not_spoil_utf8(declared: str) -> None:
+def test_a_wrong_declaration_does_not_break_utf8(declared: str) -> None:
     assert decode(TEXT.encode(), declared).text == TEXT
 
 
-def test_a_cut_character_costs_itself_alone() -> None:
+def test_a_truncated_character_is_replaced_with_a_warning() -> None:
     decoded = decode(TEXT.encode()[:-2])
     assert decoded.text == TEXT[:-2] + "\ufffd"
-    assert decoded.warning == "1 places were not valid UTF-8 and show as \ufffd"
+    assert decoded.warning == "invalid UTF-8 sequences replaced by \ufffd: 1"
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_a_cut_character_costs_itself_alone() -> None:
         (bytes(range(1, 9)) * 10, "control characters"),
     ],
 )
-def test_what_is_not_text(data: bytes, reason: str) -> None:
+def test_bytes_that_are_not_text_are_rejected(data: bytes, reason: str) -> None:
     with pytest.raises(DocumentError, match=reason):
         decode(data)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"])))
-def test_utf8_is_always_itself(text: str) -> None:
+def test_utf8_is_always_read_unchanged(text: str) -> None:
     assert decode(text.encode("utf-8-sig")).text == text

@@ -21,19 +21,19 @@ PAGE = """<!DOCTYPE html><html lang="ja"><head><title>設定 | サイト</title>
 </main><aside>Related</aside><footer>(c) 2024</footer><script>alert(1)</script></body></html>"""
 
 
-def test_the_main_content_is_kept_and_the_furniture_is_not() -> None:
-    reading = read_html(PAGE)
-    assert reading.markdown == (
+def test_the_main_content_is_kept_without_boilerplate() -> None:
+    document = read_html(PAGE)
+    assert document.markdown == (
         "# 設定\n\n本文は**ここ**です。内と[外](https://e.com/)\n\n"
         '````python\nif a_b:\n    x = "```"\n````\n\n'
         "- 一\n  1. 二\n\n| 名 | 値 |\n| --- | --- |\n| a\\|b | 1 |\n\n図一漢"
     )
 
 
-def test_the_head() -> None:
-    reading = read_html(PAGE)
-    assert (reading.title, reading.author, reading.language) == ("設定 | サイト", "山田", "ja")
-    assert reading.tags == ("a", "b")
+def test_metadata_of_the_head() -> None:
+    document = read_html(PAGE)
+    assert (document.title, document.author, document.language) == ("設定 | サイト", "山田", "ja")
+    assert document.tags == ("a", "b")
 
 
 def test_a_page_inside_a_form_is_not_lost() -> None:
@@ -45,15 +45,15 @@ def test_layout_tables_become_text() -> None:
     assert read_html(page).markdown == "# 題\n\n文\n\n| a | b |\n| --- | --- |\n| c | d |"
 
 
-def test_without_a_title_the_first_heading_is_one() -> None:
+def test_without_a_title_the_first_heading_is_the_title() -> None:
     assert read_html("<h1>見出し<br>二</h1>").title == "見出し 二"
 
 
 @pytest.mark.parametrize("tag", ["div", "b", "ul><li", "blockquote", "table><tr><td"])
 def test_deep_nesting_is_read_as_plain_text(tag: str) -> None:
-    reading = read_html(f"<{tag}>" * 2000 + "深い")
-    assert reading.markdown.strip() == "深い"
-    assert "nested too deeply" in reading.warnings[0]
+    document = read_html(f"<{tag}>" * 2000 + "深い")
+    assert document.markdown.strip() == "深い"
+    assert "nested too deeply" in document.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_date_of_publication(head: str, day: int) -> None:
     assert moment.date() == datetime(2024, 1, day, tzinfo=UTC).date()
 
 
-def test_the_link_of_a_heading_to_itself_is_no_part_of_it() -> None:
+def test_the_permalink_of_a_heading_is_not_part_of_it() -> None:
     page = '<body><h2 id="a">節<a class="headerlink" href="#a">¶</a></h2><p>本文 <a href="#b">#</a> と <b>§ 3</b></p></body>'
     markdown = parse(page.encode(), "a.html").markdown
     assert "¶" not in markdown

@@ -8,18 +8,18 @@ from rag_pipeline.documents.parsing.markdown import read_markdown
 
 
 def test_front_matter() -> None:
-    reading = read_markdown(
+    document = read_markdown(
         "---\ntitle: 導入 ガイド\ndate: 2024-01-05T09:00:00+09:00\nauthor: [山田, 佐藤]\nLang: ja-JP\n"
         "category: manual\ntags: [a, 'b c', a]\n---\n\n# 本文\n"
     )
-    assert reading.title == "導入 ガイド"
-    assert reading.created_at == datetime(2024, 1, 5, tzinfo=UTC)
-    assert reading.author == "山田, 佐藤"
-    assert reading.language == "ja-JP"
-    assert reading.category == "manual"
-    assert reading.tags == ("a", "b c")
-    assert reading.markdown == "\n# 本文\n"
-    assert reading.warnings == ()
+    assert document.title == "導入 ガイド"
+    assert document.created_at == datetime(2024, 1, 5, tzinfo=UTC)
+    assert document.author == "山田, 佐藤"
+    assert document.language == "ja-JP"
+    assert document.category == "manual"
+    assert document.tags == ("a", "b c")
+    assert document.markdown == "\n# 本文\n"
+    assert document.warnings == ()
 
 
 @pytest.mark.parametrize("tags", ["a, b、#c", "[a, b, c]", "\n  - a\n  - b\n  - c"])
@@ -27,9 +27,9 @@ def test_tags_as_a_list_or_with_commas(tags: str) -> None:
     assert read_markdown(f"---\ntags: {tags}\n---\n").tags == ("a", "b", "c")
 
 
-def test_values_stay_what_was_written() -> None:
-    reading = read_markdown("---\ntitle: 1.10\nlang: no\ndate: 2024-02-30\n---\ntext")
-    assert (reading.title, reading.language, reading.created_at) == ("1.10", "no", None)
+def test_values_stay_as_written() -> None:
+    document = read_markdown("---\ntitle: 1.10\nlang: no\ndate: 2024-02-30\n---\ntext")
+    assert (document.title, document.language, document.created_at) == ("1.10", "no", None)
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,14 @@ def test_values_stay_what_was_written() -> None:
     ],
 )
 def test_broken_yaml_is_read_line_by_line_with_a_warning(front_matter: str) -> None:
-    reading = read_markdown(f"---\n{front_matter}\ndate: 2024-01-05\n---\ntext")
-    assert reading.title == "Guide: part 1"
-    assert reading.created_at == datetime(2024, 1, 5, tzinfo=UTC)
-    assert reading.markdown == "text"
-    assert "not valid YAML" in reading.warnings[0]
+    document = read_markdown(f"---\n{front_matter}\ndate: 2024-01-05\n---\ntext")
+    assert document.title == "Guide: part 1"
+    assert document.created_at == datetime(2024, 1, 5, tzinfo=UTC)
+    assert document.markdown == "text"
+    assert "not valid YAML" in document.warnings[0]
 
 
-def test_aliases_that_multiply_are_harmless() -> None:
+def test_exponential_aliases_are_harmless() -> None:
     lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
     lines += [
         f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -66,6 +66,6 @@ def test_aliases_that_multiply_are_harmless() -> None:
         "---\n- a\n- b: c\n---\n",
     ],
 )
-def test_what_is_no_front_matter_is_content(text: str) -> None:
-    reading = read_markdown(text)
-    assert (reading.markdown, reading.title) == (text, None)
+def test_what_is_not_front_matter_is_content(text: str) -> None:
+    document = read_markdown(text)
+    assert (document.markdown, document.title) == (text, None)

@@ -17,7 +17,7 @@ from rag_pipeline.documents.parsing.parser import (
     parse,
 )
 from rag_pipeline.errors import DocumentError
-from rag_pipeline_tests.documents.files import docx, pdf
+from rag_pipeline_tests.support.document_files import docx, pdf
 
 JAPANESE = "これは日本語の本文です。検索のために書かれました。"
 
@@ -50,14 +50,16 @@ def test_title(data: bytes, name: str, title: str) -> None:
         (b"<html><body>inside", "a.pdf", "HTML"),
     ],
 )
-def test_the_content_goes_before_the_extension(data: bytes, name: str, read_as: str) -> None:
+def test_the_content_takes_precedence_over_the_extension(data: bytes, name: str, read_as: str) -> None:
     document = parse(data, name)
     assert document.markdown == "inside"
-    assert document.warnings == (f"it was read as {read_as}, which it is whatever its name says",)
+    assert document.warnings == (
+        f"its content is {read_as}, not what its extension says; it was read as {read_as}",
+    )
 
 
 @pytest.mark.parametrize("name", ["report", "report.bin"])
-def test_a_known_content_needs_no_known_extension(name: str) -> None:
+def test_recognised_content_needs_no_known_extension(name: str) -> None:
     document = parse(pdf(["inside"]), name)
     assert (document.markdown, document.warnings) == ("inside", ())
 
@@ -65,18 +67,18 @@ def test_a_known_content_needs_no_known_extension(name: str) -> None:
 @pytest.mark.parametrize(
     ("data", "name", "message"),
     [
-        (b"", "a.md", "a.md: it is empty"),
-        (b" \n\t", "a.txt", "a.txt: it is empty"),
-        (b"---\ntitle: x\n---\n", "a.md", "a.md: it holds no text"),
-        ("　\n".encode(), "a.md", "a.md: it holds no text"),
-        (b"<nav></nav>", "a.html", "a.html: it holds no text"),
-        (b"a\x00b", "a.txt", "a.txt: it is not text (it holds NUL bytes)"),
-        (b"text", "a.xyz", "a.xyz: .xyz is not a format that can be read: .md .txt .html .pdf .docx"),
-        (b"text", "Makefile", "Makefile: its name lacks the extension of a format: .md .txt"),
-        (b"\x89PNG\r\n\x1a\n\x00", "a.png", "a.png: .png is not a format"),
-        (b"text", "a.pdf", "a.pdf: it is a broken PDF"),
-        (b"text", "a.docx", "a.docx: it is a broken DOCX"),
-        (b"", "two\nlines.md", "two lines.md: it is empty"),
+        (b"", "a.md", "a.md: the file is empty"),
+        (b" \n\t", "a.txt", "a.txt: the file is empty"),
+        (b"---\ntitle: x\n---\n", "a.md", "a.md: the file contains no text"),
+        ("　\n".encode(), "a.md", "a.md: the file contains no text"),
+        (b"<nav></nav>", "a.html", "a.html: the file contains no text"),
+        (b"a\x00b", "a.txt", "a.txt: not a text file (it contains NUL bytes)"),
+        (b"text", "a.xyz", "a.xyz: .xyz is not a supported format: use .md .txt .html .pdf .docx"),
+        (b"text", "Makefile", "Makefile: the file name has no extension: use .md .txt"),
+        (b"\x89PNG\r\n\x1a\n\x00", "a.png", "a.png: .png is not a supported format"),
+        (b"text", "a.pdf", "a.pdf: broken PDF"),
+        (b"text", "a.docx", "a.docx: broken DOCX"),
+        (b"", "two\nlines.md", "two lines.md: the file is empty"),
     ],
 )
 def test_errors_are_one_line_that_names_the_file(data: bytes, name: str, message: str) -> None:
@@ -102,13 +104,13 @@ def test_language(text: str, name: str, given_language: str | None, language: st
     assert parse(text.encode(), name, language=given_language).language == language
 
 
-def test_text_is_kept_as_written_but_for_what_cannot_be_stored() -> None:
+def test_text_is_kept_as_written_except_what_cannot_be_stored() -> None:
     text = "ガ\u304b\u3099①㌔ｶﾞ\u200b　\r\n\tCRLF\rCR\ufeff\n\n    code"
     assert parse(text.encode(), "a.md").markdown == "ガ\u304b\u3099①㌔ｶﾞ\u200b　\n\tCRLF\nCR\n\n    code"
     assert "\ud800" not in parse(b"<p>a&#xD800;b&#0;c</p>", "a.html").markdown
 
 
-def test_fields_are_cut_to_their_columns() -> None:
+def test_fields_are_cut_to_the_size_of_their_columns() -> None:
     long = "長" * 2000
     document = parse(
         f"---\ntitle: {long}\nauthor: {long}\ncategory: {long}\ntags: [{long}]\n---\ntext".encode(), "a.md"
@@ -128,7 +130,7 @@ def test_fields_are_cut_to_their_columns() -> None:
         (b"---\ndate: 2024-01-05\n---\n" + "長い本文。".encode() * 30_000, "a.md"),
     ],
 )
-def test_the_date_is_the_same_from_the_head_and_from_the_whole(data: bytes, name: str) -> None:
+def test_head_and_whole_file_have_the_same_date(data: bytes, name: str) -> None:
     day = datetime(2024, 1, 5, tzinfo=UTC)
     assert created_at(data[:HEAD_BYTES], name) == day
     assert parse(data, name).created_at == day
@@ -158,7 +160,7 @@ def _parsed_or_reason(data: bytes, name: str) -> ParsedDocument | str:
 
 @settings(max_examples=300, deadline=None)
 @given(_PREFIXES, st.binary(max_size=300), _NAMES)
-def test_random_bytes_are_a_document_or_a_document_error(prefix: bytes, data: bytes, name: str) -> None:
+def test_random_bytes_become_a_document_or_a_document_error(prefix: bytes, data: bytes, name: str) -> None:
     outcome = _parsed_or_reason(prefix + data, name)
     if isinstance(outcome, str):
         assert outcome.startswith(f"{name}: ")
@@ -173,7 +175,7 @@ def test_random_bytes_are_a_document_or_a_document_error(prefix: bytes, data: by
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_damaged_files_are_a_document_or_a_document_error(data: st.DataObject) -> None:
+def test_damaged_files_become_a_document_or_a_document_error(data: st.DataObject) -> None:
     whole, name = data.draw(st.sampled_from(_WHOLE))
     damaged = bytearray(whole)
     for position in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=20)):
@@ -183,7 +185,7 @@ def test_damaged_files_are_a_document_or_a_document_error(data: st.DataObject) -
     assert outcome.startswith(f"{name}: ") if isinstance(outcome, str) else outcome.markdown
 
 
-def test_loading_the_module_loads_nothing_heavy() -> None:
+def test_importing_the_modules_imports_nothing_heavy() -> None:
     script = (
         "import sys, rag_pipeline.documents.parsing.parser, rag_pipeline.documents.chunking.chunker; "
         "print([m for m in ('lxml', 'bs4', 'markdownify', 'markdown_it', 'pypdfium2', 'mammoth', 'yaml', 'py3langid', "

@@ -8,19 +8,19 @@ import pytest
 from rag_pipeline.documents.parsing.parser import pdf as module
 from rag_pipeline.documents.parsing.pdf import read_pdf
 from rag_pipeline.errors import DocumentError
-from rag_pipeline_tests.documents.files import ENCRYPTED_PDF, pdf
+from rag_pipeline_tests.support.document_files import ENCRYPTED_PDF, pdf
 
 LONG = "これは長い行で、次の行に続きますから、途中で切れてはいけませ"
 
 
-def test_lines_are_put_together_to_paragraphs() -> None:
-    reading = read_pdf(
+def test_lines_are_joined_into_paragraphs() -> None:
+    document = read_pdf(
         pdf(
             ["見出し", LONG, "ん。短い行です。", "・項目", "# 1"],
             ["An English line that is quite long and goes", "on here."],
         )
     )
-    assert reading.markdown == (
+    assert document.markdown == (
         f"見出し\n\n{LONG}ん。短い行です。\n\n・項目\n\n\\# 1\n\nAn English line that is quite long and goes on here."
     )
 
@@ -32,9 +32,9 @@ def test_metadata() -> None:
         "Keywords": "a; b",
         "CreationDate": "D:20240105093000+09'00'",
     }
-    reading = read_pdf(pdf(["本文"], info=info))
-    assert (reading.title, reading.author, reading.tags) == ("報告書", "山田", ("a", "b"))
-    assert reading.created_at == datetime(2024, 1, 5, 0, 30, tzinfo=UTC)
+    document = read_pdf(pdf(["本文"], info=info))
+    assert (document.title, document.author, document.tags) == ("報告書", "山田", ("a", "b"))
+    assert document.created_at == datetime(2024, 1, 5, 0, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -46,31 +46,31 @@ def test_metadata() -> None:
         (pdf(["text"])[:300], "broken PDF|no text"),
     ],
 )
-def test_what_cannot_be_read(data: bytes, reason: str) -> None:
+def test_unreadable_files_are_rejected(data: bytes, reason: str) -> None:
     with pytest.raises(DocumentError, match=reason):
         read_pdf(data)
 
 
 def test_pages_and_characters_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PAGES", 2)
-    reading = read_pdf(pdf(["one"], ["two"], ["three"]))
-    assert reading.markdown == "one\n\ntwo"
-    assert "first 2 of its 3 pages" in reading.warnings[0]
+    document = read_pdf(pdf(["one"], ["two"], ["three"]))
+    assert document.markdown == "one\n\ntwo"
+    assert "first 2 of 3 pages" in document.warnings[0]
     monkeypatch.setattr(module, "MAX_CHARACTERS", 5)
-    reading = read_pdf(pdf(["one"], ["two", "and more"]))
-    assert reading.markdown == "one\n\ntw"
-    assert reading.warnings
+    document = read_pdf(pdf(["one"], ["two", "and more"]))
+    assert document.markdown == "one\n\ntw"
+    assert document.warnings
 
 
 def test_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SECONDS", -1.0)
-    with pytest.raises(DocumentError, match="0 of its 1 pages took"):
+    with pytest.raises(DocumentError, match="0 of 1 pages took"):
         read_pdf(pdf(["one"]))
 
 
 def test_many_threads_at_once() -> None:
     files = [pdf(*([f"file {number} page {page}"] for page in range(10))) for number in range(20)]
     with ThreadPoolExecutor(8) as pool:
-        readings = list(pool.map(read_pdf, files))
-    for number, reading in enumerate(readings):
-        assert reading.markdown == "\n\n".join(f"file {number} page {page}" for page in range(10))
+        documents = list(pool.map(read_pdf, files))
+    for number, document in enumerate(documents):
+        assert document.markdown == "\n\n".join(f"file {number} page {page}" for page in range(10))

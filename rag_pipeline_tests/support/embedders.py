@@ -1,13 +1,18 @@
-"""A cheap deterministic embedder, for every test that needs vectors and not a model.
+"""Cheap deterministic embedders, for tests that need vectors but no model.
 
-`RAG_EMBEDDER=rag_pipeline_tests.embedders:cheap`, with the dimension in `RAG_TEST_DIMENSION` (default 64).
+`RAG_EMBEDDER=rag_pipeline_tests.support.embedders:cheap`; `RAG_TEST_DIMENSION` sets the dimension (default 64).
+
+`RAG_EMBEDDER=rag_pipeline_tests.support.embedders:slow` takes `RAG_TEST_EMBED_SECONDS` for a batch (default 0.05) and
+appends a digest of each text to the file `RAG_TEST_EMBED_LOG`, so that a test knows what any process embedded.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
+from pathlib import Path
 
 import numpy as np
 
@@ -17,10 +22,10 @@ _MULTI_ROWS = 4
 
 
 class CheapEmbedder:
-    """Hashed character bigrams: texts that share them are near each other, equal texts are equal, none is zero.
+    """Hashed character bigrams: texts that share bigrams are close, equal texts have equal vectors, none is zero.
 
-    `multi` has four rows, one for each fourth of the text. `calls` and `texts` count what `encode` was asked; a test reads
-    them to see what was embedded again. A text that holds `poison`, where given, is refused as a model might.
+    `multi` has four rows, one for each quarter of the text. `calls` and `texts` count what `encode` received, so that
+    a test sees what was embedded again. A text that contains `poison` raises a ValueError, as a model might.
     """
 
     def __init__(self, dimension: int = 64, fingerprint: str = "cheap", poison: str | None = None) -> None:
@@ -60,23 +65,37 @@ class CheapEmbedder:
         )
 
     def _rows(self, text: str, bigrams: np.ndarray) -> FloatArray:
-        """(4, d): how often each bigram stands in each fourth of the text."""
-        fourth = np.arange(len(bigrams)) * _MULTI_ROWS // max(len(bigrams), 1)
-        places = fourth * self.dimension + bigrams % self.dimension
-        rows = np.bincount(places, minlength=_MULTI_ROWS * self.dimension).astype(np.float32)
+        """Return shape (4, d): the count of each hashed bigram in each quarter of the text."""
+        quarter = np.arange(len(bigrams)) * _MULTI_ROWS // max(len(bigrams), 1)
+        cells = quarter * self.dimension + bigrams % self.dimension
+        rows = np.bincount(cells, minlength=_MULTI_ROWS * self.dimension).astype(np.float32)
         rows = rows.reshape(_MULTI_ROWS, self.dimension)
-        # Tells apart what the bigrams do not, the empty text among it, and is too small to change who is near.
+        # Separates texts with equal bigrams, the empty text included; too small to change any ranking.
         rows[:, int.from_bytes(blake2b(text.encode(), digest_size=4).digest()) % self.dimension] += 0.01
         return rows
 
 
 def cheap() -> CheapEmbedder:
-    """What `RAG_EMBEDDER` names."""
+    """The factory for `RAG_EMBEDDER`."""
     return CheapEmbedder(int(os.environ.get("RAG_TEST_DIMENSION", "64")))
 
 
+class SlowEmbedder(CheapEmbedder):
+    def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
+        digests = "".join(sha256(text.encode()).hexdigest() + "\n" for text in texts)
+        with Path(os.environ["RAG_TEST_EMBED_LOG"]).open("a", encoding="utf-8") as log:
+            log.write(digests)
+        time.sleep(float(os.environ.get("RAG_TEST_EMBED_SECONDS", "0.05")))
+        return super().encode(texts, kinds)
+
+
+def slow() -> SlowEmbedder:
+    """The factory for `RAG_EMBEDDER`."""
+    return SlowEmbedder()
+
+
 def _bigrams(text: str) -> np.ndarray:
-    """A number below 2**31 for each two characters that follow each other, white space left out."""
+    """Return a number below 2**31 for each pair of adjacent characters, ignoring white space."""
     points = np.frombuffer("".join(text.lower().split()).encode("utf-32-le"), dtype=np.uint32).astype(np.int64)
     return (points[:-1] * 1_000_003 + points[1:] * 7919) % (2**31 - 1)
 

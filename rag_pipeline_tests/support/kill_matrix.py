@@ -1,5 +1,7 @@
-"""The kill matrix: `python -m rag_pipeline_tests.kill_matrix [--points N]` kills an ingest at many points, on a stack
-of its own, and prints a table of what the next ingest left: duplicates, missing, left behind, embedded again.
+"""The kill matrix: `python -m rag_pipeline_tests.support.kill_matrix [--points N]`.
+
+Kills an ingest at many points, on its own embedded servers, and prints a table of what the next ingest leaves:
+duplicate, missing and left-over vectors, stuck rows, and texts embedded again.
 """
 
 from __future__ import annotations
@@ -7,29 +9,28 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 
-from rag_pipeline.endpoints import Endpoints
-from rag_pipeline.local_servers import LocalServers
-from rag_pipeline.stores.vector_ids import row_ids
-from rag_pipeline_tests.cli_runner import CommandLine
-from rag_pipeline_tests.milvus_client import milvus_client
+from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline_tests.support.command_line import CommandLine
+from rag_pipeline_tests.support.index_state import expected_ids, stored_ids
+from rag_pipeline_tests.support.servers import temporary_folder, temporary_servers
+from rag_pipeline_tests.support.stores import Stores, temporary_stores
+from rag_pipeline_tests.support.workspace import SLOW
 
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the ingest after a kill left."""
+    """What the ingest after a kill leaves."""
 
     point: str
     duplicates: int
@@ -45,13 +46,13 @@ class Outcome:
 
 
 class KillMatrix:
-    """A corpus that changes in every round: a file is added, one edited, one renamed, one deleted."""
+    """A corpus that changes in every round: one file is added, one edited, one renamed, one deleted."""
 
-    def __init__(self, folder: Path, endpoints: Endpoints, prefix: str) -> None:
-        self.cli = CommandLine(folder, endpoints, prefix)
+    def __init__(self, folder: Path, stores: Stores) -> None:
+        self.cli = CommandLine(folder, stores)
         self.log = folder / "embedded.log"
         self.cli.environment |= {
-            "RAG_EMBEDDER": "rag_pipeline_tests.slow_embedder:slow",
+            "RAG_EMBEDDER": SLOW,
             "RAG_TEST_EMBED_LOG": str(self.log),
             "RAG_TEST_EMBED_SECONDS": "0",
             "RAG_BATCH_SIZE": str(BATCH),
@@ -62,7 +63,7 @@ class KillMatrix:
         self._ingest()
 
     def change(self) -> None:
-        """The next round's changes: about 40 chunks of work in two months."""
+        """Make the next round's changes: about 40 chunks of work in two months."""
         self._round += 1
         docs = self.cli.docs
         self._write(f"new{self._round}.md", f"n{self._round}", 20)
@@ -78,11 +79,11 @@ class KillMatrix:
             old.unlink()
 
     def points(self) -> list[str]:
-        """The points of an undisturbed round."""
+        """Run a round undisturbed and return its points."""
         return self._ingest()["points"]
 
     def kill_at(self, point: int) -> Outcome | None:
-        """Kill a round at a point and ingest again; None where the round ended before it."""
+        """Kill a round at a point and ingest again; None if the round ended before it."""
         self.log.write_text("", "utf-8")
         killed = self._start(str(point))
         _, err = killed.communicate(timeout=120)
@@ -94,11 +95,8 @@ class KillMatrix:
 
     def _outcome(self, point: str) -> Outcome:
         again = sum(count - 1 for count in Counter(self.log.read_text("utf-8").splitlines()).values())
-        with psycopg.connect(self.cli.environment["RAG_POSTGRES_URL"]) as connection:
-            chunks = connection.execute(
-                "SELECT id::text, multi_vector_count FROM document_chunks WHERE live"
-            ).fetchall()
-            row = connection.execute(
+        with psycopg.connect(self.cli.endpoints.postgres_url) as connection:
+            stuck = connection.execute(
                 """
                 SELECT (SELECT count(*) FROM document_chunks
                         WHERE NOT live OR superseded OR embedding_status <> 'completed')
@@ -111,30 +109,25 @@ class KillMatrix:
             doubled = connection.execute(
                 "SELECT count(*) FROM (SELECT FROM document_chunks GROUP BY document_id, position HAVING count(*) > 1) d"
             ).fetchone()
-        assert row
+            expected = {kind: expected_ids(connection, kind) for kind in VECTOR_KINDS}
+        assert stuck
         assert doubled
         duplicates, missing, left = doubled[0], 0, 0
-        with milvus_client(self.cli.environment["RAG_MILVUS_URI"]) as client:
-            for kind in ("dense", "sparse", "multi"):
-                name = f"{self.cli.environment['RAG_MILVUS_PREFIX']}{kind}_collection"
-                keys = Counter(
-                    row["id"] for row in client.query(name, filter="", limit=16_000, output_fields=["id"])
-                )
-                expected = {key for chunk, count in chunks for key in row_ids(kind, chunk, count)}
-                duplicates += sum(count - 1 for count in keys.values())
-                missing += len(expected - keys.keys())
-                left += len(keys.keys() - expected)
-        return Outcome(point, duplicates, missing, left, row[0], again)
+        for kind in VECTOR_KINDS:
+            stored = stored_ids(self.cli.endpoints.milvus_uri, f"{self.cli.prefix}{kind}_collection")
+            duplicates += stored.total() - len(stored)
+            missing += len(expected[kind] - stored.keys())
+            left += len(stored.keys() - expected[kind])
+        return Outcome(point, duplicates, missing, left, stuck[0], again)
 
     def _write(self, name: str, seed: str, paragraphs: int) -> None:
         month = len(seed) % 2 + 1
         body = "\n\n".join(f"段落{seed}の{n}。索引を正しく保つ方法を述べる。" * 3 for n in range(paragraphs))
-        path = self.cli.docs / name
-        path.write_text(f"---\ndate: 2024-0{month}-05\n---\n# 見出し{seed}\n\n{body}\n", "utf-8")
+        self.cli.write(name, f"# 見出し{seed}\n\n{body}\n", f"2024-0{month}-05")
 
     def _start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "rag_pipeline_tests.killed_ingest", *arguments],
+            [sys.executable, "-m", "rag_pipeline_tests.support.killed_ingest", *arguments],
             env=self.cli.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -154,13 +147,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=40, help="how many points of a round to kill at")
     arguments = parser.parse_args()
-    from rag_pipeline_tests.conftest import embedded, remove_home
-
-    folder = Path(tempfile.mkdtemp(prefix="rag-kill-"))
-    folder.chmod(0o755)
-    try:
-        endpoints = LocalServers(embedded(folder / "home")).up()
-        matrix = KillMatrix(folder, endpoints, "kill_")
+    with (
+        temporary_folder("kill") as folder,
+        temporary_servers("kill-servers") as servers,
+        temporary_stores(servers.up(), "kill") as stores,
+    ):
+        matrix = KillMatrix(folder, stores)
         for _ in range(3):
             matrix.change()
             names = matrix.points()
@@ -183,9 +175,6 @@ def main() -> None:
             again = max(o.embedded_again for o in outcomes)
             print(f"| {name} | {len(outcomes)} | " + " | ".join(map(str, sums)) + f" | {again} |")
         sys.exit(0 if all(o.right for outcomes in table.values() for o in outcomes) else 1)
-    finally:
-        remove_home(folder / "home")
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""An ingest that kills itself with SIGKILL at a chosen store operation: `python -m rag_pipeline_tests.killed_ingest N`.
+"""`python -m rag_pipeline_tests.support.killed_ingest N`: an ingest that kills itself at its Nth store operation.
 
-Points are counted before and after every commit in PostgreSQL, every call that changes Milvus, and every pipeline to
-Redis. Without N it runs to its end and prints how many points there were, as JSON with the names of each.
+A point is the moment before or after a commit in PostgreSQL, a call that changes Milvus, or a pipeline to Redis.
+Without N the ingest runs to its end and prints the names of all points as JSON.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OPERATIONS = [
 
 
 class Killer:
-    """Counts the points, and kills this process at one of them."""
+    """Counts points, and kills this process with SIGKILL at one of them."""
 
     def __init__(self, at: int | None) -> None:
         self.at = at

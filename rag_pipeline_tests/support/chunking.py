@@ -1,4 +1,4 @@
-"""Markdown documents for the tests of chunking, and a tokenizer that anyone can follow."""
+"""Markdown documents for the tests of chunking, and a simple tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9]+|[^\sA-Za-z0-9]")
 
 
 def count_tokens(text: str) -> int:
-    """Runs of letters and digits, and every other character that is not white space: additive between words."""
+    """Count runs of letters and digits, and every other character except white space: additive between words."""
     return len(_TOKEN.findall(text))
 
 
@@ -37,11 +37,11 @@ _headings = st.tuples(st.integers(1, 4), _words, st.integers(0, 99)).map(lambda 
 blocks = st.one_of(paragraphs, paragraphs, _headings, _code, _tables, _lists)
 documents = st.lists(blocks, max_size=14).map("\n\n".join)
 soups = st.text(st.sampled_from("#-=*>`~|:[]()<!1. \t\n　あ漢ア。、a\u0301\U0001f468\u200d\ufe0f"), max_size=300)
-"""Anything that means something to Markdown, to sentences or to characters."""
+"""Text of characters with a meaning in Markdown, sentences or grapheme clusters."""
 
 
 def assert_slices(source: str, chunks: list[ChunkDraft]) -> None:
-    """The chunks are the source, in order, without its white space; only frames are repeated."""
+    """Assert that the chunks are the source, in order, without white space between them; only frames are repeated."""
     rest = source.lstrip()
     for chunk in chunks:
         for body in _without_frames(chunk.content):
@@ -54,7 +54,7 @@ def assert_slices(source: str, chunks: list[ChunkDraft]) -> None:
 
 
 def _without_frames(content: str) -> list[str]:
-    """The content as it is, without a repeated fence or header before it, and without a closing fence behind it."""
+    """Return the content as it is, and without a repeated fence or header before it or a closing fence after it."""
     lines = content.split("\n")
     ends = [lines]
     if re.fullmatch(r"[>\s]*(`{3,}|~{3,})", lines[-1]):

@@ -1,4 +1,4 @@
-"""Real PDF and DOCX files, as small as they can be, built by hand."""
+"""Builders of minimal but real PDF and DOCX files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ endcmap end end"""
 
 
 def pdf(*pages: list[str], info: dict[str, str] | None = None) -> bytes:
-    """A PDF whose pages have these lines, with a font whose codes are UTF-16, so that any text can be in it."""
+    """Return a PDF whose pages have these lines, in a font whose codes are UTF-16, so that any text is possible."""
     objects: list[bytes] = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"",
@@ -60,7 +60,7 @@ def _stream(data: bytes) -> bytes:
 
 
 def _text(text: str, mark: bool = True) -> bytes:
-    """A PDF string in hexadecimal UTF-16; metadata needs the byte order mark, glyph codes must not have it."""
+    """Return a PDF string in hexadecimal UTF-16. Metadata needs the byte order mark, glyph codes must not have it."""
     return b"<%s%s>" % (b"FEFF" if mark else b"", text.encode("utf-16-be").hex().encode())
 
 
@@ -80,7 +80,7 @@ _PART_RELATIONSHIPS = f"""<?xml version="1.0"?><Relationships xmlns="{_PACKAGE}/
 
 
 def docx(paragraphs: list[tuple[str, str]], *, core: str = "", table: list[list[str]] | None = None) -> bytes:
-    """A Word document of (style name, text) paragraphs and a table, with these elements as core properties."""
+    """Return a Word document of (style name, text) paragraphs, a table, and these elements as core properties."""
     styles = sorted({style for style, _ in paragraphs if style})
     ids = {style: f"s{number}" for number, style in enumerate(styles)}
     body = "".join(

@@ -1,0 +1,140 @@
+"""The table of consistency checks, and how they are asked.
+
+A new check is one entry here. `DataConsistencyChecker` asks all of them, a Dagster asset check those of its asset,
+and the repair those that decide what it rebuilds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from rag_pipeline.consistency import row_checks, structure_checks, vector_checks
+from rag_pipeline.settings import VECTOR_KINDS, VectorKind
+
+if TYPE_CHECKING:
+    from rag_pipeline.consistency.findings import Finding
+    from rag_pipeline.months import Month
+    from rag_pipeline.pipeline import Pipeline
+
+MonthQuestion = Callable[["Pipeline", "Month", Sequence[str]], "list[Finding]"]
+"""(pipeline, month, assets) → the findings of that month in these assets."""
+IndexQuestion = Callable[["Pipeline", Sequence[str]], "list[Finding]"]
+"""(pipeline, assets) → the findings of the whole index in these assets."""
+
+_Question = TypeVar("_Question", MonthQuestion, IndexQuestion)
+
+_TABLES = ("documents", "document_chunks")
+_COLLECTIONS = tuple(f"{kind}_collection" for kind in VECTOR_KINDS)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A kind of inconsistency, and the questions that find it. Checks with the same question share its answer."""
+
+    name: str
+    description: str
+    """For the Dagster UI."""
+    assets: tuple[str, ...]
+    """Where it is looked for. Collections of kinds that are not built are skipped."""
+    of_month: MonthQuestion
+    of_index: IndexQuestion | None = None
+    severity: Literal["error", "warning"] = "error"
+    """A warning needs a person, but leaves the index consistent."""
+    is_asked_first: bool = False
+    """Its findings explain those of the other checks."""
+
+
+CHECKS: dict[str, Check] = {
+    check.name: check
+    for check in (
+        Check(
+            "orphaned_chunks",
+            "Chunks without a document.",
+            assets=("document_chunks",),
+            of_month=row_checks.orphaned_chunks,
+        ),
+        Check(
+            "missing_vectors",
+            "Completed chunks whose vectors are missing from this collection.",
+            assets=_COLLECTIONS,
+            of_month=vector_checks.missing_and_orphaned_vectors,
+        ),
+        Check(
+            "orphaned_vectors",
+            "Vectors in the month's partition that belong to no chunk of the month.",
+            assets=_COLLECTIONS,
+            of_month=vector_checks.missing_and_orphaned_vectors,
+        ),
+        Check(
+            "status_mismatches",
+            "Counts and statuses that contradict each other or the data, and work that is stuck.",
+            assets=_TABLES,
+            of_month=row_checks.status_mismatches,
+            of_index=row_checks.source_statistics,
+        ),
+        Check(
+            "index_issues",
+            "Indexes, keys, triggers, partitions or the collection itself differ from what is specified.",
+            assets=(*_TABLES, *_COLLECTIONS),
+            of_month=structure_checks.partition_issues,
+            of_index=structure_checks.table_and_collection_issues,
+            is_asked_first=True,
+        ),
+        Check(
+            "quarantined_documents",
+            "Documents that are quarantined because they, or one of their chunks, cannot be read or embedded.",
+            assets=("documents",),
+            of_month=row_checks.quarantined_documents,
+            severity="warning",
+        ),
+    )
+}
+"""By name, in the order in which findings are reported."""
+
+
+def checks_by_asset(built: Sequence[VectorKind]) -> dict[str, list[Check]]:
+    """Return the checks that are on each asset, for the kinds of vectors that are built."""
+    return {asset: [check for check in CHECKS.values() if asset in check.assets] for asset in _built_assets(built)}
+
+
+def check_index(
+    pipeline: Pipeline, *, names: Collection[str] = CHECKS, assets: Collection[str] | None = None
+) -> list[Finding]:
+    """Return what these checks find wrong with the index as a whole, in these assets (default: all)."""
+    asked = _questions(((check, check.of_index) for check in _asked(names) if check.of_index), pipeline, assets)
+    found = [finding for question, where in asked for finding in question(pipeline, where)]
+    return [finding for finding in found if finding.check in names]
+
+
+def check_month(
+    pipeline: Pipeline, month: Month, *, names: Collection[str] = CHECKS, assets: Collection[str] | None = None
+) -> list[Finding]:
+    """Return what these checks find wrong with a month, in these assets (default: all)."""
+    asked = _questions(((check, check.of_month) for check in _asked(names)), pipeline, assets)
+    found = [finding for question, where in asked for finding in question(pipeline, month, where)]
+    return [finding for finding in found if finding.check in names]
+
+
+def _asked(names: Collection[str]) -> list[Check]:
+    """The named checks in the order in which they are asked."""
+    return sorted((CHECKS[name] for name in CHECKS if name in names), key=lambda check: not check.is_asked_first)
+
+
+def _questions(
+    asked: Iterable[tuple[Check, _Question]], pipeline: Pipeline, assets: Collection[str] | None
+) -> list[tuple[_Question, list[str]]]:
+    """Each question once, with the built assets that it is asked about."""
+    chosen = [asset for asset in _built_assets(pipeline.settings.vectors) if assets is None or asset in assets]
+    concerned: dict[_Question, set[str]] = {}
+    for check, question in asked:
+        concerned.setdefault(question, set()).update(check.assets)
+    questions = [
+        (question, [asset for asset in chosen if asset in where]) for question, where in concerned.items()
+    ]
+    return [(question, where) for question, where in questions if where]
+
+
+def _built_assets(built: Sequence[VectorKind]) -> list[str]:
+    return [*_TABLES, *(f"{kind}_collection" for kind in built)]

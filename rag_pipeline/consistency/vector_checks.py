@@ -1,0 +1,104 @@
+"""The checks of the vectors: missing and orphaned ones, found in one pass over a collection's keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rag_pipeline.consistency.comparison import differences
+from rag_pipeline.consistency.findings import Finding, repair_command
+from rag_pipeline.stores.milvus import key_ranges
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.postgres import consistency_queries, expiring_months
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rag_pipeline.months import Month
+    from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.settings import VectorKind
+
+
+def missing_and_orphaned_vectors(pipeline: Pipeline, month: Month, assets: Sequence[str]) -> list[Finding]:
+    """Find chunks whose vectors are missing from a collection, and keys there that belong to no chunk.
+
+    A collection that is not loaded cannot be read: both checks say so, and `index_issues` reports the cause.
+    """
+    found: list[Finding] = []
+    for kind in pipeline.settings.vectors:
+        if f"{kind}_collection" in assets:
+            found += _compare(pipeline, month, kind) if _is_readable(pipeline, kind) else _unreadable(month, kind)
+    return found
+
+
+def _is_readable(pipeline: Pipeline, kind: VectorKind) -> bool:
+    """Whether the vectors can be looked up; from a collection that does not exist, all of them are missing."""
+    name = pipeline.collections.generations[kind].name
+    with pipeline.stores.milvus.client() as client:
+        if not client.has_collection(name, timeout=TIMEOUT_SECONDS):
+            return True
+    return key_ranges.is_loaded(pipeline.stores.milvus, name)
+
+
+def _unreadable(month: Month, kind: VectorKind) -> list[Finding]:
+    where = f"{kind}_collection"
+    return [
+        Finding(
+            check,
+            where,
+            month,
+            "collections that cannot be read because they are not loaded",
+            1,
+            [{"collection": where}],
+            f"{repair_command(None)} loads it; see index_issues",
+            caused_by="index_issues",
+        )
+        for check in ("missing_vectors", "orphaned_vectors")
+    ]
+
+
+def _compare(pipeline: Pipeline, month: Month, kind: VectorKind) -> list[Finding]:
+    name = pipeline.collections.generations[kind].name
+    missing, orphaned = _Sample(), _Sample()
+    for part in differences(pipeline, month, kind):
+        missing.add(part.missing)
+        orphaned.add(part.orphaned.items())
+    if orphaned.count and _is_expiring_or_gone(pipeline, month, name):
+        return []
+    with pipeline.stores.database.connection() as connection:
+        chunks = consistency_queries.describe_chunks(connection, month, missing.first)
+    where = f"{kind}_collection"
+    found: list[Finding] = []
+    if missing.count:
+        problem = f"completed chunks whose vectors are missing from {name}"
+        what_to_do = (
+            f"{repair_command(month)} restores them from embedding_cache, and embeds those that are not there"
+        )
+        found.append(Finding("missing_vectors", where, month, problem, missing.count, chunks, what_to_do))
+    if orphaned.count:
+        problem = f"vectors in {name} that belong to no chunk"
+        sample = [{"id": key, "why": why} for key, why in orphaned.first]
+        what_to_do = f"{repair_command(month)} deletes them"
+        found.append(Finding("orphaned_vectors", where, month, problem, orphaned.count, sample, what_to_do))
+    return found
+
+
+def _is_expiring_or_gone(pipeline: Pipeline, month: Month, collection: str) -> bool:
+    """Whether both stores are dropping the month, or have just dropped it."""
+    with pipeline.stores.database.connection() as connection:
+        if month in expiring_months.in_progress(connection):
+            return True
+    return not key_ranges.has_partition(pipeline.stores.milvus, collection, month)
+
+
+class _Sample:
+    """Counts everything, and keeps the first few."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[Any] = []
+
+    def add(self, things: Iterable[Any]) -> None:
+        for thing in things:
+            self.count += 1
+            if len(self.first) < consistency_queries.SAMPLE:
+                self.first.append(thing)

@@ -1,0 +1,23 @@
+"""What the reader of one format extracts from a file. Plain data, nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class ExtractedDocument:
+    """A document as its format states it, before `parser.parse` cleans it and fills the gaps."""
+
+    markdown: str
+    title: str | None = None
+    created_at: datetime | None = None
+    """Aware, UTC."""
+    author: str | None = None
+    language: str | None = None
+    language_is_certain: bool = False
+    """Whether a person set the language for this document, rather than a template or a word processor."""
+    category: str | None = None
+    tags: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,35 @@
+"""Single ticks of the code location's sensors and schedules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import dagster as dg
+
+
+def tick_of_schedule(
+    defs: dg.Definitions, name: str, instance: dg.DagsterInstance | None = None
+) -> dg.ScheduleExecutionData:
+    """Evaluate a schedule, with the resources that Dagster's daemon gives it."""
+    repository = defs.get_repository_def()
+    with dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime(2024, 6, 1, 18, tzinfo=UTC),
+        repository_def=repository,
+        resources=repository.get_top_level_resources(),
+    ) as context:
+        return defs.resolve_schedule_def(name).evaluate_tick(context)
+
+
+def tick_of_sensor(
+    defs: dg.Definitions, name: str, instance: dg.DagsterInstance, cursor: str | None = None
+) -> dg.SensorExecutionData:
+    """Evaluate a sensor, with the resources that Dagster's daemon gives it."""
+    repository = defs.get_repository_def()
+    with dg.build_sensor_context(
+        instance=instance,
+        cursor=cursor,
+        repository_def=repository,
+        resources=repository.get_top_level_resources(),
+    ) as context:
+        return defs.resolve_sensor_def(name).evaluate_tick(context)

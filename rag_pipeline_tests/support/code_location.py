@@ -1,0 +1,61 @@
+"""The code location on a test's own stores: documents, and the RAG_* variables of this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rag_pipeline.indexing.ingest import ingest
+from rag_pipeline.indexing.month_run import MonthRun
+from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.settings import load_settings
+from rag_pipeline_tests.support.workspace import Workspace
+
+
+class Place:
+    """A workspace whose variables are set in this process, where sensors, schedules and runs read them."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.docs = workspace.docs
+        self.postgres_url = workspace.endpoints.postgres_url
+        self._workspace = workspace
+
+    def write(self, name: str, date: str, text: str = "# 見出し\n\n索引を正しく保つ。\n") -> Path:
+        return self._workspace.write(name, text, date)
+
+    def scan(self) -> None:
+        """Make what exists pending, and run nothing."""
+        with Pipeline(load_settings()) as pipeline:
+            pipeline.prepare()
+            ingest(pipeline, run=lambda pipeline, month: MonthRun())
+
+    def ingest(self) -> None:
+        with Pipeline(load_settings()) as pipeline:
+            pipeline.prepare()
+            result = ingest(pipeline)
+        assert result.errors == []
+
+    def sql(self, statement: str, *values: object) -> list[tuple]:
+        return self._workspace.rows(statement, *values)
+
+    def stored(self, month: Month) -> dict[str, int]:
+        """Return the number of rows that each collection holds of a month."""
+        with Pipeline(load_settings()) as pipeline:
+            return {kind: pipeline.collections.stored(kind, month) for kind in pipeline.settings.vectors}
+
+    def milvus_months(self) -> dict[str, set[Month]]:
+        """Return the months that each collection has a partition for."""
+        with Pipeline(load_settings()) as pipeline, pipeline.stores.milvus.client() as client:
+            return {
+                kind: {
+                    month
+                    for name in client.list_partitions(generation.name)
+                    if (month := Month.from_milvus_partition(name)) is not None
+                }
+                for kind, generation in pipeline.collections.generations.items()
+            }
+
+    def release_collections(self) -> None:
+        with Pipeline(load_settings()) as pipeline, pipeline.stores.milvus.client() as client:
+            for generation in pipeline.collections.generations.values():
+                client.release_collection(generation.name)

@@ -1,0 +1,71 @@
+"""The real `rag-pipeline`, run as a process on a test's own stores."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline_tests.support.index_state import assert_vectors_match
+from rag_pipeline_tests.support.stores import Stores
+from rag_pipeline_tests.support.workspace import Workspace, clean_environment
+
+TEXT = "---\ndate: 2024-03-05\n---\n# 見出し {n}\n\n" + "\n\n".join(
+    f"段落{{n}}の{p}。索引を正しく保つ方法を述べる。" * 3 for p in range(6)
+)
+
+
+class CommandLine(Workspace):
+    """A folder of documents and the command line that indexes it; `environment` is that of its processes."""
+
+    def __init__(self, folder: Path, stores: Stores) -> None:
+        super().__init__(folder, stores)
+        self.environment = {
+            **clean_environment(),
+            **self.variables,
+            "RAG_BATCH_SIZE": "16",
+            "RAG_CHUNK_TOKENS": "64",
+        }
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "rag_pipeline.cli", *arguments],
+            env={**self.environment, **environment},
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def json(self, *arguments: str, code: int = 0, **environment: str) -> dict[str, Any]:
+        """Run with --json, assert the exit code, and return the parsed output."""
+        done = self.run(*arguments, "--json", **environment)
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+
+def fill(cli: CommandLine, count: int) -> None:
+    """Write documents of several chunks each."""
+    for n in range(count):
+        (cli.docs / f"{n}.md").write_text(TEXT.format(n=n), "utf-8")
+
+
+def assert_true(cli: CommandLine) -> None:
+    """Nothing is missing, duplicated, left over or unfinished."""
+    assert_vectors_match(cli.endpoints, {kind: f"{cli.prefix}{kind}_collection" for kind in VECTOR_KINDS})
+
+
+def one_line(text: str) -> str:
+    """Return the only line of an error message, after asserting that it is one."""
+    lines = [line for line in text.splitlines() if line]
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    return lines[0]
