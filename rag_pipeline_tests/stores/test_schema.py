@@ -1,4 +1,4 @@
-"""The schema: the data model's tables and indexes are there, and the traps it repairs stay repaired."""
+"""The schema: tables and indexes of the data model, partitions, the outbox, and migrations of existing rows."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -66,7 +66,7 @@ def test_head_is_the_newest_revision_and_migrating_twice_does_nothing(database: 
     assert schema.migrate(database) is False
 
 
-def test_two_processes_may_migrate_at_once(database_url: str) -> None:
+def test_several_processes_can_migrate_at_once(database_url: str) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     databases = [Database(database_url, min_size=1) for _ in range(4)]
@@ -116,7 +116,7 @@ def test_bounds_of_partitions_are_utc_whatever_the_session(database: Database) -
     assert bounds == ("FOR VALUES FROM ('2024-01-01 00:00:00+00') TO ('2024-02-01 00:00:00+00')",)
 
 
-def test_missing_months_are_made_once(database: Database) -> None:
+def test_missing_months_are_created_once(database: Database) -> None:
     wanted = [Month(2024, 2), Month(2023, 12), Month(2024, 2)]
     assert schema.ensure_months(database, wanted) == [Month(2023, 12), Month(2024, 2)]
     assert schema.ensure_months(database, wanted) == []
@@ -148,7 +148,7 @@ def test_a_source_id_is_unique_over_all_months(database: Database) -> None:
         "DELETE FROM document_chunks_2024_01",
     ],
 )
-def test_deleted_chunks_reach_the_outbox_by_whatever_way(database: Database, statement: str) -> None:
+def test_deleted_chunks_reach_the_outbox_however_they_are_deleted(database: Database, statement: str) -> None:
     schema.ensure_months(database, [JANUARY])
     with database.connection() as connection:
         document = _item(connection, datetime(2024, 1, 31, 23, 59, tzinfo=UTC))
@@ -172,7 +172,7 @@ def test_deleted_chunks_reach_the_outbox_by_whatever_way(database: Database, sta
         "document_chunks_2024_01 CASCADE",
     ],
 )
-def test_truncate_is_refused_since_it_would_leave_vectors_behind(database: Database, tables: str) -> None:
+def test_truncate_is_refused_because_it_would_leave_vectors_behind(database: Database, tables: str) -> None:
     schema.ensure_months(database, [JANUARY])
     with database.connection() as connection:
         _chunks(connection, _item(connection, JANUARY.start), 2)

@@ -1,4 +1,4 @@
-"""What Alembic runs: our revisions on the connection that `schema.migrate` hands over."""
+"""Runs the revisions for Alembic, on the connection that `schema.migrate` passes."""
 
 from alembic import context
 

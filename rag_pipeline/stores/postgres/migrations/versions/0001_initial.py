@@ -1,14 +1,14 @@
-"""The tables of the data model, the tables that keep it true, and monthly partitions.
+"""The tables of the data model, the tables that keep it consistent, and the monthly partitions.
 
-Where this differs from the first draft of the data model, that draft cannot work:
+This differs from the first draft of the data model where the draft does not work:
 
-- `documents` itself is partitioned by month, `document_chunks` with it. A unique constraint on a partitioned table
-  must hold the partition key, so (source_type, source_id) is unique in `source_items`, which `documents` reference.
-- There is no text search configuration `japanese` in PostgreSQL: it is made here, and is given text that a
-  morphological analyser has split. The full-text vectors are stored, because their words come from outside.
-- Vectors are deleted through an outbox, `vector_deletions`, that a trigger on the chunks fills: a trigger on
-  `documents` would run after the cascade and see no chunk, and a database must not call out.
-- Bounds of partitions are UTC: bare dates would move with the session's time zone.
+- `documents` is partitioned by month, like `document_chunks`. A unique constraint on a partitioned table must contain
+  the partition key, so (source_type, source_id) is unique in `source_items`, which `documents` references.
+- PostgreSQL has no text search configuration `japanese`: it is created here, for text that a morphological analyser
+  has split into words. The full-text vectors are stored, because their words come from outside.
+- Vectors are deleted through an outbox, `vector_deletions`, filled by a trigger on the chunks: a trigger on
+  `documents` would run after the cascade and see no chunks, and a database must not call out.
+- The bounds of partitions are in UTC: bare dates would move with the session's time zone.
 
 Revision ID: 0001
 """
@@ -423,7 +423,7 @@ CREATE INDEX idx_api_keys_expires ON api_keys (expires_at) WHERE expires_at IS N
 
 
 def upgrade() -> None:
-    # The driver's own connection: SQLAlchemy would take the `%` of format() for placeholders.
+    # The driver's connection: SQLAlchemy would take the `%` of format() for placeholders.
     connection = op.get_bind().connection.driver_connection
     assert connection is not None
     for sql in (JAPANESE, SOURCES, DOCUMENTS, CHUNKS, OUTBOX, PARTITIONS, USERS):

@@ -1,6 +1,6 @@
-"""The alerts: what is failing now, what people have to be told, and who has been told.
+"""The alerts: what is failing now, what to report, and who has been notified.
 
-Nothing here holds a receiver's URL, which is a secret: only its digest.
+No table holds a receiver's URL, which is a secret; they hold its digest.
 
 Revision ID: 0002
 """

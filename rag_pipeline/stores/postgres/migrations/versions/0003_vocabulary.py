@@ -1,6 +1,6 @@
 """The words of the schema: a chunk is superseded, a month expires; comments in plain English.
 
-`retired` stood for both, and for neither in the words of the field. Nothing but names and comments changes.
+`retired` stood for both. Nothing but names and comments changes.
 
 Revision ID: 0003
 """
