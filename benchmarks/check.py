@@ -30,6 +30,7 @@ from rag_pipeline.stores.postgres import document_chunks, documents, schema, sou
 from rag_pipeline.stores.postgres.document_chunks import ChunkRow, ChunkToEmbed
 from rag_pipeline.stores.postgres.documents import Chunked, DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome
+from rag_pipeline.stores.vector_ids import row_ids
 
 _PER_DOCUMENT = 10
 _BATCH = 100
@@ -66,12 +67,14 @@ def fill(pipeline: Pipeline, month: Month, count: int) -> None:
         items = [Item(name, f"bench:{name}", name, name, "f", None, month.start) for name in names]
         with database.connection() as connection:
             source_items.merge(
-                connection, "filesystem", source, number, "r", [(item, month.start) for item in items]
+                connection,
+                source_items.Pass("filesystem", source, number, "r"),
+                [(item, month.start) for item in items],
             )
             _store(connection, pipeline, month, source_items.pending(connection, month, _BATCH))
     with database.connection() as connection:
         sources.finish_pass(connection, source, None, 0)
-    pipeline.collections.settle()
+    pipeline.collections.flush()
 
 
 def _store(connection: psycopg.Connection, pipeline: Pipeline, month: Month, pending: list) -> None:
@@ -123,7 +126,9 @@ def _store(connection: psycopg.Connection, pipeline: Pipeline, month: Month, pen
         made = [row for chunk, of in zip(whole, vectors, strict=True) for row in rows.make_rows(kind, chunk, of)]
         rows.upsert(pipeline.stores.milvus, pipeline.collections.generations[kind].name, month, made)
     fingerprint = pipeline.embedder.fingerprint
-    document_chunks.map_vectors(connection, month, whole, kinds, kinds, fingerprint, [2] * len(whole))
+    document_chunks.map_vectors(
+        connection, month, whole, kinds=kinds, built=kinds, embedder=fingerprint, multi_counts=[2] * len(whole)
+    )
     while document_chunks.switch(connection, month):
         pass
 
@@ -136,7 +141,7 @@ def delete_some(pipeline: Pipeline, month: Month, count: int) -> None:
             (month.start, month.end, count),
         ).fetchall()
     for kind, generation in pipeline.collections.generations.items():
-        keys = [key for (chunk,) in found for key in rows.vector_ids(kind, chunk, 2)]
+        keys = [key for (chunk,) in found for key in row_ids(kind, chunk, 2)]
         rows.delete(pipeline.stores.milvus, generation.name, keys)
 
 

@@ -1,6 +1,6 @@
-"""Where Dagster keeps its instance: a folder under `RAG_HOME`, and a schema of its own in the same PostgreSQL.
+"""Where Dagster keeps its instance: a folder under `RAG_HOME`, and its own schema in the same PostgreSQL database.
 
-Only paths and variables; nothing here imports Dagster.
+Paths and variables only; nothing here imports Dagster.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SCHEMA = "dagster"
 
 
 def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
-    """The variables that Dagster needs, its home and its schema made where they are missing."""
+    """Return the variables that Dagster needs. Creates its home and its schema if they are missing."""
     home = settings.home_path / "dagster"
     text = shipped("dagster.yaml").read_text("utf-8")
     try:
@@ -30,7 +30,11 @@ def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, s
             config.write_text(text, "utf-8")
     except OSError as error:
         raise RagError(f"cannot write {home}: {one_line(error)}; make room there or set RAG_HOME") from None
-    _ensure_schema(endpoints.postgres_url)
+
+    from rag_pipeline.stores.postgres import schema
+    from rag_pipeline.stores.postgres.database import Database
+
+    schema.create_schema(Database(endpoints.postgres_url), _SCHEMA)
     return {
         "DAGSTER_HOME": str(home),
         "DAGSTER_PG_URL": storage_url(endpoints.postgres_url),
@@ -40,7 +44,7 @@ def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, s
 
 
 def storage_url(postgres_url: str) -> str:
-    """The URL of Dagster's storage: psycopg2, and a schema apart from our tables."""
+    """Return the URL of Dagster's storage: through psycopg2, in a schema separate from our tables."""
     scheme, separator, rest = postgres_url.partition("://")
     if not separator or scheme not in ("postgresql", "postgres"):
         raise ConfigError(
@@ -50,23 +54,10 @@ def storage_url(postgres_url: str) -> str:
     return f"postgresql+psycopg2://{rest}{joint}options={quote(f'-c search_path={_SCHEMA}', safe='')}"
 
 
-def _ensure_schema(postgres_url: str) -> None:
-    from rag_pipeline.stores.postgres.database import Database
-
-    connection = Database(postgres_url).connect()
-    try:
-        found = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (_SCHEMA,)).fetchone()
-        if found is None:
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}")
-        connection.commit()
-    finally:
-        connection.close()
-
-
 def shipped(name: str) -> Path:
-    """A file that stands beside the package in a checkout, and inside it where it is installed."""
+    """Return the path of a file that is beside the package in a checkout, and inside it when installed."""
     package = Path(rag_pipeline.__file__).parent
     for folder in (package, package.parent):
         if (folder / name).is_file():
             return folder / name
-    raise RagError(f"{name} is missing beside {package}: install rag-pipeline again")
+    raise RagError(f"{name} is missing beside {package}: reinstall rag-pipeline")

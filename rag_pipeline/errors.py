@@ -1,38 +1,50 @@
-"""The errors that a person sees: one line each, naming the thing and saying what to do.
+"""The errors that people see: one line each, naming the thing and saying what to do.
 
-What belongs here: the base class and the kinds that callers tell apart. What does not: errors that only one
-module raises and nobody catches by kind; those are plain `RagError`s.
+    RagError                      anything that a person can fix; shown without a traceback
+    ├── ConfigError               fix the setting, `sources.yaml` or the argument that it names
+    ├── StoreUnavailableError     start or free the store, then run again: nothing was lost
+    ├── BusyError                 wait for the other run, then run again
+    ├── SourceError               fix access to the source; its documents stay as they are
+    ├── DocumentError             fix the document at its source, or leave it quarantined
+    └── DimensionMismatchError    use the embedder that made the collection, or another collection
+
+Who catches what: a run stops at `StoreUnavailableError` and `DimensionMismatchError`, goes on without the source at
+`SourceError`, without the document at `DocumentError`, and with the next month at any other `RagError`. The command line
+turns each into one line and exit code 1, Dagster into the failure of a step.
+
+The base class and the kinds that callers distinguish belong here. An error that only one module raises and nobody
+catches by kind is a plain `RagError`.
 """
 
 from __future__ import annotations
 
 
 class RagError(Exception):
-    """Something that a person can mend; its text is one line that says how. Shown without a traceback."""
+    """Something that a person can fix. Its text is one line that says how; it is shown without a traceback."""
 
 
 class ConfigError(RagError):
-    """A setting, `sources.yaml` or an argument is wrong."""
+    """A setting, `sources.yaml` or an argument is wrong. The text names it and says what to write instead."""
 
 
 class StoreUnavailableError(RagError):
-    """PostgreSQL, Milvus or Redis cannot be reached or refuses us; nothing was lost, try again later."""
+    """PostgreSQL, Milvus or Redis cannot be reached or refuses to work. Nothing was lost: run again when it is back."""
 
 
 class BusyError(RagError):
-    """Somebody else is at work on the same thing; try again when they are done."""
+    """Another process is working on the same thing. Run again when it has finished."""
 
 
 class SourceError(RagError):
-    """A source cannot be listed (its path is missing, access is denied, ...); its documents stay as they are."""
+    """A source cannot be listed (its path is missing, access is denied, ...). Its documents stay as they are."""
 
 
 class DocumentError(RagError):
-    """One document cannot be read; it is set aside with this reason and never stops a run."""
+    """A document cannot be read. It is quarantined with this reason and never stops a run."""
 
 
 class DimensionMismatchError(RagError):
-    """A vector has not the collection's dimension; raised before anything is written."""
+    """A vector does not have the dimension of its collection. Raised before anything is written."""
 
     def __init__(self, expected: int, got: int, what: str = "") -> None:
         self.expected = expected
@@ -42,6 +54,6 @@ class DimensionMismatchError(RagError):
 
 
 def one_line(error: BaseException, limit: int = 500) -> str:
-    """The error's text on one line, at most `limit` characters, for a status column or a log line."""
+    """Return the error's text on one line, at most `limit` characters, for a status column or a log line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

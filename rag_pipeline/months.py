@@ -1,8 +1,8 @@
 """Month: one partition of everything.
 
 A month is a Dagster partition key, a pair of UTC bounds, a partition of `documents` and `document_chunks` in
-PostgreSQL and a partition of each collection in Milvus. Every translation between these is here, and nothing
-else is. All bounds are UTC: a bare date would move with a session's time zone.
+PostgreSQL, and a partition of each collection in Milvus. All translations between these are here, and nothing else.
+All bounds are UTC: a bare date would move with a session's time zone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Month:
 
     @classmethod
     def parse(cls, text: str) -> Month:
-        """The month written as `2024-01` or as its Dagster partition key, `2024-01-01`."""
+        """Return the month written as `2024-01`, or as its Dagster partition key, `2024-01-01`."""
         match = _TEXT.match(text.strip())
         if not match:
             raise ConfigError(f"{text!r} is not a month: write it as YYYY-MM, such as 2024-01")
@@ -41,7 +41,7 @@ class Month:
 
     @classmethod
     def of(cls, moment: datetime) -> Month:
-        """The month that holds a moment; a moment without an offset is an error, not a guess."""
+        """Return the month that contains a moment. A moment without an offset is an error, not a guess."""
         if moment.tzinfo is None:
             raise ValueError(f"{moment!r} has no time zone")
         utc = moment.astimezone(UTC)
@@ -49,7 +49,7 @@ class Month:
 
     @classmethod
     def now(cls) -> Month:
-        """The running month."""
+        """Return the current month."""
         return cls.of(datetime.now(UTC))
 
     @property
@@ -64,7 +64,7 @@ class Month:
 
     @property
     def partition_key(self) -> str:
-        """Dagster's key of this month, as its monthly partitions definition writes it."""
+        """The key of this month in Dagster, as its monthly partitions definition writes it."""
         return f"{self.year:04d}-{self.month:02d}-01"
 
     @property
@@ -73,26 +73,26 @@ class Month:
         return f"m_{self.year:04d}_{self.month:02d}"
 
     def postgres_partition(self, table: str) -> str:
-        """The name of this month's partition of a PostgreSQL table, such as `documents_2024_01`."""
+        """Return the name of this month's partition of a PostgreSQL table, such as `documents_2024_01`."""
         return f"{table}_{self.year:04d}_{self.month:02d}"
 
     @classmethod
     def from_milvus_partition(cls, name: str) -> Month | None:
-        """The month of a Milvus partition, or None where the name is not one of ours."""
+        """Return the month of a Milvus partition; None if the name is not one of ours."""
         match = re.match(r"^m_([0-9]{4})_([0-9]{2})$", name)
         return cls(int(match[1]), int(match[2])) if match else None
 
     def next(self) -> Month:
-        """The month after this one."""
+        """Return the month after this one."""
         return Month(self.year + 1, 1) if self.month == 12 else Month(self.year, self.month + 1)
 
     def earlier(self, count: int) -> Month:
-        """The month that is `count` months before this one."""
+        """Return the month `count` months before this one."""
         year, month = divmod(self.year * 12 + self.month - 1 - count, 12)
         return Month(year, month + 1)
 
     def until(self, last: Month) -> Iterator[Month]:
-        """This month and those after it, up to and with `last`."""
+        """Yield this month and the following ones, up to and including `last`."""
         month = self
         while month <= last:
             yield month
@@ -106,9 +106,9 @@ class Month:
 
 
 def clamp(moment: datetime, first: Month, now: datetime | None = None) -> datetime:
-    """The moment that decides a document's month: not before the first month, not after now.
+    """Return the moment that decides a document's month: not before the first month, not after now.
 
-    A source may date a document 1970 or 2099; one partition has to hold it all the same.
+    A source can date a document 1970 or 2099; some partition has to hold it all the same.
     """
     now = now or datetime.now(UTC)
     if moment.tzinfo is None:

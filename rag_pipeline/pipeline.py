@@ -1,7 +1,7 @@
-"""Pipeline: everything that the steps of the write path share, opened once.
+"""Pipeline: everything that is opened once and shared by the write path, the checks, the repair and the searches.
 
-Settings, sources, store connections, the embedder and its cache, the collections. The steps are functions in the
-modules beside this one, and each takes a `Pipeline`.
+Settings, sources, store connections, the embedder and its cache, the collections. Each step is a function of its own
+elsewhere and takes a `Pipeline`; nothing here is a step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rag_pipeline.endpoints import VARIABLES, Endpoints, external_urls
 from rag_pipeline.errors import ConfigError
-from rag_pipeline.indexing.stats import Tally
+from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
@@ -33,17 +33,17 @@ _SERVER_NAMES = {"postgres": "PostgreSQL", "milvus": "Milvus", "redis": "Valkey"
 
 
 class Progress(Protocol):
-    """Told how far a long step is."""
+    """Called with how far a long step has come."""
 
     def __call__(self, stage: str, done: int, total: int | None = None) -> None: ...
 
 
 def silent(stage: str, done: int, total: int | None = None) -> None:
-    """A `Progress` that tells nobody."""
+    """A `Progress` that reports to nobody."""
 
 
 def find_endpoints(settings: Settings) -> Endpoints:
-    """Where the servers are: the `RAG_*` URLs, else what the embedded servers remember. Asks no server.
+    """Return where the servers are: the `RAG_*` URLs, else the addresses of the embedded servers. Contacts no server.
 
     Raises `ConfigError` if a server is neither named nor was ever started.
     """
@@ -61,19 +61,27 @@ def find_endpoints(settings: Settings) -> Endpoints:
 
 
 class Pipeline:
-    """A context manager: opened with the settings, it closes its connections at the end.
+    """A context manager that closes its connections at the end.
 
     Everything costly is made at its first use, so that a run with nothing to do loads no model and no client.
+    `endpoints` default to what `find_endpoints` finds, `embedder` to the one that `RAG_EMBEDDER` names.
     """
 
     def __init__(
-        self, settings: Settings, endpoints: Endpoints | None = None, progress: Progress = silent
+        self,
+        settings: Settings,
+        endpoints: Endpoints | None = None,
+        *,
+        progress: Progress = silent,
+        embedder: Embedder | None = None,
     ) -> None:
         self.settings = settings
         self.endpoints = endpoints or find_endpoints(settings)
         self.stores = StoreConnections(self.endpoints)
         self.progress = progress
-        self.tally = Tally()
+        self.stopwatch = Stopwatch()
+        """Seconds by stage, of all steps that this pipeline was used for."""
+        self._embedder = embedder
 
     @cached_property
     def sources(self) -> dict[str, SourceConfig]:
@@ -83,7 +91,7 @@ class Pipeline:
         return {source.name: source for source in load_sources(self.settings.sources)}
 
     def source(self, name: str) -> SourceConfig:
-        """A configured source; a `ConfigError` where there is none of this name."""
+        """Return a configured source. Raises `ConfigError` if none has this name."""
         if name not in self.sources:
             known = ", ".join(self.sources) or "none"
             raise ConfigError(f"no source {name!r} in {self.settings.sources}: it lists {known}")
@@ -91,13 +99,15 @@ class Pipeline:
 
     @cached_property
     def embedder(self) -> Embedder:
+        if self._embedder is not None:
+            return self._embedder
         from rag_pipeline.embedding.factory import load_embedder
 
         return load_embedder(self.settings)
 
     @cached_property
     def cache(self) -> EmbeddingCache:
-        """`embedding_cache`; where Redis does not answer, every look-up is a miss."""
+        """`embedding_cache`. If Redis does not answer, every look-up is a miss."""
         from rag_pipeline.embedding.cache import EmbeddingCache
 
         return EmbeddingCache(self.stores.redis, self.embedder.fingerprint, self.settings.embedding_cache_days)
@@ -118,10 +128,10 @@ class Pipeline:
 
     @cached_property
     def collections(self) -> Collections:
-        from rag_pipeline.embedding.factory import describe_embedder
+        from rag_pipeline.embedding.factory import describe, describe_embedder
         from rag_pipeline.stores.milvus.collections import Collections, generations
 
-        described = describe_embedder(self.settings)
+        described = describe_embedder(self.settings) if self._embedder is None else describe(self._embedder)
         return Collections(
             self.stores.milvus,
             generations(
@@ -134,20 +144,20 @@ class Pipeline:
         )
 
     def prepare(self) -> None:
-        """Bring the database's schema up to date; cheap where it is."""
+        """Bring the database's schema up to date. Cheap if it is."""
         schema.migrate(self.stores.database)
 
     def load_collections(self) -> None:
-        """Load the collections that are there: Milvus Lite forgets to at every start."""
+        """Load the existing collections: after a restart, Milvus Lite has none loaded."""
         from rag_pipeline.stores.milvus.collection_inspection import load_existing
 
         load_existing(self.stores.milvus, self.settings.milvus_prefix)
 
     @contextmanager
     def month_lock(self, month: Month, wait_seconds: float = _LOCK_WAIT_SECONDS) -> Iterator[None]:
-        """Work on a month alone; waits while another run does, then raises a `BusyError`.
+        """Be the only run of a month. Waits while another run holds the lock, then raises a `BusyError`.
 
-        A killed run's lock ends with its session.
+        The lock of a killed run ends with its session.
         """
         with advisory_lock(
             self.stores.database,
@@ -158,6 +168,7 @@ class Pipeline:
             yield
 
     def close(self) -> None:
+        """Close all connections; the next use opens them again."""
         self.stores.close()
         self.__dict__.pop("cache", None)
         self.__dict__.pop("collections", None)

@@ -1,4 +1,4 @@
-"""Progress on a terminal: one line that is written over; elsewhere, a line now and then."""
+"""Progress: on a terminal one line that is overwritten, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LOG_SECONDS = 5.0
 
 
 class ProgressLine:
-    """Called with a stage and how far it is, from any thread; a context manager that leaves a clean line."""
+    """A `Progress` that prints, safe to call from any thread. A context manager that leaves a clean line behind."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._written = 0
-        # A short command says nothing where nobody watches.
+        # A short command prints no progress into a log.
         self._next = time.monotonic() + (0 if self._terminal else _LOG_SECONDS)
         self._lock = threading.Lock()
 

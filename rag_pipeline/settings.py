@@ -1,6 +1,8 @@
 """Every setting, typed, from `RAG_*` variables.
 
-Nothing else in the library reads the environment. A wrong value is a `ConfigError` that names the variable.
+No other module reads a setting from the environment. (The environment is read in three more places, none of them for a
+setting: `sources/storage_options.py` replaces the `${VARIABLE}`s that a source names, `defs/run_month.py` and
+`local_servers/dev.py` pass it on to Dagster.) A wrong value is a `ConfigError` that names the variable.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ VECTOR_KINDS: tuple[VectorKind, ...] = ("dense", "sparse", "multi")
 
 
 class Settings(BaseSettings):
-    """What can be set, with its default; the variable's name is the field's with `RAG_` before it."""
+    """All settings with their defaults. A variable's name is the field's name in capitals after `RAG_`."""
 
     model_config = SettingsConfigDict(env_prefix="RAG_", extra="ignore", frozen=True, env_ignore_empty=True)
 
-    home: Path = Field(Path(".rag"), description="Where the embedded stack and Dagster keep their data.")
+    home: Path = Field(Path(".rag"), description="Where the embedded servers and Dagster keep their data.")
     sources: Path = Field(Path("sources.yaml"), description="The file that lists the sources.")
 
     postgres_url: SecretStr | None = Field(None, description="A PostgreSQL server; unset: the embedded one.")
@@ -33,7 +35,7 @@ class Settings(BaseSettings):
     milvus_prefix: str = Field(
         "",
         pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,63})?$",
-        description="Put before every collection's name, where several deployments share one Milvus.",
+        description="Prefix of every collection's name, for deployments that share one Milvus.",
     )
 
     embedder: str = Field("local", description="local, bge-m3, or package.module:factory.")
@@ -44,32 +46,32 @@ class Settings(BaseSettings):
     bge_m3_model: str = Field("BAAI/bge-m3", description="The name or folder of the BGE-M3 model.")
     embedding_cache_days: int = Field(30, ge=1, description="How long an unused embedding stays cached.")
 
-    chunk_tokens: int = Field(400, ge=16, le=8192, description="The tokens that a chunk aims at.")
+    chunk_tokens: int = Field(400, ge=16, le=8192, description="The target size of a chunk, in tokens.")
     max_document_bytes: int = Field(
-        32 * 1024 * 1024, ge=1, description="Larger documents are set aside, not read."
+        32 * 1024 * 1024, ge=1, description="Larger documents are quarantined, not read."
     )
     parse_workers: int = Field(4, ge=1, le=64, description="Documents fetched and parsed side by side.")
     first_month: Annotated[Month, NoDecode] = Field(
-        Month(2000, 1), description="The first month; documents dated earlier are put there."
+        Month(2000, 1), description="The first month; documents with an earlier date are put there."
     )
     max_deleted_share: float = Field(
         0.5, gt=0, le=1, description="The share of a source's documents that one scan may find gone."
     )
 
     alert_urls: SecretStr | None = Field(
-        None, description="Who is told of failures: Apprise URLs, separated by white space or commas."
+        None, description="Who is notified of failures: Apprise URLs, separated by white space or commas."
     )
     ui_url: str = Field(
         "http://127.0.0.1:3000",
         pattern=r"^https?://[^\s/]+\S*$",
-        description="Where the Dagster UI is reached, for the links in alerts.",
+        description="The address of the Dagster UI, for the links in alerts.",
     )
 
     deletions_backlog: int = Field(
-        10_000, ge=0, description="Past this many deletions of a month that wait for Milvus, a check fails."
+        10_000, ge=0, description="A check fails when more deletions of a month than this are pending for Milvus."
     )
     retention_months: int | None = Field(
-        None, ge=1, le=1200, description="Months kept before the running one; unset: all. Older ones are retired."
+        None, ge=1, le=1200, description="Months kept before the current one; unset: all. Older months expire."
     )
     nightly_cron: str = Field(
         "0 18 * * *", description="When all months are checked: a cron expression of five fields, in UTC."
@@ -112,9 +114,9 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """The settings of this process's environment.
+    """Return the settings of this process's environment.
 
-    Raises `ConfigError` with one line that names the first wrong variable.
+    Raises `ConfigError`, one line that names the first wrong variable.
     """
     try:
         return Settings(**overrides)  # type: ignore[arg-type]

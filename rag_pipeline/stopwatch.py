@@ -1,4 +1,4 @@
-"""Seconds of wall time by stage: what an ingest and a search say of themselves."""
+"""Seconds of wall time by stage, for the reports of an ingest and a search."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stopwatch:
-    """Adds up stages, from any thread; stages that run side by side overlap."""
+    """Adds up the time of stages, from any thread. Stages that run side by side overlap."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent inside to a stage."""
+        """Add the time spent inside the context to a stage."""
         start = time.perf_counter()
         try:
             yield

@@ -20,6 +20,7 @@ import psycopg
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.local_servers import LocalServers
+from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.cli_runner import CommandLine
 from rag_pipeline_tests.milvus_client import milvus_client
 
@@ -119,11 +120,7 @@ class KillMatrix:
                 keys = Counter(
                     row["id"] for row in client.query(name, filter="", limit=16_000, output_fields=["id"])
                 )
-                expected = (
-                    {f"{chunk}_multi_{n}" for chunk, count in chunks for n in range(count)}
-                    if kind == "multi"
-                    else {f"{chunk}_{kind}" for chunk, _ in chunks}
-                )
+                expected = {key for chunk, count in chunks for key in row_ids(kind, chunk, count)}
                 duplicates += sum(count - 1 for count in keys.values())
                 missing += len(expected - keys.keys())
                 left += len(keys.keys() - expected)

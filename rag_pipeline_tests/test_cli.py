@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.cli_runner import CommandLine
 from rag_pipeline_tests.milvus_client import milvus_client
 
@@ -119,10 +120,7 @@ def assert_true(cli: CommandLine) -> None:
                 limit=10_000,
                 output_fields=["id"],
             )
-            if kind == "multi":
-                expected = {f"{chunk}_multi_{n}" for chunk, count in chunks for n in range(count)}
-            else:
-                expected = {f"{chunk}_{kind}" for chunk, _ in chunks}
+            expected = {key for chunk, count in chunks for key in row_ids(kind, chunk, count)}
             assert len(rows) == len(expected)
             assert {row["id"] for row in rows} == expected
 
@@ -140,7 +138,7 @@ def test_two_ingests_at_once_do_the_work_once(cli: CommandLine) -> None:
     assert_true(cli)
 
 
-def test_bad_files_are_set_aside_and_good_ones_ingested(cli: CommandLine) -> None:
+def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> None:
     fill(cli, 2)
     (cli.docs / "empty.md").write_bytes(b"")
     (cli.docs / "huge.txt").write_bytes(b"a" * (3 * 1024 * 1024))
@@ -158,7 +156,7 @@ def test_bad_files_are_set_aside_and_good_ones_ingested(cli: CommandLine) -> Non
 
     done = cli.run("ingest", RAG_MAX_DOCUMENT_BYTES=str(2 * 1024 * 1024))
     assert done.returncode == 1
-    assert "set aside" in done.stderr
+    assert "quarantined" in done.stderr
     failed = {row["source_id"]: row["error"] for row in cli.json("documents", "--failed")["documents"]}
     expected = {"docs:empty.md", "docs:huge.txt", "docs:broken.pdf", "docs:nul.txt", "docs:loop.md"}
     assert expected <= set(failed) <= expected | {"docs:pipe.md"}
@@ -183,7 +181,7 @@ def test_bad_files_are_set_aside_and_good_ones_ingested(cli: CommandLine) -> Non
         ({"RAG_HOME": "/proc/nothing"}, ["/proc/nothing"]),
     ],
 )
-def test_what_is_wrong_is_one_line_and_a_failing_exit_code(
+def test_an_error_is_one_line_and_a_failing_exit_code(
     cli: CommandLine, environment: dict[str, str], words: list[str]
 ) -> None:
     fill(cli, 1)
@@ -195,7 +193,7 @@ def test_what_is_wrong_is_one_line_and_a_failing_exit_code(
     assert cli.json("ingest")["embedded"] > 0, "nothing was lost"
 
 
-def test_a_wrong_password_is_told_without_it(cli: CommandLine) -> None:
+def test_a_wrong_password_is_reported_without_it(cli: CommandLine) -> None:
     url = cli.environment["RAG_POSTGRES_URL"]
     password = url.split("@", maxsplit=1)[0].rsplit(":", 1)[1]
     done = cli.run("documents", RAG_POSTGRES_URL=url.replace(password, "wrong-password"))
@@ -204,7 +202,7 @@ def test_a_wrong_password_is_told_without_it(cli: CommandLine) -> None:
     assert "wrong-password" not in done.stderr
 
 
-def test_redis_down_is_told_and_nothing_is_missing(cli: CommandLine) -> None:
+def test_redis_down_is_reported_and_nothing_is_missing(cli: CommandLine) -> None:
     fill(cli, 3)
     done = cli.run("ingest", RAG_REDIS_URL="redis://127.0.0.1:9/0")
     assert done.returncode == 1

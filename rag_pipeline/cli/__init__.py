@@ -1,7 +1,7 @@
-"""The command line: `rag-pipeline`. Arguments, exit codes and what is printed; no logic beyond that.
+"""The command line: `rag-pipeline`. Arguments, exit codes and output; what a command does is in the library.
 
-Errors that a person can mend are one line on standard error and exit code 1. `--json` prints one JSON object on
-standard output, and nothing else goes there. Commands import what they need when they run: `--help` is quick.
+Errors that a person can fix are one line on standard error and exit code 1. `--json` prints one JSON object on standard
+output, and nothing else goes there. Commands import what they need when they run, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
-        complain("interrupted; run again to go on")
+        complain("interrupted; run again to resume")
         sys.exit(130)
     except KeyboardInterrupt:
-        complain("interrupted; run again to go on")
+        complain("interrupted; run again to resume")
         sys.exit(130)
     except click.ClickException as error:
         error.show()
@@ -39,7 +39,7 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rag-pipeline")
 def cli() -> None:
-    """Keeps a retrieval index true: documents in PostgreSQL, Milvus and Redis, run through Dagster."""
+    """Keeps a retrieval index consistent: documents in PostgreSQL, Milvus and Redis, run through Dagster."""
 
 
 for command in (

@@ -1,4 +1,4 @@
-"""`check`, `repair` and `alerts`: whether the index is right, and what is done where it is not."""
+"""`check`, `repair` and `alerts`: whether the index is consistent, and what to do if it is not."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def check(as_json: bool, only_months: tuple[Month, ...]) -> None:
 @click.option(
     "--month", "only_months", type=MonthType(), multiple=True, help="Repair only this month; repeatable."
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 def repair(as_json: bool, only_months: tuple[Month, ...], dry_run: bool) -> None:
-    """Mend what `check` finds; exit 1 if anything is inconsistent afterwards."""
+    """Repair what `check` finds; exit 1 if anything is inconsistent afterwards."""
     from rag_pipeline.consistency.repair import repair as run_repair
 
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:
@@ -55,8 +55,8 @@ def repair(as_json: bool, only_months: tuple[Month, ...], dry_run: bool) -> None
     elif dry_run:
         _print_findings(result.found)
     else:
-        click.echo(f"found     {len(result.found.findings)} kinds of things")
-        click.echo(f"months    {', '.join(map(str, result.months)) or 'none had to be repaired'}")
+        click.echo(f"found     {len(result.found.findings)} kinds of problems")
+        click.echo(f"months    {', '.join(map(str, result.months)) or 'none needed repair'}")
         click.echo(f"vectors   {result.embedded} embedded, {result.reused} from the cache")
         _print_findings(result.remaining)
     sys.exit(0 if dry_run or result.remaining.consistent else 1)
@@ -77,16 +77,16 @@ def _print_findings(found: Consistency) -> None:
 @json_option
 @click.option("--test", is_flag=True, help="Send a test message to each URL in RAG_ALERT_URLS.")
 def alerts(as_json: bool, test: bool) -> None:
-    """List what is failing now, as alerts know it; with --test, exit 1 unless every receiver accepts a message."""
+    """List what is failing now; with --test, send a test message and exit 1 unless every receiver accepts it."""
     from rag_pipeline.alerts.receivers import receivers, send_test
     from rag_pipeline.stores.postgres import alert_outbox as table
 
     settings = load_settings()
-    told = receivers(settings)
+    recipients = receivers(settings)
     if test:
-        if not told:
-            raise RagError("RAG_ALERT_URLS is not set: put one Apprise URL or more there")
-        tried = send_test(told, settings.ui_url)
+        if not recipients:
+            raise RagError("RAG_ALERT_URLS is not set: set it to one or more Apprise URLs")
+        tried = send_test(recipients, settings.ui_url)
         if as_json:
             print_json(
                 {"receivers": [{"receiver": str(r), "accepted": not why, "reason": why} for r, why in tried]}

@@ -1,4 +1,4 @@
-"""What the commands share: how they print, how they open a pipeline, the type of a month."""
+"""What the commands share: printing, opening a pipeline, the type of a month argument."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 class MonthType(click.ParamType):
+    """An argument that is a month, such as `2024-01`."""
+
     name = "YYYY-MM"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Month:
@@ -30,12 +32,14 @@ class MonthType(click.ParamType):
 
 
 def open_pipeline(progress: ProgressLine | None = None) -> Pipeline:
+    """Return a pipeline with the settings of the environment; it reports to `progress`, if given."""
     from rag_pipeline.pipeline import Pipeline
 
     return Pipeline(load_settings(), progress=progress) if progress else Pipeline(load_settings())
 
 
 def print_json(value: Any) -> None:
+    """Print one JSON object on standard output; moments in ISO 8601, anything else that JSON lacks as text."""
     click.echo(json.dumps(value, ensure_ascii=False, default=_json_default))
 
 
@@ -44,8 +48,10 @@ def _json_default(value: Any) -> str:
 
 
 def say(line: str) -> None:
+    """Print a line for people on standard error."""
     click.echo(line, err=True)
 
 
 def complain(line: str) -> None:
+    """Print an error or a warning on standard error, after the program's name."""
     click.echo(f"rag-pipeline: {line}", err=True)

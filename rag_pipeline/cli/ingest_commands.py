@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,14 +14,15 @@ from rag_pipeline.progress import ProgressLine
 
 if TYPE_CHECKING:
     from rag_pipeline.indexing.ingest import IngestResult
+    from rag_pipeline.indexing.month_run import MonthRun
     from rag_pipeline.pipeline import Pipeline
 
 
 @click.command()
 @json_option
-@click.option("--remove", metavar="NAME", help="Give up a source that is no longer listed: its documents go.")
+@click.option("--remove", metavar="NAME", help="Remove a source that is no longer listed, with its documents.")
 def sources(as_json: bool, remove: str | None) -> None:
-    """List the sources with their state."""
+    """List the sources and their state."""
     from rag_pipeline.stores.postgres import sources as table
 
     with open_pipeline() as pipeline:
@@ -31,7 +32,7 @@ def sources(as_json: bool, remove: str | None) -> None:
             if remove is not None:
                 if remove in configured:
                     raise RagError(
-                        f"source {remove} is still in {pipeline.settings.sources}: take it out there first"
+                        f"source {remove} is still listed in {pipeline.settings.sources}: take it out there first"
                     )
                 count = table.abandon(connection, remove)
                 say(f"{count} documents of {remove} will be deleted by the next `rag-pipeline ingest`")
@@ -42,19 +43,23 @@ def sources(as_json: bool, remove: str | None) -> None:
         print_json({"sources": list(rows.values())})
         return
     for row in rows.values():
-        state = row.get("sync_status") if row.get("is_active", True) else "not in sources.yaml"
-        click.echo(
-            f"{row['name']:<20} {row['source_type']:<12} {state:<14} "
-            f"{row.get('successful_documents') or 0} ingested, {row.get('failed_documents') or 0} set aside"
-            + (f"  {row['last_error']}" if row.get("last_error") else "")
-        )
+        click.echo(_source_line(row))
+
+
+def _source_line(row: dict[str, Any]) -> str:
+    state = row.get("sync_status") if row.get("is_active", True) else "not in sources.yaml"
+    line = (
+        f"{row['name']:<20} {row['source_type']:<12} {state:<14} "
+        f"{row.get('successful_documents') or 0} ingested, {row.get('failed_documents') or 0} quarantined"
+    )
+    return f"{line}  {row['last_error']}" if row.get("last_error") else line
 
 
 @click.command()
 @json_option
 @click.option("--source", "only_sources", metavar="NAME", multiple=True, help="Scan only this source; repeatable.")
 @click.option("--month", "only_months", type=MonthType(), multiple=True, help="Run only this month; repeatable.")
-@click.option("--retry-failed", is_flag=True, help="Try again what was set aside.")
+@click.option("--retry-failed", is_flag=True, help="Retry what is quarantined.")
 @click.option("--confirm-deletions", is_flag=True, help="Accept a scan that finds most of a source gone.")
 def ingest(
     as_json: bool,
@@ -69,8 +74,9 @@ def ingest(
 
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:
         pipeline.prepare()
-        # Where nothing changed nobody would ask Milvus, and nobody would be told that it is down.
+        # If nothing has changed, nobody would contact Milvus, and nobody would hear that it is down.
         probe_milvus(pipeline.endpoints.milvus_uri)
+
         result = run_ingest(
             pipeline,
             only_sources=only_sources,
@@ -80,7 +86,17 @@ def ingest(
             run=_run_month_in_dagster,
         )
         redis_down = pipeline.cache_unreachable or not pipeline.redis_answers()
-    _report(pipeline, result, as_json)
+    if as_json:
+        print_json(result.as_json(pipeline.stopwatch.seconds))
+    else:
+        _print_counts(result, pipeline.stopwatch.seconds)
+    for line in result.warnings:
+        complain(line)
+    if result.stats.failed or result.stats.failed_chunks:
+        complain(
+            f"{result.stats.failed} documents were quarantined and {result.stats.failed_chunks} chunks failed: "
+            "see `rag-pipeline documents --failed`"
+        )
     if redis_down:
         result.errors.append(
             "Redis does not answer: everything was done without embedding_cache; start it "
@@ -88,49 +104,33 @@ def ingest(
         )
     for line in result.errors:
         complain(line)
-    sys.exit(1 if result.errors or pipeline.tally.failed or pipeline.tally.failed_chunks else 0)
+    sys.exit(0 if result.complete else 1)
 
 
-def _run_month_in_dagster(pipeline: Pipeline, month: Month) -> None:
-    """The month's job, in this process; its run shows in the UI."""
+def _run_month_in_dagster(pipeline: Pipeline, month: Month) -> MonthRun:
+    """The month's job, in this process. Dagster is imported only when a month has work: it takes longer than a scan."""
     from rag_pipeline.defs.run_month import run_month
 
-    run_month(pipeline, month)
+    return run_month(pipeline, month)
 
 
-def _report(pipeline: Pipeline, result: IngestResult, as_json: bool) -> None:
-    tally = pipeline.tally
-    for name in result.unconfigured:
-        result.warnings.append(
-            f"source {name} is no longer in {pipeline.settings.sources}; its documents stay until "
-            f"`rag-pipeline sources --remove {name}`"
-        )
-    if as_json:
-        months = [str(month) for month in result.months]
-        print_json({**tally.as_json(), "months": months, "warnings": result.warnings, "errors": result.errors})
-    else:
-        click.echo(
-            f"scanned   {tally.scanned} items: {tally.new} new, {tally.changed} changed, {tally.deleted} deleted"
-        )
-        click.echo(f"documents {tally.documents} stored, {tally.failed} set aside")
-        click.echo(f"chunks    {tally.chunks} added, {tally.retired} dropped, {tally.failed_chunks} failed")
-        click.echo(f"vectors   {tally.embedded} embedded, {tally.reused} from the cache")
-        click.echo(f"months    {', '.join(map(str, result.months)) or 'none had work'}")
-        click.echo("seconds   " + (", ".join(f"{k} {v:.1f}" for k, v in tally.seconds.items()) or "0"))
-    for line in result.warnings:
-        complain(line)
-    if tally.failed or tally.failed_chunks:
-        complain(
-            f"{tally.failed} documents were set aside and {tally.failed_chunks} chunks failed: "
-            "see `rag-pipeline documents --failed`"
-        )
+def _print_counts(result: IngestResult, seconds: dict[str, float]) -> None:
+    stats = result.stats
+    click.echo(
+        f"scanned   {stats.scanned} items: {stats.new} new, {stats.changed} changed, {stats.deleted} deleted"
+    )
+    click.echo(f"documents {stats.documents} stored, {stats.failed} quarantined")
+    click.echo(f"chunks    {stats.chunks} added, {stats.superseded} superseded, {stats.failed_chunks} failed")
+    click.echo(f"vectors   {stats.embedded} embedded, {stats.reused} from the cache")
+    click.echo(f"months    {', '.join(map(str, result.months)) or 'none had work'}")
+    click.echo("seconds   " + (", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()) or "0"))
 
 
 @click.command()
 @json_option
-@click.option("--failed", is_flag=True, help="Only what is set aside, with its reason.")
+@click.option("--failed", is_flag=True, help="Only what is quarantined, with its reason.")
 def documents(as_json: bool, failed: bool) -> None:
-    """List the documents, and what is set aside with its reason."""
+    """List the documents, and what is quarantined with its reason."""
     from rag_pipeline.stores.postgres import source_items
 
     with open_pipeline() as pipeline:
@@ -144,4 +144,4 @@ def documents(as_json: bool, failed: bool) -> None:
         line = f"{row['month']}  {row['processing_status']}/{row['indexing_status']}  {row['source_id']}"
         click.echo(line + (f"  {row['error']}" if row["error"] else f"  {row['title']}"))
     if not rows:
-        click.echo("nothing is set aside" if failed else "no documents yet: run `rag-pipeline ingest`")
+        click.echo("nothing is quarantined" if failed else "no documents yet: run `rag-pipeline ingest`")

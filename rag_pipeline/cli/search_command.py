@@ -1,4 +1,4 @@
-"""`search`: what comes out of the index."""
+"""`search`: queries over the index."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def up() -> None:
 
 @click.command()
 def down() -> None:
-    """Stop the embedded servers. Data and ports stay."""
+    """Stop the embedded servers. Their data and ports are kept."""
     from rag_pipeline.local_servers import LocalServers
 
     LocalServers(load_settings()).down(say)
@@ -35,7 +35,7 @@ def down() -> None:
 @click.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Show where the servers are and whether they answer; exit 1 unless all do."""
+    """Show the address of each server and whether it answers; exit 1 unless all do."""
     from rag_pipeline.local_servers import LocalServers
 
     found = LocalServers(load_settings()).status()
@@ -54,14 +54,14 @@ def status(as_json: bool) -> None:
     "--port", default=3000, show_default=True, help="Port of the Dagster UI; the next free one if taken."
 )
 def dev(host: str, port: int) -> None:
-    """Start the servers, Dagster's UI and its daemon; Ctrl-C stops all of them."""
+    """Start the servers, the Dagster UI and its daemon; Ctrl-C stops all of them."""
     from rag_pipeline.local_servers.dev import run_dev
 
     sys.exit(run_dev(load_settings(), host, port, say, _prepare))
 
 
 def _prepare() -> None:
-    """Once the servers answer: the schema is brought up to date, and the collections are loaded."""
+    """Bring the schema up to date and load the collections, once the servers answer."""
     with open_pipeline() as pipeline:
         pipeline.prepare()
         pipeline.load_collections()

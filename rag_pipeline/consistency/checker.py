@@ -145,7 +145,7 @@ class DataConsistencyChecker:
         ):
             return []  # The month is leaving both stores, or has just left.
         with self._database.connection() as connection:
-            chunks = consistency_queries.named(connection, month, missing.first)
+            chunks = consistency_queries.describe_chunks(connection, month, missing.first)
         where = f"{kind}_collection"
         if missing.count:
             todo = f"{_repair(month)} embeds what has no vector, from embedding_cache where it is there"
@@ -177,11 +177,10 @@ class DataConsistencyChecker:
         return found
 
     def _schema_issues(self, month: Month | None) -> list[Finding]:
-        with self._database.connection() as connection:
-            if month is None:
-                problems = schema_inspection.schema_problems(connection)
-            else:
-                problems = schema_inspection.partition_problems(connection, month)
+        if month is None:
+            problems = schema_inspection.schema_problems(self._database)
+        else:
+            problems = schema_inspection.partition_problems(self._database, month)
         found = []
         for where in schema_inspection.PARTITIONED:
             sample: list[dict[str, Any]] = [

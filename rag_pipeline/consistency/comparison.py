@@ -8,15 +8,15 @@ an orphaned one, whose chunk is in PostgreSQL before it and in the outbox after 
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rag_pipeline.stores.milvus import key_ranges as milvus_keys
-from rag_pipeline.stores.milvus.rows import vector_ids
 from rag_pipeline.stores.postgres import consistency_queries, document_chunks
+from rag_pipeline.stores.postgres.statuses import TO_EMBED, EmbeddingStatus
+from rag_pipeline.stores.vector_ids import parse, row_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.consistency_queries import ChunkState
     from rag_pipeline.stores.postgres.database import Connection
 
-_KEY = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})_(?:dense|sparse|multi_(0|[1-9][0-9]{0,8}))")
 _PAUSE_SECONDS = 0.3
 
 
@@ -91,24 +90,24 @@ class _Comparison:
         return [
             chunk
             for chunk, state in rows.items()
-            if state.status == "completed"
-            and not (state.vectors and keys.issuperset(vector_ids(self._kind, chunk, state.vectors)))
+            if state.status == EmbeddingStatus.COMPLETED
+            and not (state.vectors and keys.issuperset(row_ids(self._kind, chunk, state.vectors)))
         ]
 
     def _why_orphaned(self, key: str, rows: dict[UUID, ChunkState], leaving: set[UUID]) -> str | None:
-        match = _KEY.fullmatch(key)
-        if match is None or not key.startswith(f"{match[1]}_{self._kind}"):
+        parsed = parse(key)
+        if parsed is None or parsed.kind != self._kind:
             return "not a key of this collection"
-        chunk = UUID(match[1])
+        chunk, _, number = parsed
         state = rows.get(chunk)
         if state is None:
             return None if chunk in leaving else "no such chunk"
-        if state.status in ("pending", "processing"):
+        if state.status in TO_EMBED:
             # Perhaps being written: with its row it is true, and before that it is written again.
             return None
-        if state.status == "failed" and not state.has_id:
+        if state.status == EmbeddingStatus.FAILED and not state.has_id:
             return "its chunk could not be embedded"
-        if match[2] is not None and int(match[2]) >= state.vectors:
+        if number is not None and number >= state.vectors:
             return f"its chunk has {state.vectors} vectors"
         return None
 
@@ -118,7 +117,7 @@ class _Comparison:
         with self._database.connection() as connection:
             states = consistency_queries.chunks_named(connection, self._month, self._kind, suspects)
         there = self._present(
-            [key for i, state in states.items() for key in vector_ids(self._kind, i, state.vectors)]
+            [key for i, state in states.items() for key in row_ids(self._kind, i, state.vectors)]
         )
         with self._database.connection() as connection:
             states = consistency_queries.chunks_named(connection, self._month, self._kind, suspects)
@@ -154,7 +153,7 @@ class _Comparison:
 
 def _chunks_of(keys: Iterable[str]) -> set[UUID]:
     """The chunks that these keys name, as far as they are of our form."""
-    return {UUID(match[1]) for key in keys if (match := _KEY.fullmatch(key))}
+    return {parsed.chunk for key in keys if (parsed := parse(key))}
 
 
 def _inside(part: Range, chunk: UUID) -> bool:

@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.consistency.comparison import differences
 from rag_pipeline.consistency.findings import WARNINGS, Consistency
-from rag_pipeline.indexing.chunk_documents import chunk_documents
-from rag_pipeline.indexing.drain_deletions import drain_deletions
-from rag_pipeline.indexing.index_vectors import index_vectors
-from rag_pipeline.indexing.ingest_documents import ingest_documents
+from rag_pipeline.indexing.month_run import run_steps
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
 from rag_pipeline.stores.milvus import rows
@@ -84,7 +81,6 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
     result = RepairResult(found, found)
     if found.consistent:
         return result
-    embedded, reused = pipeline.tally.embedded, pipeline.tally.reused
     _repair_whole(pipeline, checker)
     # Looked at again where a collection could not be read before, or was lost with its vectors.
     if any(finding.month is None for finding in found.index_issues):
@@ -98,8 +94,6 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
         due |= others
         done = (done | {month}) - others
     result.months = sorted(done)
-    result.embedded = pipeline.tally.embedded - embedded
-    result.reused = pipeline.tally.reused - reused
     with pipeline.stores.database.connection() as connection:
         sources.refresh_statistics(connection)
     result.remaining = checker.check_consistency(None if months is None else [*months, *done])
@@ -114,15 +108,13 @@ def _months_of(found: Consistency) -> list[Month]:
 def _repair_whole(pipeline: Pipeline, checker: DataConsistencyChecker) -> None:
     """The schema, and the collections that should be there."""
     database, collections = pipeline.stores.database, pipeline.collections
-    collections.forget()
-    with database.connection() as connection:
-        problems = schema_inspection.schema_problems(connection)
-    for problem in problems:
+    collections.invalidate()
+    for problem in schema_inspection.schema_problems(database):
         rebuild(database, problem)
     for kind in pipeline.settings.vectors:
         if checker.index_issues(None, f"{kind}_collection"):
             for trouble in milvus_inspection.collection_problems(collections, kind):
-                milvus_inspection.mend(collections, trouble)
+                milvus_inspection.repair(collections, trouble)
 
 
 class _Repair:
@@ -151,11 +143,9 @@ class _Repair:
                 others |= self._compare(kind)
             with self._database.connection() as connection:
                 consistency_repairs.restore_ids(connection, month, self._built)
-            if fetch:
-                ingest_documents(pipeline, month)
-            chunk_documents(pipeline, month)
-            index_vectors(pipeline, month)
-            drain_deletions(pipeline)
+            stats = run_steps(pipeline, month, fetch=bool(fetch)).stats
+            self._result.embedded += stats.embedded
+            self._result.reused += stats.reused
             with self._database.connection() as connection:
                 consistency_repairs.recount_terms(connection, month)
         return others
@@ -165,8 +155,7 @@ class _Repair:
         month = self._month
         # One missing table brings all its problems with it when it is back.
         for _ in range(_MOST_REBUILDS):
-            with self._database.connection() as connection:
-                problems = schema_inspection.partition_problems(connection, month)
+            problems = schema_inspection.partition_problems(self._database, month)
             if not problems:
                 break
             rebuild(self._database, problems[0])
@@ -174,7 +163,7 @@ class _Repair:
             with self._database.connection() as connection:
                 expected = consistency_queries.expects_vectors(connection, month)
             if expected:
-                self._pipeline.collections.forget()
+                self._pipeline.collections.invalidate()
                 self._pipeline.collections.ensure(month)
             return True
         with self._database.connection() as connection:

@@ -43,7 +43,7 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
                 "expected": counts.expected,
                 "stored": counts.stored,
                 "searchable": counts.searchable,
-                "waiting_deletions": counts.waiting_deletions,
+                "pending_deletions": counts.pending_deletions,
             },
         )
 

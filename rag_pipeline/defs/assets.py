@@ -10,9 +10,10 @@ import dagster as dg
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.indexing.chunk_documents import chunk_documents
-from rag_pipeline.indexing.drain_deletions import drain_deletions
+from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.index_vectors import index_vectors
 from rag_pipeline.indexing.ingest_documents import ingest_documents
+from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.indexing.report import chunk_profile, newest_documents
 from rag_pipeline.indexing.verify import verify
 from rag_pipeline.pipeline import Pipeline
@@ -67,18 +68,24 @@ def documents_asset(sources: Sequence[SourceConfig]) -> dg.AssetsDefinition:
         description="A month's documents as Markdown, one row per readable item of a source. An item that cannot be "
         "read is quarantined with the reason; a document that is gone from its source is deleted.",
     )
-    def documents(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:
+    def documents(
+        context: dg.AssetExecutionContext,
+        pipeline: dg.ResourceParam[Pipeline],
+        month_run: dg.ResourceParam[MonthRun],
+    ) -> dg.MaterializeResult:
         month = month_of(context)
         with pipeline.month_lock(month):
             result = ingest_documents(pipeline, month)
+        month_run.stats.add(result.counts())
+        month_run.unreachable += result.unreachable.values()
         newest = newest_documents(pipeline, month)
         return dg.MaterializeResult(
             metadata={
                 "stored": result.stored,
                 "unchanged": result.unchanged,
                 "deleted": result.deleted,
-                "quarantined": len(result.set_aside),
-                "quarantine_reasons": table(("document", "reason"), result.set_aside),
+                "quarantined": len(result.quarantined),
+                "quarantine_reasons": table(("document", "reason"), result.quarantined),
                 "unreachable_sources": list(result.unreachable.values()),
                 "newest_documents": table(("title", "language", "created_at", "chunks"), newest),
             }
@@ -97,17 +104,18 @@ def documents_asset(sources: Sequence[SourceConfig]) -> dg.AssetsDefinition:
     "are rewritten; the old version stays searchable until the new one is complete.",
 )
 def document_chunks(
-    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+    context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline], month_run: dg.ResourceParam[MonthRun]
 ) -> dg.MaterializeResult:
     """Chunk the month's new and changed documents."""
     month = month_of(context)
     with pipeline.month_lock(month):
         result = chunk_documents(pipeline, month)
+    month_run.stats.add(result.counts())
     return dg.MaterializeResult(
         metadata={
             "documents": result.documents,
             "added": result.added,
-            "superseded": result.dropped,
+            "superseded": result.superseded,
             "kept": result.kept,
             "chunk_sizes": table(("tokens", "chunks"), chunk_profile(pipeline, month)),
         }
@@ -135,14 +143,18 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
         can_subset=True,
     )
     def collections(
-        context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+        context: dg.AssetExecutionContext,
+        pipeline: dg.ResourceParam[Pipeline],
+        month_run: dg.ResourceParam[MonthRun],
     ) -> Iterator[dg.MaterializeResult]:
         month = month_of(context)
         selected = [kind for kind in built if dg.AssetKey(f"{kind}_collection") in context.selected_asset_keys]
         with pipeline.month_lock(month):
             result = index_vectors(pipeline, month, selected)
-            drain_deletions(pipeline)
+            drained = drain_deletions(pipeline)
             verified = verify(pipeline, month, selected)
+        month_run.stats.add(result.counts())
+        month_run.stats.add(deletion_counts(drained))
         for counts in verified:
             yield dg.MaterializeResult(
                 asset_key=f"{counts.kind}_collection",
@@ -150,12 +162,12 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
                     "expected": counts.expected,
                     "stored": counts.stored,
                     "searchable": counts.searchable,
-                    "pending_deletions": counts.waiting_deletions,
+                    "pending_deletions": counts.pending_deletions,
                     "written_chunks": result.written,
                     "embedded_chunks": result.embedded,
                     "from_embedding_cache": result.reused,
                     "embedding_cache": "unreachable" if pipeline.cache_unreachable else "ok",
-                    "moved_chunks": result.restated,
+                    "moved_chunks": result.moved,
                     "switched_documents": result.documents_switched,
                     "failed_chunks": table(("chunk", "reason"), result.failed),
                 },

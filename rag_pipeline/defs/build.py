@@ -10,7 +10,7 @@ from rag_pipeline.defs.asset_checks import index_checks
 from rag_pipeline.defs.assets import index_assets, source_assets
 from rag_pipeline.defs.jobs import check_month, index_month
 from rag_pipeline.defs.repair_job import repair_month
-from rag_pipeline.defs.resources import PipelineResource
+from rag_pipeline.defs.resources import MonthRunResource, PipelineResource
 from rag_pipeline.defs.schedules import maintenance_jobs, schedules
 from rag_pipeline.defs.sensors import drain_vector_deletions, index_pending_months, sync_sensor
 from rag_pipeline.settings import load_settings
@@ -35,7 +35,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             drain_vector_deletions,
             alerts,
         ],
-        resources={"pipeline": PipelineResource(), **(resource_overrides or {})},
+        resources={"pipeline": PipelineResource(), "month_run": MonthRunResource(), **(resource_overrides or {})},
         # In one process, the steps of a month share the embedder and the connections.
         executor=dg.in_process_executor,
     )

@@ -1,9 +1,9 @@
-"""The pipeline as a Dagster resource.
+"""The resources: the pipeline, and what a run has done so far.
 
-Opened once per run, so that its steps share the embedder and the connections, or once per tick of a sensor or
+The pipeline is opened once per run, so that its steps share the embedder and the connections, or once per tick of a sensor or
 schedule, and closed at its end. Loading the definitions opens nothing.
 
-The resource hands out the library's own object: whoever needs the pipeline takes a `dg.ResourceParam[Pipeline]`. So an
+A resource hands out the library's own object: whoever needs the pipeline takes a `dg.ResourceParam[Pipeline]`. So an
 open `Pipeline` can take the resource's place, `build_defs({"pipeline": pipeline})`, in assets, checks, ops, sensors and
 schedules alike. Dagster uses such an object as it is and never closes it.
 """
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.pipeline import Pipeline, Progress, silent
 from rag_pipeline.settings import load_settings
 
@@ -29,6 +30,14 @@ class PipelineResource(dg.ConfigurableResource[Pipeline]):
         with self.create_resource(context) as pipeline:
             pipeline.prepare()
             yield pipeline
+
+
+class MonthRunResource(dg.ConfigurableResource[MonthRun]):
+    """What the steps of this run have done so far; `rag-pipeline ingest` passes its own and reads it afterwards."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> MonthRun:
+        """Return an empty one for each run."""
+        return MonthRun()
 
 
 def _progress(context: dg.InitResourceContext) -> Progress:

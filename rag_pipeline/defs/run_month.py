@@ -8,26 +8,29 @@ import dagster as dg
 from sqlalchemy.exc import DBAPIError
 
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
+from rag_pipeline.indexing.month_run import MonthRun
 
 if TYPE_CHECKING:
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
 
 
-def run_month(pipeline: "Pipeline", month: "Month") -> None:
-    """Run `index_month` for a month with an open pipeline, and add to its tally.
+def run_month(pipeline: "Pipeline", month: "Month") -> MonthRun:
+    """Run `index_month` for a month with an open pipeline, and return what its steps did.
 
-    Raises `RagError` if the run fails, with the library's own error or the description of the failed check;
+    A failed run has an `error`: the library's own, or the description of the failed check. Raises
     `StoreUnavailableError` if a store is down.
     """
     from rag_pipeline.defs.jobs import INDEX_MONTH
 
+    run = MonthRun()
     try:
         result = (
             _definitions(pipeline)
             .resolve_job_def(INDEX_MONTH)
             .execute_in_process(
                 partition_key=month.partition_key,
+                resources={"month_run": run},
                 instance=_instance(pipeline),
                 raise_on_error=False,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
@@ -39,9 +42,12 @@ def run_month(pipeline: "Pipeline", month: "Month") -> None:
             f"PostgreSQL became unreachable while Dagster recorded the run of {month}: {reason}; start it (the embedded "
             "one: `rag-pipeline up`) and run again, nothing was lost"
         ) from None
-    if result.success:
-        return
-    raise _reason(result, month)
+    if not result.success:
+        failure = _reason(result, month)
+        if isinstance(failure, StoreUnavailableError):
+            raise failure
+        run.error = one_line(failure)
+    return run
 
 
 def _reason(result: dg.ExecuteInProcessResult, month: "Month") -> RagError:

@@ -44,7 +44,7 @@ def _expire_months(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pi
     result = retention.apply_retention(pipeline)
     for line in result.busy:
         context.log.warning(line)
-    context.log.info(f"expired {_listed(result.retired)}; {result.restored} items are pending again")
+    context.log.info(f"expired {_listed(result.expired)}; {result.restored} items are pending again")
 
 
 @dg.job(

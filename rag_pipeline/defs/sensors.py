@@ -14,7 +14,7 @@ import dagster as dg
 from rag_pipeline.defs.assets import source_key
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, months_in_runs
 from rag_pipeline.indexing.drain_deletions import drain_deletions
-from rag_pipeline.indexing.run_selection import Asked, due_months, pending_work
+from rag_pipeline.indexing.run_selection import Requested, due_months, pending_work
 from rag_pipeline.indexing.scan import ScanResult, is_due, scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -87,7 +87,7 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
         with pipeline.stores.database.connection() as connection:
             table.set_active(connection, [(source.type, source.name) for source in sources])
         work = pending_work(pipeline)
-        due, asked = due_months(
+        due, requested = due_months(
             work,
             # A month whose checks are queued can be requested: it runs before them.
             months_in_runs(context.instance, except_job=CHECK_MONTH),
@@ -97,7 +97,7 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
         )
         return dg.SensorResult(
             run_requests=[dg.RunRequest(partition_key=month.partition_key) for month in due],
-            cursor=_dump(asked),
+            cursor=_dump(requested),
             skip_reason=None if due else f"{len(work)} months have pending work, none of them is due",
         )
 
@@ -123,13 +123,13 @@ def drain_vector_deletions(
     return dg.SensorResult(skip_reason=summary)
 
 
-def _load(cursor: str | None) -> dict[Month, Asked]:
+def _load(cursor: str | None) -> dict[Month, Requested]:
     stored = json.loads(cursor) if cursor else {}
     return {
-        Month.parse(month): Asked(digest, times, datetime.fromisoformat(again_at))
+        Month.parse(month): Requested(digest, times, datetime.fromisoformat(again_at))
         for month, (digest, times, again_at) in stored.items()
     }
 
 
-def _dump(asked: dict[Month, Asked]) -> str:
-    return json.dumps({str(month): [a.digest, a.times, a.again_at.isoformat()] for month, a in asked.items()})
+def _dump(requested: dict[Month, Requested]) -> str:
+    return json.dumps({str(month): [r.digest, r.times, r.again_at.isoformat()] for month, r in requested.items()})

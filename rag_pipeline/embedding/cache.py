@@ -15,7 +15,7 @@ from typing import Any
 from rag_pipeline.embedding import serialization
 from rag_pipeline.embedding.base import ChunkVectors, Embedder
 from rag_pipeline.embedding.validation import validate
-from rag_pipeline.errors import ConfigError, RagError, one_line
+from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.settings import VECTOR_KINDS
 
 logger = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ _warned = False
 class EmbeddingCache:
     """The cache of one embedder, under `embedding_cache:<fingerprint's digest>:<kinds>:<SHA-256 of the text>`.
 
-    `redis` is a client or a URL; `days` is how long an entry lives after its last use. Nothing here raises because
+    `redis` is a client; `days` is how long an entry lives after its last use. Nothing here raises because
     of Redis: `unreachable` says whether it failed last time and `failures` how often it did.
     """
 
     def __init__(self, redis: Any, fingerprint: str, days: int) -> None:
-        self._redis = _connect(redis) if isinstance(redis, str) else redis
+        self._redis = redis
         self._prefix = f"embedding_cache:{hashlib.sha256(fingerprint.encode()).hexdigest()[:16]}"
         self._seconds = days * 24 * 60 * 60
         self._resume_at = 0.0
@@ -120,17 +120,3 @@ def encode_cached(
             cache.put(fresh, kinds)
         found |= fresh
     return [found[text] for text in texts], len(missing), len(texts) - len(missing)
-
-
-def _connect(url: str) -> Any:
-    """A client that gives up soon: waiting for the cache must never cost more than embedding."""
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    try:
-        return redis.Redis.from_url(
-            url, socket_connect_timeout=2, socket_timeout=5, retry=Retry(NoBackoff(), 1), max_connections=20
-        )
-    except ValueError as error:  # its text never holds the URL
-        raise ConfigError(f"RAG_REDIS_URL: {one_line(error)}") from None

@@ -45,7 +45,11 @@ def describe_embedder(settings: Settings) -> EmbedderDescription:
     Free for `local`; for `bge-m3` it reads the model's folder, and downloads it the first time; one of your own is
     loaded. Raises what `load_embedder` raises.
     """
-    embedder = load_embedder(settings)
+    return describe(load_embedder(settings))
+
+
+def describe(embedder: Embedder) -> EmbedderDescription:
+    """The fingerprint and dimensions of an embedder that is at hand."""
     return EmbedderDescription(embedder.fingerprint, embedder.dimension, embedder.multi_dimension)
 
 

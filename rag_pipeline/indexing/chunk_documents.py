@@ -1,7 +1,7 @@
-"""Chunks: documents that changed are cut anew, and only what changed is.
+"""Chunks: documents that changed are chunked again, and only the chunks that changed are new.
 
-By the hash of what would be embedded, chunks that are still there keep their rows and vectors; new ones are added
-beside them; the rest are retired, and leave when the new version becomes the live one.
+By the hash of what would be embedded, chunks that are still in the document keep their rows and vectors; new ones are
+added beside them; the others are superseded, and deleted when the new version goes live.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rag_pipeline.documents.chunking.chunk_draft import ChunkDraft
+    from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.stores.postgres.documents import DocumentText
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _BATCH = 64
 _BATCH_CHARS = 4_000_000
 _FULLTEXT_BYTES = 500_000
-"""PostgreSQL refuses a full-text vector over 1 MB; a word takes its bytes and some for its place."""
+"""PostgreSQL rejects a full-text vector over 1 MB; a word takes its bytes and some more for its position."""
 
 
 @dataclass
@@ -36,34 +37,37 @@ class ChunksResult:
 
     documents: int = 0
     added: int = 0
-    dropped: int = 0
+    superseded: int = 0
     kept: int = 0
+
+    def counts(self) -> Counts:
+        """The fields of `IngestStats` that this step counts."""
+        return {"chunks": self.added, "superseded": self.superseded}
 
 
 def chunk_documents(pipeline: Pipeline, month: Month) -> ChunksResult:
     """Cut a month's new and changed documents into chunks."""
     result = ChunksResult()
-    with pipeline.tally.stage("chunks"):
+    with pipeline.stopwatch.stage("chunks"):
         while True:
             with pipeline.stores.database.connection() as connection:
                 batch = documents.to_chunk(connection, month, _BATCH, _BATCH_CHARS)
                 stored = document_chunks.of_documents(connection, month, [(d.id, d.created_at) for d in batch])
             if not batch:
-                break
-            _chunk_batch(pipeline, month, batch, stored, result)
+                return result
+            rows, chunked = _chunk(pipeline, batch, stored)
+            added, superseded = _store(pipeline, month, batch, rows, chunked)
+            result.documents += len(batch)
+            result.added += added
+            result.superseded += superseded
+            result.kept += sum(not row.is_new for row in rows)
             pipeline.progress(f"{month} chunks", result.documents)
-    pipeline.tally.chunks += result.added
-    pipeline.tally.retired += result.dropped
-    return result
 
 
-def _chunk_batch(
-    pipeline: Pipeline,
-    month: Month,
-    batch: Sequence[DocumentText],
-    stored: dict[UUID, list[StoredChunk]],
-    result: ChunksResult,
-) -> None:
+def _chunk(
+    pipeline: Pipeline, batch: Sequence[DocumentText], stored: dict[UUID, list[StoredChunk]]
+) -> tuple[list[ChunkRow], list[Chunked]]:
+    """Return the rows of the documents' next versions, and each document's counts and words."""
     from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION, chunk_document
     from rag_pipeline.language.words import words
 
@@ -81,9 +85,7 @@ def _chunk_batch(
             previous=[chunk.embedding_text or chunk.content for chunk in comparable if not chunk.retired],
         )
         texts = [" ".join(words(draft.content)) for draft in drafts]
-        new = next_version(document, drafts, texts, old)
-        rows += new
-        result.kept += sum(not row.is_new for row in new)
+        rows += next_version(document, drafts, texts, old)
         chunked.append(
             Chunked(
                 id=document.id,
@@ -94,25 +96,35 @@ def _chunk_batch(
                 chunked_with=chunker,
             )
         )
+    return rows, chunked
+
+
+def _store(
+    pipeline: Pipeline,
+    month: Month,
+    batch: Sequence[DocumentText],
+    rows: Sequence[ChunkRow],
+    chunked: Sequence[Chunked],
+) -> tuple[int, int]:
+    """Store the next versions. Return the numbers of chunks that were added and superseded."""
     try:
         with pipeline.stores.database.connection() as connection:
-            added, dropped = document_chunks.store_next_version(
+            counts = document_chunks.store_next_version(
                 connection, month, [(d.id, d.created_at) for d in batch], rows
             )
             documents.mark_chunked(connection, chunked)
     except RagError as error:
         raise type(error)(f"chunks of {batch[0].source} and {len(batch) - 1} more: {one_line(error)}") from error
-    result.documents += len(batch)
-    result.added += added
-    result.dropped += dropped
+    return counts
 
 
 def next_version(
     document: DocumentText, drafts: Sequence[ChunkDraft], texts: Sequence[str], old: Sequence[StoredChunk]
 ) -> list[ChunkRow]:
-    """The rows of a document's next version: old chunks with the same content stay, in order; the others are new.
+    """Return the rows of a document's next version: old chunks with the same content stay, in order; others are new.
 
-    Where several old chunks have the same content, live ones are taken first, in the order of their positions.
+    Where several old chunks have the same content, live ones are taken first, in the order of their positions. `texts`
+    are the drafts' words, separated by spaces.
     """
     available: dict[tuple[str, str], list[StoredChunk]] = defaultdict(list)
     for chunk in sorted(old, key=lambda chunk: (chunk.live, -chunk.position)):
@@ -149,7 +161,7 @@ def next_version(
 
 
 def _distinct(words: str) -> str:
-    """Each word once, in order, as many as a full-text vector takes."""
+    """Return each word once, in order, up to what a full-text vector can hold."""
     kept: list[str] = []
     size = 0
     for word in dict.fromkeys(words.split()):

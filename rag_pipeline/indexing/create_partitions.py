@@ -1,4 +1,4 @@
-"""Partitions ahead of time: the running month's and the next ones', in PostgreSQL and in every collection."""
+"""Partitions ahead of time: those of the running month and the next two, in PostgreSQL and in every collection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PartitionsResult:
-    """What was missing and is there now."""
+    """The partitions that were missing and have been created."""
 
     months: list[Month] = field(default_factory=list)
     """In PostgreSQL."""
@@ -25,10 +25,10 @@ class PartitionsResult:
 
 
 def create_partitions(pipeline: Pipeline, now: Month | None = None) -> PartitionsResult:
-    """Make the partitions of the running month (`now`) and the next two, where they are missing.
+    """Create the missing partitions of the running month (`now`) and the next two.
 
-    Collections that do not exist yet are left alone: the first run of a month makes them. Raises a `RagError` where
-    a collection has as many partitions as a real Milvus allows.
+    Collections that do not exist yet are left alone: the first run of a month creates them. Raises a `RagError` if a
+    collection already has as many partitions as a real Milvus allows.
     """
     running = now or Month.now()
     months = [running, running.next(), running.next().next()]

@@ -1,6 +1,6 @@
-"""Vectors: a month's pending chunks are embedded in one pass and saved, and finished documents switch versions.
+"""Vectors: a month's pending chunks are embedded in one pass and written, and complete documents switch versions.
 
-While a batch is being written, the next one is being embedded.
+While one batch is being written, the next is being embedded.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rag_pipeline.embedding.base import ChunkVectors
+    from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.document_chunks import ChunkToEmbed
 
 _SWITCH_BATCH = 200
-_RESTATE_BATCH = 500
+_MOVE_BATCH = 500
 
 
 @dataclass
@@ -35,143 +36,147 @@ class VectorsResult:
     written: int = 0
     """Chunks whose vectors were written."""
     embedded: int = 0
+    """Chunks that the embedder was asked for."""
     reused: int = 0
-    restated: int = 0
+    """Chunks whose vectors came from `embedding_cache`."""
+    moved: int = 0
+    """Chunks that only moved: their rows in Milvus were rewritten with the stored vectors."""
     documents_switched: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     """(chunk, reason)"""
 
+    def counts(self) -> Counts:
+        """The fields of `IngestStats` that this step counts."""
+        return {
+            "embedded": self.embedded,
+            "reused": self.reused,
+            "moved": self.moved,
+            "failed_chunks": len(self.failed),
+        }
+
 
 def index_vectors(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] | None = None) -> VectorsResult:
-    """Write the vectors that a month's chunks lack, of these kinds (default: all that are built).
+    """Write the missing vectors of a month's chunks, of these kinds (default: all that are built).
 
-    A chunk is complete with all the kinds of `RAG_VECTORS`; its document becomes searchable with its last chunk.
-    Raises `StoreUnavailableError` where a store goes away: what was written stays, the next run goes on from there.
+    A chunk is complete with all the kinds in `RAG_VECTORS`; its document becomes searchable with its last chunk.
+    Raises `StoreUnavailableError` if a store goes down: what was written stays, and the next run resumes.
     """
     built = pipeline.settings.vectors
-    wanted = tuple(kind for kind in built if kinds is None or kind in kinds)
-    result = VectorsResult()
-    with pipeline.stores.database.connection() as connection:
-        first = document_chunks.claim(connection, month, wanted, pipeline.settings.batch_size, None)
-    if first:
-        pipeline.collections.ensure(month)
-        _index(pipeline, month, wanted, first, result)
-    with pipeline.tally.stage("switch"):
-        _switch(pipeline, month, None, result)
-        _restate(pipeline, month, result)
-        with pipeline.stores.database.connection() as connection:
-            document_chunks.mark_failed_documents(connection, month)
-    if first or result.restated:
-        with pipeline.tally.stage("settle"):
-            pipeline.collections.settle()
-    tally = pipeline.tally
-    tally.restated += result.restated
-    tally.failed_chunks += len(result.failed)
-    return result
+    return _VectorStep(pipeline, month, tuple(kind for kind in built if kinds is None or kind in kinds)).run()
 
 
-def _index(
-    pipeline: Pipeline,
-    month: Month,
-    kinds: tuple[VectorKind, ...],
-    batch: list[ChunkToEmbed],
-    result: VectorsResult,
-) -> None:
-    service = VectorMappingService(
-        pipeline.stores.database,
-        pipeline.collections,
-        month,
-        kinds,
-        pipeline.settings.vectors,
-        pipeline.embedder.fingerprint,
-    )
-    with service, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-        writing: Future[None] | None = None
-        while batch:
-            embedded = _embed(pipeline, service, kinds, batch, result)
+class _VectorStep:
+    """One call of `index_vectors`. Its result is filled by this thread and by the one that writes."""
+
+    def __init__(self, pipeline: Pipeline, month: Month, kinds: tuple[VectorKind, ...]) -> None:
+        self._pipeline = pipeline
+        self._database = pipeline.stores.database
+        self._month = month
+        self._kinds = kinds
+        self._result = VectorsResult()
+
+    def run(self) -> VectorsResult:
+        pipeline, month, result = self._pipeline, self._month, self._result
+        first = self._claim(None)
+        if first:
+            pipeline.collections.ensure(month)
+            self._index(first)
+        with pipeline.stopwatch.stage("switch"):
+            self._switch(None)
+            self._rewrite_moved()
+            with self._database.connection() as connection:
+                document_chunks.mark_failed_documents(connection, month)
+        if first or result.moved:
+            with pipeline.stopwatch.stage("settle"):
+                pipeline.collections.flush()
+        return result
+
+    def _claim(self, after: tuple[UUID, int] | None) -> list[ChunkToEmbed]:
+        with self._database.connection() as connection:
+            return document_chunks.claim(
+                connection, self._month, self._kinds, self._pipeline.settings.batch_size, after
+            )
+
+    def _index(self, batch: list[ChunkToEmbed]) -> None:
+        """Embed and write batch after batch, from this one on."""
+        service = VectorMappingService(
+            self._database,
+            self._pipeline.collections,
+            self._month,
+            self._kinds,
+            built=self._pipeline.settings.vectors,
+            embedder=self._pipeline.embedder.fingerprint,
+        )
+        with service, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+            writing: Future[None] | None = None
+            while batch:
+                embedded = self._embed(service, batch)
+                if writing:
+                    writing.result()
+                writing = writer.submit(self._write, service, embedded)
+                batch = self._claim((batch[-1].document_id, batch[-1].position))
             if writing:
                 writing.result()
-            writing = writer.submit(_write, pipeline, service, month, embedded, result)
-            after = (batch[-1].document_id, batch[-1].position)
-            with pipeline.stores.database.connection() as connection:
-                batch = document_chunks.claim(connection, month, kinds, pipeline.settings.batch_size, after)
-        if writing:
-            writing.result()
 
+    def _embed(
+        self, service: VectorMappingService, batch: Sequence[ChunkToEmbed]
+    ) -> list[tuple[ChunkToEmbed, ChunkVectors]]:
+        """Return the batch with its vectors. A chunk that cannot be embedded is found by halving, and marked failed."""
+        from rag_pipeline.embedding.cache import encode_cached
 
-def _embed(
-    pipeline: Pipeline,
-    service: VectorMappingService,
-    kinds: tuple[VectorKind, ...],
-    batch: Sequence[ChunkToEmbed],
-    result: VectorsResult,
-) -> list[tuple[ChunkToEmbed, ChunkVectors]]:
-    """The batch with its vectors; a chunk that cannot be embedded is found by halving, and marked failed."""
-    from rag_pipeline.embedding.cache import encode_cached
+        pipeline, result = self._pipeline, self._result
+        cache = pipeline.cache  # Outside the `try`: a malformed RAG_REDIS_URL fails the run, not the chunk.
+        try:
+            with pipeline.stopwatch.stage("embed"):
+                vectors, computed, reused = encode_cached(
+                    pipeline.embedder, cache, [chunk.text for chunk in batch], self._kinds
+                )
+        except (StoreUnavailableError, DimensionMismatchError):
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                result.failed.append((name_of(batch[0]), service.fail(batch[0], error)))
+                return []
+            half = len(batch) // 2
+            return self._embed(service, batch[:half]) + self._embed(service, batch[half:])
+        result.embedded += computed
+        result.reused += reused
+        return list(zip(batch, vectors, strict=True))
 
-    try:
-        with pipeline.tally.stage("embed"):
-            vectors, computed, reused = encode_cached(
-                pipeline.embedder, pipeline.cache, [chunk.text for chunk in batch], kinds
-            )
-    except (StoreUnavailableError, DimensionMismatchError):
-        raise
-    except Exception as error:
-        if len(batch) == 1:
-            result.failed.append((name_of(batch[0]), service.fail(batch[0], error)))
-            return []
-        half = len(batch) // 2
-        return _embed(pipeline, service, kinds, batch[:half], result) + _embed(
-            pipeline, service, kinds, batch[half:], result
-        )
-    result.embedded += computed
-    result.reused += reused
-    pipeline.tally.embedded += computed
-    pipeline.tally.reused += reused
-    return list(zip(batch, vectors, strict=True))
+    def _write(self, service: VectorMappingService, embedded: Sequence[tuple[ChunkToEmbed, ChunkVectors]]) -> None:
+        stopwatch, result = self._pipeline.stopwatch, self._result
+        with stopwatch.stage("write"):
+            failed = service.save([chunk for chunk, _ in embedded], [vectors for _, vectors in embedded])
+        result.failed += [(name_of(chunk), reason) for chunk, reason in failed]
+        result.written += len(embedded) - len(failed)
+        with stopwatch.stage("switch"):
+            self._switch(list({chunk.document_id for chunk, _ in embedded}))
+        self._pipeline.progress(f"{self._month} vectors", result.written)
 
+    def _switch(self, documents: list[UUID] | None) -> None:
+        """Make complete new versions live: each document in one transaction with others, a bounded number at a time."""
+        while True:
+            with self._database.connection() as connection:
+                switched = document_chunks.switch(connection, self._month, documents, _SWITCH_BATCH)
+            self._result.documents_switched += len(switched)
+            if len(switched) < _SWITCH_BATCH:
+                return
 
-def _write(
-    pipeline: Pipeline,
-    service: VectorMappingService,
-    month: Month,
-    embedded: Sequence[tuple[ChunkToEmbed, ChunkVectors]],
-    result: VectorsResult,
-) -> None:
-    with pipeline.tally.stage("write"):
-        failed = service.save([chunk for chunk, _ in embedded], [vectors for _, vectors in embedded])
-    result.failed += [(name_of(chunk), reason) for chunk, reason in failed]
-    result.written += len(embedded) - len(failed)
-    with pipeline.tally.stage("switch"):
-        _switch(pipeline, month, list({chunk.document_id for chunk, _ in embedded}), result)
-    pipeline.progress(f"{month} vectors", result.written)
-
-
-def _switch(pipeline: Pipeline, month: Month, documents: list[UUID] | None, result: VectorsResult) -> None:
-    """Make complete new versions live, each document in one transaction with others, a bounded number at a time."""
-    while True:
-        with pipeline.stores.database.connection() as connection:
-            switched = document_chunks.switch(connection, month, documents, _SWITCH_BATCH)
-        result.documents_switched += len(switched)
-        if len(switched) < _SWITCH_BATCH:
-            return
-
-
-def _restate(pipeline: Pipeline, month: Month, result: VectorsResult) -> None:
-    """Chunks that only moved get their new position in the collections, from the vectors that are stored."""
-    database = pipeline.stores.database
-    while True:
-        with database.connection() as connection:
-            moved = document_chunks.to_restate(connection, month, _RESTATE_BATCH)
-            counts = document_chunks.multi_counts(connection, month, [chunk.id for chunk in moved])
-        if not moved:
-            break
-        pipeline.collections.ensure(month)
-        states = {chunk.id: (chunk, counts[chunk.id]) for chunk in moved}
-        for kind, generation in pipeline.collections.generations.items():
-            rows.restate(pipeline.stores.milvus, kind, generation.name, month, states)
-        with database.connection() as connection:
-            document_chunks.mark_restated(connection, month, moved)
-        result.restated += len(moved)
-    if result.restated:
-        _switch(pipeline, month, None, result)
+    def _rewrite_moved(self) -> None:
+        """Rewrite the rows of chunks that only moved: their new position, with the vectors that are stored."""
+        collections, month = self._pipeline.collections, self._month
+        while True:
+            with self._database.connection() as connection:
+                moved = document_chunks.to_restate(connection, month, _MOVE_BATCH)
+                counts = document_chunks.multi_counts(connection, month, [chunk.id for chunk in moved])
+            if not moved:
+                break
+            collections.ensure(month)
+            states = {chunk.id: (chunk, counts[chunk.id]) for chunk in moved}
+            for kind, generation in collections.generations.items():
+                rows.update_metadata(self._pipeline.stores.milvus, kind, generation.name, month, states)
+            with self._database.connection() as connection:
+                document_chunks.mark_restated(connection, month, moved)
+            self._result.moved += len(moved)
+        if self._result.moved:
+            self._switch(None)

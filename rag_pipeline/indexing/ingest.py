@@ -1,41 +1,60 @@
-"""Ingest: scan the sources, then run every month with pending work; what `rag-pipeline ingest` does.
+"""Ingest: scan the sources, then run every month with pending work. This is what `rag-pipeline ingest` does.
 
-How a month is run is handed in: the command line runs the Dagster job, so that its runs show in the UI; tests and
-programs may run the steps alone (`run_month`).
+How a month is run is passed in: the command line runs the Dagster job, so that its runs show in the UI; tests and
+programs can run the steps alone (`month_run.run_month`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
-from rag_pipeline.indexing.chunk_documents import chunk_documents
-from rag_pipeline.indexing.drain_deletions import drain_deletions
-from rag_pipeline.indexing.index_vectors import index_vectors
-from rag_pipeline.indexing.ingest_documents import ingest_documents
+from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
+from rag_pipeline.indexing.month_run import MonthRun, run_month
 from rag_pipeline.indexing.retention import apply_retention
 from rag_pipeline.indexing.scan import scan_source
-from rag_pipeline.indexing.verify import verify
+from rag_pipeline.indexing.stats import IngestStats
+from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres import documents, source_items, sources, vector_deletions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.sources.config import SourceConfig
+
+RunMonth = Callable[["Pipeline", Month], MonthRun]
 
 
 @dataclass
 class IngestResult:
-    """What came of an ingest; the counts are in the pipeline's tally."""
+    """What an ingest did."""
 
+    stats: IngestStats = field(default_factory=IngestStats)
     months: list[Month] = field(default_factory=list)
+    """The months that were run."""
     errors: list[str] = field(default_factory=list)
     """Sources that could not be scanned and months whose run failed, one line each; the others went on."""
     warnings: list[str] = field(default_factory=list)
     unconfigured: list[str] = field(default_factory=list)
-    """Sources that are no longer in `sources.yaml`: their documents stay until `sources --remove`."""
+    """Sources that are no longer listed in `sources.yaml`: their documents stay until `sources --remove`."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that the sources hold is searchable now, and nothing was quarantined on the way."""
+        return not (self.errors or self.stats.failed or self.stats.failed_chunks)
+
+    def as_json(self, seconds: dict[str, float]) -> dict[str, Any]:
+        """What `rag-pipeline ingest --json` prints; `seconds` by stage."""
+        return {
+            **self.stats.as_dict(),
+            "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "months": [str(month) for month in self.months],
+            "warnings": self.warnings,
+            "errors": self.errors,
+        }
 
 
 def ingest(
@@ -45,14 +64,13 @@ def ingest(
     only_months: Sequence[Month] = (),
     confirm_deletions: bool = False,
     retry_failed: bool = False,
-    run: Callable[[Pipeline, Month], None] | None = None,
+    run: RunMonth = run_month,
 ) -> IngestResult:
-    """Bring the index to what the sources hold.
+    """Bring the index up to date with the sources.
 
-    Raises `StoreUnavailableError` where a store is down, and `DimensionMismatchError` or a `RagError` where the
-    collections hold another embedder's vectors; what was done stays, and the next ingest goes on from there.
+    Raises `StoreUnavailableError` if a store is down, and `DimensionMismatchError` or a `RagError` if the collections
+    hold another embedder's vectors. What was done stays, and the next ingest resumes.
     """
-    run = run or run_month
     result = IngestResult()
     configured = [pipeline.source(name) for name in only_sources] or list(pipeline.sources.values())
     with pipeline.stores.database.connection() as connection:
@@ -62,6 +80,24 @@ def ingest(
         if retry_failed:
             source_items.retry_failed(connection, list(only_sources) or None)
             documents.retry_failed(connection)
+    _scan(pipeline, configured, confirm_deletions, result)
+    result.warnings += apply_retention(pipeline).busy
+    _run_months(pipeline, only_months, run, result)
+    with pipeline.stores.database.connection() as connection:
+        pending = vector_deletions.backlog(connection)
+    if pending:
+        result.stats.add(deletion_counts(drain_deletions(pipeline)))
+    result.warnings += [
+        f"source {name} is no longer in {pipeline.settings.sources}; its documents stay until "
+        f"`rag-pipeline sources --remove {name}`"
+        for name in result.unconfigured
+    ]
+    return result
+
+
+def _scan(
+    pipeline: Pipeline, configured: Sequence[SourceConfig], confirm_deletions: bool, result: IngestResult
+) -> None:
     for config in configured:
         try:
             scanned = scan_source(pipeline, config, confirm_deletions=confirm_deletions)
@@ -70,42 +106,30 @@ def ingest(
         except RagError as error:
             result.errors.append(one_line(error))
             continue
+        result.stats.add(scanned.counts())
         result.warnings += [
-            f"source {config.name}: {problem}; nothing there counts as gone" for problem in scanned.problems
+            f"source {config.name}: {problem}; nothing there is treated as gone" for problem in scanned.problems
         ]
-    result.warnings += apply_retention(pipeline).busy
+
+
+def _run_months(pipeline: Pipeline, only_months: Sequence[Month], run: RunMonth, result: IngestResult) -> None:
     with pipeline.stores.database.connection() as connection:
         pending = documents.months_with_work(connection)
     months = [month for month in pending if not only_months or month in only_months]
     if months:
         pipeline.collections.check()
+    unreachable: list[str] = []
     for number, month in enumerate(months):
         pipeline.progress("months", number, len(months))
         try:
-            run(pipeline, month)
+            done = run(pipeline, month)
         except StoreUnavailableError:
             raise
         except RagError as error:
-            result.errors.append(f"{month}: {one_line(error)}")
+            done = MonthRun(error=one_line(error))
+        result.stats.add(done.stats.as_dict())
         result.months.append(month)
-    result.errors += [problem for problem in pipeline.tally.problems if problem not in result.errors]
-    with pipeline.stores.database.connection() as connection:
-        waiting = vector_deletions.backlog(connection)
-    if waiting:
-        drain_deletions(pipeline)
-    return result
-
-
-def run_month(pipeline: Pipeline, month: Month) -> None:
-    """A month's whole run: documents, chunks, vectors, deletions, and the counts compared.
-
-    Raises a `RagError` where expected, stored and searchable are not the same.
-    """
-    with pipeline.month_lock(month):
-        ingest_documents(pipeline, month)
-        chunk_documents(pipeline, month)
-        index_vectors(pipeline, month)
-        drain_deletions(pipeline)
-        for counts in verify(pipeline, month, pipeline.settings.vectors):
-            if not counts.equal:
-                raise RagError(f"{counts}: run again; if it stays so, something else writes to this collection")
+        if done.error:
+            result.errors.append(f"{month}: {done.error}")
+        unreachable += done.unreachable
+    result.errors += [reason for reason in dict.fromkeys(unreachable) if reason not in result.errors]

@@ -1,6 +1,6 @@
-"""Documents: a month's pending items are fetched, parsed and stored; gone ones are deleted.
+"""Documents: a month's pending items are fetched, parsed and stored; gone items are deleted.
 
-An item that cannot be read is set aside with its reason and never stops a run; its old version stays.
+An item that cannot be read is quarantined with its reason and never stops a run; its previous version stays.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rag_pipeline.stores.postgres.documents import DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome, PendingItem
 
 if TYPE_CHECKING:
+    from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig
@@ -33,25 +34,24 @@ class DocumentsResult:
     unchanged: int = 0
     """Touched, but with the same bytes as before."""
     deleted: int = 0
-    set_aside: list[tuple[str, str]] = field(default_factory=list)
+    quarantined: list[tuple[str, str]] = field(default_factory=list)
     """(source_id, reason)"""
     unreachable: dict[str, str] = field(default_factory=dict)
-    """Source → reason: its items stay pending, they are not to blame."""
+    """Source → reason. Its items stay pending: they are not to blame."""
+
+    def counts(self) -> Counts:
+        """The fields of `IngestStats` that this step counts."""
+        return {"documents": self.stored, "deleted": self.deleted, "failed": len(self.quarantined)}
 
 
 def ingest_documents(pipeline: Pipeline, month: Month) -> DocumentsResult:
-    """Bring a month's documents to what the sources hold."""
+    """Bring a month's documents up to date with their sources."""
     result = DocumentsResult()
-    with pipeline.tally.stage("delete"):
+    with pipeline.stopwatch.stage("delete"):
         result.deleted = _delete_gone(pipeline, month)
-    with pipeline.tally.stage("documents"):
+    with pipeline.stopwatch.stage("documents"):
         _ingest_pending(pipeline, month, result)
-    tally = pipeline.tally
-    tally.deleted += result.deleted
-    tally.documents += result.stored
-    tally.failed += len(result.set_aside)
-    tally.problems += [reason for reason in result.unreachable.values() if reason not in tally.problems]
-    if result.deleted or result.stored or result.set_aside:
+    if result.deleted or result.stored or result.quarantined:
         with pipeline.stores.database.connection() as connection:
             sources.refresh_statistics(connection)
     return result
@@ -69,7 +69,7 @@ def _delete_gone(pipeline: Pipeline, month: Month) -> int:
 
 
 def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -> None:
-    read = _Reader(pipeline, result)
+    reader = _Reader(pipeline, result.unreachable)
     after = ("", "")
     done = 0
     with ThreadPoolExecutor(pipeline.settings.parse_workers, thread_name_prefix="parse") as pool:
@@ -79,10 +79,10 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
             if not batch:
                 return
             if not done:
-                # Scans make it for new items; those of a month that was retired and is kept again have none.
+                # Scans create it for new items; a month that expired and is kept again has none.
                 schema.ensure_months(pipeline.stores.database, [month])
             after = (batch[-1].source_type, batch[-1].source_id)
-            _store(pipeline, [one for one in pool.map(read, batch) if one is not None], result)
+            _store(pipeline, [read for read in pool.map(reader.read, batch) if read is not None], result)
             done += len(batch)
             pipeline.progress(f"{month} documents", done)
 
@@ -90,31 +90,31 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
 def _store(pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], result: DocumentsResult) -> None:
     rows = [row for _, row in read if row is not None]
     failures = [outcome for outcome, _ in read if outcome.error is not None]
-    same = [outcome.item for outcome, row in read if outcome.error is None and row is None]
+    unchanged = [outcome.item for outcome, row in read if outcome.error is None and row is None]
     with pipeline.stores.database.connection() as connection:
         documents.upsert(connection, rows)
         documents.set_aside(connection, [(o.item.document_id, o.item.created_at, o.error or "") for o in failures])
-        documents.restore(connection, [(item.document_id, item.created_at) for item in same])
+        documents.restore(connection, [(item.document_id, item.created_at) for item in unchanged])
         source_items.record(connection, [outcome for outcome, _ in read])
     result.stored += len(rows)
-    result.unchanged += len(same)
-    result.set_aside += [(outcome.item.source_id, outcome.error or "") for outcome in failures]
+    result.unchanged += len(unchanged)
+    result.quarantined += [(outcome.item.source_id, outcome.error or "") for outcome in failures]
 
 
 class _Reader:
-    """Fetches and parses one item; called from several threads."""
+    """Fetches and parses items, from several threads. Notes in `unreachable` which sources cannot be reached, and why."""
 
-    def __init__(self, pipeline: Pipeline, result: DocumentsResult) -> None:
+    def __init__(self, pipeline: Pipeline, unreachable: dict[str, str]) -> None:
         self._pipeline = pipeline
-        self._result = result
+        self._unreachable = unreachable
         self._connected: dict[str, Source] = {}
 
-    def __call__(self, item: PendingItem) -> tuple[Outcome, DocumentRow | None] | None:
-        """What became of the item, and its document's row; neither error nor row: the same bytes as before.
+    def read(self, item: PendingItem) -> tuple[Outcome, DocumentRow | None] | None:
+        """Return what became of an item, and its document's row; no row and no error if its bytes are unchanged.
 
-        None where its source cannot be reached.
+        None if its source cannot be reached.
         """
-        if item.source in self._result.unreachable:
+        if item.source in self._unreachable:
             return None
         try:
             config = self._pipeline.source(item.source)
@@ -129,7 +129,7 @@ class _Reader:
             reason = f"source {item.source} is no longer in {self._pipeline.settings.sources}"
             return Outcome(item, error=reason), None
         except SourceError as error:
-            self._result.unreachable[item.source] = one_line(error)
+            self._unreachable[item.source] = one_line(error)
             return None
 
     def _source(self, config: SourceConfig) -> Source:

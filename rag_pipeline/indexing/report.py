@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rag_pipeline.stores.postgres import overview
+from rag_pipeline.stores.postgres import document_chunks, documents
 
 if TYPE_CHECKING:
     from rag_pipeline.months import Month
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def newest_documents(pipeline: Pipeline, month: Month, limit: int = 10) -> list[tuple[Any, ...]]:
     """(title, language, created_at, chunks) of a month's newest documents."""
     with pipeline.stores.database.connection() as connection:
-        return overview.newest(connection, month, limit)
+        return documents.newest(connection, month, limit)
 
 
 def chunk_profile(pipeline: Pipeline, month: Month) -> list[tuple[str, int]]:
     """(range of tokens, chunks) of a month, in steps of 100 tokens."""
     with pipeline.stores.database.connection() as connection:
-        return overview.sizes(connection, month)
+        return document_chunks.size_distribution(connection, month)

@@ -1,10 +1,10 @@
-"""RetentionResult: months older than `RAG_RETENTION_MONTHS` before the running one leave both stores.
+"""Retention: months older than `RAG_RETENTION_MONTHS` before the running month expire and leave both stores.
 
-A month is retired under its lock, in steps that may be killed and done again: it is written down; its items are
-marked, so that no scan brings them back; its documents are deleted and its partitions dropped in PostgreSQL; its
-partition is dropped in each Milvus collection; only then is it struck off. What was written down is finished at the
-next call, whatever the setting says by then. Sources are never touched: where more months are kept again, or all,
-their items become pending and are ingested anew.
+A month expires under its lock, in steps that can be killed and repeated: it is recorded in `expiring_months`; its items
+are marked, so that no scan brings them back; its documents are deleted and its partitions dropped in PostgreSQL; its
+partition is dropped in each Milvus collection; only then is the record removed. What was recorded is finished by the next
+call, whatever the setting says by then. Sources are never touched: if more months are kept again, or all of them, their
+items become pending and are ingested again.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ _DROP_PAUSE_SECONDS = 0.5
 
 @dataclass
 class RetentionResult:
-    """What a call of `apply_retention` did."""
+    """What one call of `apply_retention` did."""
 
-    retired: list[Month] = field(default_factory=list)
+    expired: list[Month] = field(default_factory=list)
     restored: int = 0
     """Items that are pending again."""
     busy: list[str] = field(default_factory=list)
-    """Months that another run is at work on, one line each: the next call takes them up."""
+    """Months that another run is processing, one line each: the next call handles them."""
 
 
 def horizon_of(settings: Settings, now: Month | None = None) -> Month | None:
-    """The oldest month that is kept; None where all are."""
+    """Return the oldest month that is kept; None if all are."""
     if settings.retention_months is None:
         return None
     return (now or Month.now()).earlier(settings.retention_months)
 
 
-def months_to_retire(pipeline: Pipeline, now: Month | None = None) -> list[Month]:
-    """The months that are to leave, oldest first: those older than the horizon, and those half retired."""
+def months_to_expire(pipeline: Pipeline, now: Month | None = None) -> list[Month]:
+    """Return the months that have to leave, oldest first: those before the horizon, and those that are half expired."""
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
         begun = retiring_months.begun(connection)
@@ -64,7 +64,7 @@ def months_to_retire(pipeline: Pipeline, now: Month | None = None) -> list[Month
 
 def retention_due(pipeline: Pipeline, now: Month | None = None) -> bool:
     """Whether `apply_retention` would find something to do."""
-    if months_to_retire(pipeline, now):
+    if months_to_expire(pipeline, now):
         return True
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
@@ -72,26 +72,26 @@ def retention_due(pipeline: Pipeline, now: Month | None = None) -> bool:
 
 
 def apply_retention(pipeline: Pipeline, now: Month | None = None) -> RetentionResult:
-    """Retire the months that are too old, and make pending again what was retired and is to be kept.
+    """Expire the months that are too old, and make pending again what had expired and is to be kept.
 
-    `now` is the running month. Raises `StoreUnavailableError` where a store is down; the next call goes on.
+    `now` is the running month. Raises `StoreUnavailableError` if a store is down; the next call resumes.
     """
     result = RetentionResult()
-    for month in months_to_retire(pipeline, now):
+    for month in months_to_expire(pipeline, now):
         try:
             with pipeline.month_lock(month, _LOCK_WAIT_SECONDS):
-                _retire(pipeline, month)
+                _expire(pipeline, month)
         except BusyError as error:
-            result.busy.append(f"{month} is too old and could not be retired yet: {error}")
+            result.busy.append(f"{month} is past the retention and could not expire yet: {error}")
         else:
-            result.retired.append(month)
+            result.expired.append(month)
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
         result.restored = retiring_months.restore_items(connection, horizon.start if horizon else None)
     return result
 
 
-def _retire(pipeline: Pipeline, month: Month) -> None:
+def _expire(pipeline: Pipeline, month: Month) -> None:
     database, milvus = pipeline.stores.database, pipeline.stores.milvus
     with database.connection() as connection:
         retiring_months.begin(connection, month)
@@ -114,11 +114,11 @@ def _in_batches(
         with pipeline.stores.database.connection() as connection:
             count = step(connection, month, limit)
         done += count
-        pipeline.progress(f"{month} retire {what}", done)
+        pipeline.progress(f"{month} expire {what}", done)
 
 
 def _drop_in_postgres(pipeline: Pipeline, month: Month) -> None:
-    """Waits for moments without a query, briefly each time: others would have to wait behind us."""
+    """Wait for a moment without queries, briefly each time: others would have to wait behind us."""
     for _ in range(_DROP_TRIES):
         try:
             with pipeline.stores.database.connection() as connection:

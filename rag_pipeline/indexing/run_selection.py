@@ -1,4 +1,4 @@
-"""Which months to run now: those with work, oldest first, a bounded number, and never the same work in a tight loop."""
+"""Which months to run now: those with pending work, oldest first, a bounded number, and never the same work in a tight loop."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _RETRIES = 1000
 
 
 @dataclass(frozen=True)
-class Asked:
-    """That a month was asked for, with which work, and when it may be asked for with the same work again."""
+class Requested:
+    """That a run of a month was requested, for which work, and when the same work may be requested again."""
 
     digest: str
     times: int
@@ -29,10 +29,10 @@ class Asked:
 
 
 def pending_work(pipeline: Pipeline) -> dict[Month, str]:
-    """The months with pending work, and a digest of that work.
+    """Return the months with pending work, each with a digest of that work.
 
-    What was set aside or failed becomes pending again here when its time has come: after a day, then after pauses
-    that double. Each failure puts off the next try, so this never keeps a month busy.
+    Quarantined items and chunks that are due for a retry become pending here: after a day, then after pauses that
+    double. Each failure postpones the next retry, so this never keeps a month busy.
     """
     with pipeline.stores.database.connection() as connection:
         source_items.retry_due(connection, _RETRIES)
@@ -45,19 +45,19 @@ def pending_work(pipeline: Pipeline) -> dict[Month, str]:
 def due_months(
     work: Mapping[Month, str],
     busy: Collection[Month],
-    asked: Mapping[Month, Asked],
+    requested: Mapping[Month, Requested],
     now: datetime,
     limit: int,
-) -> tuple[list[Month], dict[Month, Asked]]:
-    """The months to run now, and what to remember till the next call.
+) -> tuple[list[Month], dict[Month, Requested]]:
+    """Return the months to run now, and what to remember until the next call.
 
-    A month that is being run is left alone. Work that is the same as when it was last asked for (its run failed) is
-    asked for again after a pause that doubles each time, up to an hour; other work at once.
+    A month that is running is left alone. Work that is the same as when it was last requested (its run failed) is
+    requested again after a pause that doubles each time, up to an hour; other work at once.
     """
     due: list[Month] = []
-    remembered: dict[Month, Asked] = {}
+    remembered: dict[Month, Requested] = {}
     for month in sorted(work):
-        before = asked.get(month)
+        before = requested.get(month)
         same = before is not None and before.digest == work[month]
         if before is not None and (month in busy or (same and now < before.again_at) or len(due) >= limit):
             remembered[month] = before
@@ -66,6 +66,6 @@ def due_months(
             continue
         times = before.times + 1 if before is not None and same else 1
         pause = min(_FIRST_PAUSE * 2 ** min(times - 1, 10), _LONGEST_PAUSE)
-        remembered[month] = Asked(work[month], times, now + pause)
+        remembered[month] = Requested(work[month], times, now + pause)
         due.append(month)
     return due, remembered

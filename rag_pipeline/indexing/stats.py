@@ -1,41 +1,48 @@
-"""Tally: what an ingest did, and how long each stage took. Counted by the steps, printed by the command line."""
+"""The counts of an ingest: each step returns its own, whoever runs the steps adds them up."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
-from rag_pipeline.stopwatch import Stopwatch
+Counts = Mapping[str, int]
+"""Some of the fields of `IngestStats`, by name: what one step did."""
 
 
 @dataclass
-class Tally(Stopwatch):
-    """Counts of one ingest, or of one month's run; seconds are wall time, and stages that run side by side overlap."""
+class IngestStats:
+    """Counts of one ingest. The names are those of `rag-pipeline ingest --json` and of the metadata of Dagster's runs."""
 
     scanned: int = 0
+    """Items that the sources hold."""
     new: int = 0
     changed: int = 0
     deleted: int = 0
+    """Documents whose items are gone."""
     failed: int = 0
+    """Documents that were quarantined because they cannot be read."""
     documents: int = 0
     """Documents stored, new or changed."""
     chunks: int = 0
     """Chunks added."""
-    retired: int = 0
-    """Chunks dropped."""
+    superseded: int = 0
+    """Chunks that the next version of their document drops."""
     embedded: int = 0
     """Chunks that the embedder was asked for."""
     reused: int = 0
-    """Chunks whose vectors came from the cache."""
-    restated: int = 0
-    """Chunks that only moved: their rows were written anew with the stored vectors."""
+    """Chunks whose vectors came from `embedding_cache`."""
+    moved: int = 0
+    """Chunks that only moved: their rows in Milvus were rewritten with the stored vectors."""
     failed_chunks: int = 0
+    """Chunks that cannot be embedded or written."""
     vectors_deleted: int = 0
-    """Chunks whose vectors left Milvus."""
-    problems: list[str] = field(default_factory=list)
-    """What a person has to mend, one line each, and no document is to blame for: a source that is out of reach."""
+    """Chunks whose vectors were deleted from Milvus."""
 
-    def as_json(self) -> dict[str, Any]:
-        """The keys that `rag-pipeline ingest --json` promises, and a few more."""
-        counts = {name: value for name, value in vars(self).items() if isinstance(value, int)}
-        return {**counts, "seconds": {name: round(value, 3) for name, value in self.seconds.items()}}
+    def add(self, counts: Counts) -> None:
+        """Add what a step did."""
+        for name, count in counts.items():
+            setattr(self, name, getattr(self, name) + count)
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}

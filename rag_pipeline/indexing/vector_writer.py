@@ -1,8 +1,13 @@
-"""VectorMappingService: a batch of chunks and its vectors become one state of PostgreSQL and Milvus, or none.
+"""VectorMappingService: a batch of chunks and its vectors becomes one state of PostgreSQL and Milvus, or none.
 
-The saga of a batch: the chunks are `processing` in PostgreSQL; their rows are written to the collections, side by
-side; their ids are written back and they are `completed`. On a failure the compensations run in reverse, and the
-batch is tried again in halves, so that one bad chunk fails alone.
+There is no transaction across the two stores, so a batch is a saga (Garcia-Molina and Salem, "Sagas", SIGMOD 1987):
+
+1. the chunks are `processing` in PostgreSQL;
+2. their rows are written to the collections, side by side;
+3. their vectors' ids are written back, and they are `completed`.
+
+Each step registers its compensation. On a failure the compensations run in reverse order, and the batch is retried in
+halves, so that one bad chunk fails alone.
 """
 
 from __future__ import annotations
@@ -13,13 +18,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import DimensionMismatchError, StoreUnavailableError, one_line
-from rag_pipeline.indexing.saga import Saga
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import document_chunks
+from rag_pipeline.stores.postgres.statuses import EmbeddingStatus
+from rag_pipeline.stores.vector_ids import row_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from types import TracebackType
 
     from rag_pipeline.embedding.base import ChunkVectors
     from rag_pipeline.months import Month
@@ -32,7 +39,10 @@ _log = logging.getLogger(__name__)
 
 
 class VectorMappingService:
-    """Saves chunks with their vectors, in one month, for the given kinds of vectors."""
+    """Saves chunks with their vectors, in one month, for the given kinds of vectors.
+
+    `built` are all the kinds that a complete chunk has; `embedder` is the fingerprint of what made the vectors.
+    """
 
     def __init__(
         self,
@@ -40,6 +50,7 @@ class VectorMappingService:
         collections: Collections,
         month: Month,
         kinds: Sequence[VectorKind],
+        *,
         built: Sequence[VectorKind],
         embedder: str,
     ) -> None:
@@ -60,9 +71,9 @@ class VectorMappingService:
     def save(
         self, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]
     ) -> list[tuple[ChunkToEmbed, str]]:
-        """Write a batch; the chunks that could not be written, each with its error, marked `failed`.
+        """Write a batch. Return the chunks that could not be written and were marked `failed`, each with its error.
 
-        Raises `StoreUnavailableError` where a store is down: then no chunk is to blame, and the next run goes on.
+        Raises `StoreUnavailableError` if a store is down: then no chunk is to blame, and the next run resumes.
         """
         if not batch:
             return []
@@ -78,11 +89,11 @@ class VectorMappingService:
         return []
 
     def fail(self, chunk: ChunkToEmbed, error: BaseException) -> str:
-        """Mark one chunk as failed with this error; the error as stored."""
+        """Mark one chunk as failed with this error. Return the error as it was stored."""
         reason = one_line(error)
         _log.warning("chunk %s of %s, position %s: %s", chunk.id, chunk.source_id, chunk.position, reason)
         with self._database.connection() as connection:
-            document_chunks.set_status(connection, self._month, [chunk.id], "failed", reason)
+            document_chunks.set_status(connection, self._month, [chunk.id], EmbeddingStatus.FAILED, reason)
         return reason
 
     def _save(self, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]) -> None:
@@ -96,19 +107,25 @@ class VectorMappingService:
                     )
             for kind in self._kinds:
                 ids = [
-                    key
+                    row_id
                     for chunk, count in zip(batch, multi_counts, strict=True)
-                    for key in rows.vector_ids(kind, chunk.id, count)
+                    for row_id in row_ids(kind, chunk.id, count)
                 ]
                 saga.on_failure(f"delete their {kind} vectors", partial(self._delete, kind, ids))
             written = [self._pool.submit(self._write, kind, batch, vectors) for kind in self._kinds]
-            # All have to come to an end before anything is compensated.
+            # All of them have to end before anything is compensated.
             errors = [error for future in written if (error := future.exception())]
             if errors:
                 raise errors[0]
             with self._database.connection() as connection:
                 document_chunks.map_vectors(
-                    connection, self._month, batch, self._kinds, self._built, self._embedder, multi_counts
+                    connection,
+                    self._month,
+                    batch,
+                    kinds=self._kinds,
+                    built=self._built,
+                    embedder=self._embedder,
+                    multi_counts=multi_counts,
                 )
 
     def _write(self, kind: VectorKind, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]) -> None:
@@ -126,9 +143,42 @@ class VectorMappingService:
 
     def _set_back(self, batch: Sequence[ChunkToEmbed]) -> None:
         with self._database.connection() as connection:
-            document_chunks.set_status(connection, self._month, [chunk.id for chunk in batch], "pending")
+            document_chunks.set_status(
+                connection, self._month, [chunk.id for chunk in batch], EmbeddingStatus.PENDING
+            )
+
+
+class Saga:
+    """A series of steps, each with its compensation. A context manager: an error inside runs the compensations.
+
+    They run newest first, and the error is raised again. A compensation that itself fails is logged, and the others
+    still run: the first error is the one raised.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._compensations: list[tuple[str, Callable[[], object]]] = []
+
+    def on_failure(self, what: str, compensation: Callable[[], object]) -> None:
+        """Register what undoes a step. Do so before the step: one that fails half-way has to be undone too."""
+        self._compensations.append((what, compensation))
+
+    def __enter__(self) -> Saga:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            return
+        for what, compensation in reversed(self._compensations):
+            try:
+                compensation()
+            except Exception as failure:
+                # The next run finds what this leaves: rows marked `processing`, written again under the same ids.
+                _log.warning("%s: could not %s: %s", self._name, what, one_line(failure))
 
 
 def name_of(chunk: ChunkToEmbed) -> str:
-    """What errors call a chunk."""
+    """Return what errors call a chunk."""
     return f"chunk {chunk.id} of {chunk.source_id}, position {chunk.position}"

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from rag_pipeline.months import Month
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import MAX_HITS, SEARCH_EF, Collections, vector_field
+from rag_pipeline.stores.vector_ids import leading_chunk
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -27,7 +28,6 @@ _NO_SUCH_COLLECTION = 100
 _NOT_LOADED = 101
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
-_UUID_CHARS = 36
 
 _CHECK_SECONDS = 60
 _checked: WeakKeyDictionary[Collections, float] = WeakKeyDictionary()
@@ -110,7 +110,9 @@ def find(
     hits = on_loaded(milvus, generation.alias, ask) or []
     found = Candidates(exhausted=len(hits) < MAX_HITS)
     for hit in hits:
-        chunk = UUID(hit["id"][:_UUID_CHARS])
+        chunk = leading_chunk(hit["id"])
+        if chunk is None:
+            continue  # Not our row: the checker reports it.
         found.scores[chunk] = float(hit["distance"])
         found.documents[chunk] = UUID(hit["entity"]["document_id"])
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from rag_pipeline.search.candidates import on_loaded
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import vector_field
-from rag_pipeline.stores.milvus.rows import vector_ids
+from rag_pipeline.stores.vector_ids import chunk_of, row_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,14 +24,13 @@ if TYPE_CHECKING:
 
 _KEYS_PER_REQUEST = 1000
 """Rows held at a time: 4 MB of 1024 dimensions, and 30 MB while they are Python's numbers."""
-_UUID_CHARS = 36
 
 
 def multi_scores(
     milvus: Milvus, generation: Generation, query: FloatArray, chunks: Sequence[FoundChunk]
 ) -> dict[UUID, float]:
     """MaxSim of the query's (k, d) rows with each chunk's, by chunk; chunks without a row there are left out."""
-    keys = [key for chunk in chunks for key in vector_ids("multi", chunk.id, chunk.multi_vector_count)]
+    keys = [key for chunk in chunks for key in row_ids("multi", chunk.id, chunk.multi_vector_count)]
     field = vector_field("multi")
     best: dict[UUID, FloatArray] = {}
     for start in range(0, len(keys), _KEYS_PER_REQUEST):
@@ -42,7 +41,7 @@ def multi_scores(
 
         rows = on_loaded(milvus, generation.alias, get)
         if rows:
-            owners = [UUID(row["id"][:_UUID_CHARS]) for row in rows]
+            owners = [chunk_of(row["id"]) for row in rows]
             vectors = np.asarray([row[field] for row in rows], dtype=np.float32)
             keep_best(best, owners, vectors @ query.T)
     return {chunk: float(similarities.mean()) for chunk, similarities in best.items()}

@@ -1,4 +1,4 @@
-"""Who may write to a collection."""
+"""The lock on a collection that its writers hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _WAIT_SECONDS = 300
 
 
 def sole_writer(database: Database, milvus: Milvus, collection: str) -> AbstractContextManager[None]:
-    """Write to a collection alone: Milvus Lite is not safe with several writers of one, a real server is."""
+    """Hold a collection's write lock.
+
+    Milvus Lite is not safe with several writers to one collection; a real server is, and there this does nothing.
+    Raises `BusyError` if another process holds the lock for five minutes.
+    """
     if not milvus.is_lite:
         return nullcontext()
     return advisory_lock(database, f"collection {collection}", _WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""One manager that opens and closes all three clients, each at its first use."""
+"""One context manager for all three clients, each opened at its first use."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.stores.milvus.client import Milvus
 from rag_pipeline.stores.postgres.database import Database
+from rag_pipeline.stores.redis_client import connect_redis
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -15,14 +16,11 @@ if TYPE_CHECKING:
 
     from rag_pipeline.endpoints import Endpoints
 
-_REDIS_CONNECTIONS = 20
-_REDIS_TIMEOUT_SECONDS = 5
-
 
 class StoreConnections:
     """PostgreSQL (a pool of 5 to 20, commands end after 60 s), Milvus (10 calls at a time), Redis (at most 20).
 
-    A context manager: whatever was opened is closed at its end.
+    A context manager: at its end it closes what was opened.
     """
 
     def __init__(self, endpoints: Endpoints) -> None:
@@ -38,21 +36,10 @@ class StoreConnections:
 
     @cached_property
     def redis(self) -> redis.Redis:
-        import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        # A cache that does not answer is left out, not waited for: one try, a short timeout.
-        return redis.Redis.from_url(
-            self._endpoints.redis_url,
-            max_connections=_REDIS_CONNECTIONS,
-            socket_timeout=_REDIS_TIMEOUT_SECONDS,
-            socket_connect_timeout=1,
-            retry=Retry(NoBackoff(), 0),
-        )
+        return connect_redis(self._endpoints.redis_url)
 
     def close(self) -> None:
-        """Close whatever was opened; the next use opens it anew."""
+        """Close what was opened; the next use reopens it."""
         for name in ("database", "milvus", "redis"):
             client = self.__dict__.pop(name, None)
             if client is not None:

@@ -1,4 +1,4 @@
-"""Which documents a search may find: the filters, checked when they are made, and understood by both stores."""
+"""The filters of a search, validated when they are made; both stores translate them into their own conditions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MAX_SOURCE_TYPE = 50
 
 @dataclass(frozen=True)
 class Filters:
-    """Which documents a search may find; what is None does not restrict it.
+    """Which documents a search can find; a filter that is None does not restrict it.
 
-    Dates are of the document's `created_at`. Both ends are inclusive: a date means its whole day in UTC, a moment
-    has to have a time zone. Raises `ConfigError` for a value that no document can have.
+    Dates refer to the document's `created_at`. Both ends are inclusive: a date means its whole day in UTC, and a
+    datetime must have a time zone. Raises `ConfigError` for a value that no document can have.
     """
 
     language: str | None = None
@@ -29,13 +29,13 @@ class Filters:
     def __post_init__(self) -> None:
         if self.language is not None and not _LANGUAGE.fullmatch(self.language):
             raise ConfigError(
-                f"language {self.language!r} is not a code: write two lower-case letters, such as ja"
+                f"language {self.language!r} is not a language code: write two lower-case letters, such as ja"
             )
         if self.source_type is not None and not (
             0 < len(self.source_type) <= _MAX_SOURCE_TYPE and self.source_type.isprintable()
         ):
             raise ConfigError(
-                f"source type {self.source_type[:_MAX_SOURCE_TYPE]!r} is not one: `rag-pipeline sources` lists them"
+                f"source type {self.source_type[:_MAX_SOURCE_TYPE]!r} is not a source type: `rag-pipeline sources` lists them"
             )
         since, until = self.since, self.until
         if since is not None and until is not None and since >= until:
@@ -50,10 +50,10 @@ class Filters:
 
     @property
     def until(self) -> datetime | None:
-        """The moment after the last, exclusive, in UTC; None also where there is none after it."""
+        """The first moment after the range, in UTC; None also if `datetime` cannot express it."""
         if self.to_date is None:
             return None
-        # PostgreSQL counts in microseconds, too: nothing lies between a moment and the next.
+        # PostgreSQL counts in microseconds too, so nothing lies between two steps.
         step = timedelta(microseconds=1) if isinstance(self.to_date, datetime) else timedelta(days=1)
         try:
             return _first_moment(self.to_date) + step

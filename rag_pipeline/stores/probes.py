@@ -1,7 +1,7 @@
-"""Whether a server answers, asked in its own protocol; for embedded and external servers alike.
+"""Probes that ask a server in its own protocol whether it is up; for embedded and external servers alike.
 
-Each probe returns when the server answers and raises `StoreUnavailableError`, one line without the password,
-when it does not. `timeout` is in seconds.
+Each probe returns if the server answers, and otherwise raises `StoreUnavailableError`: one line without the password.
+`timeout` is in seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import socket
 import ssl
 from urllib.parse import urlsplit
 
-from rag_pipeline.errors import StoreUnavailableError, one_line
+from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
+from rag_pipeline.stores.redis_client import connect_redis
 from rag_pipeline.urls import mask_url
 
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -18,31 +19,27 @@ _HTTP2_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 
 def probe_postgres(url: str, timeout: float = 2) -> None:
-    """Logs in and asks for 1."""
+    """Log in and run `SELECT 1`."""
     import psycopg
 
     try:
         with psycopg.connect(url, connect_timeout=max(2, round(timeout))) as connection:
             connection.execute("SELECT 1")
     except psycopg.ProgrammingError:
-        # libpq quotes the part of the URL that it could not read, which may be the password
-        raise StoreUnavailableError("PostgreSQL: the URL cannot be read: check RAG_POSTGRES_URL") from None
+        # libpq quotes what it could not read, which can be part of the password.
+        raise StoreUnavailableError("PostgreSQL: the URL is malformed: check RAG_POSTGRES_URL") from None
     except psycopg.Error as error:
         raise _unavailable("PostgreSQL", url, error) from None
 
 
 def probe_redis(url: str, timeout: float = 2) -> None:
-    """Logs in and pings."""
+    """Log in and ping."""
     import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
 
     try:
-        client = redis.Redis.from_url(
-            url, socket_connect_timeout=timeout, socket_timeout=timeout, retry=Retry(NoBackoff(), 0)
-        )
-    except ValueError:
-        raise StoreUnavailableError("Redis: the URL cannot be read: check RAG_REDIS_URL") from None
+        client = connect_redis(url, connect_timeout=timeout, socket_timeout=timeout)
+    except ConfigError:
+        raise StoreUnavailableError("Redis: the URL is malformed: check RAG_REDIS_URL") from None
     try:
         client.ping()
     except (redis.RedisError, OSError) as error:
@@ -52,17 +49,17 @@ def probe_redis(url: str, timeout: float = 2) -> None:
 
 
 def probe_milvus(uri: str, timeout: float = 2) -> None:
-    """Opens an HTTP/2 connection, which gRPC speaks, without logging in.
+    """Open an HTTP/2 connection, which gRPC uses, without logging in.
 
-    Done by hand, as RFC 9113, section 3.4, has it: pymilvus takes seconds to import, and gRPC, once in use,
-    complains of every process that is started beside it.
+    Written by hand after RFC 9113, section 3.4: pymilvus takes seconds to import, and gRPC, once in use, logs warnings
+    about every process that is started afterwards.
     """
     try:
         parts = urlsplit(uri)
         secure = parts.scheme == "https"
         address = parts.hostname or "", parts.port or (443 if secure else 19530)
     except ValueError:
-        raise StoreUnavailableError("Milvus: the URI cannot be read: check RAG_MILVUS_URI") from None
+        raise StoreUnavailableError("Milvus: the URI is malformed: check RAG_MILVUS_URI") from None
     try:
         with socket.create_connection(address, timeout) as connection:
             if secure:
@@ -71,7 +68,7 @@ def probe_milvus(uri: str, timeout: float = 2) -> None:
                 connection = context.wrap_socket(connection, server_hostname=parts.hostname)
             connection.sendall(_HTTP2_PREFACE + _HTTP2_SETTINGS)
             with connection.makefile("rb") as answer:
-                # the first frame is the server's settings: three bytes of length, then the type
+                # The first frame holds the server's settings: three bytes of length, then the type.
                 frame = answer.read(9)
     except OSError as error:
         raise _unavailable("Milvus", uri, error) from None

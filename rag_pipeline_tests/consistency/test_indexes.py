@@ -1,13 +1,22 @@
-"""What is not as the schema or the collections' specification says: found, rebuilt, and the check passes."""
+"""Differences from the expected schema or the collections' specification are found and repaired."""
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
-from rag_pipeline.stores.postgres.expected_schema import declared
+from rag_pipeline.errors import RagError
+from rag_pipeline.stores.postgres import expected_schema as expected_schema_module
+from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres.database import Database
+from rag_pipeline.stores.postgres.expected_schema import expected_schema
+from rag_pipeline.stores.postgres.schema_description import describe
 from rag_pipeline_tests.consistency.conftest import MARCH, Spoiled
 
 PARENT_INVALID = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_chunks_parent'::regclass"
@@ -15,7 +24,7 @@ PART_INVALID = """UPDATE pg_index SET indisvalid = false WHERE indexrelid = (
     SELECT inhrelid FROM pg_inherits JOIN pg_index ON indexrelid = inhrelid
     WHERE inhparent = 'idx_documents_tags'::regclass AND indrelid = 'documents_2024_03'::regclass)"""
 
-# Statements, the asset, whether it is of March or of the whole, and what the sample says of it.
+# Statements, the asset, whether the finding is of March or of the whole index, and the sample's entry.
 SPOILED: list[tuple[list[str], str, bool, dict[str, str]]] = [
     (
         ["DROP INDEX idx_documents_status"],
@@ -36,7 +45,7 @@ SPOILED: list[tuple[list[str], str, bool, dict[str, str]]] = [
         ],
         "document_chunks",
         False,
-        {"problem": "index", "name": "idx_chunks_document", "found": "btree (document_id)"},
+        {"problem": "index differs", "name": "idx_chunks_document", "found": "btree (document_id)"},
     ),
     (
         [PARENT_INVALID],
@@ -62,7 +71,7 @@ SPOILED: list[tuple[list[str], str, bool, dict[str, str]]] = [
         ],
         "document_chunks",
         True,
-        {"problem": "index left behind", "table": "document_chunks_2024_03", "name": "left_behind"},
+        {"problem": "leftover index", "table": "document_chunks_2024_03", "name": "left_behind"},
     ),
     (
         ["DROP TRIGGER cleanup_document_vectors ON document_chunks"],
@@ -98,7 +107,42 @@ SPOILED: list[tuple[list[str], str, bool, dict[str, str]]] = [
         ["DROP TEXT SEARCH CONFIGURATION japanese"],
         "documents",
         False,
-        {"problem": "configuration missing", "name": "japanese"},
+        {"problem": "text search configuration missing", "name": "japanese"},
+    ),
+    (
+        [
+            "ALTER TABLE document_chunks DROP CONSTRAINT positive_position",
+            "ALTER TABLE document_chunks ADD CONSTRAINT positive_position CHECK (position >= -1)",
+        ],
+        "document_chunks",
+        False,
+        {
+            "problem": "constraint differs",
+            "table": "document_chunks",
+            "name": "positive_position",
+            "found": "CHECK ((\"position\" >= '-1'::integer))",
+        },
+    ),
+    (
+        [
+            "CREATE OR REPLACE FUNCTION refuse_truncate() RETURNS trigger AS $$ BEGIN RETURN NULL; END; $$ LANGUAGE plpgsql"
+        ],
+        "documents",
+        False,
+        {"problem": "function differs", "table": "", "name": "refuse_truncate"},
+    ),
+    (
+        [
+            "CREATE OR REPLACE TRIGGER refuse_truncate AFTER TRUNCATE ON documents "
+            "FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate()"
+        ],
+        "documents",
+        False,
+        {
+            "problem": "trigger differs",
+            "table": "documents",
+            "found": "AFTER TRUNCATE FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate()",
+        },
     ),
     (
         ["DROP FUNCTION cleanup_document_vectors() CASCADE"],
@@ -109,6 +153,14 @@ SPOILED: list[tuple[list[str], str, bool, dict[str, str]]] = [
 ]
 
 
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url, min_size=1)
+    schema.migrate(database)
+    yield database
+    database.close()
+
+
 def execute(spoiled: Spoiled, *statements: str) -> None:
     with psycopg.connect(spoiled.index.endpoints.postgres_url, autocommit=True) as connection:
         for statement in statements:
@@ -116,7 +168,7 @@ def execute(spoiled: Spoiled, *statements: str) -> None:
 
 
 def catalogue(spoiled: Spoiled) -> list[tuple[Any, ...]]:
-    """Every index with its definition and whether it is valid, every key and trigger; but not the names of parts."""
+    """Every index with its definition and whether it is valid, every key, trigger and function; but not the names of parts."""
     return spoiled.index.rows(
         """
         SELECT t.relname, regexp_replace(pg_get_indexdef(i.indexrelid), '^.* USING ', ''), i.indisvalid
@@ -126,26 +178,75 @@ def catalogue(spoiled: Spoiled) -> list[tuple[Any, ...]]:
         FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid WHERE contype <> 'n'
             AND (NOT t.relispartition OR contype = 'c')
         UNION ALL
-        SELECT tgrelid::regclass::name, tgname, tgenabled <> 'D' FROM pg_trigger WHERE NOT tgisinternal
+        SELECT tgrelid::regclass::name, pg_get_triggerdef(oid), tgenabled <> 'D' FROM pg_trigger WHERE NOT tgisinternal
+        UNION ALL
+        SELECT proname, pg_get_functiondef(oid), true FROM pg_proc WHERE pronamespace = 'public'::regnamespace
         ORDER BY 1, 2, 3
         """
     )
 
 
-def test_the_declared_schema_is_read_from_the_migrations() -> None:
-    schema = declared()
-    indexes = {index.name: index for index in schema.indexes}
-    assert indexes["idx_documents_tags"].definition == "USING GIN (tags)"
+def test_the_expected_schema_is_what_the_migrations_make(database: Database) -> None:
+    expected = expected_schema(database)
+    indexes = {index.name: index for index in expected.indexes}
+    assert indexes["idx_documents_tags"].definition == "gin (tags)"
     assert indexes["idx_sources_name_type"].unique
-    assert {"japanese"} == set(schema.configurations)
-    assert {"cleanup_document_vectors", "create_monthly_partition"} <= set(schema.functions)
-    keys = {(key.table, key.name) for key in schema.constraints}
+    assert {"japanese"} == set(expected.text_search_configurations)
+    assert {"cleanup_document_vectors", "create_monthly_partition"} <= set(expected.functions)
+    keys = {(key.table, key.name) for key in expected.constraints}
     assert {("documents", "documents_pkey"), ("users", "users_email_key")} <= keys
     assert ("document_chunks", "document_chunks_document_fkey") in keys
 
 
+def test_describing_the_migrations_schema_leaves_nothing_behind(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expected_schema_module, "_by_server_version", {})
+    with database.connection() as connection:
+        before = describe(connection)
+        objects = connection.execute("SELECT count(*) FROM pg_class").fetchone()
+    expected = expected_schema(database)
+    with database.connection() as connection:
+        assert connection.execute("SELECT count(*) FROM pg_class").fetchone() == objects
+        assert connection.execute("SELECT FROM pg_namespace WHERE nspname LIKE 'scratch%'").fetchall() == []
+        assert describe(connection) == before
+
+    def ours(things: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(thing for thing in things if thing.table != schema.VERSION_TABLE)
+
+    assert expected == replace(before, indexes=ours(before.indexes), constraints=ours(before.constraints))
+
+
+def test_several_processes_may_describe_it_at_once(database_url: str) -> None:
+    databases = [Database(database_url, min_size=1) for _ in range(4)]
+    schema.migrate(databases[0])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(expected_schema_module._describe_scratch_schema, databases))
+    for database in databases:
+        database.close()
+    assert all(one == found[0] for one in found)
+
+
+def test_a_missing_privilege_is_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected_schema_module, "_by_server_version", {})
+    role = f"reader_{secrets.token_hex(4)}"
+    with database.connection() as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'geheim'")
+        name = connection.info.dbname
+    address = database._url.rpartition("@")[2]
+    reader = Database(f"postgresql://{role}:geheim@{address}", min_size=1)
+    try:
+        with pytest.raises(RagError, match=rf'GRANT CREATE ON DATABASE "{name}" TO "{role}"') as caught:
+            expected_schema(reader)
+        assert "\n" not in str(caught.value)
+    finally:
+        reader.close()
+        with database.connection() as connection:
+            connection.execute(f"DROP ROLE {role}")
+
+
 @pytest.mark.parametrize("group", [SPOILED[:8], SPOILED[8:-1], SPOILED[-1:]], ids=["one", "two", "three"])
-def test_what_is_not_as_declared_is_found_and_rebuilt(
+def test_a_difference_is_found_and_repaired(
     spoiled: Spoiled, group: list[tuple[list[str], str, bool, dict[str, str]]]
 ) -> None:
     before = catalogue(spoiled)
@@ -163,9 +264,9 @@ def test_what_is_not_as_declared_is_found_and_rebuilt(
     assert spoiled.embedded == 0
 
 
-def test_a_detached_month_is_attached_again(spoiled: Spoiled) -> None:
+def test_a_detached_month_is_reattached(spoiled: Spoiled) -> None:
     before = catalogue(spoiled)
-    # PostgreSQL does not let a partition go that rows refer to, even its own.
+    # PostgreSQL refuses to detach a partition that rows refer to, even its own rows.
     spoiled.sql("UPDATE document_chunks SET parent_chunk_id = NULL")
     execute(spoiled, "ALTER TABLE document_chunks DETACH PARTITION document_chunks_2024_03")
     found = spoiled.check()
@@ -219,17 +320,17 @@ def test_a_dropped_index_and_what_was_lost_meanwhile(spoiled: Spoiled) -> None:
     spoiled.repaired()
 
 
-def test_an_alias_that_is_missing_or_leads_elsewhere(spoiled: Spoiled) -> None:
+def test_an_alias_that_is_missing_or_points_elsewhere(spoiled: Spoiled) -> None:
     prefix = spoiled.index.prefix
     with spoiled.milvus() as client:
         client.drop_alias(f"{prefix}sparse_collection")
         client.alter_alias(spoiled.collection("multi"), f"{prefix}dense_collection")
     found = {f.where: f.sample[0]["problem"] for f in spoiled.only("index_issues")}
-    assert found == {"dense_collection": "alias elsewhere", "sparse_collection": "alias missing"}
+    assert found == {"dense_collection": "alias points elsewhere", "sparse_collection": "alias missing"}
     spoiled.repaired()
 
 
-def test_a_collection_of_another_dimension_is_filled_anew(spoiled: Spoiled) -> None:
+def test_a_collection_of_another_dimension_is_recreated_and_refilled(spoiled: Spoiled) -> None:
     name, alias = spoiled.collection("dense"), f"{spoiled.index.prefix}dense_collection"
     with spoiled.milvus() as client:
         client.drop_alias(alias)
@@ -237,14 +338,12 @@ def test_a_collection_of_another_dimension_is_filled_anew(spoiled: Spoiled) -> N
         client.create_collection(name, dimension=8, id_type="string", max_length=255, vector_field_name="vector")
         client.create_alias(name, alias)
     found = spoiled.check()
-    assert "dimension" in {one["problem"] for f in found.index_issues for one in f.sample}
+    assert "dimension differs" in {one["problem"] for f in found.index_issues for one in f.sample}
     spoiled.repaired()
     assert spoiled.embedded == 0
 
 
-def test_an_alias_that_leads_to_another_embedders_vectors_is_left_to_people(spoiled: Spoiled) -> None:
-    from rag_pipeline.errors import RagError
-
+def test_an_alias_of_another_embedders_vectors_is_left_to_people(spoiled: Spoiled) -> None:
     other = f"{spoiled.index.prefix}dense_0123456789ab"
     with spoiled.milvus() as client:
         client.create_collection(other, dimension=64, id_type="string", max_length=255)

@@ -40,7 +40,7 @@ def test_checks_beside_ingests_find_nothing(spoiled: Spoiled) -> None:
                 if round_ == 2:
                     spoiled.index.docs.joinpath("march5.md").unlink()
                     spoiled.index.docs.joinpath("march4.md").rename(spoiled.index.docs / "renamed.md")
-                _, result = spoiled.index.ingest()
+                result = spoiled.index.ingest()
                 assert result.errors == []
         finally:
             done.set()

@@ -6,13 +6,14 @@ import pytest
 from pymilvus import MilvusClient
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.consistency.conftest import APRIL, MARCH, Spoiled
 
 KINDS = ("dense", "sparse", "multi")
 
 
 def keys(chunk: str, kind: str) -> list[str]:
-    return [f"{chunk}_multi_{n}" for n in range(4)] if kind == "multi" else [f"{chunk}_{kind}"]
+    return row_ids(kind, chunk, 4)
 
 
 def lose(spoiled: Spoiled, client: MilvusClient, kind: str, chunks: list[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from rag_pipeline.dagster_home import dagster_environment
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.indexing.ingest import ingest
+from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
@@ -33,7 +34,7 @@ class Place:
         """What exists becomes pending work; nothing is run."""
         with Pipeline(load_settings()) as pipeline:
             pipeline.prepare()
-            ingest(pipeline, run=lambda pipeline, month: None)
+            ingest(pipeline, run=lambda pipeline, month: MonthRun())
 
     def ingest(self) -> None:
         with Pipeline(load_settings()) as pipeline:

@@ -40,7 +40,7 @@ def test_an_open_pipeline_reaches_assets_checks_ops_sensors_and_schedules(opened
             r.partition_key for r in tick_of_sensor(defs, "index_pending_months", instance).run_requests or ()
         ] == [JANUARY.partition_key]
         assert run("index_month").success
-        assert opened.tally.documents == 1, "the asset stored it through the open pipeline"
+        assert opened.stopwatch.seconds["documents"] > 0, "the asset used the open pipeline"
         assert all(evaluation.passed for evaluation in run("check_month").get_asset_check_evaluations())
         assert run("create_partitions", None).success
         [request] = tick_of_schedule(defs, "nightly_checks", instance).run_requests or ()

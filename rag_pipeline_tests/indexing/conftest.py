@@ -13,6 +13,7 @@ from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import Settings, load_settings
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.embedders import CheapEmbedder
 
 
@@ -41,17 +42,14 @@ class Index:
         )
 
     def open(self, **overrides: object) -> Pipeline:
-        pipeline = Pipeline(self.settings(**overrides), self.endpoints)
-        # The plug would load it by name, once a process; a test wants its own, to count what it was asked.
-        pipeline.__dict__["embedder"] = self.embedder
-        pipeline.__dict__["collections"] = _collections(pipeline, self.embedder)
+        # Its own embedder, and not one by name, which is loaded once per process: a test counts what it was asked.
+        pipeline = Pipeline(self.settings(**overrides), self.endpoints, embedder=self.embedder)
         pipeline.prepare()
         return pipeline
 
-    def ingest(self, **arguments: object) -> tuple[Pipeline, IngestResult]:
+    def ingest(self, **arguments: object) -> IngestResult:
         with self.open() as pipeline:
-            result = ingest(pipeline, **arguments)  # type: ignore[arg-type]
-        return pipeline, result
+            return ingest(pipeline, **arguments)  # type: ignore[arg-type]
 
     def write(self, name: str, text: str, date: str = "2024-03-05") -> Path:
         path = self.docs / name
@@ -82,10 +80,8 @@ class Index:
 
     def expected_ids(self, kind: str) -> set[str]:
         """The keys that a collection should hold, by PostgreSQL."""
-        if kind == "multi":
-            rows = self.rows("SELECT id, multi_vector_count FROM document_chunks WHERE live AND NOT retired")
-            return {f"{chunk}_multi_{n}" for chunk, count in rows for n in range(count)}
-        return {f"{chunk}_{kind}" for (chunk,) in self.rows("SELECT id FROM document_chunks WHERE live")}
+        rows = self.rows("SELECT id, multi_vector_count FROM document_chunks WHERE live")
+        return {key for chunk, count in rows for key in row_ids(kind, chunk, count)}
 
     def assert_true(self) -> None:
         """Nothing is missing, nothing is twice, nothing is left behind, nothing is stuck."""
@@ -105,21 +101,6 @@ class Index:
             WHERE live GROUP BY word
         """
         assert self.rows(terms) == []
-
-
-def _collections(pipeline: Pipeline, embedder: CheapEmbedder) -> object:
-    from rag_pipeline.stores.milvus.collections import Collections, generations
-
-    return Collections(
-        pipeline.stores.milvus,
-        generations(
-            pipeline.settings.milvus_prefix,
-            embedder.fingerprint,
-            embedder.dimension,
-            embedder.multi_dimension,
-            pipeline.settings.vectors,
-        ),
-    )
 
 
 @pytest.fixture

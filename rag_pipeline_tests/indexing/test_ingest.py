@@ -28,11 +28,11 @@ def paragraphs(count: int, seed: str = "") -> str:
 def test_documents_become_three_verified_collections(index: Index) -> None:
     index.write("a.md", paragraphs(20), "2024-03-05")
     index.write("b.md", "# Hello\n\nAbout backups.\n", "2024-04-01T00:30:00+09:00")
-    pipeline, result = index.ingest()
+    result = index.ingest()
     assert result.errors == []
     assert result.months == [Month(2024, 3)], "midnight in Tokyo is still March in UTC"
-    assert pipeline.tally.documents == 2
-    assert pipeline.tally.embedded == pipeline.tally.chunks > 5
+    assert result.stats.documents == 2
+    assert result.stats.embedded == result.stats.chunks > 5
     index.assert_true()
     ids = index.rows("SELECT dense_vector_id, sparse_vector_id, multi_vector_id, id FROM document_chunks")
     assert all((d, s, m) == (f"{i}_dense", f"{i}_sparse", f"{i}_multi") for d, s, m, i in ids)
@@ -44,9 +44,9 @@ def test_the_second_ingest_writes_nothing(index: Index) -> None:
     index.ingest()
     before = index.rows("SELECT id, updated_at FROM document_chunks ORDER BY id")
     asked = index.embedder.texts
-    pipeline, result = index.ingest()
+    result = index.ingest()
     assert result.months == []
-    assert (pipeline.tally.scanned, pipeline.tally.new, pipeline.tally.changed) == (1, 0, 0)
+    assert (result.stats.scanned, result.stats.new, result.stats.changed) == (1, 0, 0)
     assert index.embedder.texts == asked
     assert index.rows("SELECT id, updated_at FROM document_chunks ORDER BY id") == before
 
@@ -55,10 +55,10 @@ def test_a_touched_file_is_read_and_nothing_else(index: Index) -> None:
     path = index.write("a.md", paragraphs(5))
     index.ingest()
     os.utime(path, ns=(1, 1))
-    pipeline, _ = index.ingest()
-    assert pipeline.tally.changed == 1
-    assert (pipeline.tally.documents, pipeline.tally.chunks, pipeline.tally.embedded) == (0, 0, 0)
-    pipeline, result = index.ingest()
+    result = index.ingest()
+    assert result.stats.changed == 1
+    assert (result.stats.documents, result.stats.chunks, result.stats.embedded) == (0, 0, 0)
+    result = index.ingest()
     assert result.months == []
 
 
@@ -67,8 +67,8 @@ def test_an_edit_costs_its_changed_chunks_only(index: Index) -> None:
     index.ingest()
     asked = index.embedder.texts
     path.write_text(path.read_text("utf-8").replace("段落20。", "段落XX。"), "utf-8")
-    pipeline, _ = index.ingest()
-    assert (pipeline.tally.chunks, pipeline.tally.retired, pipeline.tally.embedded) == (1, 1, 1)
+    result = index.ingest()
+    assert (result.stats.chunks, result.stats.superseded, result.stats.embedded) == (1, 1, 1)
     assert index.embedder.texts == asked + 1
     index.assert_true()
 
@@ -78,9 +78,9 @@ def test_chunks_that_only_moved_are_not_embedded_again_and_follow_in_milvus(inde
     index.ingest()
     asked = index.embedder.texts
     path.write_text(path.read_text("utf-8").replace("# 見出し\n", "# 見出し\n\n## 零\n\n新しい節。\n"), "utf-8")
-    pipeline, _ = index.ingest()
+    result = index.ingest()
     assert index.embedder.texts == asked + 1
-    assert pipeline.tally.restated == 2
+    assert result.stats.moved == 2
     index.assert_true()
     positions = dict(index.rows("SELECT id::text, position FROM document_chunks"))
     with index.open() as opened:
@@ -96,9 +96,9 @@ def test_a_deleted_file_leaves_no_row_and_no_vector(index: Index) -> None:
     path = index.write("c.md", paragraphs(5, "c"))
     index.ingest()
     path.unlink()
-    pipeline, _ = index.ingest()
-    assert pipeline.tally.deleted == 1
-    assert pipeline.tally.vectors_deleted > 0
+    result = index.ingest()
+    assert result.stats.deleted == 1
+    assert result.stats.vectors_deleted > 0
     index.assert_true()
     assert index.rows("SELECT count(*) FROM source_items") == [(2,)]
 
@@ -109,60 +109,60 @@ def test_a_renamed_file_is_taken_from_the_cache(index: Index) -> None:
     index.ingest()
     asked = index.embedder.texts
     path.rename(path.with_name("renamed.md"))
-    pipeline, _ = index.ingest()
-    assert (pipeline.tally.new, pipeline.tally.deleted) == (1, 1)
-    assert pipeline.tally.embedded == 0
-    assert pipeline.tally.reused == pipeline.tally.chunks > 0
+    result = index.ingest()
+    assert (result.stats.new, result.stats.deleted) == (1, 1)
+    assert result.stats.embedded == 0
+    assert result.stats.reused == result.stats.chunks > 0
     assert index.embedder.texts == asked
     index.assert_true()
 
 
-def test_most_of_a_source_vanishing_needs_a_confirmation(index: Index) -> None:
+def test_deleting_most_of_a_source_needs_a_confirmation(index: Index) -> None:
     paths = [index.write(f"{n}.md", paragraphs(1, str(n))) for n in range(4)]
     index.ingest()
     for path in paths[:3]:
         path.unlink()
-    _, result = index.ingest()
+    result = index.ingest()
     assert "3 of its 4 documents" in result.errors[0]
     assert "--confirm-deletions" in result.errors[0]
     assert index.rows("SELECT count(*) FROM documents") == [(4,)]
     assert index.rows("SELECT sync_status, last_error IS NOT NULL FROM sources") == [("failed", True)]
-    pipeline, result = index.ingest(confirm_deletions=True)
+    result = index.ingest(confirm_deletions=True)
     assert result.errors == []
-    assert pipeline.tally.deleted == 3
+    assert result.stats.deleted == 3
     index.assert_true()
 
 
-def test_a_vanished_folder_deletes_nothing(index: Index) -> None:
+def test_a_missing_folder_deletes_nothing(index: Index) -> None:
     index.write("a.md", paragraphs(2))
     index.ingest()
     index.docs.rename(index.docs.with_name("elsewhere"))
-    _, result = index.ingest()
+    result = index.ingest()
     assert "source docs" in result.errors[0]
     assert "sources.yaml" in result.errors[0]
     assert index.rows("SELECT count(*) FROM documents") == [(1,)]
 
 
-def test_a_document_that_cannot_be_read_is_set_aside_and_its_old_version_stays(index: Index) -> None:
+def test_a_document_that_cannot_be_read_is_quarantined_and_its_previous_version_stays(index: Index) -> None:
     path = index.write("a.md", paragraphs(3))
     good = path.read_bytes()
     index.write("b.md", paragraphs(3, "b"))
     index.ingest()
     path.write_bytes(b"\x00\x01\x02binary")
-    pipeline, _ = index.ingest()
-    assert pipeline.tally.failed == 1
+    result = index.ingest()
+    assert result.stats.failed == 1
     assert index.rows("SELECT count(*) FROM document_chunks WHERE live")[0][0] > 2
     state = (
         "SELECT processing_status, indexing_status, error_message IS NOT NULL FROM documents ORDER BY source_id"
     )
     assert index.rows(state) == [("failed", "completed", True), ("completed", "completed", False)]
-    pipeline, result = index.ingest()
+    result = index.ingest()
     assert result.months == [], "it is tried again when it changes, not at every run"
-    pipeline, _ = index.ingest(retry_failed=True)
-    assert pipeline.tally.failed == 1
+    result = index.ingest(retry_failed=True)
+    assert result.stats.failed == 1
     path.write_bytes(good)
-    pipeline, _ = index.ingest()
-    assert pipeline.tally.failed == 0
+    result = index.ingest()
+    assert result.stats.failed == 0
     index.assert_true()
 
 
@@ -170,16 +170,16 @@ def test_one_chunk_that_cannot_be_embedded_fails_alone(index: Index) -> None:
     index.embedder.poison = "毒"
     index.write("bad.md", paragraphs(20, "x") + "\n## 毒\n\n毒入り。\n")
     index.write("good.md", paragraphs(20, "y"))
-    pipeline, _ = index.ingest()
-    assert pipeline.tally.failed_chunks == 1
+    result = index.ingest()
+    assert result.stats.failed_chunks == 1
     assert index.rows("SELECT count(*) FROM document_chunks WHERE embedding_status = 'failed'") == [(1,)]
     rows = index.rows("SELECT source_id, indexing_status, error_message FROM documents ORDER BY 1")
     assert rows[0][1] == "failed"
     assert "毒" in rows[0][2]
     assert rows[1][1:] == ("completed", None)
     index.embedder.poison = None
-    pipeline, _ = index.ingest(retry_failed=True)
-    assert (pipeline.tally.embedded, pipeline.tally.failed_chunks) == (1, 0)
+    result = index.ingest(retry_failed=True)
+    assert (result.stats.embedded, result.stats.failed_chunks) == (1, 0)
     index.assert_true()
 
 
@@ -209,7 +209,7 @@ def test_new_metadata_in_sources_yaml_reaches_the_documents(index: Index) -> Non
     index.assert_true()
 
 
-def test_another_chunk_size_cuts_the_documents_anew(index: Index) -> None:
+def test_another_chunk_size_rechunks_the_documents(index: Index) -> None:
     index.write("a.md", paragraphs(12))
     index.ingest()
     before = index.rows("SELECT count(*) FROM document_chunks")[0][0]
@@ -219,7 +219,7 @@ def test_another_chunk_size_cuts_the_documents_anew(index: Index) -> None:
     index.assert_true()
 
 
-def test_a_killed_scan_goes_on_where_it_was(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_scan_resumes_where_it_stopped(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rag_pipeline.indexing.scan._SLICE", 3)
     for n in range(10):
         index.write(f"{n}.md", paragraphs(1, str(n)))
@@ -234,7 +234,7 @@ def test_a_killed_scan_goes_on_where_it_was(index: Index, monkeypatch: pytest.Mo
     assert index.rows("SELECT count(*), count(DISTINCT seen_pass) FROM source_items") == [(10, 1)]
 
 
-def test_another_dimension_is_refused_before_anything_is_written(index: Index) -> None:
+def test_another_dimension_is_rejected_before_anything_is_written(index: Index) -> None:
     index.write("a.md", paragraphs(3))
     index.ingest()
     before = {kind: index.vector_ids(kind) for kind in KINDS}
@@ -257,23 +257,23 @@ def test_a_kind_that_is_not_built_is_not_missed(index: Index) -> None:
     ) == [("completed", None, None)]
 
 
-def test_redis_away_is_slower_and_not_wrong(index: Index, tmp_path: Path) -> None:
+def test_without_redis_it_is_slower_and_not_wrong(index: Index, tmp_path: Path) -> None:
     from rag_pipeline.endpoints import Endpoints
 
     good = index.endpoints
     index.endpoints = Endpoints(good.postgres_url, good.milvus_uri, "redis://127.0.0.1:9/0")
     index.write("a.md", paragraphs(10))
-    pipeline, result = index.ingest()
+    result = index.ingest()
     assert result.errors == []
-    assert pipeline.tally.embedded > 0
+    assert result.stats.embedded > 0
     index.assert_true()
 
 
-def test_a_source_that_is_taken_out_keeps_its_documents_until_it_is_removed(index: Index) -> None:
+def test_an_unlisted_source_keeps_its_documents_until_it_is_removed(index: Index) -> None:
     index.write("a.md", paragraphs(2))
     index.ingest()
     index.sources.write_text("sources: [{name: other, type: filesystem, path: ./docs}]\n", "utf-8")
-    _, result = index.ingest()
+    result = index.ingest()
     assert result.unconfigured == ["docs"]
     assert index.rows("SELECT count(*) FROM documents") == [(2,)]
     assert index.rows("SELECT name, is_active FROM sources ORDER BY 1") == [("docs", False), ("other", True)]

@@ -12,7 +12,7 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.indexing import retention
 from rag_pipeline.indexing.ingest import ingest
-from rag_pipeline.indexing.retention import apply_retention, horizon_of, months_to_retire, retention_due
+from rag_pipeline.indexing.retention import apply_retention, horizon_of, months_to_expire, retention_due
 from rag_pipeline.months import Month
 from rag_pipeline_tests.indexing.conftest import Index
 
@@ -50,7 +50,7 @@ def milvus_months(index: Index) -> set[str]:
         }
 
 
-def assert_retired(index: Index) -> None:
+def assert_expired(index: Index) -> None:
     index.assert_true()
     assert partitions(index) == {"documents_2024_05", "document_chunks_2024_05"}
     assert milvus_months(index) == {KEPT.milvus_partition}
@@ -63,13 +63,13 @@ def assert_retired(index: Index) -> None:
     assert index.rows("SELECT month FROM retiring_months") == []
 
 
-def test_months_before_the_kept_ones_are_too_old(index: Index) -> None:
+def test_months_before_the_horizon_have_expired(index: Index) -> None:
     assert horizon_of(index.settings(retention_months=4), NOW) == Month(2024, 2)
     assert horizon_of(index.settings(retention_months=6), NOW) == Month(2023, 12)
     assert horizon_of(index.settings(), NOW) is None
 
 
-def test_an_old_month_leaves_both_stores_and_the_others_stay(index: Index) -> None:
+def test_an_expired_month_leaves_both_stores_and_the_others_stay(index: Index) -> None:
     """With what waited in the outbox, and out of collections of another embedder."""
     ingested(index)
     assert index.rows("SELECT count(*) FROM document_chunks WHERE parent_chunk_id IS NOT NULL")[0][0] > 0
@@ -81,13 +81,13 @@ def test_an_old_month_leaves_both_stores_and_the_others_stay(index: Index) -> No
         other = f"{index.prefix}dense_0123456789ab"
         client.create_collection(other, dimension=4)
         client.create_partition(other, OLD.milvus_partition)
-        assert months_to_retire(pipeline, NOW) == [OLD]
+        assert months_to_expire(pipeline, NOW) == [OLD]
         assert retention_due(pipeline, NOW)
         result = apply_retention(pipeline, NOW)
-        assert (result.retired, result.restored, result.busy) == ([OLD], 0, [])
+        assert (result.expired, result.restored, result.busy) == ([OLD], 0, [])
         assert not retention_due(pipeline, NOW)
         assert not client.has_partition(other, OLD.milvus_partition)
-    assert_retired(index)
+    assert_expired(index)
 
 
 STEPS: dict[str, tuple[object, str]] = {
@@ -121,24 +121,24 @@ def test_killed_at_every_step_it_ends_the_same(index: Index, monkeypatch: pytest
             if (name, after) != ("finish", True):
                 assert index.rows("SELECT count(*) FROM retiring_months") == [(1,)]
     retire(index)
-    assert_retired(index)
+    assert_expired(index)
 
 
 @pytest.mark.parametrize("step", ["items", "partitions"])
-def test_half_retired_and_to_be_kept_again_it_is_as_before(
+def test_a_half_expired_month_that_is_kept_again_is_as_before(
     index: Index, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     ingested(index)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         killed(patch, *STEPS[step], after=True)
         retire(index)
-    _, back = index.ingest()
+    back = index.ingest()
     assert back.months == [OLD]
     assert index.rows("SELECT count(*) FROM documents") == [(3,)]
     index.assert_true()
 
 
-def test_milvus_down_leaves_the_month_to_be_finished_and_a_vanished_item_is_forgotten(index: Index) -> None:
+def test_with_milvus_down_the_month_is_finished_later_and_a_gone_item_is_forgotten(index: Index) -> None:
     ingested(index)
     good = index.endpoints
     index.endpoints = Endpoints(good.postgres_url, "http://127.0.0.1:9", good.redis_url)
@@ -146,8 +146,8 @@ def test_milvus_down_leaves_the_month_to_be_finished_and_a_vanished_item_is_forg
         retire(index)
     assert index.rows("SELECT count(*) FROM documents") == [(2,)]
     index.endpoints = good
-    assert retire(index).retired == [OLD]
-    assert_retired(index)
+    assert retire(index).expired == [OLD]
+    assert_expired(index)
     (index.docs / "old.md").unlink()
     index.ingest()
     assert index.rows("SELECT source_id FROM source_items ORDER BY 1") == [("docs:kept.md",), ("docs:last.md",)]
@@ -162,7 +162,7 @@ def test_old_documents_that_are_new_or_changed_are_not_ingested(index: Index) ->
     with index.open(retention_months=age) as pipeline:
         result = ingest(pipeline)
         assert result.months == []
-        assert (pipeline.tally.new, pipeline.tally.changed, pipeline.tally.embedded) == (0, 0, 0)
+        assert (result.stats.new, result.stats.changed, result.stats.embedded) == (0, 0, 0)
     states = "SELECT source_id, state FROM source_items WHERE document_created_at < '2024-05-01' ORDER BY 1"
     assert index.rows(states) == [("docs:old.md", "retired"), ("docs:older.md", "retired")]
     assert partitions(index) == {"documents_2024_05", "document_chunks_2024_05"}
@@ -177,19 +177,17 @@ def test_old_documents_that_are_new_or_changed_are_not_ingested(index: Index) ->
     index.assert_true()
 
 
-def test_a_month_that_is_being_worked_on_is_left_for_the_next_time(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_month_that_is_running_is_left_for_the_next_call(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "_LOCK_WAIT_SECONDS", 0)
     ingested(index)
     with index.open() as other, other.month_lock(OLD):
         result = retire(index)
-    assert result.retired == []
+    assert result.expired == []
     assert "2024-01" in result.busy[0]
-    assert retire(index).retired == [OLD]
+    assert retire(index).expired == [OLD]
 
 
-def test_a_reader_makes_the_retirement_wait_and_not_the_other_readers(
+def test_a_reader_delays_the_expiry_and_not_the_other_readers(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "_DROP_PAUSE_SECONDS", 0.1)
@@ -204,4 +202,4 @@ def test_a_reader_makes_the_retirement_wait_and_not_the_other_readers(
                 second.execute("SELECT count(*) FROM document_chunks").fetchone()
                 second.rollback()
         thread.join()
-    assert_retired(index)
+    assert_expired(index)

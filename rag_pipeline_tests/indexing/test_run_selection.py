@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_pipeline.indexing.run_selection import Asked, due_months, pending_work
+from rag_pipeline.indexing.run_selection import Requested, due_months, pending_work
 from rag_pipeline.months import Month
 from rag_pipeline_tests.indexing.conftest import Index
 
@@ -15,7 +15,7 @@ work = st.dictionaries(months, st.sampled_from(["a", "b"]), max_size=20)
 asked = st.dictionaries(
     months,
     st.builds(
-        Asked,
+        Requested,
         st.sampled_from(["a", "b"]),
         st.integers(1, 5),
         st.sampled_from([NOW - timedelta(minutes=1), NOW + timedelta(minutes=1)]),
@@ -25,21 +25,21 @@ asked = st.dictionaries(
 
 @given(work, st.sets(months), asked, st.integers(0, 5))
 def test_oldest_first_capped_and_never_twice_at_once(
-    work: dict[Month, str], busy: set[Month], asked: dict[Month, Asked], limit: int
+    work: dict[Month, str], busy: set[Month], asked: dict[Month, Requested], limit: int
 ) -> None:
     due, remembered = due_months(work, busy, asked, NOW, limit)
     assert due == sorted(due)
     assert len(due) <= limit
     assert set(due) <= set(work) - busy
     assert set(remembered) <= set(work)
-    # Asked again at once, nothing is: what was just asked for waits.
+    # Requested again at once, nothing is: what was just asked for waits.
     again, _ = due_months(work, busy, remembered, NOW, limit)
     assert not set(again) & set(due)
 
 
-def test_work_that_stays_the_same_is_asked_for_with_growing_pauses() -> None:
+def test_unchanged_work_is_requested_after_growing_pauses() -> None:
     month, now = Month(2024, 1), NOW
-    remembered: dict[Month, Asked] = {}
+    remembered: dict[Month, Requested] = {}
     pauses = []
     for _ in range(9):
         due, remembered = due_months({month: "same"}, (), remembered, now, 5)
@@ -51,14 +51,14 @@ def test_work_that_stays_the_same_is_asked_for_with_growing_pauses() -> None:
     assert pauses[-1] == timedelta(hours=1)
 
 
-def test_other_work_is_asked_for_at_once() -> None:
+def test_other_work_is_requested_at_once() -> None:
     month = Month(2024, 1)
     _, remembered = due_months({month: "one"}, (), {}, NOW, 5)
     due, _ = due_months({month: "two"}, (), remembered, NOW, 5)
     assert due == [month]
 
 
-def test_what_failed_is_tried_again_after_pauses_that_grow(index: Index) -> None:
+def test_what_failed_is_retried_after_growing_pauses(index: Index) -> None:
     """A document that cannot be read in one month, and one that cannot be embedded in another."""
     index.embedder.poison = "毒"
     (index.docs / "unread.md").write_bytes(b"\x00\x01\x02binary")

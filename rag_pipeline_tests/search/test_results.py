@@ -46,14 +46,14 @@ def test_the_ends_of_the_calendar_are_dates_too(edge):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"language": "japanese"}, "'japanese' is not a code"),
+        ({"language": "japanese"}, "'japanese' is not a language code"),
         ({"language": "JA"}, "two lower-case letters"),
-        ({"language": 'j"'}, "is not a code"),
-        ({"language": "ja\n"}, "is not a code"),
-        ({"source_type": ""}, "is not one"),
-        ({"source_type": "a\0b"}, "is not one"),
-        ({"source_type": "\ud800"}, "is not one"),
-        ({"source_type": "x" * 51}, "is not one"),
+        ({"language": 'j"'}, "is not a language code"),
+        ({"language": "ja\n"}, "is not a language code"),
+        ({"source_type": ""}, "is not a source type"),
+        ({"source_type": "a\0b"}, "is not a source type"),
+        ({"source_type": "\ud800"}, "is not a source type"),
+        ({"source_type": "x" * 51}, "is not a source type"),
         ({"from_date": date(2024, 2, 1), "to_date": date(2024, 1, 31)}, "swap them"),
         ({"from_date": datetime(2024, 2, 1)}, "has no time zone"),  # noqa: DTZ001
     ],

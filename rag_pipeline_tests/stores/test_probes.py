@@ -1,4 +1,4 @@
-"""A probe tells a server that can be used from one that cannot, and never says the password."""
+"""A probe tells a usable server from an unusable one, and never shows the password."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROBES = [
 
 @pytest.fixture(params=[b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", None], ids=["http", "closes", "silent"])
 def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of something that listens and is not a server of any kind that we know."""
+    """The address of something that listens and is none of our servers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connections = []
 
@@ -70,13 +70,13 @@ def test_nobody_on_the_port(probe: Callable[..., None], url: str) -> None:
 
 
 @pytest.mark.parametrize(("probe", "url"), PROBES)
-def test_an_address_that_cannot_be_read(probe: Callable[..., None], url: str) -> None:
+def test_a_malformed_address(probe: Callable[..., None], url: str) -> None:
     with pytest.raises(StoreUnavailableError, match="check RAG_") as caught:
         probe(url.replace("geheim", "geheim%zz").format("127.0.0.1:port"))
     assert "geheim" not in str(caught.value)
 
 
-def test_a_wrong_password_is_not_an_answer(stack_endpoints: Endpoints) -> None:
+def test_a_wrong_password_is_refused(stack_endpoints: Endpoints) -> None:
     for probe, url in (
         (probe_postgres, stack_endpoints.postgres_url),
         (probe_redis, stack_endpoints.redis_url),

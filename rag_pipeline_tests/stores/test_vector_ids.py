@@ -1,4 +1,4 @@
-"""Ids of vectors: what is made can be taken apart, and nothing else is taken for one."""
+"""Ids of vectors: what is composed can be parsed, and nothing else can."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
-from rag_pipeline.stores.vector_ids import chunk_of, mapped_id, parse, row_ids
+from rag_pipeline.stores.vector_ids import chunk_of, leading_chunk, mapped_id, parse, row_ids
 
 CHUNK = UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
 
 
 @given(st.uuids(), st.sampled_from(VECTOR_KINDS), st.integers(0, 20))
-def test_a_row_id_is_taken_apart_into_what_made_it(chunk: UUID, kind: VectorKind, count: int) -> None:
+def test_a_row_id_parses_into_its_parts(chunk: UUID, kind: VectorKind, count: int) -> None:
     ids = row_ids(kind, chunk, count)
     assert [parse(row_id) for row_id in ids] == (
         [(chunk, kind, number) for number in range(count)] if kind == "multi" else [(chunk, kind, None)]
@@ -47,7 +47,12 @@ def test_ids_sort_as_their_chunks_do(chunk: UUID, kind: VectorKind) -> None:
         CHUNK.hex + "_dense",
     ],
 )
-def test_what_this_program_did_not_make_is_no_id(row_id: str) -> None:
+def test_an_id_of_another_form_does_not_parse(row_id: str) -> None:
     assert parse(row_id) is None
-    with pytest.raises(ValueError, match="no id of a vector"):
+    with pytest.raises(ValueError, match="not the id of a vector"):
         chunk_of(row_id)
+
+
+def test_a_foreign_id_can_begin_with_a_chunk_id() -> None:
+    assert leading_chunk(f"{CHUNK}_other") == CHUNK
+    assert leading_chunk("zzz") is None

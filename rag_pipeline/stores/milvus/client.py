@@ -19,14 +19,14 @@ TIMEOUT_SECONDS = 30
 _CONNECT_TIMEOUT_SECONDS = 10
 _POOL = 10
 _KEEPALIVE_MS = 330_000
-"""pymilvus pings every 10 s, also when idle. A server with gRPC's defaults (Lite is one) takes more than a few pings in
-five minutes for an attack and closes the connection, and the call that comes then fails though nothing is wrong."""
+"""pymilvus pings every 10 s, also when idle. A server with gRPC's defaults, such as Lite, treats more than a few pings in
+five minutes as an attack and closes the connection; the next call then fails although nothing is wrong."""
 
 
 class Milvus:
     """One connection, at most ten calls at a time (gRPC multiplexes them; more would only queue at the server).
 
-    Opened at the first use: pymilvus takes long to import. Its `repr` and its errors never hold the password.
+    Opened at the first use, because pymilvus is slow to import. Its `repr` and its errors never hold the password.
     """
 
     def __init__(self, uri: str) -> None:
@@ -53,10 +53,10 @@ class Milvus:
 
     @contextmanager
     def client(self) -> Iterator[MilvusClient]:
-        """The client, for one call or a few.
+        """Lend the client for one call or a few.
 
-        Raises `StoreUnavailableError` where the server cannot be reached or refuses us, and a `RagError` with the
-        server's own words where it refuses the request.
+        Raises `StoreUnavailableError` if the server cannot be reached or refuses the connection, and a `RagError` with
+        the server's own words if it refuses the request.
         """
         import grpc
         from pymilvus.exceptions import MilvusException
@@ -71,12 +71,12 @@ class Milvus:
 
     @property
     def is_lite(self) -> bool:
-        """Milvus Lite answers some calls differently; where it does, callers branch on this."""
+        """Whether the server is Milvus Lite, which answers some calls differently."""
         with self.client():
             return self._version.startswith("milvus_lite")
 
     def close(self) -> None:
-        """Close the connection; the next use opens it anew."""
+        """Close the connection; the next use reopens it."""
         with self._lock:
             if self._client is not None:
                 self._client.close()
@@ -85,14 +85,14 @@ class Milvus:
     def _connected(self) -> MilvusClient:
         with self._lock:
             if self._client is None:
-                # pymilvus logs each error with a traceback and then raises it; it is told once, by us.
+                # pymilvus logs each error with a traceback before it raises it; we report it once.
                 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
                 from pymilvus import MilvusClient
 
                 client = MilvusClient(
                     **self._arguments,
                     timeout=_CONNECT_TIMEOUT_SECONDS,
-                    # Not pymilvus' shared connection, which has the options of whoever came first and stays open.
+                    # pymilvus' shared connection has the options of its first user and stays open.
                     dedicated=True,
                     grpc_options={"grpc.keepalive_time_ms": _KEEPALIVE_MS},
                 )
@@ -110,11 +110,13 @@ class Milvus:
         ):
             return StoreUnavailableError(self._down("does not answer"))
         if "auth" in lowered or "permission" in lowered or "password" in lowered:
-            return StoreUnavailableError(f"Milvus at {self.where} refuses us: {text}; correct RAG_MILVUS_URI")
+            return StoreUnavailableError(
+                f"Milvus at {self.where} refuses the connection: {text}; correct RAG_MILVUS_URI"
+            )
         if "deadline" in lowered or "timeout" in lowered or "timed out" in lowered:
             return StoreUnavailableError(self._down(f"did not answer within {TIMEOUT_SECONDS} s"))
         if "no space" in lowered or ("disk" in lowered and "full" in lowered):
-            return StoreUnavailableError(f"Milvus at {self.where}: {text}; make room there and run again")
+            return StoreUnavailableError(f"Milvus at {self.where}: {text}; free some space there and run again")
         return RagError(f"Milvus at {self.where}: {text}")
 
     def _down(self, reason: str) -> str:

@@ -1,7 +1,7 @@
-"""Whether the collections are as specified, and how they become so again.
+"""Compares the collections with their specification, and repairs them.
 
-Only what a server reports is compared: Lite leaves `M` and `efConstruction` out of an index's description, though
-it honours them.
+Only what a server reports is compared: Lite leaves `M` and `efConstruction` out of an index's description although
+it applies them.
 """
 
 from __future__ import annotations
@@ -21,69 +21,76 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.milvus.collections import Collections
 
 What = Literal[
-    "collection missing", "dimension", "alias missing", "alias elsewhere", "index missing", "index", "not loaded"
+    "collection missing",
+    "dimension differs",
+    "alias missing",
+    "alias points elsewhere",
+    "index missing",
+    "index differs",
+    "not loaded",
 ]
 
 
 @dataclass(frozen=True)
 class CollectionProblem:
-    """Something about one collection that is not as specified."""
+    """A difference between one collection and its specification."""
 
     kind: VectorKind
     what: What
     found: str
-    """What is there instead."""
+    """What is there instead, as a phrase."""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.found}"
 
 
 def collection_problems(collections: Collections, kind: VectorKind) -> list[CollectionProblem]:
-    """What is wrong with the collection of a kind that should hold vectors; its partitions are looked at apart."""
+    """Return what differs in the collection of one kind of vectors, its partitions left out."""
     generation = collections.generations[kind]
     found: list[tuple[What, str]] = []
     with collections.milvus.client() as client:
         if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
-            return [CollectionProblem(kind, "collection missing", f"there is no {generation.name}")]
+            return [CollectionProblem(kind, "collection missing", f"{generation.name} does not exist")]
         description = client.describe_collection(generation.name, timeout=TIMEOUT_SECONDS)
         dimension = dimension_of(description, kind)
         if dimension != generation.dimension:
-            found.append(("dimension", f"{dimension}, the embedder's is {generation.dimension}"))
+            found.append(("dimension differs", f"{dimension}, the embedder's is {generation.dimension}"))
         target = collections.alias_target(client, generation.alias)
         if target is None:
-            found.append(("alias missing", f"there is no {generation.alias}"))
+            found.append(("alias missing", f"{generation.alias} does not exist"))
         elif target != generation.name:
-            found.append(("alias elsewhere", f"{generation.alias} leads to {target}, not to {generation.name}"))
+            found.append(
+                ("alias points elsewhere", f"{generation.alias} points to {target}, not to {generation.name}")
+            )
         index = _index_of(client, generation.name, vector_field(kind))
     if index is None:
         found.append(("index missing", f"{vector_field(kind)} has no index"))
     elif wrong := _differences(index, INDEXES[kind]):
-        found.append(("index", wrong))
+        found.append(("index differs", wrong))
     if not is_loaded(collections.milvus, generation.name):
         found.append(("not loaded", f"{generation.name} is not loaded: it cannot be searched or checked"))
     return [CollectionProblem(kind, what, text) for what, text in found]
 
 
-def mend(collections: Collections, problem: CollectionProblem) -> None:
-    """Make the collection as specified again; vectors that are lost with it are missing then, not restored here.
+def repair(collections: Collections, problem: CollectionProblem) -> None:
+    """Repair one problem. Vectors that are dropped with a collection are missing afterwards; they are not restored here.
 
-    Raises a `RagError` where the alias leads to another embedder's vectors: which of both is right is not ours to
-    say.
+    Raises a `RagError` if the alias points to another embedder's vectors: a person must decide which embedder is right.
     """
     generation = collections.generations[problem.kind]
-    collections.forget()
+    collections.invalidate()
     name, field = generation.name, vector_field(problem.kind)
     with collections.milvus.client() as client:
-        if problem.what == "dimension":
+        if problem.what == "dimension differs":
             for alias in _aliases(client, name):
                 client.drop_alias(alias, timeout=TIMEOUT_SECONDS)
             client.drop_collection(name, timeout=TIMEOUT_SECONDS)
-        elif problem.what == "alias elsewhere":
-            _lead_home(collections, client, problem.kind)
-        elif problem.what in ("index", "index missing"):
+        elif problem.what == "alias points elsewhere":
+            _reset_alias(collections, client, problem.kind)
+        elif problem.what in ("index differs", "index missing"):
             # A real server refuses to drop the index of a loaded collection, and so does Lite.
             client.release_collection(name, timeout=TIMEOUT_SECONDS)
-            if problem.what == "index":
+            if problem.what == "index differs":
                 for index in client.list_indexes(name, field_name=field):
                     client.drop_index(name, index, timeout=TIMEOUT_SECONDS)
             client.create_index(name, index_params(problem.kind), timeout=TIMEOUT_SECONDS)
@@ -92,7 +99,7 @@ def mend(collections: Collections, problem: CollectionProblem) -> None:
 
 
 def load_existing(milvus: Milvus, prefix: str) -> list[str]:
-    """Load our collections that are there and not loaded, as all are after a restart of Lite; which."""
+    """Load our collections that are not loaded, and return their names. After a restart of Lite none is loaded."""
     loaded: list[str] = []
     for _, name in existing_collections(milvus, prefix):
         if not is_loaded(milvus, name):
@@ -102,15 +109,15 @@ def load_existing(milvus: Milvus, prefix: str) -> list[str]:
     return loaded
 
 
-def _lead_home(collections: Collections, client: Any, kind: VectorKind) -> None:
+def _reset_alias(collections: Collections, client: Any, kind: VectorKind) -> None:
     generation = collections.generations[kind]
     target = collections.alias_target(client, generation.alias)
     generations = {name for _, name in existing_collections(collections.milvus, generation.prefix)}
     of_this_kind = {name for name in generations if name.startswith(f"{generation.prefix}{kind}_")}
     if target in of_this_kind - {generation.name}:
         raise RagError(
-            f"{generation.alias} leads to {target}, which holds another embedder's vectors: set RAG_EMBEDDER back "
-            "to that one"
+            f"{generation.alias} points to {target}, which holds another embedder's vectors: set RAG_EMBEDDER back "
+            "to that embedder"
         )
     client.alter_alias(generation.name, generation.alias, timeout=TIMEOUT_SECONDS)
 

@@ -1,7 +1,7 @@
 """The three collections: their schemas and indexes, and their generations.
 
 A generation is a physical collection that holds one embedder's vectors; `dense_collection`, `sparse_collection` and
-`multi_collection` are aliases that point at the running one. Each month is a partition.
+`multi_collection` are aliases of the generation in use. Each month is a partition.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ INDEXES: dict[str, dict[str, Any]] = {
         "metric_type": "IP",
         "params": {"drop_ratio_build": 0.2},
     },
-    # Read by key, not searched: the candidates' vectors are fetched and compared.
+    # Read by key, not searched: a search fetches the candidates' vectors and compares them.
     "multi": {"index_type": "FLAT", "metric_type": "IP", "params": {}},
 }
 
 
 def vector_field(kind: str) -> str:
-    """The name of a collection's vector field."""
+    """Return the name of a collection's vector field."""
     return "vectors" if kind == "multi" else "vector"
 
 
@@ -66,7 +66,7 @@ class Generation:
 
     @property
     def name(self) -> str:
-        """The physical collection's name: holds a digest of the embedder's fingerprint."""
+        """The physical collection's name, with a digest of the embedder's fingerprint."""
         digest = hashlib.sha256(self.embedder.encode()).hexdigest()[:12]
         return f"{self.prefix}{self.kind}_{digest}"
 
@@ -78,13 +78,13 @@ def generations(
     multi_dimension: int,
     kinds: tuple[VectorKind, ...] = VECTOR_KINDS,
 ) -> dict[VectorKind, Generation]:
-    """The generation of each kind for an embedder."""
+    """Return an embedder's generation of each kind."""
     dimensions = {"dense": dimension, "sparse": 0, "multi": multi_dimension}
     return {kind: Generation(kind, embedder, dimensions[kind], prefix) for kind in kinds}
 
 
 class Collections:
-    """Creates, checks and counts the collections of one embedder."""
+    """Creates and checks the collections of one embedder, and counts their rows."""
 
     def __init__(self, milvus: Milvus, generations: dict[VectorKind, Generation]) -> None:
         self.milvus = milvus
@@ -96,8 +96,8 @@ class Collections:
     def ensure(self, month: Month | None = None) -> None:
         """Create and load what is missing: collections, indexes, aliases, and this month's partitions.
 
-        Raises `DimensionMismatchError` or a `RagError` where an alias leads to another embedder's vectors: mixing
-        models in one collection would make every search wrong.
+        Raises `DimensionMismatchError` or a `RagError` if an alias points to another embedder's vectors: mixing models
+        in one collection would make every search wrong.
         """
         with self._lock:
             for generation in self.generations.values():
@@ -107,22 +107,22 @@ class Collections:
                 if month is not None:
                     self._ensure_partition(generation, month)
 
-    def forget(self) -> None:
-        """Look again at the next `ensure`: what was there may have been changed by others."""
+    def invalidate(self) -> None:
+        """Have the next `ensure` check everything again: others can have changed it."""
         with self._lock:
             self._ready.clear()
             self._partitions.clear()
 
     def check(self) -> None:
-        """Raise where an alias leads to vectors of another embedder, before anything is written."""
+        """Raise what `ensure` raises if an alias points to another embedder's vectors; create nothing."""
         with self.milvus.client() as client:
             for generation in self.generations.values():
                 current = self.alias_target(client, generation.alias)
                 if current is not None:
-                    self._check_same(client, generation, current)
+                    self._check_embedder(client, generation, current)
 
     def stored(self, kind: VectorKind, month: Month) -> int:
-        """How many rows a month's partition holds."""
+        """Return the number of rows in a month's partition."""
         name, partition = self.generations[kind].name, month.milvus_partition
         lite = self.milvus.is_lite
         with self.milvus.client() as client:
@@ -144,7 +144,7 @@ class Collections:
             return int(rows[0]["count(*)"])
 
     def searchable(self, kind: VectorKind, month: Month) -> int:
-        """How many of a month's rows queries find, by the alias that searches use and the rows' own dates."""
+        """Return the number of a month's rows that queries find by the searches' alias and the rows' own dates."""
         bounds = (
             f"created_timestamp >= {int(month.start.timestamp())} "
             f"and created_timestamp < {int(month.end.timestamp())}"
@@ -164,11 +164,11 @@ class Collections:
             )
         return int(rows[0]["count(*)"])
 
-    def settle(self, kinds: tuple[VectorKind, ...] | None = None, wait_seconds: float = 60) -> None:
-        """After an ingest: have what was written indexed, so that searches are quick.
+    def flush(self, kinds: tuple[VectorKind, ...] | None = None, wait_seconds: float = 60) -> None:
+        """Have Lite index what an ingest wrote, and wait for it up to `wait_seconds` per collection.
 
-        Lite searches unflushed rows by brute force, so it is told to flush, once. A real server seals and indexes
-        by itself, serves growing segments meanwhile, and limits how often it may be told.
+        Lite searches unflushed rows by brute force. A real server seals and indexes by itself, serves growing segments
+        meanwhile, and limits how often it can be asked to; there this does nothing.
         """
         if not self.milvus.is_lite:
             return
@@ -187,7 +187,7 @@ class Collections:
         with self.milvus.client() as client:
             current = self.alias_target(client, generation.alias)
             if current is not None:
-                self._check_same(client, generation, current)
+                self._check_embedder(client, generation, current)
             if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
                 client.create_collection(
                     generation.name,
@@ -197,7 +197,7 @@ class Collections:
                     consistency_level="Strong",
                     timeout=TIMEOUT_SECONDS,
                 )
-            # After a restart Lite has indexed collections that are not loaded; loading twice is harmless.
+            # After a restart of Lite no collection is loaded; loading twice is harmless.
             client.load_collection(generation.name, timeout=TIMEOUT_SECONDS)
             if current is None:
                 client.create_alias(generation.name, generation.alias, timeout=TIMEOUT_SECONDS)
@@ -211,7 +211,7 @@ class Collections:
 
     @staticmethod
     def alias_target(client: Any, alias: str) -> str | None:
-        """The collection that an alias leads to; None where there is no such alias."""
+        """Return the collection that an alias points to; None if the alias does not exist."""
         from pymilvus.exceptions import MilvusException
 
         try:
@@ -222,20 +222,20 @@ class Collections:
             raise
 
     @staticmethod
-    def _check_same(client: Any, generation: Generation, current: str) -> None:
+    def _check_embedder(client: Any, generation: Generation, current: str) -> None:
         found = dimension_of(client.describe_collection(current, timeout=TIMEOUT_SECONDS), generation.kind)
-        mend = f"{generation.alias} holds another embedder's vectors; set RAG_EMBEDDER back to that one"
+        remedy = f"{generation.alias} holds another embedder's vectors; set RAG_EMBEDDER back to that embedder"
         if generation.dimension and found != generation.dimension:
-            raise DimensionMismatchError(found, generation.dimension, mend)
+            raise DimensionMismatchError(found, generation.dimension, remedy)
         if current != generation.name:
             raise RagError(
-                f"{generation.alias} leads to {current}, not to {generation.name} of {generation.embedder}: {mend}, "
-                "or give this index a RAG_MILVUS_PREFIX and a database of its own"
+                f"{generation.alias} points to {current}, not to {generation.name} of {generation.embedder}: {remedy}, "
+                "or give this index its own RAG_MILVUS_PREFIX and database"
             )
 
 
 def dimension_of(description: dict[str, Any], kind: VectorKind) -> int:
-    """The dimension of a described collection's vectors; 0 where it has none, as sparse ones have."""
+    """Return the dimension of a described collection's vectors; 0 for sparse vectors, which have none."""
     for field in description["fields"]:
         if field["name"] == vector_field(kind):
             return int(field["params"].get("dim", 0))
@@ -269,7 +269,7 @@ def _schema(generation: Generation) -> CollectionSchema:
 
 
 def index_params(kind: VectorKind) -> IndexParams:
-    """The index of a collection, as the client takes it."""
+    """Return the index of a collection in the form that the client takes."""
     from pymilvus import MilvusClient
 
     params = MilvusClient.prepare_index_params()

@@ -1,8 +1,8 @@
-"""The keys that a month's partition holds, read in ranges of chunk ids.
+"""Reads the keys of a month's partition in ranges of chunk ids.
 
-Keys begin with their chunk's id, so a range of ids is the same range in both stores, and no key of whatever form is
-outside of all ranges. Ranges, not pages: only a query iterator has its rows in key order on every server, and on
-Lite that takes minutes where ranges take seconds. Strongly consistent: what was written and confirmed is seen.
+Keys begin with their chunk's id, so a range of ids is the same range in both stores, and every key, whatever its form,
+is in one of the ranges. Ranges, not pages: only a query iterator returns rows in key order on every server, and on
+Lite it takes minutes where ranges take seconds. Reads are strongly consistent: they see every confirmed write.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
     from rag_pipeline.months import Month
     from rag_pipeline.stores.milvus.client import Milvus
 
-MOST_ROWS = 16_384
-"""The most rows of one answer of a real server."""
-_AIM = 8192
+MAX_ROWS = 16_384
+"""A real server returns no more rows for one query."""
+_TARGET_KEYS = 8192
 _KEYS_PER_REQUEST = 1000
 _END = 2**128
 
 
 @dataclass(frozen=True)
 class Range:
-    """Chunk ids from `low` on and before `high`, as 128-bit numbers; 0 and 2**128 stand for no bound."""
+    """Chunk ids from `low` up to but not including `high`, as 128-bit numbers; 0 and 2**128 mean no bound."""
 
     low: int = 0
     high: int = _END
 
     @property
     def first(self) -> UUID | None:
-        """The first id inside; None: no bound."""
+        """The first id in the range; None: no bound."""
         return UUID(int=self.low) if self.low else None
 
     @property
     def after(self) -> UUID | None:
-        """The first id outside; None: no bound."""
+        """The first id after the range; None: no bound."""
         return UUID(int=self.high) if self.high < _END else None
 
     @property
     def filter(self) -> str:
-        """The range of keys as Milvus writes it."""
+        """The range as a Milvus filter; empty for all keys."""
         clauses = []
         if self.first:
             clauses.append(f'id >= "{self.first}"')
@@ -56,22 +56,24 @@ class Range:
         return " and ".join(clauses)
 
     def halves(self) -> tuple[Range, Range]:
-        """Both halves; a `RagError` where a single id cannot be cut."""
+        """Return both halves. Raises a `RagError` for a single id, which cannot be split."""
         if self.high - self.low < 2:
-            raise RagError(f"more than {MOST_ROWS} keys begin with {self.first}: delete those that are not ours")
+            raise RagError(
+                f"more than {MAX_ROWS} keys begin with {self.first}: delete those that rag-pipeline did not write"
+            )
         middle = (self.low + self.high) // 2
         return Range(self.low, middle), Range(middle, self.high)
 
 
 def ranges(keys: int) -> list[Range]:
-    """Ranges that together hold every id, so many that each has a fair number of `keys`: chunk ids are random."""
-    count = max(1, -(-keys // _AIM))
+    """Return ranges that cover every id, each with about 8192 of `keys` keys: chunk ids are random."""
+    count = max(1, -(-keys // _TARGET_KEYS))
     bounds = [_END * n // count for n in range(count + 1)]
     return [Range(low, high) for low, high in pairwise(bounds)]
 
 
 def has_partition(milvus: Milvus, collection: str, month: Month) -> bool:
-    """Whether there is such a collection, with this month's partition."""
+    """Whether the collection exists and has this month's partition."""
     with milvus.client() as client:
         return client.has_collection(collection, timeout=TIMEOUT_SECONDS) and client.has_partition(
             collection, month.milvus_partition, timeout=TIMEOUT_SECONDS
@@ -79,15 +81,15 @@ def has_partition(milvus: Milvus, collection: str, month: Month) -> bool:
 
 
 def is_loaded(milvus: Milvus, collection: str) -> bool:
-    """Whether the collection can be read."""
+    """Whether the collection is loaded: only then can it be read."""
     with milvus.client() as client:
         return client.get_load_state(collection, timeout=TIMEOUT_SECONDS)["state"].name == "Loaded"
 
 
 def read(milvus: Milvus, collection: str, month: Month, within: Range) -> Iterator[tuple[Range, set[str]]]:
-    """The keys of a partition within a range, in parts where they are too many for one answer.
+    """Yield the keys of a partition within a range, split into smaller ranges if one query cannot return them all.
 
-    The partition has to be there: a real server refuses to read one that is not.
+    The partition must exist: a real server refuses to read a missing one.
     """
     with milvus.client() as client:
         rows = client.query(
@@ -95,12 +97,12 @@ def read(milvus: Milvus, collection: str, month: Month, within: Range) -> Iterat
             filter=within.filter,
             output_fields=["id"],
             partition_names=[month.milvus_partition],
-            limit=MOST_ROWS,
+            limit=MAX_ROWS,
             consistency_level="Strong",
             timeout=TIMEOUT_SECONDS,
         )
         keys = {row["id"] for row in rows}
-    if len(rows) < MOST_ROWS:
+    if len(rows) < MAX_ROWS:
         yield within, keys
         return
     del rows, keys
@@ -109,7 +111,7 @@ def read(milvus: Milvus, collection: str, month: Month, within: Range) -> Iterat
 
 
 def present(milvus: Milvus, collection: str, month: Month, keys: Sequence[str]) -> set[str]:
-    """Those of these keys that a partition holds."""
+    """Return those of these keys that a partition holds."""
     found: set[str] = set()
     for start in range(0, len(keys), _KEYS_PER_REQUEST):
         with milvus.client() as client:

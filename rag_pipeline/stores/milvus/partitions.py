@@ -1,4 +1,4 @@
-"""Monthly partitions of the collections, of every generation that exists: found, made and dropped."""
+"""Lists the existing collections, and creates and drops their monthly partitions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.milvus.client import Milvus
 
 MAX_PARTITIONS = 1024
-"""Of a real server, its default partition included. Lite does not enforce it."""
+"""The limit of a real server, its default partition included. Lite does not enforce it."""
 
 
 def existing_collections(milvus: Milvus, prefix: str) -> list[tuple[VectorKind, str]]:
-    """(kind, physical collection) of every generation that exists with this prefix, of whatever embedder."""
+    """Return (kind, physical collection) of every generation with this prefix, whichever its embedder."""
     with milvus.client() as client:
         existing = client.list_collections(timeout=TIMEOUT_SECONDS)
     return [
@@ -29,7 +29,7 @@ def existing_collections(milvus: Milvus, prefix: str) -> list[tuple[VectorKind, 
 
 
 def create_partition(milvus: Milvus, collection: str, month: Month) -> bool:
-    """Make a month's partition where it is missing; whether it was."""
+    """Create a month's partition if it is missing. Return whether it was."""
     from pymilvus.exceptions import MilvusException
 
     name = month.milvus_partition
@@ -39,13 +39,13 @@ def create_partition(milvus: Milvus, collection: str, month: Month) -> bool:
             return False
         if len(existing) >= MAX_PARTITIONS:
             raise RagError(
-                f"{collection}: {MAX_PARTITIONS} partitions are the most a Milvus collection can have; "
+                f"{collection}: a Milvus collection can have {MAX_PARTITIONS} partitions at most; "
                 f"raise RAG_FIRST_MONTH or set RAG_RETENTION_MONTHS so that {month} and later months fit"
             )
         try:
             client.create_partition(collection, name, timeout=TIMEOUT_SECONDS)
         except MilvusException:
-            # Another process made it meanwhile, which Lite takes for an error.
+            # Another process has created it meanwhile, which is an error on Lite.
             if not client.has_partition(collection, name, timeout=TIMEOUT_SECONDS):
                 raise
             return False
@@ -53,14 +53,14 @@ def create_partition(milvus: Milvus, collection: str, month: Month) -> bool:
 
 
 def drop_partition(milvus: Milvus, collection: str, month: Month) -> bool:
-    """Drop a month's partition with its rows where it is there; whether it was."""
+    """Drop a month's partition with its rows if it exists. Return whether it did."""
     lite = milvus.is_lite
     name = month.milvus_partition
     with milvus.client() as client:
         if not client.has_partition(collection, name, timeout=TIMEOUT_SECONDS):
             return False
         if not lite:
-            # A real server refuses to drop a partition that is loaded; Lite has no such call and needs none.
+            # A real server refuses to drop a loaded partition; Lite neither has nor needs this call.
             client.release_partitions(collection, [name], timeout=TIMEOUT_SECONDS)
         client.drop_partition(collection, name, timeout=TIMEOUT_SECONDS)
     return True

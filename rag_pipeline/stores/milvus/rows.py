@@ -1,40 +1,34 @@
-"""Rows of the collections: written, fetched and deleted by key, in slices that a real server accepts."""
+"""Writes, fetches and deletes rows of the collections by key, in slices that a real server accepts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
-from rag_pipeline.settings import VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.vector_ids import chunk_of, row_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors
     from rag_pipeline.months import Month
+    from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.milvus.client import Milvus
     from rag_pipeline.stores.postgres.document_chunks import ChunkToEmbed
 
 Row = dict[str, Any]
 
 _REQUEST_BYTES = 16 * 1024 * 1024
-"""A real server refuses requests of 64 MB; smaller ones also keep our memory small."""
+"""A real server refuses requests of 64 MB; smaller ones also save memory."""
 _KEYS_PER_REQUEST = 1000
 
 NO_TERMS = {2**32 - 2: 1e-9}
-"""Stands for a text without a single term: Milvus refuses an empty sparse vector, and no query has this term."""
-
-
-def vector_ids(kind: VectorKind, chunk: UUID, multi_count: int) -> list[str]:
-    """The keys of a chunk's rows in a collection: `<chunk id>_dense`, `_sparse`, `_multi_<n>`."""
-    if kind == "multi":
-        return [f"{chunk}_multi_{n}" for n in range(multi_count)]
-    return [f"{chunk}_{kind}"]
+"""The vector of a text without terms: Milvus refuses an empty sparse vector, and no query has this term."""
 
 
 def make_rows(kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors) -> list[Row]:
-    """The rows of one chunk in a collection."""
+    """Return the rows of one chunk in a collection."""
     common: Row = {
         "document_id": str(chunk.document_id),
         "source_type": chunk.source_type,
@@ -43,12 +37,14 @@ def make_rows(kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors) -> l
     }
     if kind == "dense":
         assert vectors.dense is not None
-        return [{"id": f"{chunk.id}_dense", "vector": vectors.dense, "language": chunk.language, **common}]
+        (key,) = row_ids(kind, chunk.id, 0)
+        return [{"id": key, "vector": vectors.dense, "language": chunk.language, **common}]
     if kind == "sparse":
         assert vectors.sparse is not None
+        (key,) = row_ids(kind, chunk.id, 0)
         return [
             {
-                "id": f"{chunk.id}_sparse",
+                "id": key,
                 "vector": vectors.sparse or NO_TERMS,
                 "language": chunk.language,
                 "vocabulary_size": len(vectors.sparse),
@@ -59,27 +55,29 @@ def make_rows(kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors) -> l
     positions = vectors.multi_positions or list(range(len(vectors.multi)))
     return [
         {
-            "id": f"{chunk.id}_multi_{n}",
+            "id": key,
             "vectors": row,
             "token_count": vectors.token_count,
             "token_positions": [positions[n]],
             **common,
         }
-        for n, row in enumerate(vectors.multi)
+        for n, (key, row) in enumerate(
+            zip(row_ids(kind, chunk.id, len(vectors.multi)), vectors.multi, strict=True)
+        )
     ]
 
 
 def upsert(milvus: Milvus, collection: str, month: Month, rows: Sequence[Row]) -> None:
-    """Write rows into a month's partition. A key never changes its partition: a document keeps its month."""
+    """Write rows to a month's partition. A key never changes its partition, because a document keeps its month."""
     for part in _slices(rows):
         with milvus.client() as client:
             client.upsert(collection, list(part), partition_name=month.milvus_partition, timeout=TIMEOUT_SECONDS)
 
 
 def delete(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
-    """Delete rows by key; keys that are not there are no error.
+    """Delete rows by key; missing keys are ignored.
 
-    Never by filter: Lite applies a filter with a partition's name to every partition.
+    Never by filter: Lite applies a filter to every partition, even if one is named.
     """
     for start in range(0, len(ids), _KEYS_PER_REQUEST):
         with milvus.client() as client:
@@ -87,7 +85,7 @@ def delete(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
 
 
 def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[str]) -> list[Row]:
-    """The rows with these keys that are there, in no particular order."""
+    """Return the rows that exist with these keys, in no particular order."""
     found: list[Row] = []
     for start in range(0, len(ids), _KEYS_PER_REQUEST):
         with milvus.client() as client:
@@ -103,25 +101,25 @@ def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[
     return found
 
 
-def restate(
+def update_metadata(
     milvus: Milvus,
     kind: VectorKind,
     collection: str,
     month: Month,
     chunks: dict[UUID, tuple[ChunkToEmbed, int]],
 ) -> None:
-    """Write position and language of chunks anew, with the vectors that are stored: nothing is embedded again.
+    """Rewrite the position and language of chunks with the vectors that are stored; nothing is embedded again.
 
-    `chunks` maps a chunk's id to its new state and its number of multi-vectors. Rows that are missing are left so.
+    `chunks` maps a chunk's id to its new state and its number of multi-vectors. Missing rows stay missing.
     """
     items = list(chunks.items())
     step = max(1, _KEYS_PER_REQUEST // max(1, *(count for _, count in chunks.values())))
     for start in range(0, len(items), step):
         part = dict(items[start : start + step])
-        ids = [key for chunk, (_, count) in part.items() for key in vector_ids(kind, chunk, count)]
+        ids = [key for chunk, (_, count) in part.items() for key in row_ids(kind, chunk, count)]
         rows = fetch(milvus, collection, ids, ["*"])
         for row in rows:
-            chunk, _ = part[UUID(row["id"][:36])]
+            chunk, _ = part[chunk_of(row["id"])]
             row["chunk_position"] = chunk.position
             if kind != "multi":
                 row["language"] = chunk.language
@@ -132,7 +130,7 @@ def _slices(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     start, size = 0, 0
     for n, row in enumerate(rows):
         vector = row.get("vector", row.get("vectors"))
-        # 12 bytes a sparse term, 4 a dense component, and some for the other fields.
+        # 12 bytes per sparse term, 4 per dense component, and some for the other fields.
         weight = 512 + (12 if isinstance(vector, dict) else 4) * len(vector if vector is not None else ())
         if size + weight > _REQUEST_BYTES and n > start:
             yield rows[start:n]

@@ -6,14 +6,13 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from rag_pipeline.errors import BusyError
+from rag_pipeline.stores.postgres.database import value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rag_pipeline.stores.postgres.database import Database
+    from rag_pipeline.stores.postgres.database import Connection, Database
 
 _POLL_SECONDS = 0.5
 
@@ -43,6 +42,5 @@ def advisory_lock(
         connection.close()
 
 
-def _try_lock(connection: psycopg.Connection, name: str) -> bool:
-    row = connection.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,)).fetchone()
-    return bool(row and row[0])
+def _try_lock(connection: Connection, name: str) -> bool:
+    return value(connection, "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,))

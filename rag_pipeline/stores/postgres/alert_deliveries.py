@@ -6,15 +6,16 @@ to another.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.stores.postgres.alert_outbox import ALERT_COLUMNS, Alert, Subject
+from rag_pipeline.stores.postgres.database import dicts, value, values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from rag_pipeline.stores.postgres.database import Connection, Row
+    from rag_pipeline.stores.postgres.database import Connection
 
 
 def keep_only(connection: Connection, receivers: Sequence[str]) -> None:
@@ -35,15 +36,14 @@ def keep_only(connection: Connection, receivers: Sequence[str]) -> None:
 
 def due(connection: Connection, now: datetime) -> set[str]:
     """The receivers that may be tried now: those that did not fail lately."""
-    rows = connection.execute(
-        "SELECT receiver FROM alert_receivers WHERE next_try_at IS NULL OR next_try_at <= %s", (now,)
-    ).fetchall()
-    return {receiver for (receiver,) in rows}
+    query = "SELECT receiver FROM alert_receivers WHERE next_try_at IS NULL OR next_try_at <= %s"
+    return set(values(connection, query, (now,)))
 
 
 def planned(connection: Connection, receiver: str) -> tuple[str, list[Alert]] | None:
     """The next message to the receiver, planned and not accepted: its key and its alerts, in order."""
-    rows = connection.execute(
+    rows = dicts(
+        connection,
         f"""
         WITH open AS (
             SELECT message_key FROM alert_deliveries WHERE receiver = %(receiver)s AND delivered_at IS NULL
@@ -54,13 +54,14 @@ def planned(connection: Connection, receiver: str) -> tuple[str, list[Alert]] | 
         WHERE d.receiver = %(receiver)s AND d.delivered_at IS NULL ORDER BY o.id
         """,
         {"receiver": receiver},
-    ).fetchall()
-    return (rows[0][0], [_alert(row[1:]) for row in rows]) if rows else None
+    )
+    return (rows[0]["message_key"], [_alert(row) for row in rows]) if rows else None
 
 
 def unplanned(connection: Connection, receiver: str, limit: int) -> list[Alert]:
     """The oldest alerts that the receiver has to be told and that are in none of its messages yet."""
-    rows = connection.execute(
+    rows = dicts(
+        connection,
         f"""
         SELECT {ALERT_COLUMNS} FROM alert_outbox o
         WHERE (
@@ -71,7 +72,7 @@ def unplanned(connection: Connection, receiver: str, limit: int) -> list[Alert]:
         ORDER BY o.id LIMIT %(limit)s
         """,
         {"receiver": receiver, "limit": limit},
-    ).fetchall()
+    )
     return [_alert(row) for row in rows]
 
 
@@ -99,8 +100,7 @@ def accepted(connection: Connection, receiver: str, message_key: str, now: datet
 
 def failures(connection: Connection, receiver: str) -> int:
     """How often in a row the receiver has not accepted."""
-    row = connection.execute("SELECT failures FROM alert_receivers WHERE receiver = %s", (receiver,)).fetchone()
-    return row[0] if row else 0
+    return value(connection, "SELECT failures FROM alert_receivers WHERE receiver = %s", (receiver,)) or 0
 
 
 def refused(connection: Connection, receiver: str, next_try_at: datetime) -> None:
@@ -113,7 +113,8 @@ def refused(connection: Connection, receiver: str, next_try_at: datetime) -> Non
 
 def waiting(connection: Connection, receiver: str) -> int:
     """How many alerts the receiver has yet to accept."""
-    row = connection.execute(
+    return value(
+        connection,
         """
         SELECT count(*) FROM alert_outbox o
         LEFT JOIN alert_deliveries d ON d.alert = o.id AND d.receiver = %(receiver)s
@@ -124,19 +125,18 @@ def waiting(connection: Connection, receiver: str) -> int:
         )
         """,
         {"receiver": receiver},
-    ).fetchone()
-    return row[0] if row else 0
+    )
 
 
-def _alert(row: Row) -> Alert:
-    key, kind, name, partition, state, at, since, details = row
+def _alert(row: dict[str, Any]) -> Alert:
+    details = row["details"]
     return Alert(
-        key,
-        Subject(kind, name, partition),
-        state,
-        at,
-        since,
-        details["description"],
-        details["counts"],
-        details["path"],
+        event_key=row["event_key"],
+        subject=Subject(row["kind"], row["name"], row["partition"]),
+        state=row["state"],
+        at=row["occurred_at"],
+        since=row["since"],
+        description=details["description"],
+        counts=details["counts"],
+        path=details["path"],
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from rag_pipeline.stores.postgres.database import named, value
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
@@ -58,8 +60,7 @@ class Alert:
 
 def cursor(connection: Connection, log: str) -> int:
     """The id of the newest event that was read from a log; 0 where none was."""
-    row = connection.execute("SELECT event_id FROM alert_cursors WHERE log = %s", (log,)).fetchone()
-    return row[0] if row else 0
+    return value(connection, "SELECT event_id FROM alert_cursors WHERE log = %s", (log,)) or 0
 
 
 def lock_recording(connection: Connection) -> None:
@@ -80,15 +81,19 @@ def advance_cursor(connection: Connection, log: str, event_id: int) -> None:
 
 def states(connection: Connection, subjects: Collection[Subject]) -> dict[Subject, State]:
     """The stored states of these subjects; one that never failed has none."""
-    rows = connection.execute(
+    rows = named(
+        connection,
         """
         SELECT s.kind, s.name, s.partition, s.failing, s.since, s.log, s.event_id FROM alert_states s
         JOIN unnest(%s::text[], %s::text[], %s::text[]) AS asked(kind, name, partition)
             USING (kind, name, partition)
         """,
         _columns(subjects),
-    ).fetchall()
-    return {Subject(*row[:3]): State(*row[3:]) for row in rows}
+    )
+    return {
+        Subject(row.kind, row.name, row.partition): State(row.failing, row.since, row.log, row.event_id)
+        for row in rows
+    }
 
 
 def add_alerts(connection: Connection, alerts: Sequence[Alert]) -> None:
@@ -139,10 +144,11 @@ def save_states(connection: Connection, changed: Mapping[Subject, State], alerts
 
 def failing(connection: Connection) -> list[tuple[Subject, datetime]]:
     """What is failing now and since when, the longest first."""
-    rows = connection.execute(
-        "SELECT kind, name, partition, since FROM alert_states WHERE failing ORDER BY since, name, partition"
-    ).fetchall()
-    return [(Subject(*row[:3]), row[3]) for row in rows]
+    rows = named(
+        connection,
+        "SELECT kind, name, partition, since FROM alert_states WHERE failing ORDER BY since, name, partition",
+    )
+    return [(Subject(row.kind, row.name, row.partition), row.since) for row in rows]
 
 
 def forget_old(connection: Connection, before: datetime) -> int:

@@ -14,6 +14,24 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.months import Month
+from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline.stores.postgres.database import dicts, named, objects, value, values
+from rag_pipeline.stores.postgres.month_bounds import (
+    CHUNKS_OF_MONTH,
+    DOCUMENTS_OF_MONTH,
+    ITEMS_OF_MONTH,
+    month_bounds,
+)
+from rag_pipeline.stores.postgres.statuses import (
+    ITEM_KEPT,
+    TO_CHUNK,
+    TO_INDEX,
+    EmbeddingStatus,
+    IndexingStatus,
+    ItemState,
+    one_of,
+)
+from rag_pipeline.stores.vector_ids import column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +44,6 @@ STUCK_AFTER = "interval '1 hour'"
 """Without a run at work, unfinished work that nobody has touched for so long is stuck."""
 
 _OF_DOCUMENT = "c.document_id = d.id AND c.document_created_at = d.created_at"
-DOCUMENTS_OF_MONTH = "d.created_at >= %(start)s AND d.created_at < %(end)s"
-CHUNKS_OF_MONTH = "c.document_created_at >= %(start)s AND c.document_created_at < %(end)s"
 
 _LOCK = "hashtextextended(%(lock)s, 0)"
 _NO_RUN = f"""NOT EXISTS (
@@ -39,35 +55,36 @@ _NO_RUN = f"""NOT EXISTS (
 ORPHANED = f"{CHUNKS_OF_MONTH} AND NOT EXISTS (SELECT FROM documents d WHERE {_OF_DOCUMENT})"
 WRONG_COUNT = f"""{DOCUMENTS_OF_MONTH} AND d.chunk_count IS DISTINCT FROM (
     SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} AND NOT c.retired)"""
-UNFINISHED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = 'completed' AND EXISTS (
+UNFINISHED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
     SELECT FROM document_chunks c WHERE {_OF_DOCUMENT}
-        AND (c.embedding_status <> 'completed' OR NOT c.live OR c.retired OR c.next_place IS NOT NULL))"""
-MOVED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = 'completed' AND EXISTS (
-    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = 'completed'
+        AND (c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} OR NOT c.live OR c.retired OR c.next_place IS NOT NULL))"""
+MOVED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
+    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
         AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language))"""
-NOTHING_FAILED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = 'failed' AND NOT EXISTS (
-    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = 'failed')"""
+NOTHING_FAILED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.FAILED.sql} AND NOT EXISTS (
+    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = {EmbeddingStatus.FAILED.sql})"""
 _STUCK = f"""{DOCUMENTS_OF_MONTH} AND d.updated_at < now() - {STUCK_AFTER} AND {_NO_RUN}
-    AND (d.processing_status IN ('pending', 'processing') OR d.indexing_status IN ('pending', 'indexing'))"""
-WITHOUT_DOCUMENT = """i.state = 'ingested' AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
+    AND (d.processing_status IN {one_of(*TO_CHUNK)} OR d.indexing_status IN {one_of(*TO_INDEX)})"""
+WITHOUT_DOCUMENT = f"""i.state = {ItemState.INGESTED.sql} AND {ITEMS_OF_MONTH}
     AND NOT EXISTS (SELECT FROM documents d WHERE d.id = i.document_id AND d.created_at = i.document_created_at)"""
-_ALL_IDS = """('dense' <> ALL(%(built)s::text[]) OR c.dense_vector_id IS NOT NULL)
-    AND ('sparse' <> ALL(%(built)s::text[]) OR c.sparse_vector_id IS NOT NULL)
-    AND ('multi' <> ALL(%(built)s::text[]) OR c.multi_vector_id IS NOT NULL)"""
-WITHOUT_IDS = f"{CHUNKS_OF_MONTH} AND c.embedding_status = 'completed' AND NOT ({_ALL_IDS})"
-NOT_COMPLETED = f"{CHUNKS_OF_MONTH} AND c.embedding_status <> 'completed' AND {_ALL_IDS}"
-_ABANDONED = f"{CHUNKS_OF_MONTH} AND c.embedding_status = 'processing' AND {_NO_RUN}"
-TERMS = """
+_ALL_IDS = " AND ".join(
+    f"('{kind}' <> ALL(%(built)s::text[]) OR c.{column(kind)} IS NOT NULL)" for kind in VECTOR_KINDS
+)
+WITHOUT_IDS = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT ({_ALL_IDS})"
+NOT_COMPLETED = f"{CHUNKS_OF_MONTH} AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} AND {_ALL_IDS}"
+_ABANDONED = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {_NO_RUN}"
+TERMS = f"""
     SELECT term, sum(stored) AS stored, sum(counted) AS counted FROM (
         SELECT term, chunks AS stored, 0 AS counted FROM term_statistics WHERE month = %(month)s
         UNION ALL
         SELECT word.term, 0, count(*) FROM document_chunks c
         CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(c.content_words, '')) || ARRAY['']) AS word(term)
-        WHERE c.live AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+        WHERE c.live AND {CHUNKS_OF_MONTH}
         GROUP BY word.term
     ) both_sides GROUP BY term HAVING sum(stored) <> sum(counted)"""
 
 _A_DOCUMENT = "d.id AS document_id, d.source_id"
+_IDS = ", ".join(f"c.{column(kind)}" for kind in VECTOR_KINDS)
 _A_CHUNK = "c.id AS chunk_id, c.document_id, c.position"
 
 
@@ -122,8 +139,7 @@ MISMATCHES = (
     Mismatch(
         "document_chunks",
         "completed, without the ids of their vectors",
-        f"SELECT {_A_CHUNK}, c.dense_vector_id, c.sparse_vector_id, c.multi_vector_id FROM document_chunks c "
-        f"WHERE {WITHOUT_IDS}",
+        f"SELECT {_A_CHUNK}, {_IDS} FROM document_chunks c WHERE {WITHOUT_IDS}",
         "ids of vectors that are stored are written back; what has none is embedded",
     ),
     Mismatch(
@@ -151,6 +167,7 @@ MISMATCHES = (
 class ChunkState:
     """A chunk, as the comparison with a collection needs it."""
 
+    id: UUID
     status: str
     has_id: bool
     """Whether its row names its vector of the collection's kind."""
@@ -161,8 +178,7 @@ class ChunkState:
 def of_month(month: Month, built: Sequence[str] = ()) -> dict[str, Any]:
     """The parameters of this module's conditions."""
     return {
-        "start": month.start,
-        "end": month.end,
+        **month_bounds(month),
         "month": month.start.date(),
         "lock": f"month {month}",
         "built": list(built),
@@ -185,12 +201,12 @@ def quarantined(connection: Connection, month: Month) -> tuple[int, list[dict[st
     """(how many, a sample) of a month's documents that cannot be read, or have chunks that cannot be embedded."""
     return _counted(
         connection,
-        """
+        f"""
         SELECT i.source_type, i.source_id, coalesce(i.error_message, d.error_message, '') AS reason
         FROM source_items i LEFT JOIN documents d ON d.id = i.document_id AND d.created_at = i.document_created_at
-            AND d.created_at >= %(start)s AND d.created_at < %(end)s
-        WHERE (i.state = 'failed' OR d.indexing_status = 'failed')
-            AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
+            AND {DOCUMENTS_OF_MONTH}
+        WHERE (i.state = {ItemState.FAILED.sql} OR d.indexing_status = {IndexingStatus.FAILED.sql})
+            AND {ITEMS_OF_MONTH}
         ORDER BY 1, 2
         """,
         of_month(month),
@@ -201,7 +217,9 @@ def chunks_within(
     connection: Connection, month: Month, kind: VectorKind, first: UUID | None, after: UUID | None
 ) -> dict[UUID, ChunkState]:
     """A month's chunks with ids in a range."""
-    rows = connection.execute(
+    states = objects(
+        connection,
+        ChunkState,
         f"""
         SELECT {_state(kind)} FROM document_chunks c
         WHERE {CHUNKS_OF_MONTH} AND (%(first)s::uuid IS NULL OR c.id >= %(first)s)
@@ -209,43 +227,44 @@ def chunks_within(
         """,
         of_month(month) | {"first": first, "after": after},
     )
-    return {row[0]: ChunkState(*row[1:]) for row in rows}
+    return {state.id: state for state in states}
 
 
 def chunks_named(
     connection: Connection, month: Month, kind: VectorKind, ids: Sequence[UUID]
 ) -> dict[UUID, ChunkState]:
     """Those of these chunks that a month has."""
-    rows = connection.execute(
+    states = objects(
+        connection,
+        ChunkState,
         f"SELECT {_state(kind)} FROM document_chunks c WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s)",
         of_month(month) | {"ids": list(ids)},
     )
-    return {row[0]: ChunkState(*row[1:]) for row in rows}
+    return {state.id: state for state in states}
 
 
 def leaving(connection: Connection, first: UUID | None, after: UUID | None) -> set[UUID]:
     """The chunks in the outbox with ids in a range: their vectors may still be stored."""
-    rows = connection.execute(
+    chunks = values(
+        connection,
         """
         SELECT chunk_id FROM vector_deletions
         WHERE (%(first)s::uuid IS NULL OR chunk_id >= %(first)s) AND (%(after)s::uuid IS NULL OR chunk_id < %(after)s)
         """,
         {"first": first, "after": after},
     )
-    return {chunk for (chunk,) in rows}
+    return set(chunks)
 
 
 def months_of(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Month]:
     """The months of these chunks, whatever they are."""
-    rows = connection.execute(
-        "SELECT id, document_created_at FROM document_chunks WHERE id = ANY(%s)", (list(ids),)
-    )
-    return {chunk: Month.of(moment) for chunk, moment in rows}
+    query = "SELECT id, document_created_at FROM document_chunks WHERE id = ANY(%s)"
+    return {row.id: Month.of(row.document_created_at) for row in named(connection, query, (list(ids),))}
 
 
-def named(connection: Connection, month: Month, ids: Sequence[UUID]) -> list[dict[str, Any]]:
+def describe_chunks(connection: Connection, month: Month, ids: Sequence[UUID]) -> list[dict[str, Any]]:
     """What a person wants to know of these chunks."""
-    return _dicts(
+    return dicts(
         connection,
         f"""
         SELECT {_A_CHUNK}, d.source_id FROM document_chunks c
@@ -258,40 +277,33 @@ def named(connection: Connection, month: Month, ids: Sequence[UUID]) -> list[dic
 
 def expects_vectors(connection: Connection, month: Month | None = None) -> bool:
     """Whether any chunk, of a month or at all, says that its vectors are stored."""
-    row = connection.execute(
+    return value(
+        connection,
         f"""
-        SELECT EXISTS (SELECT FROM document_chunks c WHERE c.embedding_status = 'completed'
+        SELECT EXISTS (SELECT FROM document_chunks c WHERE c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
             {f"AND {CHUNKS_OF_MONTH}" if month else ""})
         """,
         of_month(month) if month else {},
-    ).fetchone()
-    return bool(row and row[0])
+    )
 
 
 def months_of_items(connection: Connection) -> list[Month]:
     """The months that a source has items for, those left out that are retired or gone."""
-    rows = connection.execute(
-        """
-        SELECT DISTINCT date_trunc('month', document_created_at AT TIME ZONE 'UTC') FROM source_items
-        WHERE state IN ('pending', 'ingested', 'failed') ORDER BY 1
-        """
+    months = values(
+        connection,
+        f"""
+        SELECT DISTINCT to_char(document_created_at AT TIME ZONE 'UTC', 'YYYY-MM') FROM source_items
+        WHERE state IN {one_of(*ITEM_KEPT)} ORDER BY 1
+        """,
     )
-    return [Month(moment.year, moment.month) for (moment,) in rows]
+    return [Month.parse(month) for month in months]
 
 
 def _state(kind: VectorKind) -> str:
     vectors = "c.multi_vector_count" if kind == "multi" else "1"
-    return f"c.id, c.embedding_status, c.{kind}_vector_id IS NOT NULL, {vectors}"
+    return f"c.id, c.embedding_status AS status, c.{column(kind)} IS NOT NULL AS has_id, {vectors} AS vectors"
 
 
 def _counted(connection: Connection, query: str, parameters: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
-    rows = _dicts(
-        connection, f"SELECT count(*) OVER () AS total_, q.* FROM ({query}) q LIMIT {SAMPLE}", parameters
-    )
+    rows = dicts(connection, f"SELECT count(*) OVER () AS total_, q.* FROM ({query}) q LIMIT {SAMPLE}", parameters)
     return (rows[0]["total_"] if rows else 0), [{k: v for k, v in row.items() if k != "total_"} for row in rows]
-
-
-def _dicts(connection: Connection, query: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    cursor = connection.execute(query, parameters)
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rag_pipeline.stores.postgres.consistency_queries import (
-    CHUNKS_OF_MONTH,
-    DOCUMENTS_OF_MONTH,
     MOVED,
     NOT_COMPLETED,
     NOTHING_FAILED,
@@ -24,6 +22,14 @@ from rag_pipeline.stores.postgres.consistency_queries import (
     WRONG_COUNT,
     of_month,
 )
+from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH
+from rag_pipeline.stores.postgres.statuses import (
+    EmbeddingStatus,
+    IndexingStatus,
+    ItemState,
+    ProcessingStatus,
+)
+from rag_pipeline.stores.vector_ids import column, mapped_id_sql
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +48,7 @@ def fetch_again(connection: Connection, month: Month) -> int:
     """Make items pending that say ingested and have no document, and forget what was read of them; how many."""
     return connection.execute(
         f"""
-        UPDATE source_items i SET state = 'pending', ingested_fingerprint = NULL, ingested_recipe = NULL,
+        UPDATE source_items i SET state = {ItemState.PENDING.sql}, ingested_fingerprint = NULL, ingested_recipe = NULL,
             content_hash = NULL
         WHERE {WITHOUT_DOCUMENT}
         """,
@@ -58,33 +64,33 @@ def mend_statuses(connection: Connection, month: Month, built: Sequence[VectorKi
     parameters = of_month(month, built)
     touched = connection.execute(
         f"""
-        UPDATE documents d SET processing_status = 'processing', indexing_status = 'pending', updated_at = now()
+        UPDATE documents d SET processing_status = {ProcessingStatus.PROCESSING.sql}, indexing_status = {IndexingStatus.PENDING.sql}, updated_at = now()
         WHERE {WRONG_COUNT}
         """,
         parameters,
     ).rowcount
     touched += connection.execute(
         f"""
-        UPDATE document_chunks c SET embedding_status = 'completed', embedding_error = NULL, updated_at = now()
+        UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.COMPLETED.sql}, embedding_error = NULL, updated_at = now()
         WHERE {NOT_COMPLETED}
         """,
         parameters,
     ).rowcount
     touched += connection.execute(
         f"""
-        UPDATE document_chunks c SET embedding_status = 'pending', embedding_error = NULL, updated_at = now()
+        UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
         FROM documents d
         WHERE d.id = c.document_id AND d.created_at = c.document_created_at AND {CHUNKS_OF_MONTH}
             AND {DOCUMENTS_OF_MONTH}
-            AND (c.embedding_status = 'processing'
-                OR c.embedding_status = 'failed' AND d.indexing_status = 'completed' AND NOT c.retired)
+            AND (c.embedding_status = {EmbeddingStatus.PROCESSING.sql}
+                OR c.embedding_status = {EmbeddingStatus.FAILED.sql} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND NOT c.retired)
         """,
         parameters,
     ).rowcount
     touched += connection.execute(
         f"""
-        UPDATE documents d SET indexing_status = 'indexing', updated_at = now(),
-            error_message = CASE WHEN d.processing_status = 'failed' THEN d.error_message END
+        UPDATE documents d SET indexing_status = {IndexingStatus.INDEXING.sql}, updated_at = now(),
+            error_message = CASE WHEN d.processing_status = {ProcessingStatus.FAILED.sql} THEN d.error_message END
         WHERE ({UNFINISHED}) OR ({MOVED}) OR ({NOTHING_FAILED})
         """,
         parameters,
@@ -100,15 +106,15 @@ def forget_vectors(connection: Connection, month: Month, kind: VectorKind, ids: 
     parameters = of_month(month) | {"ids": list(ids)}
     count = connection.execute(
         f"""
-        UPDATE document_chunks c SET {kind}_vector_id = NULL, embedding_status = 'pending', updated_at = now()
-        WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s) AND c.embedding_status = 'completed'
+        UPDATE document_chunks c SET {column(kind)} = NULL, embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
+        WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s) AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
         """,
         parameters,
     ).rowcount
     connection.execute(
         f"""
-        UPDATE documents d SET indexing_status = 'indexing', updated_at = now()
-        WHERE {DOCUMENTS_OF_MONTH} AND d.indexing_status = 'completed' AND d.id IN (
+        UPDATE documents d SET indexing_status = {IndexingStatus.INDEXING.sql}, updated_at = now()
+        WHERE {DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND d.id IN (
             SELECT c.document_id FROM document_chunks c WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s))
         """,
         parameters,
@@ -118,7 +124,7 @@ def forget_vectors(connection: Connection, month: Month, kind: VectorKind, ids: 
 
 def restore_ids(connection: Connection, month: Month, built: Sequence[VectorKind]) -> int:
     """Write back the ids of completed chunks that lack them, once what is not stored was forgotten; how many."""
-    columns = ", ".join(f"{kind}_vector_id = c.id || '_{kind}'" for kind in built)
+    columns = ", ".join(f"{column(kind)} = {mapped_id_sql(kind, 'c.id')}" for kind in built)
     return connection.execute(
         f"UPDATE document_chunks c SET {columns}, updated_at = now() WHERE {WITHOUT_IDS}", of_month(month, built)
     ).rowcount

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg.rows import class_row, dict_row, namedtuple_row, scalar_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from rag_pipeline.errors import StoreUnavailableError, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
+
+    Parameters = Mapping[str, Any] | Sequence[Any]
 
 COMMAND_TIMEOUT_SECONDS = 60
 _POOL_MIN, _POOL_MAX = 5, 20
@@ -19,6 +22,7 @@ _CONNECT_TIMEOUT_SECONDS = 10
 
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
+T = TypeVar("T")
 
 
 class Database:
@@ -114,3 +118,34 @@ class Database:
         if "refused" in text:
             return "does not answer; start it (the embedded one: `rag-pipeline up`) and run again"
         return f"{text}; run again when it is back, nothing was lost"
+
+
+def objects(connection: Connection, kind: type[T], query: str, parameters: Parameters = ()) -> list[T]:
+    """The rows as objects of a class whose fields the query's columns are named after."""
+    return connection.cursor(row_factory=class_row(kind)).execute(query, parameters).fetchall()
+
+
+def dicts(connection: Connection, query: str, parameters: Parameters = ()) -> list[dict[str, Any]]:
+    """The rows, each as column → value."""
+    return connection.cursor(row_factory=dict_row).execute(query, parameters).fetchall()
+
+
+def named(connection: Connection, query: str, parameters: Parameters = ()) -> list[Any]:
+    """The rows as named tuples: `row.month`."""
+    return connection.cursor(row_factory=namedtuple_row).execute(query, parameters).fetchall()
+
+
+def values(connection: Connection, query: str, parameters: Parameters = ()) -> list[Any]:
+    """The only column of every row."""
+    return connection.cursor(row_factory=scalar_row).execute(query, parameters).fetchall()
+
+
+def value(connection: Connection, query: str, parameters: Parameters = ()) -> Any:
+    """The only column of the only row; None if the query returns no row."""
+    return connection.cursor(row_factory=scalar_row).execute(query, parameters).fetchone()
+
+
+def one(connection: Connection, query: str, parameters: Parameters = ()) -> Any:
+    """The only row as a named tuple. Raises `ValueError` if the query returns none or several."""
+    (row,) = named(connection, query, parameters)
+    return row

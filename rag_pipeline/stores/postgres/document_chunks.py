@@ -8,11 +8,24 @@ one in a single transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.statuses import RETRY_AT
+from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline.stores.postgres.database import dicts, named, objects, values
+from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
+from rag_pipeline.stores.postgres.statuses import (
+    RETRY_AT,
+    TO_CHUNK,
+    TO_EMBED,
+    TO_INDEX,
+    EmbeddingStatus,
+    IndexingStatus,
+    one_of,
+)
+from rag_pipeline.stores.vector_ids import column, mapped_id_sql
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -75,101 +88,105 @@ class ChunkToEmbed:
     language: str
 
 
+_PLACE_CHANGES = """(c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id)
+    IS DISTINCT FROM (d.position, d.section_title, d.hierarchy_level, d.parent_chunk_id)"""
+_MOVED = "(c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)"
+"""The chunk's rows in the collections hold another position or language."""
+
+_WITHOUT_A_VECTOR = " OR ".join(f"'{kind}' = ANY(%(kinds)s) AND c.{column(kind)} IS NULL" for kind in VECTOR_KINDS)
+_SET_MAPPED_IDS = ", ".join(
+    f"{column(kind)} = CASE WHEN '{kind}' = ANY(%(kinds)s) THEN {mapped_id_sql(kind, 'c.id')} ELSE c.{column(kind)} END"
+    for kind in VECTOR_KINDS
+)
+_HAS_EVERY_VECTOR = " AND ".join(
+    f"('{kind}' = ANY(%(kinds)s) OR c.{column(kind)} IS NOT NULL OR NOT '{kind}' = ANY(%(built)s))"
+    for kind in VECTOR_KINDS
+)
+
+
 def of_documents(
     connection: Connection, month: Month, documents: Sequence[DocumentKey]
 ) -> dict[UUID, list[StoredChunk]]:
-    """The stored chunks of these documents of a month, of both versions, by document and position."""
+    """Return the stored chunks of these documents of a month, of both versions, by document and position."""
     found: dict[UUID, list[StoredChunk]] = {document: [] for document, _ in documents}
-    rows = connection.execute(
-        """
+    chunks = objects(
+        connection,
+        StoredChunk,
+        f"""
         SELECT c.id, c.document_id, c.content, c.content_hash, c.embedding_text, c.position, c.live, c.retired
         FROM document_chunks c
-        WHERE c.document_id = ANY(%s) AND c.document_created_at >= %s AND c.document_created_at < %s
+        WHERE c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}
         ORDER BY c.document_id, c.position
         """,
-        ([d for d, _ in documents], month.start, month.end),
+        {"documents": [document for document, _ in documents], **month_bounds(month)},
     )
-    for row in rows:
-        found[row[1]].append(StoredChunk(*row))
+    for chunk in chunks:
+        found[chunk.document_id].append(chunk)
     return found
+
+
+_CREATE_DRAFTED = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS drafted (
+        id UUID, document_id UUID, document_created_at TIMESTAMPTZ, is_new BOOLEAN, position INTEGER,
+        section_title TEXT, hierarchy_level INTEGER, parent_chunk_id UUID, content TEXT, chunk_type TEXT,
+        token_count INTEGER, char_count INTEGER, content_hash TEXT, embedding_text TEXT, words TEXT
+    ) ON COMMIT DELETE ROWS"""
+
+_ADD_NEW = """
+    INSERT INTO document_chunks (id, document_id, document_created_at, position, section_title, hierarchy_level,
+        parent_chunk_id, content, chunk_type, token_count, char_count, content_hash, embedding_text, content_words)
+    SELECT id, document_id, document_created_at, position, section_title, hierarchy_level, parent_chunk_id,
+        content, chunk_type, token_count, char_count, content_hash, embedding_text, to_tsvector('japanese', words)
+    FROM drafted WHERE is_new"""
+
+_NOTE_NEXT_PLACE_OF_LIVE = f"""
+    UPDATE document_chunks c SET
+        retired = false, updated_at = now(),
+        next_place = CASE WHEN {_PLACE_CHANGES}
+            THEN jsonb_build_object('position', d.position, 'section_title', d.section_title,
+                'hierarchy_level', d.hierarchy_level, 'parent_chunk_id', d.parent_chunk_id) END
+    FROM drafted d
+    WHERE NOT d.is_new AND c.id = d.id AND c.live AND {CHUNKS_OF_MONTH}
+        AND (c.retired OR c.next_place IS NOT NULL OR {_PLACE_CHANGES})"""
+
+_MOVE_NOT_YET_LIVE = f"""
+    UPDATE document_chunks c SET position = d.position, section_title = d.section_title,
+        hierarchy_level = d.hierarchy_level, parent_chunk_id = d.parent_chunk_id, updated_at = now(),
+        embedding_status = CASE WHEN c.embedding_status = {EmbeddingStatus.FAILED.sql}
+            THEN {EmbeddingStatus.PENDING.sql} ELSE c.embedding_status END
+    FROM drafted d
+    WHERE NOT d.is_new AND c.id = d.id AND NOT c.live AND {CHUNKS_OF_MONTH}"""
+
+_DELETE_NOT_YET_LIVE = f"""
+    DELETE FROM document_chunks c
+    WHERE c.document_id = ANY(%(documents)s) AND NOT c.live AND {CHUNKS_OF_MONTH}
+        AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)"""
+
+_SUPERSEDE_LIVE = f"""
+    UPDATE document_chunks c SET retired = true, next_place = NULL, updated_at = now()
+    WHERE c.document_id = ANY(%(documents)s) AND c.live AND NOT c.retired AND {CHUNKS_OF_MONTH}
+        AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)"""
 
 
 def store_next_version(
     connection: Connection, month: Month, documents: Sequence[DocumentKey], rows: Sequence[ChunkRow]
 ) -> tuple[int, int]:
-    """Store the next version of these documents of a month beside the live one; (chunks added, chunks dropped).
+    """Store the next version of these documents of a month beside the live one.
 
-    `rows` are all the chunks of the next versions. A chunk that is not live yet and not among them is deleted at
-    once; a live one is retired.
+    `rows` are all the chunks of the next versions. A chunk that is not among them is deleted at once if it is not
+    live yet, else superseded. Returns the numbers of chunks added, and deleted or superseded.
     """
-    connection.execute(
-        """
-        CREATE TEMPORARY TABLE IF NOT EXISTS drafted (
-            id UUID, document_id UUID, document_created_at TIMESTAMPTZ, is_new BOOLEAN, position INTEGER,
-            section_title TEXT, hierarchy_level INTEGER, parent_chunk_id UUID, content TEXT, chunk_type TEXT,
-            token_count INTEGER, char_count INTEGER, content_hash TEXT, embedding_text TEXT, words TEXT
-        ) ON COMMIT DELETE ROWS
-        """
-    )
-    with connection.cursor().copy("COPY drafted FROM STDIN") as copy:
+    connection.execute(_CREATE_DRAFTED)
+    columns = [field.name for field in fields(ChunkRow)]
+    with connection.cursor().copy(f"COPY drafted ({', '.join(columns)}) FROM STDIN") as copy:
         for row in rows:
-            copy.write_row(tuple(vars(row).values()))
-    ids = {"documents": [d for d, _ in documents], "start": month.start, "end": month.end}
-    added = connection.execute(
-        """
-        INSERT INTO document_chunks (id, document_id, document_created_at, position, section_title, hierarchy_level,
-            parent_chunk_id, content, chunk_type, token_count, char_count, content_hash, embedding_text, content_words)
-        SELECT id, document_id, document_created_at, position, section_title, hierarchy_level, parent_chunk_id,
-            content, chunk_type, token_count, char_count, content_hash, embedding_text, to_tsvector('japanese', words)
-        FROM drafted WHERE is_new
-        """
-    ).rowcount
-    connection.execute(
-        """
-        UPDATE document_chunks c SET
-            retired = false, updated_at = now(),
-            next_place = CASE WHEN (c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id)
-                IS DISTINCT FROM (d.position, d.section_title, d.hierarchy_level, d.parent_chunk_id)
-                THEN jsonb_build_object('position', d.position, 'section_title', d.section_title,
-                    'hierarchy_level', d.hierarchy_level, 'parent_chunk_id', d.parent_chunk_id) END
-        FROM drafted d
-        WHERE NOT d.is_new AND c.id = d.id AND c.live
-            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-            AND (c.retired OR c.next_place IS NOT NULL
-                OR (c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id)
-                IS DISTINCT FROM (d.position, d.section_title, d.hierarchy_level, d.parent_chunk_id))
-        """,
-        ids,
-    )
-    connection.execute(
-        """
-        UPDATE document_chunks c SET position = d.position, section_title = d.section_title,
-            hierarchy_level = d.hierarchy_level, parent_chunk_id = d.parent_chunk_id, updated_at = now(),
-            embedding_status = CASE c.embedding_status WHEN 'failed' THEN 'pending' ELSE c.embedding_status END
-        FROM drafted d
-        WHERE NOT d.is_new AND c.id = d.id AND NOT c.live
-            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-        """,
-        ids,
-    )
-    dropped = connection.execute(
-        """
-        DELETE FROM document_chunks c
-        WHERE c.document_id = ANY(%(documents)s) AND NOT c.live
-            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-            AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)
-        """,
-        ids,
-    ).rowcount
-    dropped += connection.execute(
-        """
-        UPDATE document_chunks c SET retired = true, next_place = NULL, updated_at = now()
-        WHERE c.document_id = ANY(%(documents)s) AND c.live AND NOT c.retired
-            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-            AND NOT EXISTS (SELECT FROM drafted WHERE drafted.id = c.id)
-        """,
-        ids,
-    ).rowcount
+            copy.write_row(attrgetter(*columns)(row))
+    parameters = {"documents": [document for document, _ in documents], **month_bounds(month)}
+    added = connection.execute(_ADD_NEW).rowcount
+    connection.execute(_NOTE_NEXT_PLACE_OF_LIVE, parameters)
+    connection.execute(_MOVE_NOT_YET_LIVE, parameters)
+    dropped = connection.execute(_DELETE_NOT_YET_LIVE, parameters).rowcount
+    dropped += connection.execute(_SUPERSEDE_LIVE, parameters).rowcount
     connection.execute("DELETE FROM drafted")
     return added, dropped
 
@@ -181,61 +198,53 @@ def claim(
     limit: int,
     after: tuple[UUID, int] | None,
 ) -> list[ChunkToEmbed]:
-    """Mark the next chunks of a month that lack a vector of these kinds as `processing`, and return them.
+    """Mark the next chunks of a month without a vector of one of these kinds as `processing`, and return them.
 
-    In the order of document and position, from `after` on. Rows that a dead run left `processing` are taken up:
-    the caller holds the month's lock, so nobody else is at work on them.
+    They come by document and position, from `after` on. Rows that a killed run left `processing` are claimed again:
+    the caller holds the month's lock, so no other run is processing them.
     """
-    rows = connection.execute(
-        """
+    chunks = objects(
+        connection,
+        ChunkToEmbed,
+        f"""
         WITH next AS (
             SELECT c.id, c.document_created_at, d.source_type, d.source_id, coalesce(d.language, '') AS language
             FROM document_chunks c
             JOIN documents d ON d.id = c.document_id AND d.created_at = c.document_created_at
-            WHERE c.embedding_status IN ('pending', 'processing') AND NOT c.retired
-                AND d.processing_status NOT IN ('pending', 'processing')
-                AND d.created_at >= %(start)s AND d.created_at < %(end)s
-                AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-                AND ('dense' = ANY(%(kinds)s) AND c.dense_vector_id IS NULL
-                    OR 'sparse' = ANY(%(kinds)s) AND c.sparse_vector_id IS NULL
-                    OR 'multi' = ANY(%(kinds)s) AND c.multi_vector_id IS NULL)
+            WHERE c.embedding_status IN {one_of(*TO_EMBED)} AND NOT c.retired
+                AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
+                AND {DOCUMENTS_OF_MONTH} AND {CHUNKS_OF_MONTH}
+                AND ({_WITHOUT_A_VECTOR})
                 AND (%(document)s::uuid IS NULL
                     OR (c.document_id, c.position) > (%(document)s::uuid, %(position)s))
             ORDER BY c.document_id, c.position LIMIT %(limit)s
             FOR UPDATE OF c
         )
-        UPDATE document_chunks c SET embedding_status = 'processing', updated_at = now()
+        UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PROCESSING.sql}, updated_at = now()
         FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at
-        RETURNING c.id, c.document_id, c.document_created_at, c.position, coalesce(c.embedding_text, c.content),
-            next.source_type, next.source_id, next.language
+        RETURNING c.id, c.document_id, c.document_created_at AS created_at, c.position,
+            coalesce(c.embedding_text, c.content) AS text, next.source_type, next.source_id, next.language
         """,
         {
-            "start": month.start,
-            "end": month.end,
+            **month_bounds(month),
             "kinds": list(kinds),
             "document": after[0] if after else None,
             "position": after[1] if after else 0,
             "limit": limit,
         },
-    ).fetchall()
-    return sorted((ChunkToEmbed(*row) for row in rows), key=lambda chunk: (chunk.document_id, chunk.position))
+    )
+    return sorted(chunks, key=lambda chunk: (chunk.document_id, chunk.position))
 
 
 def announce_multi(connection: Connection, month: Month, counts: Sequence[tuple[UUID, int]]) -> None:
-    """Store how many multi-vectors are about to be written: what a crash leaves in Milvus can be named then."""
+    """Store the number of multi-vectors that are about to be written, so that a crash leaves none without a name."""
     connection.execute(
-        """
+        f"""
         UPDATE document_chunks c SET multi_vector_count = greatest(c.multi_vector_count, n.count)
         FROM unnest(%(ids)s::uuid[], %(counts)s::int[]) AS n(id, count)
-        WHERE c.id = n.id AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-            AND c.multi_vector_count < n.count
+        WHERE c.id = n.id AND {CHUNKS_OF_MONTH} AND c.multi_vector_count < n.count
         """,
-        {
-            "ids": [i for i, _ in counts],
-            "counts": [n for _, n in counts],
-            "start": month.start,
-            "end": month.end,
-        },
+        {"ids": [chunk for chunk, _ in counts], "counts": [count for _, count in counts], **month_bounds(month)},
     )
 
 
@@ -243,146 +252,128 @@ def map_vectors(
     connection: Connection,
     month: Month,
     chunks: Sequence[ChunkToEmbed],
+    *,
     kinds: Sequence[str],
     built: Sequence[str],
     embedder: str,
     multi_counts: Sequence[int],
 ) -> None:
-    """Write the ids of the vectors of these kinds back to the chunks' rows.
+    """Write the ids of the vectors of these kinds to the chunks' rows.
 
-    A chunk is `completed` once it has a vector of every kind that is built.
+    A chunk becomes `completed` once it has a vector of every kind in `built`, those of `RAG_VECTORS`. `embedder` is
+    the fingerprint of the embedder, `multi_counts` the number of multi-vectors of each chunk.
     """
     connection.execute(
-        """
+        f"""
         UPDATE document_chunks c SET
-            dense_vector_id = CASE WHEN 'dense' = ANY(%(kinds)s) THEN c.id || '_dense' ELSE c.dense_vector_id END,
-            sparse_vector_id = CASE WHEN 'sparse' = ANY(%(kinds)s) THEN c.id || '_sparse' ELSE c.sparse_vector_id END,
-            multi_vector_id = CASE WHEN 'multi' = ANY(%(kinds)s) THEN c.id || '_multi' ELSE c.multi_vector_id END,
+            {_SET_MAPPED_IDS},
             multi_vector_count = CASE WHEN 'multi' = ANY(%(kinds)s) THEN n.count ELSE c.multi_vector_count END,
-            embedding_status = CASE
-                WHEN ('dense' = ANY(%(kinds)s) OR c.dense_vector_id IS NOT NULL OR NOT 'dense' = ANY(%(built)s))
-                    AND ('sparse' = ANY(%(kinds)s) OR c.sparse_vector_id IS NOT NULL OR NOT 'sparse' = ANY(%(built)s))
-                    AND ('multi' = ANY(%(kinds)s) OR c.multi_vector_id IS NOT NULL OR NOT 'multi' = ANY(%(built)s))
-                THEN 'completed' ELSE 'pending' END,
+            embedding_status = CASE WHEN {_HAS_EVERY_VECTOR}
+                THEN {EmbeddingStatus.COMPLETED.sql} ELSE {EmbeddingStatus.PENDING.sql} END,
             embedding_error = NULL, embedded_at = now(), updated_at = now(), embedder = %(embedder)s,
             stored_position = n.position, stored_language = n.language
         FROM unnest(%(ids)s::uuid[], %(positions)s::int[], %(languages)s::text[], %(counts)s::int[])
             AS n(id, position, language, count)
-        WHERE c.id = n.id AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+        WHERE c.id = n.id AND {CHUNKS_OF_MONTH}
         """,
         {
-            "ids": [chunk.id for chunk in chunks],
-            "positions": [chunk.position for chunk in chunks],
-            "languages": [chunk.language for chunk in chunks],
+            **_places(chunks),
             "counts": list(multi_counts),
             "kinds": list(kinds),
             "built": list(built),
             "embedder": embedder,
-            "start": month.start,
-            "end": month.end,
+            **month_bounds(month),
         },
     )
 
 
 def set_status(
-    connection: Connection, month: Month, ids: Sequence[UUID], status: str, error: str | None = None
+    connection: Connection, month: Month, ids: Sequence[UUID], status: EmbeddingStatus, error: str | None = None
 ) -> None:
     """Set the embedding status of chunks, with the error of a failed one."""
     connection.execute(
-        """
-        UPDATE document_chunks SET embedding_status = %s, embedding_error = %s, updated_at = now()
-        WHERE id = ANY(%s) AND document_created_at >= %s AND document_created_at < %s
+        f"""
+        UPDATE document_chunks c SET embedding_status = %(status)s, embedding_error = %(error)s, updated_at = now()
+        WHERE c.id = ANY(%(ids)s) AND {CHUNKS_OF_MONTH}
         """,
-        (status, error, list(ids), month.start, month.end),
+        {"status": status, "error": error, "ids": list(ids), **month_bounds(month)},
     )
+
+
+_ITS_CHUNKS = f"c.document_id = d.id AND {CHUNKS_OF_MONTH}"
+_OF_READY = f"c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}"
+
+_READY_TO_SWITCH = f"""
+    SELECT d.id FROM documents d
+    WHERE d.indexing_status IN {one_of(*TO_INDEX)} AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
+        AND {DOCUMENTS_OF_MONTH}
+        AND (%(documents)s::uuid[] IS NULL OR d.id = ANY(%(documents)s))
+        AND NOT EXISTS (
+            SELECT FROM document_chunks c WHERE {_ITS_CHUNKS}
+                AND NOT c.retired AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql})
+        -- Leave out the switched ones, whose rows in the collections only have to follow.
+        AND (d.indexing_status = {IndexingStatus.PENDING.sql}
+            OR EXISTS (
+                SELECT FROM document_chunks c WHERE {_ITS_CHUNKS}
+                    AND (c.retired OR NOT c.live OR c.next_place IS NOT NULL))
+            OR NOT EXISTS (SELECT FROM document_chunks c WHERE {_ITS_CHUNKS} AND {_MOVED}))
+    ORDER BY d.id LIMIT %(limit)s FOR UPDATE OF d"""
+
+_DELETE_SUPERSEDED = f"DELETE FROM document_chunks c WHERE {_OF_READY} AND c.retired"
+
+_GO_LIVE_AND_COUNT_TERMS = f"""
+    WITH switched AS (
+        UPDATE document_chunks c SET live = true, updated_at = now()
+        WHERE {_OF_READY} AND NOT c.live
+        RETURNING c.content_words
+    )
+    INSERT INTO term_statistics AS t (term, month, chunks)
+    SELECT word.term, %(month)s, count(*) FROM switched
+    CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(content_words, '')) || ARRAY['']) AS word(term)
+    GROUP BY word.term ORDER BY word.term
+    ON CONFLICT (term, month) DO UPDATE SET chunks = t.chunks + excluded.chunks"""
+
+_TAKE_NEXT_PLACE = f"""
+    UPDATE document_chunks c SET
+        position = (c.next_place->>'position')::int, section_title = c.next_place->>'section_title',
+        hierarchy_level = (c.next_place->>'hierarchy_level')::int,
+        parent_chunk_id = (c.next_place->>'parent_chunk_id')::uuid, next_place = NULL, updated_at = now()
+    WHERE {_OF_READY} AND c.next_place IS NOT NULL"""
+
+_COMPLETE_SWITCHED = f"""
+    UPDATE documents d SET
+        indexing_status = CASE WHEN EXISTS (SELECT FROM document_chunks c WHERE {_ITS_CHUNKS} AND {_MOVED})
+            THEN {IndexingStatus.INDEXING.sql} ELSE {IndexingStatus.COMPLETED.sql} END,
+        failures = 0, retry_at = NULL, indexed_at = now(), updated_at = now()
+    WHERE d.id = ANY(%(documents)s) AND {DOCUMENTS_OF_MONTH}"""
 
 
 def switch(
     connection: Connection, month: Month, documents: Sequence[UUID] | None = None, limit: int = 200
 ) -> list[UUID]:
-    """Make the next version of complete documents the live one; the documents that were switched.
+    """Make the next version of documents live whose chunks are all complete; return the ids of these documents.
 
-    In this one transaction the retired chunks are deleted (their vectors go to the outbox), those that stay get
-    their new place, the new ones become live and are counted in `term_statistics`. A document is `completed`
-    unless rows of its chunks in the collections have to follow (see `to_restate`). At most `limit` documents.
+    In one transaction the superseded chunks are deleted (their vectors go to the outbox), those that stay take their
+    new place, the new ones become live and are counted in `term_statistics`. A document is `completed` unless the
+    rows of its chunks in the collections have to follow (see `moved_chunks`). Switches at most `limit` documents.
     """
-    bounds = {"start": month.start, "end": month.end, "month": month.start.date()}
-    ready = connection.execute(
-        """
-        SELECT d.id FROM documents d
-        WHERE d.indexing_status IN ('pending', 'indexing') AND d.processing_status NOT IN ('pending', 'processing')
-            AND d.created_at >= %(start)s AND d.created_at < %(end)s
-            AND (%(documents)s::uuid[] IS NULL OR d.id = ANY(%(documents)s))
-            AND NOT EXISTS (
-                SELECT FROM document_chunks c WHERE c.document_id = d.id
-                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-                    AND NOT c.retired AND c.embedding_status <> 'completed')
-            -- Not those that only wait for their rows in the collections to follow.
-            AND (d.indexing_status = 'pending' OR EXISTS (
-                SELECT FROM document_chunks c WHERE c.document_id = d.id
-                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-                    AND (c.retired OR NOT c.live OR c.next_place IS NOT NULL))
-                OR NOT EXISTS (
-                SELECT FROM document_chunks c WHERE c.document_id = d.id
-                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-                    AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)))
-        ORDER BY d.id LIMIT %(limit)s FOR UPDATE OF d
-        """,
-        {**bounds, "documents": None if documents is None else list(documents), "limit": limit},
-    ).fetchall()
-    if not ready:
-        return []
-    keys = {**bounds, "documents": [document for (document,) in ready]}
-    of_ready = """
-        c.document_id = ANY(%(documents)s) AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-    """
-    connection.execute(f"DELETE FROM document_chunks c WHERE {of_ready} AND c.retired", keys)
-    connection.execute(
-        f"""
-        WITH switched AS (
-            UPDATE document_chunks c SET live = true, updated_at = now()
-            WHERE {of_ready} AND NOT c.live
-            RETURNING c.content_words
-        )
-        INSERT INTO term_statistics AS t (term, month, chunks)
-        SELECT word.term, %(month)s, count(*) FROM switched
-        CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(content_words, '')) || ARRAY['']) AS word(term)
-        GROUP BY word.term ORDER BY word.term
-        ON CONFLICT (term, month) DO UPDATE SET chunks = t.chunks + excluded.chunks
-        """,
-        keys,
-    )
-    connection.execute(
-        f"""
-        UPDATE document_chunks c SET
-            position = (c.next_place->>'position')::int, section_title = c.next_place->>'section_title',
-            hierarchy_level = (c.next_place->>'hierarchy_level')::int,
-            parent_chunk_id = (c.next_place->>'parent_chunk_id')::uuid, next_place = NULL, updated_at = now()
-        WHERE {of_ready} AND c.next_place IS NOT NULL
-        """,
-        keys,
-    )
-    connection.execute(
-        """
-        UPDATE documents d SET
-            indexing_status = CASE WHEN EXISTS (
-                SELECT FROM document_chunks c WHERE c.document_id = d.id
-                    AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
-                    AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)
-            ) THEN 'indexing' ELSE 'completed' END,
-            failures = 0, retry_at = NULL, indexed_at = now(), updated_at = now()
-        WHERE d.id = ANY(%(documents)s) AND d.created_at >= %(start)s AND d.created_at < %(end)s
-        """,
-        keys,
-    )
-    return [document for (document,) in ready]
+    bounds = month_bounds(month)
+    wanted = None if documents is None else list(documents)
+    ready = values(connection, _READY_TO_SWITCH, {**bounds, "documents": wanted, "limit": limit})
+    if ready:
+        parameters = {**bounds, "month": month.start.date(), "documents": ready}
+        connection.execute(_DELETE_SUPERSEDED, parameters)
+        connection.execute(_GO_LIVE_AND_COUNT_TERMS, parameters)
+        connection.execute(_TAKE_NEXT_PLACE, parameters)
+        connection.execute(_COMPLETE_SWITCHED, parameters)
+    return ready
 
 
 def mark_failed_documents(connection: Connection, month: Month) -> int:
     """Documents with a chunk that cannot be embedded: their old version stays live; how many."""
     return connection.execute(
         f"""
-        UPDATE documents d SET indexing_status = 'failed', updated_at = now(),
+        UPDATE documents d SET indexing_status = {IndexingStatus.FAILED.sql}, updated_at = now(),
             failures = failures + 1, retry_at = {RETRY_AT},
             error_message = format('%%s of %%s chunks could not be embedded, the first at position %%s: %%s',
                 failed.count, d.chunk_count, failed.position, failed.error)
@@ -390,77 +381,95 @@ def mark_failed_documents(connection: Connection, month: Month) -> int:
             SELECT document_id, document_created_at, count(*) AS count, min(position) AS position,
                 (array_agg(embedding_error ORDER BY position))[1] AS error
             FROM document_chunks
-            WHERE embedding_status = 'failed' AND NOT retired
-                AND document_created_at >= %(start)s AND document_created_at < %(end)s
+            WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
+                AND {in_month("document_created_at")}
             GROUP BY 1, 2
         ) failed
         WHERE d.id = failed.document_id AND d.created_at = failed.document_created_at
-            AND d.indexing_status IN ('pending', 'indexing')
-            AND d.created_at >= %(start)s AND d.created_at < %(end)s
+            AND d.indexing_status IN {one_of(*TO_INDEX)}
+            AND {DOCUMENTS_OF_MONTH}
         """,
-        {"start": month.start, "end": month.end},
+        month_bounds(month),
     ).rowcount
 
 
 def to_restate(connection: Connection, month: Month, limit: int) -> list[ChunkToEmbed]:
     """Live chunks whose rows in the collections hold an old position or language (their text is not returned)."""
-    rows = connection.execute(
-        """
-        SELECT c.id, c.document_id, c.document_created_at, c.position, '', d.source_type, d.source_id, d.language
+    return objects(
+        connection,
+        ChunkToEmbed,
+        f"""
+        SELECT c.id, c.document_id, c.document_created_at AS created_at, c.position, '' AS text, d.source_type, d.source_id, d.language
         FROM documents d
         JOIN document_chunks c ON c.document_id = d.id AND c.document_created_at = d.created_at
-        WHERE d.indexing_status = 'indexing' AND c.live AND NOT c.retired AND c.next_place IS NULL
-            AND c.embedding_status = 'completed'
-            AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)
-            AND d.created_at >= %(start)s AND d.created_at < %(end)s
-            AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+        WHERE d.indexing_status = {IndexingStatus.INDEXING.sql} AND c.live AND NOT c.retired AND c.next_place IS NULL
+            AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
+            AND {_MOVED}
+            AND {DOCUMENTS_OF_MONTH}
+            AND {CHUNKS_OF_MONTH}
         ORDER BY c.document_id, c.position LIMIT %(limit)s
         """,
-        {"start": month.start, "end": month.end, "limit": limit},
-    ).fetchall()
-    return [ChunkToEmbed(*row) for row in rows]
+        {**month_bounds(month), "limit": limit},
+    )
 
 
 def mark_restated(connection: Connection, month: Month, chunks: Sequence[ChunkToEmbed]) -> None:
     """The rows of these chunks in the collections hold their position and language now."""
     connection.execute(
-        """
+        f"""
         UPDATE document_chunks c SET stored_position = n.position, stored_language = n.language
         FROM unnest(%(ids)s::uuid[], %(positions)s::int[], %(languages)s::text[]) AS n(id, position, language)
-        WHERE c.id = n.id AND c.document_created_at >= %(start)s AND c.document_created_at < %(end)s
+        WHERE c.id = n.id AND {CHUNKS_OF_MONTH}
         """,
-        {
-            "ids": [chunk.id for chunk in chunks],
-            "positions": [chunk.position for chunk in chunks],
-            "languages": [chunk.language for chunk in chunks],
-            "start": month.start,
-            "end": month.end,
-        },
+        {**_places(chunks), **month_bounds(month)},
     )
 
 
 def multi_counts(connection: Connection, month: Month, ids: Sequence[UUID]) -> dict[UUID, int]:
     """How many multi-vectors each of these chunks has."""
-    rows = connection.execute(
-        """
-        SELECT id, multi_vector_count FROM document_chunks
-        WHERE id = ANY(%s) AND document_created_at >= %s AND document_created_at < %s
+    rows = named(
+        connection,
+        f"""
+        SELECT c.id, c.multi_vector_count FROM document_chunks c WHERE c.id = ANY(%(ids)s) AND {CHUNKS_OF_MONTH}
         """,
-        (list(ids), month.start, month.end),
-    ).fetchall()
-    return dict(rows)
+        {"ids": list(ids), **month_bounds(month)},
+    )
+    return {row.id: row.multi_vector_count for row in rows}
 
 
 def expected_vectors(connection: Connection, month: Month) -> dict[str, int]:
     """What the collections must hold of a month: `chunks` (completed), and rows of `dense`, `sparse`, `multi`."""
-    row = connection.execute(
-        """
-        SELECT count(*) FILTER (WHERE embedding_status = 'completed'), count(*) FILTER (WHERE live),
-            count(dense_vector_id), count(sparse_vector_id),
-            coalesce(sum(multi_vector_count) FILTER (WHERE multi_vector_id IS NOT NULL), 0)
-        FROM document_chunks WHERE document_created_at >= %s AND document_created_at < %s
+    (counts,) = dicts(
+        connection,
+        f"""
+        SELECT count(*) FILTER (WHERE embedding_status = {EmbeddingStatus.COMPLETED.sql}) AS completed,
+            count(*) FILTER (WHERE live) AS live,
+            count({column("dense")}) AS dense, count({column("sparse")}) AS sparse,
+            coalesce(sum(multi_vector_count) FILTER (WHERE {column("multi")} IS NOT NULL), 0)::bigint AS multi
+        FROM document_chunks c WHERE {CHUNKS_OF_MONTH}
         """,
-        (month.start, month.end),
-    ).fetchone()
-    assert row is not None
-    return dict(zip(("completed", "live", "dense", "sparse", "multi"), map(int, row), strict=True))
+        month_bounds(month),
+    )
+    return counts
+
+
+def _places(chunks: Sequence[ChunkToEmbed]) -> dict[str, list[Any]]:
+    """The ids of chunks, with what their rows in the collections hold of them beside the vectors."""
+    return {
+        "ids": [chunk.id for chunk in chunks],
+        "positions": [chunk.position for chunk in chunks],
+        "languages": [chunk.language for chunk in chunks],
+    }
+
+
+def size_distribution(connection: Connection, month: Month) -> list[tuple[str, int]]:
+    """Return (range of tokens, chunks) of a month in steps of 100 tokens, superseded chunks left out."""
+    rows = named(
+        connection,
+        f"""
+        SELECT c.token_count / 100 * 100 AS low, count(*) AS chunks FROM document_chunks c
+        WHERE NOT c.retired AND {CHUNKS_OF_MONTH} GROUP BY 1 ORDER BY 1
+        """,
+        month_bounds(month),
+    )
+    return [(f"{row.low} to {row.low + 99}", row.chunks) for row in rows]

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.database import named, objects, value, values
+from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
+from rag_pipeline.stores.postgres.statuses import (
+    ITEM_WORK,
+    TO_CHUNK,
+    TO_INDEX,
+    EmbeddingStatus,
+    IndexingStatus,
+    ProcessingStatus,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +71,7 @@ class Chunked:
     chunked_with: str
 
 
-_COLUMNS = "id, created_at, title, content, source_type, source_id, source_url, author, language, category, tags"
+_COLUMNS = [field.name for field in fields(DocumentRow)]
 
 
 def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
@@ -72,34 +84,21 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
         ) ON COMMIT DELETE ROWS
         """
     )
-    with connection.cursor().copy("COPY parsed FROM STDIN") as copy:
+    columns = ", ".join(_COLUMNS)
+    with connection.cursor().copy(f"COPY parsed ({columns}) FROM STDIN") as copy:
         for row in rows:
-            copy.write_row(
-                (
-                    row.id,
-                    row.created_at,
-                    row.title,
-                    row.content,
-                    row.source_type,
-                    row.source_id,
-                    row.source_url,
-                    row.author,
-                    row.language,
-                    row.category,
-                    row.tags,
-                )
-            )
+            copy.write_row(attrgetter(*_COLUMNS)(row))
     connection.execute(
         f"""
-        INSERT INTO documents AS d ({_COLUMNS}, char_count, processing_status)
-        SELECT {_COLUMNS}, length(content), 'processing' FROM parsed
+        INSERT INTO documents AS d ({columns}, char_count, processing_status)
+        SELECT {columns}, length(content), {ProcessingStatus.PROCESSING.sql} FROM parsed
         -- An item that vanished since it was read has no key any more and needs no document.
         WHERE EXISTS (SELECT FROM source_items i WHERE i.document_id = parsed.id)
         ON CONFLICT (id, created_at) DO UPDATE SET
             title = excluded.title, content = excluded.content, source_url = excluded.source_url,
             author = excluded.author, language = excluded.language, category = excluded.category,
-            tags = excluded.tags, char_count = excluded.char_count, processing_status = 'processing',
-            indexing_status = 'pending', error_message = NULL, failures = 0, retry_at = NULL, updated_at = now()
+            tags = excluded.tags, char_count = excluded.char_count, processing_status = {ProcessingStatus.PROCESSING.sql},
+            indexing_status = {IndexingStatus.PENDING.sql}, error_message = NULL, failures = 0, retry_at = NULL, updated_at = now()
         """
     )
     connection.execute("DELETE FROM parsed")
@@ -108,8 +107,8 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
 def set_aside(connection: Connection, failures: Sequence[tuple[UUID, datetime, str]]) -> None:
     """New bytes of these documents cannot be read: (id, created_at, reason). Their old version stays as it is."""
     connection.cursor().executemany(
-        """
-        UPDATE documents SET processing_status = 'failed', error_message = %s, updated_at = now()
+        f"""
+        UPDATE documents SET processing_status = {ProcessingStatus.FAILED.sql}, error_message = %s, updated_at = now()
         WHERE id = %s AND created_at = %s
         """,
         [(reason, document_id, created_at) for document_id, created_at, reason in failures],
@@ -119,9 +118,9 @@ def set_aside(connection: Connection, failures: Sequence[tuple[UUID, datetime, s
 def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]]) -> None:
     """These were set aside and are as they were before: their stored version is the current one again."""
     connection.cursor().executemany(
-        """
-        UPDATE documents SET processing_status = 'completed', error_message = NULL, updated_at = now()
-        WHERE id = %s AND created_at = %s AND processing_status = 'failed'
+        f"""
+        UPDATE documents SET processing_status = {ProcessingStatus.COMPLETED.sql}, error_message = NULL, updated_at = now()
+        WHERE id = %s AND created_at = %s AND processing_status = {ProcessingStatus.FAILED.sql}
         """,
         documents,
     )
@@ -129,27 +128,28 @@ def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]]) 
 
 def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -> list[DocumentText]:
     """The next documents of a month whose chunks are to be made: at most `limit`, about `max_chars` in all."""
-    rows = connection.execute(
-        """
-        SELECT id, created_at, source_id, title, content, chunked_with FROM (
+    return objects(
+        connection,
+        DocumentText,
+        f"""
+        SELECT id, created_at, source_id AS source, title, content, chunked_with FROM (
             SELECT *, sum(char_count) OVER (ORDER BY id) - char_count AS before
             FROM (
                 SELECT id, created_at, source_id, title, content, chunked_with, char_count FROM documents
-                WHERE processing_status IN ('pending', 'processing') AND created_at >= %(start)s AND created_at < %(end)s
+                WHERE processing_status IN {one_of(*TO_CHUNK)} AND {in_month("created_at")}
                 ORDER BY id LIMIT %(limit)s
             ) next
         ) counted WHERE before < %(chars)s ORDER BY id
         """,
-        {"start": month.start, "end": month.end, "limit": limit, "chars": max_chars},
-    ).fetchall()
-    return [DocumentText(*row) for row in rows]
+        {**month_bounds(month), "limit": limit, "chars": max_chars},
+    )
 
 
 def mark_chunked(connection: Connection, documents: Sequence[Chunked]) -> None:
     """The chunks of these documents are stored: their processing is completed, their vectors are to be made."""
     connection.cursor().executemany(
-        """
-        UPDATE documents SET processing_status = 'completed', indexing_status = 'indexing', error_message = NULL,
+        f"""
+        UPDATE documents SET processing_status = {ProcessingStatus.COMPLETED.sql}, indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL,
             content_words = to_tsvector('japanese', %s), word_count = %s, chunk_count = %s, chunked_with = %s,
             updated_at = now()
         WHERE id = %s AND created_at = %s
@@ -161,74 +161,89 @@ def mark_chunked(connection: Connection, documents: Sequence[Chunked]) -> None:
 def retry_failed(connection: Connection) -> int:
     """Make the chunks that could not be embedded pending again, and their documents; how many documents."""
     connection.execute(
-        """
-        UPDATE document_chunks SET embedding_status = 'pending', embedding_error = NULL, updated_at = now()
-        WHERE embedding_status = 'failed' AND NOT retired
+        f"""
+        UPDATE document_chunks SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
+        WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
         """
     )
     return connection.execute(
-        """
-        UPDATE documents SET indexing_status = 'indexing', error_message = NULL, updated_at = now()
-        WHERE indexing_status = 'failed'
+        f"""
+        UPDATE documents SET indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL, updated_at = now()
+        WHERE indexing_status = {IndexingStatus.FAILED.sql}
         """
     ).rowcount
 
 
 def retry_due(connection: Connection, limit: int) -> int:
     """Make the failed chunks of documents whose time has come (see `RETRY_AT`) pending again; how many documents."""
-    rows = connection.execute(
-        """
-        UPDATE documents d SET indexing_status = 'indexing', error_message = NULL, updated_at = now()
+    due = named(
+        connection,
+        f"""
+        UPDATE documents d SET indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL, updated_at = now()
         FROM (
-            SELECT id, created_at FROM documents WHERE indexing_status = 'failed' AND retry_at <= now()
+            SELECT id, created_at FROM documents WHERE indexing_status = {IndexingStatus.FAILED.sql} AND retry_at <= now()
             ORDER BY retry_at LIMIT %s
         ) due
         WHERE d.id = due.id AND d.created_at = due.created_at RETURNING d.id, d.created_at
         """,
         (limit,),
-    ).fetchall()
-    for month in {Month.of(moment) for _, moment in rows}:
+    )
+    for month in {Month.of(document.created_at) for document in due}:
         connection.execute(
-            """
-            UPDATE document_chunks SET embedding_status = 'pending', embedding_error = NULL, updated_at = now()
-            WHERE document_id = ANY(%s) AND embedding_status = 'failed' AND NOT retired
-                AND document_created_at >= %s AND document_created_at < %s
+            f"""
+            UPDATE document_chunks SET embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
+            WHERE document_id = ANY(%(documents)s) AND embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT retired
+                AND {in_month("document_created_at")}
             """,
-            ([document for document, moment in rows if moment in month], month.start, month.end),
+            {
+                "documents": [document.id for document in due if document.created_at in month],
+                **month_bounds(month),
+            },
         )
-    return len(rows)
+    return len(due)
 
 
 def months_with_work(connection: Connection) -> list[Month]:
     """The months whose items, documents or chunks are not yet as they should be, oldest first."""
-    rows = connection.execute(
-        """
+    months = values(
+        connection,
+        f"""
         SELECT DISTINCT to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM') FROM (
-            SELECT document_created_at AS moment FROM source_items WHERE state IN ('pending', 'gone')
+            SELECT document_created_at AS moment FROM source_items WHERE state IN {one_of(*ITEM_WORK)}
             UNION ALL
-            SELECT created_at FROM documents WHERE processing_status IN ('pending', 'processing')
-                OR indexing_status IN ('pending', 'indexing')
+            SELECT created_at FROM documents WHERE processing_status IN {one_of(*TO_CHUNK)}
+                OR indexing_status IN {one_of(*TO_INDEX)}
         ) work ORDER BY 1
-        """
-    ).fetchall()
-    return [Month.parse(month) for (month,) in rows]
+        """,
+    )
+    return [Month.parse(month) for month in months]
 
 
 def work_digest(connection: Connection, month: Month) -> str:
     """Changes whenever a month's pending work does: keys a run so that the same work is not asked for twice."""
-    row = connection.execute(
-        """
+    return value(
+        connection,
+        f"""
         SELECT md5(concat(
             (SELECT string_agg(concat_ws('/', source_type, source_id, state, seen_fingerprint, seen_recipe), '|'
                                ORDER BY source_type, source_id)
-             FROM source_items WHERE state IN ('pending', 'gone')
-                AND document_created_at >= %(start)s AND document_created_at < %(end)s),
+             FROM source_items WHERE state IN {one_of(*ITEM_WORK)}
+                AND {in_month("document_created_at")}),
             (SELECT string_agg(concat_ws('/', id, processing_status, indexing_status, updated_at), '|' ORDER BY id)
-             FROM documents WHERE created_at >= %(start)s AND created_at < %(end)s
-                AND (processing_status IN ('pending', 'processing') OR indexing_status IN ('pending', 'indexing')))
+             FROM documents WHERE {in_month("created_at")}
+                AND (processing_status IN {one_of(*TO_CHUNK)} OR indexing_status IN {one_of(*TO_INDEX)}))
         ))
         """,
-        {"start": month.start, "end": month.end},
-    ).fetchone()
-    assert row is not None
-    return row[0]
+        month_bounds(month),
+    )
+
+
+def newest(connection: Connection, month: Month, limit: int) -> list[tuple[Any, ...]]:
+    """Return (title, language, created_at, number of chunks) of a month's newest documents."""
+    return connection.execute(
+        f"""
+        SELECT title, language, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), chunk_count
+        FROM documents WHERE {in_month("created_at")} ORDER BY created_at DESC LIMIT %(limit)s
+        """,
+        {**month_bounds(month), "limit": limit},
+    ).fetchall()

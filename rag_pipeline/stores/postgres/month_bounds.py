@@ -19,6 +19,11 @@ def in_month(column: str) -> str:
     return f"{column} >= %(start)s AND {column} < %(end)s"
 
 
+DOCUMENTS_OF_MONTH = in_month("d.created_at")
+CHUNKS_OF_MONTH = in_month("c.document_created_at")
+ITEMS_OF_MONTH = in_month("i.document_created_at")
+
+
 def month_bounds(month: Month) -> dict[str, datetime]:
     """The parameters of `in_month`: the month's first moment, and the first one after it, in UTC."""
     return {"start": month.start, "end": month.end}

@@ -9,6 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.database import value, values
+from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
+from rag_pipeline.stores.postgres.statuses import (
+    ItemState,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,8 +26,8 @@ _LOCK_TIMEOUT_MS = 500
 
 def begun(connection: Connection) -> list[Month]:
     """The months whose retirement is under way, in order."""
-    rows = connection.execute("SELECT to_char(month, 'YYYY-MM') FROM retiring_months ORDER BY month").fetchall()
-    return [Month.parse(month) for (month,) in rows]
+    months = values(connection, "SELECT to_char(month, 'YYYY-MM') FROM retiring_months ORDER BY month")
+    return [Month.parse(month) for month in months]
 
 
 def begin(connection: Connection, month: Month) -> None:
@@ -34,18 +40,18 @@ def begin(connection: Connection, month: Month) -> None:
 def retire_items(connection: Connection, month: Month, limit: int) -> int:
     """Mark up to `limit` of the month's items as retired, and forget what was ingested of them; how many."""
     return connection.execute(
-        """
-        UPDATE source_items SET state = 'retired', error_message = NULL, failures = 0, retry_at = NULL,
+        f"""
+        UPDATE source_items SET state = {ItemState.RETIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
             ingested_fingerprint = NULL, ingested_recipe = NULL, content_hash = NULL, ingested_at = NULL
         WHERE (source_type, source_id) IN (
             SELECT source_type, source_id FROM source_items
-            WHERE document_created_at >= %(start)s AND document_created_at < %(end)s
-                AND (state NOT IN ('retired', 'gone')
-                    OR state = 'retired' AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
+            WHERE {in_month("document_created_at")}
+                AND (state NOT IN {one_of(ItemState.RETIRED, ItemState.GONE)}
+                    OR state = {ItemState.RETIRED.sql} AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
             LIMIT %(limit)s
         )
         """,
-        {"start": month.start, "end": month.end, "limit": limit},
+        {**month_bounds(month), "limit": limit},
     ).rowcount
 
 
@@ -54,24 +60,19 @@ def delete_documents(connection: Connection, month: Month, limit: int) -> int:
 
     Their vectors go with the month's partitions, so what the trigger puts into the outbox is taken out again.
     """
-    documents = [
-        document
-        for (document,) in connection.execute(
-            "SELECT id FROM documents WHERE created_at >= %s AND created_at < %s LIMIT %s",
-            (month.start, month.end, limit),
-        ).fetchall()
-    ]
+    documents = values(
+        connection,
+        f"SELECT d.id FROM documents d WHERE {DOCUMENTS_OF_MONTH} LIMIT %(limit)s",
+        {**month_bounds(month), "limit": limit},
+    )
     # One statement, so that the trigger runs once; the cascade would run it once a document.
     connection.execute(
-        """
-        DELETE FROM document_chunks
-        WHERE document_id = ANY(%s) AND document_created_at >= %s AND document_created_at < %s
-        """,
-        (documents, month.start, month.end),
+        f"DELETE FROM document_chunks c WHERE c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}",
+        {"documents": documents, **month_bounds(month)},
     )
     connection.execute(
-        "DELETE FROM documents WHERE id = ANY(%s) AND created_at >= %s AND created_at < %s",
-        (documents, month.start, month.end),
+        f"DELETE FROM documents d WHERE d.id = ANY(%(documents)s) AND {DOCUMENTS_OF_MONTH}",
+        {"documents": documents, **month_bounds(month)},
     )
     clear_outbox(connection, month)
     return len(documents)
@@ -80,8 +81,8 @@ def delete_documents(connection: Connection, month: Month, limit: int) -> int:
 def clear_outbox(connection: Connection, month: Month) -> None:
     """Remove the month's rows from the outbox: their vectors go with the month's partitions."""
     connection.execute(
-        "DELETE FROM vector_deletions WHERE document_created_at >= %s AND document_created_at < %s",
-        (month.start, month.end),
+        f"DELETE FROM vector_deletions WHERE {in_month('document_created_at')}",
+        month_bounds(month),
     )
 
 
@@ -98,11 +99,12 @@ def drop_partitions(connection: Connection, month: Month) -> None:
     connection.execute("LOCK TABLE documents, document_chunks IN ACCESS EXCLUSIVE MODE")
     for parent in ("document_chunks", "documents"):
         partition = month.postgres_partition(parent)
-        found = connection.execute(
-            "SELECT FROM pg_inherits WHERE inhparent = %s::regclass AND inhrelid = to_regclass(%s)",
+        attached = value(
+            connection,
+            "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = %s::regclass AND inhrelid = to_regclass(%s))",
             (parent, partition),
-        ).fetchone()
-        if found is not None:
+        )
+        if attached:
             connection.execute(f"ALTER TABLE {parent} DETACH PARTITION {partition}")
             connection.execute(f"DROP TABLE {partition}")
     connection.execute("DELETE FROM term_statistics WHERE month = %s", (month.start.date(),))
@@ -120,9 +122,9 @@ def restore_items(connection: Connection, horizon: datetime | None) -> int:
     Months whose retirement is under way are left out: it has to come to its end first.
     """
     return connection.execute(
-        """
-        UPDATE source_items i SET state = 'pending'
-        WHERE state = 'retired' AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
+        f"""
+        UPDATE source_items i SET state = {ItemState.PENDING.sql}
+        WHERE state = {ItemState.RETIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
             AND NOT EXISTS (
                 SELECT FROM retiring_months r
                 WHERE r.month = date_trunc('month', i.document_created_at AT TIME ZONE 'UTC')::date)
@@ -133,13 +135,12 @@ def restore_items(connection: Connection, horizon: datetime | None) -> int:
 
 def any_to_restore(connection: Connection, horizon: datetime | None) -> bool:
     """Whether `restore_items` would find something, now or once the retirements under way are finished."""
-    row = connection.execute(
-        """
+    return value(
+        connection,
+        f"""
         SELECT EXISTS (
             SELECT FROM source_items
-            WHERE state = 'retired' AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
+            WHERE state = {ItemState.RETIRED.sql} AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
         """,
         {"horizon": horizon},
-    ).fetchone()
-    assert row is not None
-    return row[0]
+    )

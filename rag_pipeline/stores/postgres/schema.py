@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from psycopg import sql
+
 from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.database import value, values
+from rag_pipeline.stores.postgres.migrations import ALEMBIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +43,7 @@ def migrate(database: Database) -> bool:
     config = Config()
     config.set_main_option("script_location", "rag_pipeline.stores.postgres:migrations")
     engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)
-    with engine.begin() as connection:
+    with ALEMBIC, engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         config.attributes["connection"] = connection
@@ -50,11 +54,9 @@ def migrate(database: Database) -> bool:
 
 def _version(database: Database) -> str | None:
     with database.connection() as connection:
-        row = connection.execute("SELECT to_regclass(%s)", (VERSION_TABLE,)).fetchone()
-        if row is None or row[0] is None:
+        if value(connection, "SELECT to_regclass(%s)", (VERSION_TABLE,)) is None:
             return None
-        found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
-    version = found[0] if found else None
+        version: str | None = value(connection, f"SELECT version_num FROM {VERSION_TABLE}")
     if version is not None and version > HEAD:
         raise RagError(
             f"the database's schema is at revision {version}, this program knows {HEAD}: "
@@ -67,18 +69,16 @@ def ensure_months(database: Database, months: Iterable[Month]) -> list[Month]:
     """Create the partitions of these months that are missing; the months that were."""
     wanted = sorted(set(months))
     with database.connection() as connection:
-        missing = [
-            month
-            for (month,) in connection.execute(
-                """
-                SELECT wanted.month FROM unnest(%s::text[]) AS wanted(month)
-                WHERE to_regclass('documents_' || replace(wanted.month, '-', '_')) IS NULL
-                   OR to_regclass('document_chunks_' || replace(wanted.month, '-', '_')) IS NULL
-                ORDER BY 1
-                """,
-                ([str(month) for month in wanted],),
-            ).fetchall()
-        ]
+        missing = values(
+            connection,
+            """
+            SELECT wanted.month FROM unnest(%s::text[]) AS wanted(month)
+            WHERE to_regclass('documents_' || replace(wanted.month, '-', '_')) IS NULL
+               OR to_regclass('document_chunks_' || replace(wanted.month, '-', '_')) IS NULL
+            ORDER BY 1
+            """,
+            ([str(month) for month in wanted],),
+        )
         for month in missing:
             connection.execute("SELECT create_monthly_partition(%s)", (Month.parse(month).start.date(),))
     return [Month.parse(month) for month in missing]
@@ -88,7 +88,8 @@ def months_with_documents(database: Database) -> list[Month]:
     """The months that hold at least one document, in order."""
     months = existing_months(database)
     with database.connection() as connection:
-        rows = connection.execute(
+        numbers = values(
+            connection,
             """
             SELECT month.number FROM unnest(%s::timestamptz[], %s::timestamptz[])
                 WITH ORDINALITY AS month(start, until, number)
@@ -96,15 +97,27 @@ def months_with_documents(database: Database) -> list[Month]:
             ORDER BY 1
             """,
             ([month.start for month in months], [month.end for month in months]),
-        ).fetchall()
-    return [months[number - 1] for (number,) in rows]
+        )
+    return [months[number - 1] for number in numbers]
 
 
 def existing_months(database: Database) -> list[Month]:
     """The months that have a partition, in order."""
     with database.connection() as connection:
-        names = connection.execute(
+        names = values(
+            connection,
             "SELECT c.relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid "
-            "WHERE inhparent = 'documents'::regclass ORDER BY 1"
-        ).fetchall()
-    return [Month.parse(name.removeprefix("documents_").replace("_", "-")) for (name,) in names]
+            "WHERE inhparent = 'documents'::regclass ORDER BY 1",
+        )
+    return [Month.parse(name.removeprefix("documents_").replace("_", "-")) for name in names]
+
+
+def create_schema(database: Database, name: str) -> None:
+    """Create a schema for somebody else's tables (Dagster's) in the same database, if it is missing."""
+    connection = database.connect()
+    try:
+        if connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (name,)).fetchone() is None:
+            connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
+        connection.commit()
+    finally:
+        connection.close()

@@ -1,11 +1,11 @@
-"""Makes indexes, keys, triggers and partitions as the schema declares them again, while others read and write.
+"""Repairs indexes, constraints, triggers, functions and partitions while others read and write.
 
 Indexes of partitioned tables are built partition by partition with `CREATE INDEX CONCURRENTLY` and then attached:
-on the whole table PostgreSQL only builds while all writers wait.
+on the whole table PostgreSQL builds them only while all writers wait.
 (https://www.postgresql.org/docs/current/sql-createindex.html#SQL-CREATEINDEX-CONCURRENTLY)
 """
 
-# Names of tables and indexes are those of the schema or of the catalogue; they cannot be parameters.
+# Names of tables and indexes come from the schema or the catalog; they cannot be parameters.
 
 from __future__ import annotations
 
@@ -13,140 +13,156 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg.rows import scalar_row
 
 from rag_pipeline.errors import BusyError, RagError, one_line
 from rag_pipeline.months import Month
-from rag_pipeline.stores.postgres.expected_schema import Index, declared
+from rag_pipeline.stores.postgres.expected_schema import expected_schema
 from rag_pipeline.stores.postgres.schema_inspection import PARTITIONED, triggers_of
 
 if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection, Database
+    from rag_pipeline.stores.postgres.schema_description import Index, SchemaDescription
     from rag_pipeline.stores.postgres.schema_inspection import SchemaProblem
 
 _LOCK_TIMEOUT = "5s"
-"""Others wait behind whoever waits for a lock: rather give up, and be run again."""
+"""Others queue behind a waiting lock request: better to fail, and to be run again."""
 
 
 def rebuild(database: Database, problem: SchemaProblem) -> None:
-    """Put one problem right. Raises `BusyError` where long queries hold the table, and a `RagError` with the reason
-    where it cannot be done: rows that a missing key forbids, say."""
+    """Repair one problem.
+
+    Raises `BusyError` if long queries hold the table, and a `RagError` with the reason if it cannot be repaired, such
+    as rows that violate a missing key.
+    """
+    expected = expected_schema(database)
     with closing(database.connect()) as connection:
         connection.autocommit = True
         connection.execute("SET statement_timeout = 0")
         connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
         try:
-            _rebuild(connection, problem)
+            _rebuild(connection, expected, problem)
         except psycopg.errors.LockNotAvailable:
             raise BusyError(f"{problem}: long queries hold the table; run again when they have ended") from None
         except psycopg.Error as error:
-            raise RagError(f"{problem}, and it could not be mended: {one_line(error)}") from None
+            raise RagError(f"{problem}; it could not be repaired: {one_line(error)}") from None
 
 
-def _rebuild(connection: Connection, problem: SchemaProblem) -> None:
+def _rebuild(connection: Connection, expected: SchemaDescription, problem: SchemaProblem) -> None:
     table, name = problem.table, problem.name
     match problem.what:
-        case "configuration missing":
-            connection.execute(declared().configurations[name])
-        case "function missing":
-            connection.execute(declared().functions[name])
+        case "text search configuration missing":
+            connection.execute(expected.text_search_configurations[name])
+        case "function missing" | "function differs":
+            connection.execute(expected.functions[name])
         case "partition missing":
-            _attach_month(connection, Month.parse(name))
-        case "constraint missing":
-            constraint = next(c for c in declared().constraints if (c.table, c.name) == (table, name))
-            connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} {constraint.definition}")
-        case "trigger missing":
-            trigger = next(t for t in triggers_of(table) if t.name == name)
+            _attach_month(connection, expected, Month.parse(name))
+        case "constraint missing" | "constraint differs":
+            constraint = next(c for c in expected.constraints if (c.table, c.name) == (table, name))
+            drop = f"DROP CONSTRAINT {name}, " if problem.what == "constraint differs" else ""
+            connection.execute(f"ALTER TABLE {table} {drop}ADD CONSTRAINT {name} {constraint.definition}")
+        case "trigger missing" | "trigger differs":
+            trigger = next(t for t in triggers_of(expected, table) if t.name == name)
             connection.execute(trigger.create(table))
         case "trigger disabled":
             connection.execute(f"ALTER TABLE {table} ENABLE TRIGGER {name}")
-        case "index left behind":
+        case "leftover index":
             connection.execute(f"DROP INDEX CONCURRENTLY {name}")
-        case "index" | "index missing":
-            index = _declared_index(name)
-            if index.table in PARTITIONED:
-                # PostgreSQL drops an index of a partitioned table in no other way; it takes no time.
-                connection.execute(f"DROP INDEX IF EXISTS {name}")
-                connection.execute(index.create(name, f"ONLY {index.table}"))
-                _build_parts(connection, index)
-            else:
-                connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
-                connection.execute(index.create(name, index.table, concurrently=True))
+        case "index differs" | "index missing":
+            _replace_index(connection, _expected_index(expected, name))
         case "index not attached":
-            _build_parts(connection, _declared_index(name))
+            _build_parts(connection, _expected_index(expected, name))
         case "index invalid":
-            _revive(connection, table, name)
+            if table in PARTITIONED:
+                _validate_partitioned_index(connection, _expected_index(expected, name))
+            else:
+                connection.execute(f"REINDEX INDEX CONCURRENTLY {name}")
 
 
-def _declared_index(name: str) -> Index:
-    for index in declared().indexes:
-        if index.name == name:
+def _expected_index(expected: SchemaDescription, name: str) -> Index:
+    for index in expected.indexes:
+        if index.name == name and not index.of_constraint:
             return index
     raise RagError(
-        f"{name} is the index of a key, and a partition lacks it: detach the partition from its table, attach it again"
+        f"{name} is the index of a key, and a partition has no part of it: detach the partition from its table and "
+        "attach it again"
     )
 
 
-def _revive(connection: Connection, table: str, name: str) -> None:
-    if table not in PARTITIONED:
-        connection.execute(f"REINDEX INDEX CONCURRENTLY {name}")
-        return
-    index = _declared_index(name)
-    for part in _parts(connection, name, valid=False):
+def _replace_index(connection: Connection, index: Index) -> None:
+    if index.table in PARTITIONED:
+        # The only way to drop an index of a partitioned table; it takes no time.
+        connection.execute(f"DROP INDEX IF EXISTS {index.name}")
+        connection.execute(index.create(index.name, f"ONLY {index.table}"))
+        _build_parts(connection, index)
+    else:
+        connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}")
+        connection.execute(index.create(index.name, index.table, concurrently=True))
+
+
+def _validate_partitioned_index(connection: Connection, index: Index) -> None:
+    for part in _invalid_parts(connection, index):
         connection.execute(f"REINDEX INDEX CONCURRENTLY {part}")
     _build_parts(connection, index)
-    if not _is_valid(connection, name):
-        # Nothing was left to attach, and only attaching makes it valid.
-        connection.execute(f"DROP INDEX {name}")
-        connection.execute(index.create(name, f"ONLY {index.table}"))
-        _build_parts(connection, index)
+    if not _is_valid(connection, index):
+        # No part was left to attach, and only attaching makes the whole valid.
+        _replace_index(connection, index)
 
 
 def _build_parts(connection: Connection, index: Index) -> None:
-    """Build the index on each partition that lacks it, and attach it; with the last one, the whole becomes valid."""
-    rows = connection.execute(
-        """
-        SELECT p.relname FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhrelid
-        WHERE h.inhparent = %s::regclass AND NOT EXISTS (
-            SELECT FROM pg_index i JOIN pg_inherits parts ON parts.inhrelid = i.indexrelid
-            WHERE i.indrelid = p.oid AND parts.inhparent = %s::regclass)
-        ORDER BY 1
-        """,
-        (index.table, index.name),
-    ).fetchall()
-    for (partition,) in rows:
+    """Build and attach the index on each partition without it; the last one makes the whole valid."""
+    partitions = (
+        connection.cursor(row_factory=scalar_row)
+        .execute(
+            """
+            SELECT p.relname FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhrelid
+            WHERE h.inhparent = %s::regclass AND NOT EXISTS (
+                SELECT FROM pg_index i JOIN pg_inherits parts ON parts.inhrelid = i.indexrelid
+                WHERE i.indrelid = p.oid AND parts.inhparent = %s::regclass)
+            ORDER BY 1
+            """,
+            (index.table, index.name),
+        )
+        .fetchall()
+    )
+    for partition in partitions:
         month = partition.removeprefix(index.table)
         part = f"{index.name}{month}"
-        # Left behind by a build that was killed: as good as none.
+        # What a killed build left is of no use.
         connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {part}")
         connection.execute(index.create(part, partition, concurrently=True))
         connection.execute(f"ALTER INDEX {index.name} ATTACH PARTITION {part}")
 
 
-def _parts(connection: Connection, name: str, valid: bool) -> list[str]:
-    rows = connection.execute(
-        "SELECT c.relname FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid "
-        "JOIN pg_index i ON i.indexrelid = h.inhrelid WHERE h.inhparent = %s::regclass AND i.indisvalid = %s",
-        (name, valid),
+def _invalid_parts(connection: Connection, index: Index) -> list[str]:
+    return (
+        connection.cursor(row_factory=scalar_row)
+        .execute(
+            "SELECT c.relname FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid "
+            "JOIN pg_index i ON i.indexrelid = h.inhrelid WHERE h.inhparent = %s::regclass AND NOT i.indisvalid",
+            (index.name,),
+        )
+        .fetchall()
     )
-    return [part for (part,) in rows]
 
 
-def _is_valid(connection: Connection, name: str) -> bool:
-    row = connection.execute(
-        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (name,)
-    ).fetchone()
-    return bool(row and row[0])
+def _is_valid(connection: Connection, index: Index) -> bool:
+    return bool(
+        connection.cursor(row_factory=scalar_row)
+        .execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index.name,))
+        .fetchone()
+    )
 
 
-def _attach_month(connection: Connection, month: Month) -> None:
-    """The month's partitions, made or attached again."""
+def _attach_month(connection: Connection, expected: SchemaDescription, month: Month) -> None:
+    """Create the month's partitions, or attach those that were detached."""
     for parent in PARTITIONED:
         partition = month.postgres_partition(parent)
         detached = connection.execute(
             "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND NOT relispartition", (partition,)
         ).fetchone()
         if detached is not None:
-            # Made anew when it is attached.
-            for trigger in triggers_of(partition):
+            # Attaching creates them.
+            for trigger in triggers_of(expected, partition):
                 connection.execute(f"DROP TRIGGER IF EXISTS {trigger.name} ON {partition}")
     connection.execute("SELECT create_monthly_partition(%s)", (month.start.date(),))

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.database import dicts, objects, values
+from rag_pipeline.stores.vector_ids import column
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
@@ -36,9 +39,9 @@ class FoundChunk:
     multi_vector_count: int
 
 
-_COLUMNS = """c.id, c.document_id, c.document_created_at, d.source_type, d.source_id, d.source_url, d.title,
+_COLUMNS = f"""c.id, c.document_id, c.document_created_at, d.source_type, d.source_id, d.source_url, d.title,
     d.language, c.position, c.section_title, c.content,
-    CASE WHEN c.multi_vector_id IS NULL THEN 0 ELSE c.multi_vector_count END"""
+    CASE WHEN c.{column("multi")} IS NULL THEN 0 ELSE c.multi_vector_count END AS multi_vector_count"""
 
 _OF_ITS_DOCUMENT = "d.id = c.document_id AND d.created_at = c.document_created_at"
 
@@ -59,16 +62,19 @@ def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Fi
         return {}
     # First the exact moments, from a table that is not partitioned: Milvus has only their seconds, and with a
     # range the planner would open every month between the first and the last.
-    moments = connection.execute(
+    moments = values(
+        connection,
         f"""
         SELECT DISTINCT document_created_at FROM source_items
         WHERE document_id = ANY(%(documents)s) AND {_BETWEEN.format(column="document_created_at")}
         """,
         {"documents": list(set(candidates.values())), "since": filters.since, "until": filters.until},
-    ).fetchall()
+    )
     if not moments:
         return {}
-    rows = connection.execute(
+    found = objects(
+        connection,
+        FoundChunk,
         f"""
         SELECT {_COLUMNS} FROM document_chunks c JOIN documents d ON {_OF_ITS_DOCUMENT}
         WHERE c.id = ANY(%(chunks)s) AND c.live AND {_MATCHES}
@@ -76,12 +82,12 @@ def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Fi
         """,
         {
             "chunks": list(candidates),
-            "moments": [moment for (moment,) in moments],
+            "moments": moments,
             "language": filters.language,
             "source_type": filters.source_type,
         },
     )
-    return {row[0]: FoundChunk(*row) for row in rows}
+    return {chunk.id: chunk for chunk in found}
 
 
 def fulltext(
@@ -107,7 +113,8 @@ def fulltext(
         "until": filters.until,
         "limit": limit,
     }
-    rows = connection.execute(
+    rows = dicts(
+        connection,
         f"""
         SELECT {_COLUMNS}, ranked.score / (1 + ln(1 + length(c.content_words))) AS score
         FROM document_chunks c JOIN documents d ON {_OF_ITS_DOCUMENT}
@@ -121,7 +128,8 @@ def fulltext(
         """,
         parameters,
     )
-    return [(FoundChunk(*row[:-1]), float(row[-1])) for row in rows]
+    scores = [float(row.pop("score")) for row in rows]
+    return [(FoundChunk(**row), score) for row, score in zip(rows, scores, strict=True)]
 
 
 def record_search(connection: Connection, shown: Sequence[tuple[FoundChunk, float]]) -> int:

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.statuses import RETRY_AT
+from rag_pipeline.stores.postgres.database import dicts, objects, one, values
+from rag_pipeline.stores.postgres.month_bounds import ITEMS_OF_MONTH, in_month, month_bounds
+from rag_pipeline.stores.postgres.statuses import (
+    RETRY_AT,
+    IndexingStatus,
+    ItemState,
+    ProcessingStatus,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,82 +55,100 @@ class Outcome:
 
 def unknown(connection: Connection, source_type: str, source_ids: Sequence[str]) -> set[str]:
     """Which of these ids no scan has seen before (or has seen vanish)."""
-    rows = connection.execute(
+    new = values(
+        connection,
         """
         SELECT seen.id FROM unnest(%s::text[]) AS seen(id)
         WHERE NOT EXISTS (SELECT FROM source_items i WHERE i.source_type = %s AND i.source_id = seen.id)
         """,
         (list(source_ids), source_type),
-    ).fetchall()
-    return {source_id for (source_id,) in rows}
-
-
-def merge(
-    connection: Connection,
-    source_type: str,
-    source: UUID,
-    number: int,
-    recipe: str,
-    items: Sequence[tuple[Item, datetime]],
-    horizon: datetime | None = None,
-) -> tuple[int, int]:
-    """Store what a slice of a pass saw; (new, changed).
-
-    `items` come with the time that decides a new document's month; a known document keeps its own for ever.
-    An item is pending when its fingerprint or its recipe is not the ingested one. A failed one stays so until
-    either changes. What would be pending and is older than the `horizon` is retired instead, and stays so until
-    `restore`.
-    """
-    connection.execute(
-        """
-        CREATE TEMPORARY TABLE IF NOT EXISTS scanned (
-            source_id TEXT, name TEXT, locator TEXT, url TEXT, fingerprint TEXT, created_at TIMESTAMPTZ
-        ) ON COMMIT DELETE ROWS
-        """
     )
-    with connection.cursor().copy("COPY scanned FROM STDIN") as copy:
+    return set(new)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The pass over a source that a slice belongs to, and how its items are ingested."""
+
+    source_type: str
+    source: UUID
+    number: int
+    recipe: str
+    horizon: datetime | None = None
+    """New content older than this is not ingested; None: all is."""
+
+
+_CREATE_SCANNED = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS scanned (
+        source_id TEXT, name TEXT, locator TEXT, url TEXT, fingerprint TEXT, created_at TIMESTAMPTZ
+    ) ON COMMIT DELETE ROWS"""
+
+_SEEN = "(excluded.seen_fingerprint, excluded.seen_recipe)"
+_SEEN_BEFORE = f"(i.seen_fingerprint, i.seen_recipe) = {_SEEN}"
+_NOT_INGESTED = f"(i.ingested_fingerprint, i.ingested_recipe) IS DISTINCT FROM {_SEEN}"
+
+_NEXT_STATE = f"""CASE
+        WHEN i.state = {ItemState.RETIRED.sql} THEN {ItemState.RETIRED.sql}
+        WHEN i.state = {ItemState.FAILED.sql} AND {_SEEN_BEFORE} THEN {ItemState.FAILED.sql}
+        WHEN i.document_created_at < %(horizon)s AND {_NOT_INGESTED} THEN {ItemState.RETIRED.sql}
+        -- Back to what was ingested before: its document still says that it cannot be read.
+        WHEN i.state = {ItemState.FAILED.sql} THEN {ItemState.PENDING.sql}
+        WHEN {_NOT_INGESTED} THEN {ItemState.PENDING.sql}
+        ELSE {ItemState.INGESTED.sql}
+    END"""
+"""What becomes of a known item that a pass sees; the conditions are tried in order."""
+
+_MERGE_SCANNED = f"""
+    WITH before AS (
+        SELECT i.source_id, i.state FROM source_items i JOIN scanned USING (source_id)
+        WHERE i.source_type = %(type)s
+    ), merged AS (
+        INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
+            seen_fingerprint, seen_recipe, seen_pass, state)
+        SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s,
+            CASE WHEN created_at < %(horizon)s THEN {ItemState.RETIRED.sql} ELSE {ItemState.PENDING.sql} END
+        FROM scanned
+        ON CONFLICT (source_type, source_id) DO UPDATE SET
+            source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
+            seen_pass = excluded.seen_pass, last_seen_at = now(),
+            state = {_NEXT_STATE},
+            failures = CASE WHEN {_SEEN_BEFORE} THEN i.failures ELSE 0 END,
+            seen_fingerprint = excluded.seen_fingerprint, seen_recipe = excluded.seen_recipe
+        RETURNING i.source_id, i.state
+    )
+    SELECT count(*) FILTER (WHERE before.source_id IS NULL AND merged.state = {ItemState.PENDING.sql}) AS new,
+        count(*) FILTER (WHERE before.state <> {ItemState.PENDING.sql} AND merged.state = {ItemState.PENDING.sql})
+            AS changed
+    FROM merged LEFT JOIN before USING (source_id)"""
+
+
+def merge(connection: Connection, of: Pass, items: Sequence[tuple[Item, datetime]]) -> tuple[int, int]:
+    """Store what a slice of a pass saw; return the numbers of new and of changed items.
+
+    `items` come with the time that decides a new document's month; a known document keeps its own.
+    An item is pending when its fingerprint or its recipe is not the ingested one. A failed one stays so until
+    either changes. What would be pending and is older than the horizon is expired instead, and stays so until
+    `expiring_months.restore_items`.
+    """
+    connection.execute(_CREATE_SCANNED)
+    with connection.cursor().copy(
+        "COPY scanned (source_id, name, locator, url, fingerprint, created_at) FROM STDIN"
+    ) as copy:
         for item, created_at in items:
             copy.write_row((item.source_id, item.name, item.locator, item.url, item.fingerprint, created_at))
-    row = connection.execute(
-        """
-        WITH before AS (
-            SELECT i.source_id, i.state FROM source_items i JOIN scanned USING (source_id)
-            WHERE i.source_type = %(type)s
-        ), merged AS (
-            INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
-                seen_fingerprint, seen_recipe, seen_pass, state)
-            SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s,
-                CASE WHEN created_at < %(horizon)s THEN 'retired' ELSE 'pending' END
-            FROM scanned
-            ON CONFLICT (source_type, source_id) DO UPDATE SET
-                source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
-                seen_pass = excluded.seen_pass, last_seen_at = now(),
-                state = CASE
-                    WHEN i.state = 'retired' THEN 'retired'
-                    WHEN i.state = 'failed' AND (i.seen_fingerprint, i.seen_recipe)
-                        = (excluded.seen_fingerprint, excluded.seen_recipe) THEN 'failed'
-                    WHEN i.document_created_at < %(horizon)s AND (i.ingested_fingerprint, i.ingested_recipe)
-                        IS DISTINCT FROM (excluded.seen_fingerprint, excluded.seen_recipe) THEN 'retired'
-                    -- Back to what was ingested before: its document has to be told so.
-                    WHEN i.state = 'failed' THEN 'pending'
-                    WHEN (i.ingested_fingerprint, i.ingested_recipe)
-                        IS DISTINCT FROM (excluded.seen_fingerprint, excluded.seen_recipe) THEN 'pending'
-                    ELSE 'ingested'
-                END,
-                failures = CASE WHEN (i.seen_fingerprint, i.seen_recipe)
-                    = (excluded.seen_fingerprint, excluded.seen_recipe) THEN i.failures ELSE 0 END,
-                seen_fingerprint = excluded.seen_fingerprint, seen_recipe = excluded.seen_recipe
-            RETURNING i.source_id, i.state
-        )
-        SELECT count(*) FILTER (WHERE before.source_id IS NULL AND merged.state = 'pending'),
-               count(*) FILTER (WHERE before.state <> 'pending' AND merged.state = 'pending')
-        FROM merged LEFT JOIN before USING (source_id)
-        """,
-        {"type": source_type, "source": source, "recipe": recipe, "pass": number, "horizon": horizon},
-    ).fetchone()
-    assert row is not None
+    counts = one(
+        connection,
+        _MERGE_SCANNED,
+        {
+            "type": of.source_type,
+            "source": of.source,
+            "recipe": of.recipe,
+            "pass": of.number,
+            "horizon": of.horizon,
+        },
+    )
     connection.execute("DELETE FROM scanned")
-    return row[0], row[1]
+    return counts.new, counts.changed
 
 
 def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]:
@@ -130,26 +156,26 @@ def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]
 
     Left out are those known to be gone, and the retired ones, which have no document to lose.
     """
-    row = connection.execute(
-        """
+    counts = one(
+        connection,
+        f"""
         SELECT count(*) FILTER (WHERE i.seen_pass < %(pass)s AND NOT EXISTS (
                 SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
-                WHERE s.source = i.source AND starts_with(i.locator, prefix))),
-            count(*)
-        FROM source_items i WHERE i.source = %(source)s AND i.state NOT IN ('gone', 'retired')
+                WHERE s.source = i.source AND starts_with(i.locator, prefix))) AS unseen,
+            count(*) AS known
+        FROM source_items i WHERE i.source = %(source)s AND i.state NOT IN {one_of(ItemState.GONE, ItemState.RETIRED)}
         """,
         {"pass": number, "source": source},
-    ).fetchone()
-    assert row is not None
-    return row[0], row[1]
+    )
+    return counts.unseen, counts.known
 
 
 def mark_gone(connection: Connection, source: UUID, number: int) -> int:
     """What a complete pass did not see is gone, but for what lies where it could not look; how many."""
     return connection.execute(
-        """
-        UPDATE source_items i SET state = 'gone'
-        WHERE i.source = %s AND i.seen_pass < %s AND i.state <> 'gone' AND NOT EXISTS (
+        f"""
+        UPDATE source_items i SET state = {ItemState.GONE.sql}
+        WHERE i.source = %s AND i.seen_pass < %s AND i.state <> {ItemState.GONE.sql} AND NOT EXISTS (
             SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
             WHERE s.source = i.source AND starts_with(i.locator, prefix))
         """,
@@ -160,9 +186,9 @@ def mark_gone(connection: Connection, source: UUID, number: int) -> int:
 def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -> int:
     """Make what was set aside pending again, of all sources or the named ones; how many."""
     return connection.execute(
-        """
-        UPDATE source_items i SET state = 'pending' FROM sources s
-        WHERE s.id = i.source AND i.state = 'failed' AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
+        f"""
+        UPDATE source_items i SET state = {ItemState.PENDING.sql} FROM sources s
+        WHERE s.id = i.source AND i.state = {ItemState.FAILED.sql} AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
         """,
         {"names": None if sources is None else list(sources)},
     ).rowcount
@@ -171,10 +197,10 @@ def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -
 def retry_due(connection: Connection, limit: int) -> int:
     """Make pending again what was set aside and whose time has come (see `RETRY_AT`); how many, at most `limit`."""
     return connection.execute(
-        """
-        UPDATE source_items SET state = 'pending' WHERE (source_type, source_id) IN (
+        f"""
+        UPDATE source_items SET state = {ItemState.PENDING.sql} WHERE (source_type, source_id) IN (
             SELECT source_type, source_id FROM source_items
-            WHERE state = 'failed' AND retry_at <= now() ORDER BY retry_at LIMIT %s
+            WHERE state = {ItemState.FAILED.sql} AND retry_at <= now() ORDER BY retry_at LIMIT %s
         )
         """,
         (limit,),
@@ -185,19 +211,20 @@ def pending(
     connection: Connection, month: Month, limit: int, after: tuple[str, str] = ("", "")
 ) -> list[PendingItem]:
     """The next pending items of a month in the order of their keys."""
-    rows = connection.execute(
-        """
-        SELECT i.source_type, i.source_id, s.name, i.name, i.locator, i.url, i.document_id, i.document_created_at,
-            i.seen_fingerprint, i.seen_recipe,
-            CASE WHEN i.ingested_recipe = i.seen_recipe THEN i.content_hash END
+    return objects(
+        connection,
+        PendingItem,
+        f"""
+        SELECT i.source_type, i.source_id, s.name AS source, i.name, i.locator, i.url, i.document_id,
+            i.document_created_at AS created_at, i.seen_fingerprint AS fingerprint, i.seen_recipe AS recipe,
+            CASE WHEN i.ingested_recipe = i.seen_recipe THEN i.content_hash END AS content_hash
         FROM source_items i JOIN sources s ON s.id = i.source
-        WHERE i.state = 'pending' AND i.document_created_at >= %(start)s AND i.document_created_at < %(end)s
+        WHERE i.state = {ItemState.PENDING.sql} AND {ITEMS_OF_MONTH}
             AND (i.source_type, i.source_id) > (%(type)s, %(id)s)
         ORDER BY i.source_type, i.source_id LIMIT %(limit)s
         """,
-        {"start": month.start, "end": month.end, "type": after[0], "id": after[1], "limit": limit},
-    ).fetchall()
-    return [PendingItem(*row) for row in rows]
+        {**month_bounds(month), "type": after[0], "id": after[1], "limit": limit},
+    )
 
 
 def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
@@ -206,9 +233,9 @@ def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
         f"""
         UPDATE source_items SET
             state = CASE
-                WHEN (seen_fingerprint, seen_recipe) IS DISTINCT FROM (%(fingerprint)s, %(recipe)s) THEN 'pending'
-                WHEN state <> 'pending' THEN state
-                WHEN %(error)s::text IS NULL THEN 'ingested' ELSE 'failed' END,
+                WHEN (seen_fingerprint, seen_recipe) IS DISTINCT FROM (%(fingerprint)s, %(recipe)s) THEN {ItemState.PENDING.sql}
+                WHEN state <> {ItemState.PENDING.sql} THEN state
+                WHEN %(error)s::text IS NULL THEN {ItemState.INGESTED.sql} ELSE {ItemState.FAILED.sql} END,
             error_message = %(error)s,
             failures = CASE WHEN %(error)s::text IS NULL THEN 0 ELSE failures + 1 END,
             retry_at = CASE WHEN %(error)s::text IS NULL THEN NULL ELSE {RETRY_AT} END,
@@ -239,34 +266,33 @@ def delete_gone(connection: Connection, month: Month, limit: int) -> int:
     The trigger on the chunks puts their vectors into the outbox in the same transaction.
     """
     return connection.execute(
-        """
+        f"""
         DELETE FROM source_items WHERE (source_type, source_id) IN (
             SELECT source_type, source_id FROM source_items
-            WHERE state = 'gone' AND document_created_at >= %s AND document_created_at < %s LIMIT %s
+            WHERE state = {ItemState.GONE.sql} AND {in_month("document_created_at")} LIMIT %(limit)s
         )
         """,
-        (month.start, month.end, limit),
+        {**month_bounds(month), "limit": limit},
     ).rowcount
 
 
 def overview(connection: Connection, failed_only: bool, limit: int | None = None) -> list[dict[str, Any]]:
     """Every item with its document's state, by source and id; `failed_only`: what is set aside or failed."""
-    cursor = connection.execute(
-        """
+    return dicts(
+        connection,
+        f"""
         SELECT s.name AS source, i.source_type, i.source_id, coalesce(d.title, i.name) AS title,
             to_char(i.document_created_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month,
-            CASE WHEN i.state IN ('failed', 'retired') THEN i.state
-                ELSE coalesce(d.processing_status, 'pending') END AS processing_status,
+            CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.RETIRED)} THEN i.state
+                ELSE coalesce(d.processing_status, {ProcessingStatus.PENDING.sql}) END AS processing_status,
             coalesce(d.indexing_status,
-                CASE WHEN i.state IN ('failed', 'retired') THEN i.state ELSE 'pending' END) AS indexing_status,
+                CASE WHEN i.state IN {one_of(ItemState.FAILED, ItemState.RETIRED)} THEN i.state ELSE {ItemState.PENDING.sql} END) AS indexing_status,
             coalesce(i.error_message, d.error_message) AS error
         FROM source_items i
         JOIN sources s ON s.id = i.source
         LEFT JOIN documents d ON d.id = i.document_id AND d.created_at = i.document_created_at
-        WHERE NOT %(failed)s OR i.state = 'failed' OR d.indexing_status = 'failed'
+        WHERE NOT %(failed)s OR i.state = {ItemState.FAILED.sql} OR d.indexing_status = {IndexingStatus.FAILED.sql}
         ORDER BY 1, 2, 3 LIMIT %(limit)s
         """,
         {"failed": failed_only, "limit": limit},
     )
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor]

@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.database import dicts, one, value, values
+from rag_pipeline.stores.postgres.statuses import (
+    ITEM_WORK,
+    ItemState,
+    SyncStatus,
+    one_of,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -29,7 +37,8 @@ def register(
     connection: Connection, source_type: str, name: str, config: dict[str, Any], schedule: str | None
 ) -> UUID:
     """The source's row, made or brought up to date; its id."""
-    row = connection.execute(
+    return value(
+        connection,
         """
         INSERT INTO sources (source_type, name, connection_config, sync_schedule)
         VALUES (%(type)s, %(name)s, %(config)s::jsonb, %(schedule)s)
@@ -39,9 +48,7 @@ def register(
         RETURNING id
         """,
         {"type": source_type, "name": name, "config": json.dumps(config), "schedule": schedule},
-    ).fetchone()
-    assert row is not None
-    return row[0]
+    )
 
 
 def set_active(connection: Connection, names: Sequence[tuple[str, str]]) -> list[str]:
@@ -49,7 +56,8 @@ def set_active(connection: Connection, names: Sequence[tuple[str, str]]) -> list
 
     `names` are the configured ones as (source_type, name). Their documents stay.
     """
-    rows = connection.execute(
+    return values(
+        connection,
         """
         UPDATE sources SET is_active = false, next_sync_at = NULL, updated_at = now()
         WHERE is_active AND NOT EXISTS (
@@ -59,13 +67,13 @@ def set_active(connection: Connection, names: Sequence[tuple[str, str]]) -> list
         RETURNING name
         """,
         ([kind for kind, _ in names], [name for _, name in names]),
-    ).fetchall()
-    return [name for (name,) in rows]
+    )
 
 
 def begin_or_resume_pass(connection: Connection, source: UUID) -> ScanPosition:
     """The pass that is under way, else a new one."""
-    row = connection.execute(
+    scan = one(
+        connection,
         """
         INSERT INTO source_scans AS s (source, pass, started_at) VALUES (%s, 1, now())
         ON CONFLICT (source) DO UPDATE SET
@@ -75,14 +83,12 @@ def begin_or_resume_pass(connection: Connection, source: UUID) -> ScanPosition:
             unlisted = CASE WHEN s.finished_at IS NULL THEN s.unlisted ELSE '{}' END,
             started_at = CASE WHEN s.finished_at IS NULL THEN s.started_at ELSE now() END,
             finished_at = NULL
-        RETURNING pass, resume_after, problems
+        RETURNING pass AS number, resume_after, problems
         """,
         (source,),
-    ).fetchone()
-    assert row is not None
-    connection.execute("UPDATE sources SET sync_status = 'running' WHERE id = %s", (source,))
-    number, after, problems = row
-    return ScanPosition(source, number, after, tuple(problems))
+    )
+    connection.execute(f"UPDATE sources SET sync_status = {SyncStatus.RUNNING.sql} WHERE id = %s", (source,))
+    return ScanPosition(source, scan.number, scan.resume_after, tuple(scan.problems))
 
 
 def advance_pass(
@@ -105,9 +111,9 @@ def finish_pass(connection: Connection, source: UUID, next_sync_at: datetime | N
     """The pass is complete: store its time and the source's statistics."""
     connection.execute("UPDATE source_scans SET finished_at = now() WHERE source = %s", (source,))
     connection.execute(
-        """
+        f"""
         UPDATE sources SET
-            sync_status = 'completed', last_sync_at = now(), next_sync_at = %(next)s,
+            sync_status = {SyncStatus.COMPLETED.sql}, last_sync_at = now(), next_sync_at = %(next)s,
             error_count = %(problems)s, last_error = CASE WHEN %(problems)s = 0 THEN NULL ELSE last_error END,
             updated_at = now()
         WHERE id = %(source)s
@@ -127,8 +133,8 @@ def restart_pass(connection: Connection, source: UUID) -> None:
 def fail_sync(connection: Connection, source: UUID, error: str, next_sync_at: datetime | None) -> None:
     """A scan failed; what it had stored stays."""
     connection.execute(
-        """
-        UPDATE sources SET sync_status = 'failed', error_count = error_count + 1, last_error = %s,
+        f"""
+        UPDATE sources SET sync_status = {SyncStatus.FAILED.sql}, error_count = error_count + 1, last_error = %s,
             next_sync_at = %s, updated_at = now()
         WHERE id = %s
         """,
@@ -136,11 +142,11 @@ def fail_sync(connection: Connection, source: UUID, error: str, next_sync_at: da
     )
 
 
-_COUNTED = """
+_COUNTED = f"""
     SELECT s.id, count(i.source) AS total,
-        count(*) FILTER (WHERE i.state = 'ingested') AS ingested,
-        count(*) FILTER (WHERE i.state = 'failed') AS failed,
-        count(*) FILTER (WHERE i.state IN ('pending', 'gone')) AS waiting
+        count(*) FILTER (WHERE i.state = {ItemState.INGESTED.sql}) AS ingested,
+        count(*) FILTER (WHERE i.state = {ItemState.FAILED.sql}) AS failed,
+        count(*) FILTER (WHERE i.state IN {one_of(*ITEM_WORK)}) AS waiting
     FROM sources s LEFT JOIN source_items i ON i.source = s.id GROUP BY s.id
 """
 
@@ -163,7 +169,8 @@ def wrong_statistics(connection: Connection) -> list[dict[str, Any]]:
 
     Those with a pass or items under way are left out: they are counted when that is done.
     """
-    cursor = connection.execute(
+    return dicts(
+        connection,
         f"""
         SELECT s.name AS source, s.total_documents, c.total AS items, s.successful_documents, c.ingested,
             s.failed_documents, c.failed
@@ -173,31 +180,28 @@ def wrong_statistics(connection: Connection) -> list[dict[str, Any]]:
             AND (s.total_documents, s.successful_documents, s.failed_documents)
                 IS DISTINCT FROM (c.total, c.ingested, c.failed)
         ORDER BY s.name
-        """
+        """,
     )
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
 def list_sources(connection: Connection) -> list[dict[str, Any]]:
     """All sources with their state, by name."""
-    cursor = connection.execute(
+    return dicts(
+        connection,
         """
         SELECT name, source_type, is_active, sync_schedule, sync_status, last_sync_at, next_sync_at,
             total_documents, successful_documents, failed_documents, error_count, last_error
         FROM sources ORDER BY name, source_type
-        """
+        """,
     )
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
 def abandon(connection: Connection, name: str) -> int:
     """Give up an inactive source: all its items are gone, and their months' runs delete them; how many."""
     return connection.execute(
-        """
-        UPDATE source_items i SET state = 'gone' FROM sources s
-        WHERE s.id = i.source AND s.name = %s AND NOT s.is_active AND i.state <> 'gone'
+        f"""
+        UPDATE source_items i SET state = {ItemState.GONE.sql} FROM sources s
+        WHERE s.id = i.source AND s.name = %s AND NOT s.is_active AND i.state <> {ItemState.GONE.sql}
         """,
         (name,),
     ).rowcount
@@ -205,13 +209,14 @@ def abandon(connection: Connection, name: str) -> int:
 
 def is_due(connection: Connection, source_type: str, name: str, schedule: str, now: datetime) -> bool:
     """Whether the source was never synced, its time has come, its schedule changed, or a pass is unfinished."""
-    row = connection.execute(
-        """
+    due = value(
+        connection,
+        f"""
         SELECT s.next_sync_at IS NULL OR s.next_sync_at <= %(now)s OR s.sync_schedule IS DISTINCT FROM %(schedule)s
             OR NOT s.is_active OR EXISTS (
-                SELECT FROM source_scans p WHERE p.source = s.id AND p.finished_at IS NULL AND s.sync_status = 'running')
+                SELECT FROM source_scans p WHERE p.source = s.id AND p.finished_at IS NULL AND s.sync_status = {SyncStatus.RUNNING.sql})
         FROM sources s WHERE s.source_type = %(type)s AND s.name = %(name)s
         """,
         {"type": source_type, "name": name, "schedule": schedule, "now": now},
-    ).fetchone()
-    return row is None or bool(row[0])
+    )
+    return due is None or due

@@ -7,6 +7,7 @@ index serves a query only where the planner sees the value. `docs/design.md` dra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -104,3 +105,128 @@ failure, then twice as long, up to 30 days. What broke it may heal by itself, an
 def one_of(*statuses: Status) -> str:
     """The statuses as the right side of an SQL `IN`: `('pending', 'gone')`."""
     return f"({', '.join(status.sql for status in statuses)})"
+
+
+Transition = tuple[Status | None, Status | None]
+"""A row's status before and after a statement; None: there was no row, or there is none any more."""
+
+TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
+    ItemState: frozenset(
+        {
+            # source_items.merge: a scan compares what it sees with what was ingested.
+            (None, ItemState.PENDING),  # new
+            (None, ItemState.RETIRED),  # new, in a month older than the retention
+            (ItemState.INGESTED, ItemState.PENDING),  # changed; also consistency_repairs.fetch_again
+            (ItemState.INGESTED, ItemState.RETIRED),  # changed, and too old; also retiring_months.retire_items
+            (ItemState.PENDING, ItemState.INGESTED),  # changed back; also source_items.record
+            (ItemState.PENDING, ItemState.RETIRED),  # too old before its run; also retiring_months.retire_items
+            (ItemState.FAILED, ItemState.PENDING),  # changed; also source_items.retry_failed and retry_due
+            (ItemState.FAILED, ItemState.RETIRED),  # changed, and too old; also retiring_months.retire_items
+            (ItemState.GONE, ItemState.PENDING),  # seen again, changed or never ingested
+            (ItemState.GONE, ItemState.INGESTED),  # seen again, unchanged
+            (ItemState.GONE, ItemState.RETIRED),  # seen again, changed, and too old
+            # source_items.record: a run could not read it.
+            (ItemState.PENDING, ItemState.FAILED),
+            # source_items.mark_gone, at the end of a complete pass; sources.abandon.
+            (ItemState.PENDING, ItemState.GONE),
+            (ItemState.INGESTED, ItemState.GONE),
+            (ItemState.FAILED, ItemState.GONE),
+            (ItemState.RETIRED, ItemState.GONE),
+            # source_items.delete_gone, with its document and chunks.
+            (ItemState.GONE, None),
+            # retiring_months.restore_items: its month is kept again.
+            (ItemState.RETIRED, ItemState.PENDING),
+        }
+    ),
+    ProcessingStatus: frozenset(
+        {
+            # documents.upsert: parsed; consistency_repairs.mend_statuses: its chunks are not as many as it says.
+            (None, ProcessingStatus.PROCESSING),
+            (ProcessingStatus.COMPLETED, ProcessingStatus.PROCESSING),
+            (ProcessingStatus.FAILED, ProcessingStatus.PROCESSING),
+            # documents.mark_chunked
+            (ProcessingStatus.PROCESSING, ProcessingStatus.COMPLETED),
+            # documents.set_aside: its newest bytes cannot be read.
+            (ProcessingStatus.PROCESSING, ProcessingStatus.FAILED),
+            (ProcessingStatus.COMPLETED, ProcessingStatus.FAILED),
+            # documents.restore: its source has the stored version again.
+            (ProcessingStatus.FAILED, ProcessingStatus.COMPLETED),
+            # source_items.delete_gone; retiring_months.delete_documents.
+            (ProcessingStatus.PROCESSING, None),
+            (ProcessingStatus.COMPLETED, None),
+            (ProcessingStatus.FAILED, None),
+        }
+    ),
+    IndexingStatus: frozenset(
+        {
+            # documents.upsert: parsed; consistency_repairs.mend_statuses: its chunks are not as many as it says.
+            (None, IndexingStatus.PENDING),
+            (IndexingStatus.INDEXING, IndexingStatus.PENDING),
+            (IndexingStatus.COMPLETED, IndexingStatus.PENDING),
+            (IndexingStatus.FAILED, IndexingStatus.PENDING),
+            # documents.mark_chunked
+            (IndexingStatus.PENDING, IndexingStatus.INDEXING),
+            # document_chunks.switch; from pending where newer bytes could not be read before they were chunked.
+            (IndexingStatus.INDEXING, IndexingStatus.COMPLETED),
+            (IndexingStatus.PENDING, IndexingStatus.COMPLETED),
+            # document_chunks.mark_failed_documents; from pending as above.
+            (IndexingStatus.INDEXING, IndexingStatus.FAILED),
+            (IndexingStatus.PENDING, IndexingStatus.FAILED),
+            # documents.retry_failed and retry_due; consistency_repairs.mend_statuses: no chunk of it has failed.
+            (IndexingStatus.FAILED, IndexingStatus.INDEXING),
+            # consistency_repairs.mend_statuses and forget_vectors: its chunks are not complete.
+            (IndexingStatus.COMPLETED, IndexingStatus.INDEXING),
+            # source_items.delete_gone; retiring_months.delete_documents.
+            (IndexingStatus.PENDING, None),
+            (IndexingStatus.INDEXING, None),
+            (IndexingStatus.COMPLETED, None),
+            (IndexingStatus.FAILED, None),
+        }
+    ),
+    EmbeddingStatus: frozenset(
+        {
+            # document_chunks.store_next_version
+            (None, EmbeddingStatus.PENDING),
+            # document_chunks.claim
+            (EmbeddingStatus.PENDING, EmbeddingStatus.PROCESSING),
+            # document_chunks.map_vectors; to pending while a kind is still missing; from pending when a batch that
+            # was set back is written in halves, and by consistency_repairs.mend_statuses.
+            (EmbeddingStatus.PROCESSING, EmbeddingStatus.COMPLETED),
+            (EmbeddingStatus.PROCESSING, EmbeddingStatus.PENDING),
+            (EmbeddingStatus.PENDING, EmbeddingStatus.COMPLETED),
+            # document_chunks.set_status: it cannot be embedded; from pending: it cannot be written.
+            (EmbeddingStatus.PROCESSING, EmbeddingStatus.FAILED),
+            (EmbeddingStatus.PENDING, EmbeddingStatus.FAILED),
+            # documents.retry_failed and retry_due; store_next_version, where an edit keeps the chunk.
+            (EmbeddingStatus.FAILED, EmbeddingStatus.PENDING),
+            # consistency_repairs.forget_vectors: a vector is not stored.
+            (EmbeddingStatus.COMPLETED, EmbeddingStatus.PENDING),
+            # consistency_repairs.mend_statuses: it has the ids of all its vectors.
+            (EmbeddingStatus.FAILED, EmbeddingStatus.COMPLETED),
+            # document_chunks.store_next_version and switch, when an edit drops it; deleted with its document.
+            (EmbeddingStatus.PENDING, None),
+            (EmbeddingStatus.PROCESSING, None),
+            (EmbeddingStatus.COMPLETED, None),
+            (EmbeddingStatus.FAILED, None),
+        }
+    ),
+    SyncStatus: frozenset(
+        {
+            # sources.register
+            (None, SyncStatus.PENDING),
+            # sources.begin_or_resume_pass
+            (SyncStatus.PENDING, SyncStatus.RUNNING),
+            (SyncStatus.COMPLETED, SyncStatus.RUNNING),
+            (SyncStatus.FAILED, SyncStatus.RUNNING),
+            # sources.finish_pass
+            (SyncStatus.RUNNING, SyncStatus.COMPLETED),
+            # sources.fail_sync
+            (SyncStatus.RUNNING, SyncStatus.FAILED),
+        }
+    ),
+}
+"""Every change of a status that the write path and the repair make, each with the function that makes it.
+
+A statement that leaves a status as it was is not listed. `ProcessingStatus.PENDING` is the column's default and is
+never written. A test drives all of them on a database and finds no other.
+"""

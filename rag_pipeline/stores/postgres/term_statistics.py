@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rag_pipeline.stores.postgres.database import named
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
 
 def document_frequency(connection: Connection, words: Sequence[str]) -> tuple[int, dict[str, int]]:
     """(live chunks in all, word → live chunks that hold it)."""
-    rows = connection.execute(
-        "SELECT term, sum(chunks) FROM term_statistics WHERE term = ANY(%s) GROUP BY term", ([*words, ""],)
-    ).fetchall()
-    counts = {term: int(count) for term, count in rows}
+    query = "SELECT term, sum(chunks)::bigint AS chunks FROM term_statistics WHERE term = ANY(%s) GROUP BY term"
+    counts = {row.term: row.chunks for row in named(connection, query, ([*words, ""],))}
     return counts.pop("", 0), counts

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from rag_pipeline.stores.postgres.database import objects, one, value
+from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -25,14 +28,15 @@ class Deletion:
 
 def next_batch(connection: Connection, limit: int) -> list[Deletion]:
     """The oldest deletions, locked for this transaction; those another consumer is at work on are left out."""
-    rows = connection.execute(
+    return objects(
+        connection,
+        Deletion,
         """
         SELECT id, chunk_id, multi_vector_count FROM vector_deletions
         ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
         """,
         (limit,),
-    ).fetchall()
-    return [Deletion(*row) for row in rows]
+    )
 
 
 def confirm(connection: Connection, deletions: Sequence[Deletion]) -> None:
@@ -42,19 +46,17 @@ def confirm(connection: Connection, deletions: Sequence[Deletion]) -> None:
 
 def waiting(connection: Connection, month: Month) -> tuple[int, datetime | None]:
     """(how many deletions of a month's chunks have not arrived in Milvus, since when the oldest waits)."""
-    row = connection.execute(
-        """
-        SELECT count(*), min(created_at) FROM vector_deletions
-        WHERE document_created_at >= %s AND document_created_at < %s
+    outbox = one(
+        connection,
+        f"""
+        SELECT count(*) AS deletions, min(created_at) AS since FROM vector_deletions
+        WHERE {in_month("document_created_at")}
         """,
-        (month.start, month.end),
-    ).fetchone()
-    assert row is not None
-    return row[0], row[1]
+        month_bounds(month),
+    )
+    return outbox.deletions, outbox.since
 
 
 def backlog(connection: Connection) -> int:
     """How many deletions have not arrived in Milvus."""
-    row = connection.execute("SELECT count(*) FROM vector_deletions").fetchone()
-    assert row is not None
-    return row[0]
+    return value(connection, "SELECT count(*) FROM vector_deletions")

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from rag_pipeline.indexing.saga import Saga
+from rag_pipeline.indexing.vector_writer import Saga
 
 
-def test_nothing_is_compensated_where_all_went_well() -> None:
+def test_nothing_is_compensated_on_success() -> None:
     done: list[str] = []
     with Saga("batch") as saga:
         saga.on_failure("undo", lambda: done.append("undo"))
