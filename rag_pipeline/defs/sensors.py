@@ -85,7 +85,7 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
     )
     def pending(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
         with pipeline.stores.database.connection() as connection:
-            table.deactivate_unconfigured(connection, [(source.type, source.name) for source in sources])
+            table.set_active(connection, [(source.type, source.name) for source in sources])
         work = pending_work(pipeline)
         due, requested = due_months(
             work,
@@ -132,4 +132,4 @@ def _load(cursor: str | None) -> dict[Month, Requested]:
 
 
 def _dump(requested: dict[Month, Requested]) -> str:
-    return json.dumps({str(month): [a.digest, a.times, a.again_at.isoformat()] for month, a in requested.items()})
+    return json.dumps({str(month): [r.digest, r.times, r.again_at.isoformat()] for month, r in requested.items()})

@@ -1,4 +1,4 @@
-"""Many months at once, as a backfill from the UI does: one run a month, its checks recorded with the month."""
+"""Several months, as a backfill from the UI: one run per month, its checks recorded with the month."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MONTHS = [Month(2024, 1), Month(2024, 2), Month(2024, 3)]
 
 
 def evaluations(instance: dg.DagsterInstance, defs: dg.Definitions) -> Counter[tuple[str, str | None, str]]:
-    """How many rows each check has, by partition and status."""
+    """Return the number of rows of each check, by partition and status."""
     keys = defs.resolve_asset_graph().asset_check_keys
     return Counter(
         (key.to_user_string(), record.partition, record.status.value)
@@ -22,7 +22,7 @@ def evaluations(instance: dg.DagsterInstance, defs: dg.Definitions) -> Counter[t
     )
 
 
-def test_each_month_has_one_evaluation_a_check_and_nothing_stays_planned(
+def test_each_month_has_one_evaluation_per_check_and_nothing_stays_planned(
     place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
     for month in MONTHS:
@@ -36,7 +36,7 @@ def test_each_month_has_one_evaluation_a_check_and_nothing_stays_planned(
     assert evaluations(instance, defs) == expected
     assert place.stored(MONTHS[1])["dense"] == 1
 
-    # The checks alone, as the nightly sweep asks for them: one more evaluation for that month, and no other.
+    # The checks alone, as the nightly schedule requests them: one more evaluation for that month alone.
     check = defs.resolve_job_def("check_month")
     assert check.execute_in_process(partition_key=MONTHS[0].partition_key, instance=instance).success
     for name in checks:

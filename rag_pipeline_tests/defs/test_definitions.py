@@ -1,4 +1,4 @@
-"""The definitions: they load with every store down, import nothing heavy, and are what the UI shows."""
+"""The definitions: they load with every store down and import nothing heavy; their assets, checks, jobs and sensors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What a process of its own loads, with no store running."""
+    """The definitions that a separate process loads, with no store running."""
     folder = tmp_path_factory.mktemp("definitions")
     (folder / "docs").mkdir()
     (folder / "sources.yaml").write_text(
@@ -91,7 +91,7 @@ def test_nothing_heavy_is_imported(described: dict) -> None:
     assert described["heavy"] == []
 
 
-def test_the_assets_are_these(described: dict) -> None:
+def test_assets_and_their_attributes(described: dict) -> None:
     def month(deps: list[str], kind: str) -> dict:
         return {
             "deps": deps,
@@ -117,7 +117,7 @@ def test_the_assets_are_these(described: dict) -> None:
 
 
 def test_every_check_is_partitioned_and_no_asset_has_a_backfill_policy(described: dict) -> None:
-    """Otherwise evaluations land without a month, or leave rows behind that stay planned for ever."""
+    """Otherwise evaluations have no month, or leave rows that stay planned."""
     assert {"document_chunks:vector_deletions_backlog", "documents:quarantined_documents"} < set(
         described["checks"]
     )
@@ -125,7 +125,7 @@ def test_every_check_is_partitioned_and_no_asset_has_a_backfill_policy(described
     assert described["backfill_policies"] == []
 
 
-def test_everything_runs_without_being_switched_on(described: dict) -> None:
+def test_sensors_and_schedules_run_by_default(described: dict) -> None:
     sensors = {"sync_handbook", "sync_faq", "index_pending_months", "drain_vector_deletions"}
     assert sensors <= set(described["sensors"])
     assert set(described["sensors"].values()) == {"RUNNING"}
@@ -137,7 +137,7 @@ def test_everything_runs_without_being_switched_on(described: dict) -> None:
     assert {"index_month", "check_month", "create_partitions", "expire_months"} <= set(described["jobs"])
 
 
-def test_settings_decide_what_is_built_and_when(tmp_path: Path) -> None:
+def test_settings_select_the_collections_and_the_nightly_cron(tmp_path: Path) -> None:
     (tmp_path / "sources.yaml").write_text("sources: []\n")
     described = load(tmp_path, RAG_VECTORS="dense", RAG_NIGHTLY_CRON="30 17 * * *")
     assert set(described["assets"]) == {"documents", "document_chunks", "dense_collection"}

@@ -1,4 +1,4 @@
-"""`rag-pipeline dev` as a person starts it: the webserver, the daemon and the code location, on real stores."""
+"""`rag-pipeline dev` as a user starts it: webserver, daemon and code location, on real stores."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ from rag_pipeline.search import search
 from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.support.stores import temporary_stores
 from rag_pipeline_tests.support.workspace import Workspace, clean_environment
+
+# The client of Dagster uses a deprecated form of its own dependency.
+pytestmark = pytest.mark.filterwarnings("ignore:Using variable_values and operation_name:DeprecationWarning")
 
 T = TypeVar("T")
 JANUARY, FEBRUARY, MARCH, APRIL = (Month(2024, number) for number in range(1, 5))
@@ -87,19 +90,19 @@ class Live:
         return self.workspace.rows(statement)
 
     def processes(self) -> list[psutil.Process]:
-        """Its own process and those below it, with all of their sessions: also what nobody is the parent of."""
+        """Return its process, its descendants, and everything in their sessions, orphans included."""
         main = psutil.Process(self.process.pid)
         sessions = {os.getsid(process.pid) for process in (main, *main.children(recursive=True))}
         return [process for process in psutil.process_iter() if _session(process) in sessions]
 
     def stop(self) -> list[psutil.Process]:
-        """TERM, and what is left of it after 30 s."""
+        """Send TERM; return the processes that still run after 30 s."""
         processes = self.processes()
         self.process.send_signal(signal.SIGTERM)
         return psutil.wait_procs(processes, timeout=30)[1]
 
     def kill(self) -> None:
-        """For the end of tests that failed."""
+        """Clean up after a failed test."""
         if self.process.poll() is None:
             for process in self.stop():
                 process.kill()
@@ -113,7 +116,7 @@ def _session(process: psutil.Process) -> int | None:
 
 
 def wait(what: str, seconds: float, ask: Callable[[], T | None]) -> T:
-    """The first answer that is true."""
+    """Return the first true answer."""
     deadline = time.monotonic() + seconds
     while not (answer := ask()):
         assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
@@ -152,7 +155,7 @@ def stored(month: Month) -> int:
         return pipeline.collections.stored("dense", month)
 
 
-def test_a_month_and_a_backfill_over_two_launched_by_hand_succeed(live: Live) -> None:
+def test_a_run_and_a_backfill_of_two_months_launched_by_hand_succeed(live: Live) -> None:
     answer = live.ask(
         BACKFILL,
         params={
@@ -176,7 +179,7 @@ def test_a_month_and_a_backfill_over_two_launched_by_hand_succeed(live: Live) ->
         rows = live.ask(CHECKS, asset={"path": [asset]}, check=check)["assetCheckExecutions"]
         by_month = {(row["partition"], row["status"]) for row in rows}
         assert by_month >= {(month.partition_key, "SUCCEEDED") for month in (FEBRUARY, MARCH, APRIL)}
-        assert len(by_month) == len(rows), "one evaluation a month"
+        assert len(by_month) == len(rows), "one evaluation per month"
         assert all(row["partition"] for row in rows)
 
 

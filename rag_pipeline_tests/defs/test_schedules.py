@@ -1,4 +1,4 @@
-"""The schedules and the sensors that keep the index in order by themselves, each as Dagster calls it."""
+"""The schedules and sensors that maintain the index, each as Dagster calls it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def run(
     return defs.resolve_job_def(job).execute_in_process(instance=instance, raise_on_error=False, **arguments)  # type: ignore[arg-type]
 
 
-def begin(defs: dg.Definitions, job: str, month: Month, instance: dg.DagsterInstance) -> None:
-    """A run that has begun and does not end."""
+def start(defs: dg.Definitions, job: str, month: Month, instance: dg.DagsterInstance) -> None:
+    """Record a run that has started and does not end."""
     tags = {PARTITION_TAG: month.partition_key}
     instance.create_run_for_job(defs.resolve_job_def(job), status=dg.DagsterRunStatus.STARTED, tags=tags)
 
 
-def test_partitions_are_made_ahead_in_all_stores(
+def test_partitions_are_created_in_advance_in_all_stores(
     place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
     place.write("a.md", "2024-01-05")
@@ -45,7 +45,7 @@ def test_partitions_are_made_ahead_in_all_stores(
 PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' AND relname LIKE 'documents_2%'"
 
 
-def test_every_night_each_month_with_documents_is_checked_oldest_first(
+def test_the_nightly_checks_cover_each_month_with_documents_oldest_first(
     place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
     assert "no month has documents" in (tick_of_schedule(defs, "nightly_checks", instance).skip_message or "")
@@ -56,8 +56,8 @@ def test_every_night_each_month_with_documents_is_checked_oldest_first(
     requests = tick_of_schedule(defs, "nightly_checks", instance).run_requests or []
     assert [request.partition_key for request in requests] == [JANUARY.partition_key, FEBRUARY.partition_key]
     assert requests[0].tags["dagster/priority"] == "-1"
-    # One that still waits from the night before is not asked for again.
-    begin(defs, "check_month", JANUARY, instance)
+    # Checks still queued from the night before are not requested again.
+    start(defs, "check_month", JANUARY, instance)
     requests = tick_of_schedule(defs, "nightly_checks", instance).run_requests or []
     assert [request.partition_key for request in requests] == [FEBRUARY.partition_key]
 
@@ -77,7 +77,7 @@ def test_old_months_expire_if_a_retention_is_set(
     assert "none is older" in (tick_of_schedule(defs, "expire_months").skip_message or "")
 
 
-def test_deletions_by_sql_arrive_in_milvus_also_when_it_was_down(
+def test_deletions_by_sql_reach_milvus_even_after_it_was_down(
     place: Place, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.write("a.md", "2024-01-05")
@@ -93,7 +93,7 @@ def test_deletions_by_sql_arrive_in_milvus_also_when_it_was_down(
         with pytest.raises(StoreUnavailableError, match="nothing was lost"):
             tick_of_sensor(defs, "drain_vector_deletions", instance)
         assert place.sql("SELECT count(*) FROM vector_deletions") == [(1,)]
-    # A server that was started anew has loaded nothing.
+    # A restarted server has no collection loaded.
     place.release_collections()
     message = tick_of_sensor(defs, "drain_vector_deletions", instance).skip_message
     assert message == "deleted the vectors of 1 chunks from Milvus, 0 deletions pending"
@@ -101,7 +101,7 @@ def test_deletions_by_sql_arrive_in_milvus_also_when_it_was_down(
     assert place.sql("SELECT count(*) FROM vector_deletions") == [(0,)]
 
 
-def test_a_backlog_of_deletions_shows_and_past_the_limit_fails(
+def test_a_backlog_of_deletions_is_reported_and_fails_past_the_limit(
     place: Place, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.write("a.md", "2024-01-05")
@@ -118,7 +118,7 @@ def test_a_backlog_of_deletions_shows_and_past_the_limit_fails(
         [found] = [e for e in result.get_asset_check_evaluations() if e.check_name == "vector_deletions_backlog"]
         assert (found.passed, found.metadata["pending"].value) == (passed, waiting)
         assert found.partition == month.partition_key
-    # A month's own run deletes before it asks.
+    # A month's own run deletes before it checks.
     (place.docs / "b.md").unlink()
     place.write("c.md", "2024-01-05")
     place.scan()
@@ -128,7 +128,7 @@ def test_a_backlog_of_deletions_shows_and_past_the_limit_fails(
     assert (found.passed, found.metadata["pending"].value) == (True, 0)
 
 
-def test_what_was_set_aside_is_run_again_when_its_time_has_come(
+def test_a_quarantined_document_is_retried_when_it_is_due(
     place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
     path = place.write("a.md", "2024-01-05")
@@ -142,16 +142,16 @@ def test_what_was_set_aside_is_run_again_when_its_time_has_come(
     second = tick_of_sensor(defs, "index_pending_months", instance, first.cursor)
     assert [request.partition_key for request in second.run_requests or ()] == [JANUARY.partition_key]
     third = tick_of_sensor(defs, "index_pending_months", instance, second.cursor)
-    assert third.run_requests == [], "it was asked for a moment ago"
+    assert third.run_requests == [], "it was requested a moment ago"
 
 
-def test_a_month_that_is_run_is_not_asked_for_again_but_one_that_waits_for_its_checks_is(
+def test_a_running_month_is_not_requested_again_but_one_with_queued_checks_is(
     place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
     place.write("a.md", "2024-01-05")
     place.write("b.md", "2024-02-05")
     place.scan()
     for job, month in (("index_month", JANUARY), ("check_month", FEBRUARY)):
-        begin(defs, job, month, instance)
+        start(defs, job, month, instance)
     requests = tick_of_sensor(defs, "index_pending_months", instance).run_requests or []
     assert [request.partition_key for request in requests] == [FEBRUARY.partition_key]
