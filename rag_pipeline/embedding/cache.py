@@ -1,7 +1,7 @@
 """`embedding_cache` in Redis: a text that was embedded once is not embedded again.
 
-The cache makes a second run, a moved document or a copied passage cheap, and limits the cost of a crash to one batch.
-It is optional: while Redis is unreachable, every text is a miss and is embedded.
+The cache makes a second run, a moved document or a copied passage cheap, and limits the cost of a crash to one
+batch. It is optional: while Redis is unreachable, every text is a miss and is embedded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rag_pipeline.settings import VECTOR_KINDS
 logger = logging.getLogger(__name__)
 
 MAX_VALUE_BYTES = 1024 * 1024
-"""Larger values, such as the ColBERT vectors of a long chunk, are not cached: each would evict hundreds of others."""
+"""Larger values, such as the ColBERT vectors of a long chunk, are not cached: each would evict hundreds."""
 
 PAUSE_SECONDS = 30.0
 """How long Redis is not called after a failure, so that an outage does not cost a timeout per batch."""
@@ -32,8 +32,8 @@ _warned = False
 class EmbeddingCache:
     """The cache of one embedder, under `embedding_cache:<fingerprint's digest>:<kinds>:<SHA-256 of the text>`.
 
-    `redis` is a client or a URL; `days` is the lifetime of an entry after its last use. Failures of Redis raise nothing:
-    `unreachable` is whether the last call failed, and `failures` counts failed calls.
+    `redis` is a client or a URL; `days` is the lifetime of an entry after its last use. Failures of Redis raise
+    nothing: `unreachable` is whether the last call failed, and `failures` counts failed calls.
     """
 
     def __init__(self, redis: Any, fingerprint: str, days: int) -> None:
