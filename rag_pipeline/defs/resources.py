@@ -1,7 +1,7 @@
 """The resources: the pipeline, and what a run's steps have done.
 
-The pipeline is opened once per run, so that its steps share the embedder and the connections, or once per tick of a sensor or
-schedule, and closed at its end. Loading the definitions opens nothing.
+The pipeline is opened once per run, so that its steps share the embedder and the connections, or once per tick of a
+sensor or schedule, and closed at its end. Loading the definitions opens nothing.
 
 The resources hand out the library's own objects: whoever needs the pipeline takes a `dg.ResourceParam[Pipeline]`. So an
 open `Pipeline` can take the resource's place, `build_defs({"pipeline": pipeline})`, in assets, checks, ops, sensors and

@@ -85,7 +85,7 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
     )
     def pending(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
         with pipeline.stores.database.connection() as connection:
-            table.set_active(connection, [(source.type, source.name) for source in sources])
+            table.deactivate_unconfigured(connection, [(source.type, source.name) for source in sources])
         work = pending_work(pipeline)
         due, requested = due_months(
             work,

@@ -41,13 +41,13 @@ def clean_field(text: str | None, limit: int) -> str | None:
 
 
 def clean_tags(tags: str | Iterable[str]) -> tuple[str, ...]:
-    """Return tags from a list or a comma-separated string (Western or Japanese): in order, distinct, without `#`."""
+    """Return the distinct tags of a list or a comma-separated string (Western or Japanese), without `#`."""
     parts = _TAG_SEPARATORS.split(tags) if isinstance(tags, str) else tags
     cleaned = (clean_field(part.strip().lstrip("#"), MAX_TAG) for part in parts)
     return tuple(dict.fromkeys(tag for tag in cleaned if tag))[:MAX_TAGS]
 
 
 def language_code(text: str | None) -> str | None:
-    """Return the two letters of a language tag (RFC 5646) such as `ja`, `ja-JP` or `en_US`; None for any other text."""
+    """Return the two letters of a language tag (RFC 5646) such as `ja`, `ja-JP` or `en_US`, or None."""
     match = re.match(r"\s*([A-Za-z]{2})(?![A-Za-z])", text or "")
     return match[1].lower() if match else None

@@ -1,7 +1,7 @@
 """The outline of a Markdown text: its sections by heading, and the blocks of each section.
 
-Blocks are positions: each is a range of the source, and together they cover all of it except white space. So whatever
-is cut along the outline is an exact slice, and nothing is lost.
+Blocks are positions: each is a range of the source, and together they cover all of it except white space. So
+whatever is cut along the outline is an exact slice, and nothing is lost.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Section:
 def outline(source: str) -> list[Section]:
     """Return the sections of a Markdown text with `\\n` line ends, in reading order; [] for a blank text.
 
-    Parses CommonMark with tables. Only headings outside lists and quotes open a section. Levels count the nesting, so
-    a `###` directly below a `#` is on level 2.
+    Parses CommonMark with tables. Only headings outside lists and quotes open a section. Levels count the nesting,
+    so a `###` directly below a `#` is on level 2.
     """
     parts: list[tuple[_Heading | None, list[Block]]] = [(None, [])]
     for block in _blocks(source):
@@ -190,7 +190,7 @@ class _Lines:
         return self._lines[number]
 
     def span(self, first: int, end: int) -> tuple[int, int] | None:
-        """Return the range of `lines[first:end]` in the source without surrounding blank lines; None if all are blank."""
+        """Return the range of `lines[first:end]` without surrounding blank lines; None if all are blank."""
         while first < end and not self._lines[first].strip():
             first += 1
         while first < end and not self._lines[end - 1].strip():

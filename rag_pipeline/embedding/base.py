@@ -53,7 +53,7 @@ class Embedder(Protocol):
     def encode_query(
         self, text: str, kinds: Sequence[str], document_frequency: DocumentFrequency | None = None
     ) -> ChunkVectors:
-        """Return the vectors of a query. If sparse weights need corpus statistics, `document_frequency` is called."""
+        """Return the vectors of a query. `document_frequency` supplies corpus statistics for sparse weights."""
         ...
 
     def count_tokens(self, text: str) -> int:

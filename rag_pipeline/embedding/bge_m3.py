@@ -1,9 +1,9 @@
 """BGE-M3 through FlagEmbedding: dense, sparse and ColBERT vectors from one forward pass.
 
-Chen et al., "BGE M3-Embedding" (2024), https://arxiv.org/abs/2402.03216. FlagEmbedding loads the model and computes
-its three heads. Its `encode` is not used: it runs the first batch twice, hides any `RuntimeError` as if memory had run
-out, fails on an empty list, prints progress bars, and returns ColBERT vectors as views that keep the padded batch
-alive. `_encode_batch` returns the same numbers.
+Chen et al., "BGE M3-Embedding" (2024), https://arxiv.org/abs/2402.03216. FlagEmbedding loads the model and
+computes its three heads. Its `encode` is not used: it runs the first batch twice, hides any `RuntimeError` as if
+memory had run out, fails on an empty list, prints progress bars, and returns ColBERT vectors as views that keep
+the padded batch alive. `_encode_batch` returns the same numbers.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _NOT_INSTALLED = "RAG_EMBEDDER=bge-m3 needs the extra bge-m3: pip install 'rag-p
 class BgeM3Embedder:
     """A BGE-M3 model, given as a folder or as a name on the Hugging Face Hub, as an `Embedder`.
 
-    The constructor finds the folder (a named model is downloaded the first time) and reads its configuration. The model
-    is loaded with the first text: on a GPU in fp16 if available, else on the CPU in fp32. The rows of `multi` are the
-    tokens of the text and the end token, at positions 0, 1, 2, …
+    The constructor finds the folder (a named model is downloaded the first time) and reads its configuration. The
+    model is loaded with the first text: on a GPU in fp16 if available, else on the CPU in fp32. The rows of
+    `multi` are the tokens of the text and the end token, at positions 0, 1, 2, …
 
     Raises `ConfigError` if the extra is not installed or the folder is not a BGE-M3 model.
     """

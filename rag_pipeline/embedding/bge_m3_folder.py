@@ -17,8 +17,8 @@ _SAMPLE_BYTES = 1024 * 1024
 def find_model(model: str) -> Path:
     """Return the folder of a BGE-M3 model, given as a folder or as a name on the Hugging Face Hub.
 
-    A named model that is already downloaded is used without contacting the Hub: an index must not get another model
-    because somebody published one. Raises `ConfigError` if the model does not exist or is incomplete.
+    A named model that is already downloaded is used without contacting the Hub: an index must not get another
+    model because somebody published one. Raises `ConfigError` if the model does not exist or is incomplete.
     """
     folder = Path(model).expanduser()
     if not folder.is_dir():
@@ -40,8 +40,8 @@ def hidden_size(folder: Path) -> int:
 def digest(folder: Path) -> str:
     """Return eight characters that identify the model, independent of its location.
 
-    They are computed from the configuration, the heads, the tokenizer and the weights; of each file only the size and
-    both ends are read, which is enough for the encoder's 2 GB because training changes every weight.
+    They are computed from the configuration, the heads, the tokenizer and the weights; of each file only the size
+    and both ends are read, which is enough for the encoder's 2 GB because training changes every weight.
     """
     found = hashlib.sha256()
     patterns = ("config.json", *_HEADS, *_TOKENIZER, *_WEIGHTS)

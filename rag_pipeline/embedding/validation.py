@@ -30,11 +30,11 @@ def validate(
 ) -> list[ChunkVectors]:
     """Return the vectors of a batch, ready to write: dense and multi rows of unit length, sparse weights above 0.
 
-    `multi_dimension` defaults to `expected_dimension`; errors call the chunks by `names`. Sparse weights of 0 or less
-    are removed, so `sparse` can become empty, which is not an error.
+    `multi_dimension` defaults to `expected_dimension`; errors call the chunks by `names`. Sparse weights of 0 or
+    less are removed, so `sparse` can become empty, which is not an error.
 
-    Raises `DimensionMismatchError` for a vector of another dimension, and `RagError` for a vector that is missing, zero
-    or not finite and for a term id that Milvus does not accept. Each names the chunk.
+    Raises `DimensionMismatchError` for a vector of another dimension, and `RagError` for a vector that is missing,
+    zero or not finite and for a term id that Milvus does not accept. Each names the chunk.
     """
 
     def name(index: int) -> str:

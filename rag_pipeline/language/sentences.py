@@ -1,7 +1,7 @@
 """Splitting of Japanese and Western text into sentences.
 
-It serves to cut long paragraphs and to embed each sentence, so nothing must be lost: the sentences joined are the text.
-It uses rules, not a model: the result is deterministic, and fast enough for every paragraph.
+It serves to cut long paragraphs and to embed each sentence, so nothing must be lost: the sentences joined are the
+text. It uses rules, not a model: the result is deterministic, and fast enough for every paragraph.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def split_sentences(text: str) -> list[str]:
     """Return the sentences of a text, each with the white space after it: `"".join(result) == text`.
 
     A sentence ends after 。！？ (full-width or half-width) and the brackets that close after them; after Western `.`,
-    `!`, `?` before white space, unless this is an abbreviation, an initial or a list number; and at the end of a line,
-    unless the line is wrapped Western text. Decimals, versions and URLs stay whole.
+    `!`, `?` before white space, unless this is an abbreviation, an initial or a list number; and at the end of a
+    line, unless the line is wrapped Western text. Decimals, versions and URLs stay whole.
     """
     sentences = []
     start = 0
@@ -87,7 +87,7 @@ def _is_abbreviation(text: str, dot: int) -> bool:
 
 
 def _ends_line(text: str, match: re.Match[str]) -> bool:
-    """Return whether a line without a full stop ends a sentence: a heading or an item does, a wrapped line does not."""
+    """Return whether a line without a full stop ends a sentence, as a heading or an item does."""
     if match.start() == 0 or "\n" in match[0][1:]:
         return True
     before, following = text[match.start() - 1], text[match.end()]

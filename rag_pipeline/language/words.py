@@ -1,8 +1,8 @@
 """Search words of a text, Japanese first.
 
 One list of words serves both lexical searches: the sparse vectors of the local embedder and PostgreSQL's
-`to_tsvector('japanese', ' '.join(words(text)))`. So a word consists of letters and digits only: the default parser of
-PostgreSQL keeps such a word as one unchanged token.
+`to_tsvector('japanese', ' '.join(words(text)))`. So a word consists of letters and digits only: the default parser
+of PostgreSQL keeps such a word as one unchanged token.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ WORDS_VERSION = f"sudachi-core-{version('sudachidict-core')}-a1"
 MAX_WORD_CHARS = 255
 """Longer runs are not words. At four bytes per character this stays below PostgreSQL's 2,046 bytes per lexeme."""
 
-# SudachiPy rejects 49,149 bytes and more, counted after it rewrites the input. At four bytes per character this leaves
-# room for the text to triple.
+# SudachiPy rejects 49,149 bytes and more, counted after it rewrites the input. At four bytes per character this
+# leaves room for the text to triple.
 _SLICE_CHARS = 4096
 _CUT_AFTER = ("\n", "。！？!?", " \u3000、,.")
 
@@ -41,8 +41,8 @@ _loading = threading.Lock()
 def words(text: str) -> list[str]:
     """Return the search words of a text in reading order, with repetitions; [] if it has none.
 
-    Words are SudachiPy's shortest units in normalised form (引越し and 引っ越し are one word, サーバ and server too),
-    NFKC and case-folded, without particles, auxiliaries and symbols. Each is 1 to 255 letters and digits. Any string is
+    Words are SudachiPy's shortest units in normalised form (引越し and 引っ越し are one word, サーバ and server too), NFKC
+    and case-folded, without particles, auxiliaries and symbols. Each is 1 to 255 letters and digits. Any string is
     accepted. Thread-safe.
     """
     tokenizer, is_dropped = _tokenizer()

@@ -1,4 +1,4 @@
-"""Connectors: list the items of a source (scan) and read their bytes (fetch). Formats and stores are not known here.
+"""Connectors: list the items of a source (scan) and read their bytes (fetch). Not here: formats and stores.
 
 `interface` is what a connector implements, `config` reads `sources.yaml`, `filesystem` is the connector for files,
 over the trees `local_tree` and `remote_tree` (both implement `tree.Tree`).

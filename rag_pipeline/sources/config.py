@@ -1,8 +1,8 @@
 """`sources.yaml`: the sources, and the metadata that their documents get.
 
 The file is read whenever the Dagster definitions load, so nothing here opens a source or imports a file system.
-Secrets stay in the environment: the file names them as `${VARIABLE}`, and `storage_options` reads the value only when
-a source is opened.
+Secrets stay in the environment: the file names them as `${VARIABLE}`, and `storage_options` reads the value only
+when a source is opened.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _resolved(path: str, folder: Path) -> str:
 
 
 def _explained(error: ValidationError) -> str:
-    """Return the first problem as `key: what to do`. A misspelt key goes before the key that is missing because of it."""
+    """Return the first problem as `key: what to do`. A misspelt key goes before the key that it replaces."""
     errors = error.errors(include_url=False)
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     key, problem = ".".join(str(part) for part in first["loc"]), first["type"]

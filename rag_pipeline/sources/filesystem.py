@@ -1,12 +1,12 @@
 """The connector for files in a local folder or at any fsspec URL.
 
-Keys are paths (as locators) and compare as plain strings. Within a folder, a subfolder is sorted as if its name ended
-in `/`. So walking the tree yields its keys in order, and a scan that continues after a key skips whole folders without
-listing them. The walk holds the names in the folders it is in, never the whole tree.
+Keys are paths (as locators) and compare as plain strings. Within a folder, a subfolder is sorted as if its name
+ended in `/`. So walking the tree yields its keys in order, and a scan that continues after a key skips whole
+folders without listing them. The walk holds the names in the folders it is in, never the whole tree.
 
 Links to files are followed, links to folders are not. Hidden files and folders (leading dot) are left out unless a
-pattern contains the dot. Something that matches but cannot be read (a broken link, a pipe) is an item all the same,
-so that it is quarantined with a reason instead of being overlooked.
+pattern contains the dot. Something that matches but cannot be read (a broken link, a pipe) is an item all the
+same, so that it is quarantined with a reason instead of being overlooked.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class FilesystemSource:
         A folder that cannot be listed yields a `ScanProblem` whose key is the prefix of all keys in the folder. If
         that is the folder that contains `after`, its problem comes first, once more.
 
-        Raises `SourceError` during iteration if the root cannot be listed, or if it becomes another folder meanwhile
-        (after an unmount, say). A pass that ends without an error has seen everything.
+        Raises `SourceError` during iteration if the root cannot be listed, or if it becomes another folder
+        meanwhile (after an unmount, say). A pass that ends without an error has seen everything.
         """
         after = after or ""
         identity = self._tree.identity()
@@ -94,7 +94,8 @@ class FilesystemSource:
         if max(size, len(data)) > max_bytes:
             is_size, limit = _sizes(max(size, len(data)), max_bytes)
             raise DocumentError(
-                f"{self._shown(locator)} is {is_size}, over the limit of {limit}: raise RAG_MAX_DOCUMENT_BYTES or split it"
+                f"{self._shown(locator)} is {is_size}, over the limit of {limit}:"
+                " raise RAG_MAX_DOCUMENT_BYTES or split it"
             )
         return data
 
@@ -104,7 +105,7 @@ class FilesystemSource:
             return _first_bytes(file, size)
 
     def _listed(self, folder: _Folder, after: str) -> list[_Folder | tuple[str, str, Entry]]:
-        """Return the files that match in a folder and the subfolders that can contain matches, in the order of keys."""
+        """Return the matching files of a folder and the subfolders that can contain matches, in key order."""
         found: dict[str, _Folder | tuple[str, str, Entry]] = {}
         for entry in self._tree.entries(folder.path):
             path = f"{folder.path}/{entry.name}" if folder.path else entry.name

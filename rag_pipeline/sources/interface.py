@@ -45,16 +45,16 @@ class Source(Protocol):
     def scan(self, after: str | None = None) -> Iterator[Item | ScanProblem]:
         """Yield all items with a key greater than `after`, in the order of their keys, listing them lazily.
 
-        Raises `SourceError` if the source as a whole cannot be listed, even at the end: only a scan that ends normally
-        has seen everything.
+        Raises `SourceError` if the source as a whole cannot be listed, even at the end: only a scan that ends
+        normally has seen everything.
         """
         ...
 
     def fetch(self, locator: str, max_bytes: int) -> bytes:
         """Return the bytes of an item.
 
-        Raises `DocumentError` if the item is gone, cannot be read, or is larger than `max_bytes`, and `SourceError` if
-        the source as a whole is unreachable.
+        Raises `DocumentError` if the item is gone, cannot be read, or is larger than `max_bytes`, and
+        `SourceError` if the source as a whole is unreachable.
         """
         ...
 

@@ -1,6 +1,7 @@
 """`LocalTree`: a tree of folders on this machine, listed by `os.scandir`, about ten times as fast as fsspec.
 
-Paths are bytes here, so that neither the locale of the process nor a name in another encoding changes what is found.
+Paths are bytes here, so that neither the locale of the process nor a name in another encoding changes what is
+found.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class LocalTree:
         self._root = root.encode("utf-8", "surrogateescape")
 
     def identity(self) -> Hashable:
-        """Return the device and inode of the root, which change after an unmount or when a deployment swaps a link."""
+        """Return the device and inode of the root, which change after an unmount or when a link is swapped."""
         try:
             status = os.stat(self._root)
         except OSError as error:

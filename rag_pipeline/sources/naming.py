@@ -1,7 +1,7 @@
 """Names of an item: its locator, its `source_id`, and the printable name that a person reads.
 
-A path is text decoded by `bytes.decode("utf-8", "surrogateescape")`: file names are any bytes except `/` and NUL, and
-each byte that is not UTF-8 becomes a lone surrogate. That text is exact, but no store accepts it. Nothing here
+A path is text decoded by `bytes.decode("utf-8", "surrogateescape")`: file names are any bytes except `/` and NUL,
+and each byte that is not UTF-8 becomes a lone surrogate. That text is exact, but no store accepts it. Nothing here
 normalises Unicode: two names that look alike are two files.
 """
 
@@ -19,12 +19,13 @@ _HASHED = re.compile(rf"~[0-9a-f]{{{_HASH_DIGITS}}}$")
 _UNSTORABLE = re.compile(r"[\\\x00\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\(\\|0|u[0-9a-f]{4})")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Controls, format characters (such as those that reverse the writing direction), surrogates, and line and paragraph
-separators. Not the ideographic space or private use: both are common in Japanese file names."""
+"""Controls, format characters (such as those that reverse the writing direction), surrogates, and line and
+paragraph separators. Not the ideographic space or private use: both are common in Japanese file names."""
 
 
 def to_locator(path: str) -> str:
-    r"""Return the path as text that any store accepts: `\\` for a backslash, `\0` for NUL, `\udc80` for a surrogate.
+    r"""Return the path as text that any store accepts: `\\` for a backslash, `\0` for NUL,
+    `\udc80` for a lone surrogate.
 
     Most paths are their own locator. No two paths share one, and `from_locator` reverses it.
     """
@@ -47,7 +48,7 @@ def from_locator(locator: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return the text with invisible and unstorable characters escaped: `\n`, `\u202e`, `\xff` for a byte not in UTF-8."""
+    r"""Return the text with invisible characters escaped: `\n`, `\u202e`, `\xff` for a byte not in UTF-8."""
     if text.isprintable():
         return text
     return "".join(_escaped(char) if _invisible(char) else char for char in text)
@@ -56,9 +57,9 @@ def printable(text: str) -> str:
 def source_id(source: str, path: str) -> str:
     """Return the id of a path within a source: unique, printable, at most 255 characters.
 
-    `<source>:<path>` if that is printable and fits. Otherwise the end of the path in readable form, then `~` and 32 hex
-    digits: 128 bits of the SHA-256 of the locator, which represents the path byte by byte. A path that already ends
-    like this gets a hash too, so that no file name can collide with the id of another file.
+    `<source>:<path>` if that is printable and fits. Otherwise the end of the path in readable form, then `~` and
+    32 hex digits: 128 bits of the SHA-256 of the locator, which represents the path byte by byte. A path that
+    already ends like this gets a hash too, so that no file name can collide with the id of another file.
     """
     room = SOURCE_ID_LENGTH - len(source) - 1
     readable = printable(path)

@@ -3,9 +3,9 @@
 A path is matched folder by folder, so that a walk knows before it opens a folder whether anything in it can match:
 hidden folders and folders outside the patterns are never listed.
 
-The syntax is that of the shell: `*`, `?` and `[…]` within one name, `**` for any number of folders, case-sensitive.
-With one deliberate exception: names and patterns are compared in NFC, because macOS returns decomposed file names
-(`が` as two characters) and nobody writes patterns like that.
+The syntax is that of the shell: `*`, `?` and `[…]` within one name, `**` for any number of folders,
+case-sensitive. With one deliberate exception: names and patterns are compared in NFC, because macOS returns
+decomposed file names (`が` as two characters) and nobody writes patterns like that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`RemoteTree`: a tree of folders at any fsspec URL: s3, gs, az, http, sftp, an archive inside one of these, ...
 
-Each file system has its own package (s3fs, gcsfs, adlfs, aiohttp, paramiko); a missing one is reported when the source
-is first opened. Over http, a server's index pages are listed, and names stay percent-encoded. Objects with an empty
-part in their key (`a//b`) are not found, because fsspec does not list such folders.
+Each file system has its own package (s3fs, gcsfs, adlfs, aiohttp, paramiko); a missing one is reported when the
+source is first opened. Over http, a server's index pages are listed, and names stay percent-encoded. Objects with
+an empty part in their key (`a//b`) are not found, because fsspec does not list such folders.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RemoteTree:
         self._config = config
 
     def identity(self) -> Hashable:
-        """Return the URL: a remote root never becomes another folder. Raises `SourceError` if it is unreachable."""
+        """Return the URL, since a remote root stays the same. Raises `SourceError` if it is unreachable."""
         # fsspec caches listings in the process, some of them without expiry.
         self._fs.invalidate_cache()
         try:

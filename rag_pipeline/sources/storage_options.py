@@ -23,7 +23,7 @@ def has_password(url: str) -> bool:
 
 
 def expanded(options: Any) -> Any:
-    """Return the options with each `${VARIABLE}` replaced by its value. Raises `KeyError` with the name of a missing one."""
+    """Return the options with the value of each `${VARIABLE}`. Raises `KeyError` with the name of an unset one."""
     if isinstance(options, Mapping):
         return {key: expanded(value) for key, value in options.items()}
     if isinstance(options, list):

@@ -32,12 +32,12 @@ class Entry:
 class Tree(Protocol):
     """A tree of folders. Paths are relative to its root, which is "".
 
-    A failure is an `OSError` whose `strerror` is a plain reason without secrets. Whether one file or the whole tree
-    failed, `identity` shows.
+    A failure is an `OSError` whose `strerror` is a plain reason without secrets. Whether one file or the whole
+    tree failed, `identity` shows.
     """
 
     def identity(self) -> Hashable:
-        """Return what identifies the root, such as device and inode. Raises `SourceError` if it is not a folder."""
+        """Return the identity of the root, such as device and inode. Raises `SourceError` unless it is a folder."""
         ...
 
     def entries(self, folder: str) -> list[Entry]:
@@ -45,7 +45,7 @@ class Tree(Protocol):
         ...
 
     def open(self, path: str) -> AbstractContextManager[tuple[BinaryIO, int | None]]:
-        """Open a file; yields the file, and its size if known. Only regular files are opened: a pipe would block."""
+        """Open a regular file (a pipe would block); yields the file, and its size if known."""
         ...
 
     def url(self, path: str) -> str:
@@ -54,6 +54,6 @@ class Tree(Protocol):
 
 
 def plain_reason(error: OSError) -> str:
-    """Return the system's reason in lower case, to end a sentence with: `permission denied`. The path is left out."""
+    """Return the system's reason in lower case and without the path: `permission denied`."""
     text = error.strerror or type(error).__name__
     return text[:1].lower() + text[1:]

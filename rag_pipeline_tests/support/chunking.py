@@ -41,7 +41,7 @@ soups = st.text(st.sampled_from("#-=*>`~|:[]()<!1. \t\n　あ漢ア。、a\u0301
 
 
 def assert_slices(source: str, chunks: list[ChunkDraft]) -> None:
-    """Assert that the chunks are the source, in order, without white space between them; only frames are repeated."""
+    """Assert that the chunks are the source, in order, without white space; only frames are repeated."""
     rest = source.lstrip()
     for chunk in chunks:
         for body in _without_frames(chunk.content):
@@ -54,7 +54,7 @@ def assert_slices(source: str, chunks: list[ChunkDraft]) -> None:
 
 
 def _without_frames(content: str) -> list[str]:
-    """Return the content as it is, and without a repeated fence or header before it or a closing fence after it."""
+    """Return the content as it is, and without a repeated fence or header, and without a closing fence."""
     lines = content.split("\n")
     ends = [lines]
     if re.fullmatch(r"[>\s]*(`{3,}|~{3,})", lines[-1]):

@@ -14,7 +14,7 @@ endcmap end end"""
 
 
 def pdf(*pages: list[str], info: dict[str, str] | None = None) -> bytes:
-    """Return a PDF whose pages have these lines, in a font whose codes are UTF-16, so that any text is possible."""
+    """Return a PDF whose pages have these lines, in a font with UTF-16 codes, so that any text is possible."""
     objects: list[bytes] = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"",
@@ -60,7 +60,7 @@ def _stream(data: bytes) -> bytes:
 
 
 def _text(text: str, mark: bool = True) -> bytes:
-    """Return a PDF string in hexadecimal UTF-16. Metadata needs the byte order mark, glyph codes must not have it."""
+    """Return a PDF string in hexadecimal UTF-16. Metadata needs the mark, glyph codes must not have it."""
     return b"<%s%s>" % (b"FEFF" if mark else b"", text.encode("utf-16-be").hex().encode())
 
 

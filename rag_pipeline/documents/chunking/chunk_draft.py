@@ -19,9 +19,9 @@ class ChunkDraft:
     hierarchy_level: int
     """1 for text outside any section or in a top-level section, 2 in a section inside that, ..."""
     parent: int | None
-    """Position of the parent chunk. For a chunk that opens a section, the chunk that opens the enclosing section; for
-    any other chunk, the chunk that opens its own section. None for the opening chunk of a top-level section and for
-    text outside any section."""
+    """Position of the parent chunk. For a chunk that opens a section, the chunk that opens the enclosing section;
+    for any other chunk, the chunk that opens its own section. None for the opening chunk of a top-level section
+    and for text outside any section."""
     token_count: int
     """Tokens of the content: the sum of those of its blocks."""
     char_count: int

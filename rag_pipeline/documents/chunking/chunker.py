@@ -26,13 +26,13 @@ def chunk_document(
 ) -> list[ChunkDraft]:
     """Cut a document into chunks. Returns them in reading order; [] if the document has no text.
 
-    Every chunk lies in one section and is an exact slice of the Markdown, except that each part of a cut code block or
-    table repeats the fence or header. A chunk has at most `target_tokens`: the sum of the tokens of its blocks, without
-    the section title that precedes its `embedding_text`. Only a single character can exceed this. Sentences, code
-    blocks and table rows that fit are never cut.
+    Every chunk lies in one section and is an exact slice of the Markdown, except that each part of a cut code
+    block or table repeats the fence or header. A chunk has at most `target_tokens`: the sum of the tokens of its
+    blocks, without the section title that precedes its `embedding_text`. Only a single character can exceed this.
+    Sentences, code blocks and table rows that fit are never cut.
 
-    `previous` holds the `embedding_text`s of the document's chunks before an edit, in order. Cuts that still fit are
-    kept, so that only chunks whose text changed are new. Without it, the result depends on the text alone.
+    `previous` holds the `embedding_text`s of the document's chunks before an edit, in order. Cuts that still fit
+    are kept, so that only chunks whose text changed are new. Without it, the result depends on the text alone.
 
     `count_tokens` is called for blocks, never for single words.
     """
@@ -86,7 +86,8 @@ def _pieces(section: Section, cutter: Cutter, target: int) -> Iterator[Piece]:
         yield from [whole] if whole.tokens <= target else cutter.pieces(section.heading, whole)
     for number, block in enumerate(section.blocks):
         whole = cutter.whole(block)
-        # Text after a heading is cut between sentences, and a list between items, rather than leave the heading alone.
+        # Text after a heading is cut between sentences, and a list between items, rather than leave the heading
+        # alone.
         is_cut = (
             number == 0 and heading_tokens + whole.tokens > target and whole.block_type not in ("code", "table")
         )

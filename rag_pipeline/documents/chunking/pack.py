@@ -1,4 +1,4 @@
-"""From pieces to chunks: as many pieces as fit into each, and after an edit the old cuts wherever they still fit."""
+"""From pieces to chunks: as many pieces as fit into each, and after an edit the old cuts that still fit."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Packing:
     def runs(self, previous: PreviousChunks) -> list[Run]:
         """Return the runs that cover all pieces, in order.
 
-        A run whose text is that of a previous chunk stays. The pieces between such runs are packed separately, each
-        run as full as possible. A new run below a quarter of the target (a crumb) joins a neighbour if it fits there,
-        so that edits do not leave crumbs behind.
+        A run whose text is that of a previous chunk stays. The pieces between such runs are packed separately,
+        each run as full as possible. A new run below a quarter of the target (a crumb) joins a neighbour if it
+        fits there, so that edits do not leave crumbs behind.
         """
         runs: list[Run] = []
         crumbs: set[Run] = set()
@@ -100,7 +100,7 @@ class Packing:
         return kept
 
     def _longest_previous(self, begin: int, previous: PreviousChunks) -> Run | None:
-        """Return the run from here that is a previous chunk: the next one in order, or else the longest; or None."""
+        """Return the run from here that is a previous chunk: the next in order, or else the longest; or None."""
         found = None
         for end in range(begin + 1, len(self._pieces) + 1):
             run = Run(begin, end)

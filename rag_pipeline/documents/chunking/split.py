@@ -1,8 +1,8 @@
 """From blocks to pieces: the parts of the source that chunks are made of, and that are never cut again.
 
-A block that fits into a chunk is one piece. A larger block is cut where it does the least harm: a list between items,
-code and tables between lines, text between sentences, a sentence at commas, then between words. Only a word that is
-too long by itself is cut inside, and never within what a reader sees as one character.
+A block that fits into a chunk is one piece. A larger block is cut where it does the least harm: a list between
+items, code and tables between lines, text between sentences, a sentence at commas, then between words. Only a word
+that is too long by itself is cut inside, and never within what a reader sees as one character.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Piece(NamedTuple):
     """Type of the top-level block it belongs to: text, code, table, list, quote or heading."""
     tokens: int
     opening: str = ""
-    """Put before the piece if it begins a chunk: the first line of a fence or the header of a table, with line end."""
+    """Put before the piece if it begins a chunk: a fence's first line or a table's header, and a line end."""
     opening_tokens: int = 0
     closing: str = ""
     """Put after the piece if it ends a chunk: a line end and the closing line of a fence."""
@@ -40,8 +40,8 @@ class Piece(NamedTuple):
 class Cutter:
     """Cuts the blocks of one source into pieces of at most `target` tokens.
 
-    Only a single character can be larger. Each text is counted once per level at which it is cut, so the total cost is
-    a small multiple of counting the source once.
+    Only a single character can be larger. Each text is counted once per level at which it is cut, so the total
+    cost is a small multiple of counting the source once.
     """
 
     def __init__(self, source: str, count_tokens: Callable[[str], int], target: int) -> None:
@@ -129,7 +129,7 @@ class Cutter:
             start += len(line) + 1
 
     def _divide(self, start: int, end: int, tokens: int, room: int, level: int) -> Iterator[tuple[int, int, int]]:
-        """Cut a range at a level of `_LEVELS` or finer. Yields (start, end, tokens) of parts of at most `room` tokens."""
+        """Cut a range at a level of `_LEVELS` or finer; yields (start, end, tokens) with at most `room` tokens."""
         text = self._source[start:end]
         finest = len(_LEVELS) - 1
         while level < finest and len(next(_LEVELS[level](text))) == len(text):
@@ -150,7 +150,7 @@ class Cutter:
                 yield from self._divide(*trimmed, part, room, level + 1 if is_single else level)
 
     def _trim(self, start: int, end: int) -> tuple[int, int] | None:
-        """Return the range without surrounding white space, except for the indentation of a line; None if it is blank."""
+        """Return the range without surrounding white space, but with indentation; None if it is blank."""
         text = self._source[start:end]
         if not text.strip():
             return None
@@ -164,7 +164,7 @@ class Cutter:
 
 
 def _groups(atoms: Iterable[str], start: int, size: int) -> Iterator[tuple[int, int, bool]]:
-    """Group atoms into runs of at most `size` characters or one atom. Yields (start, end, whether it is one atom)."""
+    """Group atoms into runs of at most `size` characters or one atom. Yields (start, end, is one atom)."""
     begin, end, count = start, start, 0
     for atom in atoms:
         if count and end + len(atom) - begin > size:

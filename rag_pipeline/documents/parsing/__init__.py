@@ -4,5 +4,6 @@ The readers (`markdown`, `html`, `pdf`, `docx`) return an `ExtractedDocument`; `
 `ParsedDocument`. `encoding` decodes text, `dates` parses dates.
 
 To add a format: write a module with a reader, then add its extensions to `parser._FORMATS` and the reader to
-`parser._READERS`. Add the extensions to `sources.config.DEFAULT_INCLUDE` if sources should pick them up by default.
+`parser._READERS`. Add the extensions to `sources.config.DEFAULT_INCLUDE` for sources to find them by
+default.
 """

@@ -48,8 +48,8 @@ def is_docx(data: bytes) -> bool:
 def read_docx(data: bytes) -> ExtractedDocument:
     """Extract the text of a Word document with its headings, lists and tables, and its core properties; no images.
 
-    Raises `DocumentError` if the file is broken, encrypted, in a format older than Word 2007, or would unpack to more
-    than `MAX_XML_BYTES`.
+    Raises `DocumentError` if the file is broken, encrypted, in a format older than Word 2007, or would unpack to
+    more than `MAX_XML_BYTES`.
     """
     if data.startswith(_OLE):
         raise DocumentError("the file is encrypted or from before Word 2007: save it as .docx without a password")

@@ -18,8 +18,8 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-# What a label means in practice, as browsers read it (https://encoding.spec.whatwg.org/#names-and-labels). The names
-# on the right are Python's codecs, tried in order.
+# What a label means in practice, as browsers read it (https://encoding.spec.whatwg.org/#names-and-labels). The
+# names on the right are Python's codecs, tried in order.
 _LABELS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("shift_jis", "shift-jis", "sjis", "x-sjis", "windows-31j", "ms_kanji", "cp932"),
@@ -77,10 +77,10 @@ def declared_encoding(data: bytes) -> str | None:
 def decode(data: bytes, declared: str | None = None) -> Decoded:
     """Decode the bytes of a text.
 
-    Tries in this order: a byte order mark; ISO-2022-JP by its escapes; UTF-8; the declared encoding; UTF-8 with a few
-    broken bytes; CP932 and EUC-JP, if the result reads like Japanese; the guess of charset-normalizer. UTF-8 goes
-    before the declared encoding because bytes in another encoding are almost never valid UTF-8, while pages with an
-    outdated declaration are common.
+    Tries in this order: a byte order mark; ISO-2022-JP by its escapes; UTF-8; the declared encoding; UTF-8 with a
+    few broken bytes; CP932 and EUC-JP, if the result reads like Japanese; the guess of charset-normalizer. UTF-8
+    goes before the declared encoding because bytes in another encoding are almost never valid UTF-8, while pages
+    with an outdated declaration are common.
 
     Raises `DocumentError` if the bytes are not text or no encoding fits.
     """
@@ -90,7 +90,7 @@ def decode(data: bytes, declared: str | None = None) -> Decoded:
             marked = _damaged(data[len(mark) :], encoding) if text is None else Decoded(text, encoding)
             if marked is None:
                 raise DocumentError(
-                    f"the byte order mark says {encoding.upper()} but the bytes are not: save it as UTF-8"
+                    f"the byte order mark says {encoding.upper()}, but the bytes are not: save it as UTF-8"
                 )
             return _checked(marked)
     if b"\x00" in data:
@@ -158,8 +158,8 @@ def _likeness_to_japanese(text: str) -> float:
 
 
 def _is_common(character: str) -> bool:
-    # JIS X 0208 has signs and kana in rows 1 to 8 and the 2,965 common kanji in rows 16 to 47; EUC-JP encodes row n as
-    # the byte 0xA0 + n.
+    # JIS X 0208 has signs and kana in rows 1 to 8 and the 2,965 common kanji in rows 16 to 47; EUC-JP encodes row
+    # n as the byte 0xA0 + n.
     row = character.encode("euc_jp", "replace")[0]
     return 0xA1 <= row <= 0xA8 or 0xB0 <= row <= 0xCF
 

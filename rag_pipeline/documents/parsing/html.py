@@ -142,7 +142,7 @@ def _is_never_shown(tag: Tag) -> bool:
 
 
 def _is_permalink(tag: Tag) -> bool:
-    """Return whether this is the mark after a heading that links to itself, which is not part of the heading's text."""
+    """Return whether this is the mark by which a heading links to itself, which is not part of its text."""
     return (
         tag.name == "a" and tag.get_text().strip() in ("¶", "#", "🔗", "§") and str(tag.get("href", ""))[:1] == "#"
     )

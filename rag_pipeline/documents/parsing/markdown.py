@@ -46,8 +46,8 @@ def read_markdown(text: str) -> ExtractedDocument:
 def split_front_matter(text: str) -> tuple[Mapping[str, Any], str, tuple[str, ...]]:
     """Return the fields of the front matter with lower-case keys, the text after it, and warnings.
 
-    Values are strings, lists and mappings of strings: `no` stays `no`, `1.10` stays `1.10`, and a date that does not
-    exist affects nothing else. A block between two rules without any `key:` is content.
+    Values are strings, lists and mappings of strings: `no` stays `no`, `1.10` stays `1.10`, and a date that does
+    not exist affects nothing else. A block between two rules without any `key:` is content.
     """
     match = _BLOCK.match(text, 0, MAX_FRONT_MATTER)
     if match is None or (match["yaml"].strip() and not _KEY.search(match["yaml"])):

@@ -59,12 +59,12 @@ _BY_SCRIPT = frozenset({"ja", "zh", "ko"})
 def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocument:
     """Parse the bytes of a file.
 
-    `name` is the file's name: its extension decides the format unless the content shows another one, and its stem is
-    the title of last resort. `language` is the language that the source declares for its documents; a document's
-    front matter takes precedence.
+    `name` is the file's name: its extension decides the format unless the content shows another one, and its stem
+    is the title of last resort. `language` is the language that the source declares for its documents; a
+    document's front matter takes precedence.
 
-    Raises `DocumentError`, one line that begins with the name, if the file is empty, broken, encrypted, without text,
-    in an unsupported format, or in no known encoding.
+    Raises `DocumentError`, one line that begins with the name, if the file is empty, broken, encrypted, without
+    text, in an unsupported format, or in no known encoding.
     """
     shown = clean_field(name, 200) or "a file without a name"
     try:
@@ -79,7 +79,7 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
         raise DocumentError(f"{shown}: {one_line(error)}") from None
     warnings = [warning for text in extracted.warnings if (warning := clean_field(text, 500))]
     if file_format != _FORMATS.get(_extension(name), file_format):
-        warnings.append(f"its content is {file_format}, not what its extension says; it was read as {file_format}")
+        warnings.append(f"the extension does not match the content: the file was read as {file_format}")
     chosen, doubt = _language(extracted, content, language)
     if doubt:
         warnings.append(doubt)
@@ -117,7 +117,7 @@ def created_at(head: bytes, name: str) -> datetime | None:
 
 
 def needs_whole_file(name: str) -> bool:
-    """Return whether the date of a document takes all of its bytes (PDF and DOCX store it at the end)."""
+    """Return whether finding the date of a document needs all of its bytes (PDF and DOCX store it at the end)."""
     return _FORMATS.get(_extension(name)) in _WHOLE_FILE
 
 
@@ -151,7 +151,7 @@ def _language(extracted: ExtractedDocument, content: str, given: str | None) -> 
     detected = detect_language(content)
     # Templates and word processors label Japanese text `en`; its script is the better evidence.
     if claimed and detected and claimed != detected and _BY_SCRIPT & {claimed, detected}:
-        return detected, f"its metadata says language {claimed}, but it is written in {detected}"
+        return detected, f"the stated language is {claimed}, but the text is in {detected}: {detected} is used"
     return claimed or detected, None
 
 

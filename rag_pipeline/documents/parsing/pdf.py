@@ -111,7 +111,7 @@ def _pages(document: PdfDocument) -> tuple[list[str], tuple[str, ...]]:
 
 
 def _paragraphs(page: str) -> Iterator[str]:
-    """Join the lines of a page into paragraphs by their widths: a PDF states where glyphs are, not what they form."""
+    """Join the lines of a page into paragraphs by their widths, because a PDF only states where glyphs are."""
     page = _HYPHENATED.sub("", page.replace("\r\n", "\n").replace("\r", "\n"))
     lines = [line.strip() for line in _OTHER_CONTROL.sub("", page).split("\n")]
     widest = max(map(_width, lines))

@@ -53,9 +53,7 @@ def test_title(data: bytes, name: str, title: str) -> None:
 def test_the_content_takes_precedence_over_the_extension(data: bytes, name: str, read_as: str) -> None:
     document = parse(data, name)
     assert document.markdown == "inside"
-    assert document.warnings == (
-        f"its content is {read_as}, not what its extension says; it was read as {read_as}",
-    )
+    assert document.warnings == (f"the extension does not match the content: the file was read as {read_as}",)
 
 
 @pytest.mark.parametrize("name", ["report", "report.bin"])
