@@ -40,7 +40,7 @@ class DeliveryResult:
     messages: int = 0
     refused: list[str] = field(default_factory=list)
     """The receivers that did not accept a message, without their secrets."""
-    waiting: int = 0
+    pending: int = 0
     """Alerts not accepted yet, counted once per receiver."""
     busy: bool = False
     """Another process is delivering; this call did nothing."""
@@ -73,7 +73,7 @@ def deliver(
             if receiver.digest in due:
                 _deliver_to(database, receiver, ui_url, deadline, now, result)
         with database.connection() as connection:
-            result.waiting = sum(table.undelivered(connection, receiver.digest) for receiver in receivers)
+            result.pending = sum(table.undelivered(connection, receiver.digest) for receiver in receivers)
         return result
 
 

@@ -38,7 +38,7 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
     if sent.busy:
         return dg.SkipReason(f"{recorded} alerts recorded; another process is sending")
     return dg.SkipReason(
-        f"{recorded} alerts recorded, {sent.messages} messages sent, {sent.waiting} alerts pending"
+        f"{recorded} alerts recorded, {sent.messages} messages sent, {sent.pending} alerts pending"
         + (f"; not accepted by {', '.join(sent.refused)}" if sent.refused else "")
     )
 

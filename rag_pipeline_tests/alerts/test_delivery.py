@@ -88,7 +88,7 @@ def test_an_unreachable_receiver_is_notified_once_later(database: Database, inbo
     inbox.stop()
     record(database, "log", [seen(1, False)], 1)
     result = send(database, inbox)
-    assert (result.messages, result.waiting) == (0, 1)
+    assert (result.messages, result.pending) == (0, 1)
     assert result.refused == ["URL 1 of RAG_ALERT_URLS (json://…)"]
     inbox.start()
     assert send(database, inbox).refused == []  # not retried yet
@@ -236,7 +236,7 @@ def test_a_deadline_leaves_the_rest_to_the_next_call(database: Database, inbox: 
     send(database, inbox)
     record(database, "log", [seen(1, False)], 1)
     listed = [Receiver(1, inbox.url)]
-    assert deliver(database, listed, UI, time.monotonic() - 1, NOW).waiting == 1
+    assert deliver(database, listed, UI, time.monotonic() - 1, NOW).pending == 1
     assert send(database, inbox).messages == 1
 
 

@@ -108,7 +108,7 @@ def test_a_backlog_of_deletions_is_reported_and_fails_past_the_limit(
     place.write("b.md", "2024-02-05")
     place.ingest()
     place.sql("DELETE FROM documents WHERE source_id = 'docs:a.md'")
-    for limit, month, waiting, passed in (
+    for limit, month, pending, passed in (
         ("1", JANUARY, 1, True),
         ("0", JANUARY, 1, False),
         ("0", FEBRUARY, 0, True),
@@ -116,7 +116,7 @@ def test_a_backlog_of_deletions_is_reported_and_fails_past_the_limit(
         monkeypatch.setenv("RAG_DELETIONS_BACKLOG", limit)
         result = run(defs, "check_month", instance, partition_key=month.partition_key)
         [found] = [e for e in result.get_asset_check_evaluations() if e.check_name == "vector_deletions_backlog"]
-        assert (found.passed, found.metadata["pending"].value) == (passed, waiting)
+        assert (found.passed, found.metadata["pending"].value) == (passed, pending)
         assert found.partition == month.partition_key
     # A month's own run deletes before it checks.
     (place.docs / "b.md").unlink()
