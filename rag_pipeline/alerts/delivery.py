@@ -1,8 +1,9 @@
 """From the outbox to the receivers.
 
-Each receiver gets each alert once and in order, independently of the others. The alerts of a message are stored before
-it is sent, and marked delivered when the receiver has accepted it. A process that dies in between, or an answer that is
-lost, makes the same message go out again, with the same key at its end; otherwise delivery is exactly once.
+Each receiver gets each alert once and in order, independently of the others. The alerts of a message are stored
+before it is sent, and marked delivered when the receiver has accepted it. A process that dies in between, or an
+answer that is lost, makes the same message go out again, with the same key at its end; otherwise delivery is
+exactly once.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def deliver(
 ) -> DeliveryResult:
     """Send pending alerts: up to ten messages per receiver, none started after `deadline` (`time.monotonic()`).
 
-    After a refusal a receiver is retried in 30 s, then after twice as long each time, up to 15 min. Alerts older than
-    `RETENTION` are deleted, sent or not, unless their subject is still failing.
+    After a refusal a receiver is retried in 30 s, then after twice as long each time, up to 15 min. Alerts older
+    than `RETENTION` are deleted, sent or not, unless their subject is still failing.
     """
     now = now or datetime.now(UTC)
     with ExitStack() as held:
@@ -103,7 +104,7 @@ def _deliver_to(
 
 
 def _next_message(database: Database, receiver: Receiver, ui_url: str) -> tuple[str, Message] | None:
-    """Return the key and text of the oldest message that is not accepted yet, or of a new one; None if nothing is due."""
+    """Return the key and text of the oldest message not accepted yet, or of a new one; None if nothing is due."""
     with database.connection() as connection:
         planned = table.planned(connection, receiver.digest)
         if planned is None:

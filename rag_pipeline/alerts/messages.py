@@ -1,7 +1,7 @@
 """From alerts to messages: which alerts share a message, and the plain text of each message. Pure functions.
 
-A body has at most 1,900 characters, which the common chat services accept in one piece. If half of a split message were
-refused, the whole of it would be sent again.
+A body has at most 1,900 characters, which the common chat services accept in one piece. If half of a split message
+were refused, the whole of it would be sent again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def message_key(alerts: Sequence[Alert]) -> str:
 
 
 def render(alerts: Sequence[Alert], ui_url: str, key: str) -> Message:
-    """Return the message for alerts of one kind and state: names and months first, then details while there is room."""
+    """Return the message for alerts of one kind and state: names and months first, then details if they fit."""
     kind, state = alerts[0].subject.kind, alerts[0].state
     by_name = sorted(alerts, key=lambda alert: (alert.subject.name, alert.subject.partition))
     sections = [list(section) for _, section in groupby(by_name, key=lambda alert: alert.subject.name)]

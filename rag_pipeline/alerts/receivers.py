@@ -1,7 +1,7 @@
-"""The receivers: one per Apprise URL in `RAG_ALERT_URLS` (https://github.com/caronc/apprise/wiki lists the services).
+"""The receivers: one per Apprise URL in `RAG_ALERT_URLS` (services: https://github.com/caronc/apprise/wiki).
 
-A URL is a secret, including its host: for many services that is the token. A receiver is shown by its position in the
-list and its scheme, and stored by a digest.
+A URL is a secret, including its host: for many services that is the token. A receiver is shown by its position in
+the list and its scheme, and stored by a digest.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Receiver:
         return f"URL {self.number} of RAG_ALERT_URLS ({scheme}://…)" if separator else f"URL {self.number}"
 
     def send(self, message: Message) -> bool:
-        """Send a message; True if the receiver accepted it. Errors are not logged, since they can contain the URL."""
+        """Send a message; True if the receiver accepted it. Errors are not logged: they can contain the URL."""
         import apprise
 
         with _quiet():

@@ -33,8 +33,8 @@ def record(
 ) -> int:
     """Compare observations with the stored states, store the changes, and return the number of new alerts.
 
-    `log` names the Dagster storage within which event ids are unique. `read_up_to` is stored as the position in its
-    event log. Events that were recorded before change nothing.
+    `log` names the Dagster storage within which event ids are unique. `read_up_to` is stored as the position in
+    its event log. Events that were recorded before change nothing.
     """
     with database.connection() as connection:
         table.lock_recording(connection)

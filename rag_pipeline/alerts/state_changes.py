@@ -1,4 +1,4 @@
-"""State changes: which observations change a subject's state. Pure functions; reading an event twice changes nothing."""
+"""State changes: which observations change a subject's state. Pure functions; rereading an event changes nothing."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def changes(
 ) -> tuple[dict[Subject, State], list[Alert]]:
     """Return the states that change, and one alert per change in the order of the events.
 
-    A subject without a stored state is healthy. An event that is not newer than the one that set the state was read
-    before and is skipped. All later events agreed with the state, so reading them again changes nothing either.
+    A subject without a stored state is healthy. An event that is not newer than the one that set the state was
+    read before and is skipped. All later events agreed with the state, so reading them again changes nothing
+    either.
     """
     changed: dict[Subject, State] = {}
     alerts: list[Alert] = []

@@ -44,7 +44,7 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
 
 
 def _record(instance: dg.DagsterInstance, database: Database) -> int:
-    """Bring the outbox up to date with Dagster, as far as the time of a tick allows; return the number of alerts."""
+    """Bring the outbox up to date with Dagster within the time of a tick; return the number of new alerts."""
     log = log_name(instance)
     recorded = record(database, log, read_ticks(instance))
     deadline = time.monotonic() + _READ_SECONDS

@@ -29,7 +29,7 @@ _NEWEST = 10
 _COLLECTIONS: dict[VectorKind, str] = {
     "dense": "Dense vectors for semantic search (HNSW, inner product), one per chunk.",
     "sparse": "Sparse vectors for keyword search (inverted index, inner product), one per chunk.",
-    "multi": "Multi-vectors for fine-grained search, several per chunk: read by key to rerank the best candidates.",
+    "multi": "Multi-vectors for fine-grained search, several per chunk: read by key to rerank the candidates.",
 }
 
 
@@ -68,8 +68,8 @@ def documents_asset(sources: Sequence[SourceConfig]) -> dg.AssetsDefinition:
         owners=OWNERS,
         kinds={"postgres"},
         deps=[source_key(source.name) for source in sources],
-        description="A month's documents as Markdown, one row per readable item of a source. An item that cannot be "
-        "read is quarantined with the reason; a document that is gone from its source is deleted.",
+        description="A month's documents as Markdown, one row per readable item of a source. An item that cannot "
+        "be read is quarantined with the reason; a document that is gone from its source is deleted.",
     )
     def documents(
         context: dg.AssetExecutionContext,
@@ -104,8 +104,8 @@ def documents_asset(sources: Sequence[SourceConfig]) -> dg.AssetsDefinition:
     owners=OWNERS,
     kinds={"postgres"},
     deps=["documents"],
-    description="A month's documents, chunked along their outline. After an edit only the chunks whose text changed "
-    "are rewritten; the old version stays searchable until the new one is complete.",
+    description="A month's documents, chunked along their outline. After an edit only the chunks whose text "
+    "changed are rewritten; the old version stays searchable until the new one is complete.",
 )
 def document_chunks(
     context: dg.AssetExecutionContext,

@@ -1,8 +1,9 @@
 """Checks, runs, sensors and schedules as observations for the alerts, polled from Dagster's event log and ticks.
 
-Events are read in the order of their ids, all types together, so one number records the position in the log. An id is
-assigned before its event is committed, so an event can appear behind that position: the last ones before it are read
-again every time, and events younger than `SETTLE_SECONDS` wait for the next tick. Reading an event twice is harmless.
+Events are read in the order of their ids, all types together, so one number records the position in the log. An id
+is assigned before its event is committed, so an event can appear behind that position: the last ones before it are
+read again every time, and events younger than `SETTLE_SECONDS` wait for the next tick. Reading an event twice is
+harmless.
 """
 
 import hashlib
@@ -53,7 +54,7 @@ def log_name(instance: dg.DagsterInstance) -> str:
 
 
 def read_events(instance: dg.DagsterInstance, after: int, now: datetime) -> Page:
-    """Return check evaluations and ends of runs after an event's id, and those before it that may have come late."""
+    """Return check evaluations and ends of runs after an event's id, and those just before it that can be late."""
     late: list[dg.EventLogRecord] = []
     new: list[dg.EventLogRecord] = []
     horizon = None

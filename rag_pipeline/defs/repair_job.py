@@ -1,4 +1,4 @@
-"""The job that repairs one month and then records the results of its checks, so that they pass without another run."""
+"""The job that repairs one month and records the new results of its checks, so that they need no run to pass."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,8 @@ class RepairOptions(dg.Config):
 
 
 @dg.op(
-    description="Makes inconsistent rows pending, deletes orphans, rebuilds what is not as specified, and runs the write "
-    "path. With dry_run it only reports what it found.",
+    description="Makes inconsistent rows pending, deletes orphans, rebuilds what is not as specified, and runs "
+    "the write path. With dry_run it only reports what it found.",
 )
 def repair_stores(
     context: dg.OpExecutionContext, config: RepairOptions, pipeline: dg.ResourceParam[Pipeline]
@@ -55,7 +55,7 @@ def _findings(findings: Sequence[Finding]) -> dg.TableMetadataValue:
 @dg.job(
     name="repair_month",
     partitions_def=months,
-    description="Repair what the consistency checks find in one month; re-embeds only chunks whose vectors are missing.",
+    description="Repair what the consistency checks find in one month; re-embed only chunks with missing vectors.",
 )
 def repair_month() -> None:
     """One op, so that the month's lock is held throughout."""

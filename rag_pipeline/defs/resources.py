@@ -1,11 +1,11 @@
 """The resources: the pipeline, and what a run's steps have done.
 
-The pipeline is opened once per run, so that its steps share the embedder and the connections, or once per tick of a
-sensor or schedule, and closed at its end. Loading the definitions opens nothing.
+The pipeline is opened once per run, so that its steps share the embedder and the connections, or once per tick of
+a sensor or schedule, and closed at its end. Loading the definitions opens nothing.
 
-The resources hand out the library's own objects: whoever needs the pipeline takes a `dg.ResourceParam[Pipeline]`. So an
-open `Pipeline` can take the resource's place, `build_defs({"pipeline": pipeline})`, in assets, checks, ops, sensors and
-schedules alike. Dagster uses such an object as it is and never closes it.
+The resources hand out the library's own objects: whoever needs the pipeline takes a `dg.ResourceParam[Pipeline]`.
+So an open `Pipeline` can take the resource's place, `build_defs({"pipeline": pipeline})`, in assets, checks, ops,
+sensors and schedules alike. Dagster uses such an object as it is and never closes it.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class PipelineResource(dg.ConfigurableResource[Pipeline]):
 
 
 class MonthRunResource(dg.ConfigurableResource[MonthRun]):
-    """What the steps of this run have done: the assets add their counts, `rag-pipeline ingest` passes its own and reads it."""
+    """What the steps of this run have done: assets add their counts; `rag-pipeline ingest` reads its own."""
 
     def create_resource(self, context: dg.InitResourceContext) -> MonthRun:
         """Return an empty one for this run."""

@@ -40,8 +40,8 @@ def run_month(pipeline: "Pipeline", month: "Month") -> MonthRun:
     except DBAPIError as error:
         reason = one_line(error.orig or error)
         raise StoreUnavailableError(
-            f"PostgreSQL became unreachable while Dagster recorded the run of {month}: {reason}; start it (the embedded "
-            "one: `rag-pipeline up`) and run again, nothing was lost"
+            f"PostgreSQL became unreachable while Dagster recorded the run of {month}: {reason}; start it "
+            "(the embedded one: `rag-pipeline up`) and run again, nothing was lost"
         ) from None
     if not result.success:
         failure = _reason(result, month)

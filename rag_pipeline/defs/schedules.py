@@ -33,7 +33,7 @@ def _create_partitions(context: dg.OpExecutionContext, pipeline: dg.ResourcePara
 
 @dg.job(
     name="create_partitions",
-    description="Create the partitions of the current month and the next two, in PostgreSQL and in every collection.",
+    description="Create the partitions of the current and the next two months, in PostgreSQL and all collections.",
 )
 def create_partitions_job() -> None:
     _create_partitions()
@@ -49,8 +49,8 @@ def _expire_months(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pi
 
 @dg.job(
     name="expire_months",
-    description="Remove the months older than RAG_RETENTION_MONTHS from all stores. Expired months that are now within "
-    "the retention become pending again.",
+    description="Remove the months older than RAG_RETENTION_MONTHS from all stores. Expired months that are now "
+    "within the retention become pending again.",
 )
 def expire_months_job() -> None:
     _expire_months()
@@ -89,7 +89,7 @@ def expire_months(
 
 
 def nightly_checks(cron: str) -> dg.ScheduleDefinition:
-    """Return the schedule that requests the checks of every month with documents, at lower priority than other runs."""
+    """Return the schedule that requests the checks of every month with documents, at low priority."""
 
     @dg.schedule(
         name="nightly_checks",

@@ -1,7 +1,7 @@
 """The sensors: one per source that scans it, one that runs the months with pending work, one for deletions.
 
-They run by default. A tick ends well within Dagster's limit of 60 s: a scan stops at its deadline and resumes at the
-next tick.
+They run by default. A tick ends well within Dagster's limit of 60 s: a scan stops at its deadline and resumes at
+the next tick.
 """
 
 import json
@@ -38,8 +38,8 @@ def sync_sensor(config: SourceConfig) -> dg.SensorDefinition:
         name=f"sync_{config.name}",
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Scans the source {config.name} ({config.schedule}). The sensor index_pending_months runs the "
-        "months with new, changed or gone items.",
+        description=f"Scans the source {config.name} ({config.schedule}). The sensor index_pending_months runs "
+        "the months with new, changed or gone items.",
     )
     def sync(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
         if not is_due(pipeline, config, datetime.now(UTC)):

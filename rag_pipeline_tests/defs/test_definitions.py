@@ -1,4 +1,4 @@
-"""The definitions: they load with every store down and import nothing heavy; their assets, checks, jobs and sensors."""
+"""The definitions: they load with every store down and without heavy imports, and are complete."""
 
 from __future__ import annotations
 
