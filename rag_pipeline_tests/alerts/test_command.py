@@ -41,7 +41,7 @@ def test_without_receivers_it_names_the_variable_to_set() -> None:
         [sys.executable, "-m", "rag_pipeline.cli", "alerts", "--test"], capture_output=True, text=True, env={}
     )
     assert ran.returncode == 1
-    assert ran.stderr == "rag-pipeline: RAG_ALERT_URLS is not set: put one Apprise URL or more there\n"
+    assert ran.stderr == "rag-pipeline: RAG_ALERT_URLS is not set: set it to one or more Apprise URLs\n"
 
 
 def test_it_lists_what_is_failing(
