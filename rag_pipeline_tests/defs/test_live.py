@@ -23,6 +23,8 @@ from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.support.stores import temporary_stores
 from rag_pipeline_tests.support.workspace import Workspace, clean_environment
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 JANUARY, FEBRUARY, MARCH, APRIL = (Month(2024, number) for number in range(1, 5))
 COLLECTIONS = ("dense_collection", "sparse_collection", "multi_collection")

@@ -26,6 +26,8 @@ from rag_pipeline.local_servers.postgres_folders import outside_folder
 from rag_pipeline.pipeline import find_endpoints
 from rag_pipeline_tests.support.servers import embedded, remove_home
 
+pytestmark = pytest.mark.servers
+
 KEYS = ("postgres", "milvus", "redis")
 
 START = """
@@ -33,6 +35,7 @@ import sys
 from pathlib import Path
 from rag_pipeline.settings import Settings
 from rag_pipeline.local_servers import LocalServers
+
 LocalServers(Settings(home=Path(sys.argv[1]), postgres_url=None, milvus_uri=None, redis_url=None)).up(print)
 """
 
@@ -332,8 +335,8 @@ def test_an_up_that_was_killed_is_completed_by_the_next(new_home: Path, after: s
     command = [sys.executable, "-u", "-c", START, str(new_home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
-        while after not in first.stdout.readline():
-            pass
+        while after not in (line := first.stdout.readline()):
+            assert line, "it ended too early"
         first.kill()
     stack = LocalServers(embedded(new_home))
     urls = stack.up()

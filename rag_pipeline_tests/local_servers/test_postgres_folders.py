@@ -23,6 +23,8 @@ from rag_pipeline.errors import ConfigError
 from rag_pipeline.local_servers import LocalServers, postgres_folders
 from rag_pipeline_tests.support.servers import embedded
 
+pytestmark = pytest.mark.servers
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who alone runs servers as other users")
 
 

@@ -16,10 +16,16 @@ import pytest
 from rag_pipeline.local_servers import processes
 
 
+def _yes() -> bool:
+    return True
+
+
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is not a server of ours."""
+    """A process that is not one of our servers."""
     with subprocess.Popen(["sleep", "600"]) as process:
+        # Popen returns once the child has called exec, which is before its command line can be read.
+        assert processes.wait_until(lambda: psutil.Process(process.pid).cmdline() == ["sleep", "600"], _yes, 60)
         yield process
         process.kill()
 
@@ -52,7 +58,7 @@ def test_a_dead_process_that_waits_for_its_parent_is_not_found(
     pidfile = tmp_path / "pid"
     pidfile.write_text(f"{sleeper.pid}\n")
     os.kill(sleeper.pid, signal.SIGKILL)
-    assert processes.wait_until(lambda: processes.ended(psutil.Process(sleeper.pid)), lambda: True, 10)
+    assert processes.wait_until(lambda: processes.ended(psutil.Process(sleeper.pid)), _yes, 60)
     assert psutil.pid_exists(sleeper.pid)
     assert processes.find(pidfile) is None
 
@@ -70,12 +76,14 @@ def test_stop_kills_what_does_not_listen(tmp_path: Path) -> None:
 
 
 def test_stop_does_not_wait_for_a_parent_that_takes_no_note() -> None:
-    # the shell becomes a program that never asks for its child
+    # the shell becomes a program that never waits for its child
     command = ["sh", "-c", "sleep 600 & echo $!; exec sleep 600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         orphan = psutil.Process(int(parent.stdout.readline()))
         try:
+            # before that, the shell itself would take note of its child's end
+            assert processes.wait_until(lambda: psutil.Process(parent.pid).name() == "sleep", _yes, 60)
             processes.stop(orphan, signal.SIGTERM, 200)
             assert psutil.pid_exists(orphan.pid)
             assert processes.ended(orphan)
