@@ -1,39 +1,50 @@
-# Everything runs in .venv, which the first target that needs it sets up. Python 3.11 or newer.
+# Every target runs in .venv, which is created on first use. Requires Python 3.11 or newer.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo dev test lint types clean
+.PHONY: demo dev test test-fast fuzz lint types clean
 
-demo: $(VENV)/.installed  ## ingest the samples through Dagster and search them; ends by itself
+demo: $(VENV)/.installed  ## ingest the samples through Dagster, search them, and end
 	$(BIN)/rag-pipeline up
 	$(BIN)/rag-pipeline ingest
 	@for question in 'Milvus が止まっているあいだの削除はどうなるか' 'how do I run a backfill in the Dagster UI' '文字コード Shift_JIS'; do \
 		printf '\n== %s\n' "$$question"; $(BIN)/rag-pipeline search --limit 3 "$$question" || exit 1; \
 	done
-	@printf '\nThe servers keep running, so that you can search: %s/rag-pipeline search "…"\n' $(BIN)
-	@printf 'Stop them with %s/rag-pipeline down; see all of it in the Dagster UI with make dev.\n' $(BIN)
+	@printf '\nThe servers keep running: %s/rag-pipeline search "…"\n' $(BIN)
+	@printf 'Stop them with %s/rag-pipeline down, or run make dev for the Dagster UI.\n' $(BIN)
 
-dev: $(VENV)/.installed  ## the Dagster UI with everything running; Ctrl-C stops it
+dev: $(VENV)/.installed  ## run the servers, the Dagster daemon and the UI; Ctrl-C stops all
 	$(BIN)/rag-pipeline dev
 
-test: lint types  ## everything that has to pass
+test: lint types  ## run everything that must pass: lint, types and all tests, on real servers
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.installed-dev
+test-fast: $(VENV)/.installed-dev  ## run the tests that need no server, in under a minute
+	$(BIN)/python -m pytest -m 'not servers and not slow'
+
+# Property-based tests are deterministic in `make test`; here each round searches for new counterexamples. A test with
+# its own max_examples keeps that number a round, the others try 1000.
+ROUNDS ?= 5
+fuzz: $(VENV)/.installed-dev  ## run only the property-based tests, at random and for longer: make fuzz ROUNDS=20
+	for round in $$(seq $(ROUNDS)); do \
+		$(BIN)/python -m pytest -m hypothesis --hypothesis-profile fuzz || exit 1; \
+	done
+
+lint: $(VENV)/.installed-dev  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed-dev
+types: $(VENV)/.installed-dev  ## check types
 	$(BIN)/mypy
 
-clean:  ## stop the servers and remove the environment; data under .rag stays
+clean:  ## stop the servers and remove the environment; keep the data under .rag
 	-test -x $(BIN)/rag-pipeline && $(BIN)/rag-pipeline down
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e .
 	touch $@

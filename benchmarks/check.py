@@ -1,26 +1,24 @@
-"""What a check of one month costs: python -m benchmarks.check [--chunks 5000 50000]
+"""The cost of checking one month: python -m benchmarks.check [--chunks 5000 50000]
 
-Fills a month on an embedded stack of its own, with rows written directly through the stores' functions and vectors of
-the free embedder, and checks it, each time in a process of its own. Prints seconds, the peak memory of the checking
-process above that of one that only opened its connections, and what a check finds after 200 vectors were deleted in
-each collection. Seconds are of one run on one machine; compare figures of one call with each other.
+Fills a month on its own embedded servers, directly through the stores' functions and with the free embedder, and
+checks it in a separate process. Prints the seconds, the peak memory beyond that of a process that only opened its
+connections, and what a check finds after 200 vectors were deleted from each collection. Compare only figures of the
+same call.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 
+from benchmarks.harness import benchmark_workspace
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -53,7 +51,7 @@ _WORDS = [
 
 
 def fill(pipeline: Pipeline, month: Month, count: int) -> None:
-    """`count` complete chunks in a month, ten a document."""
+    """Write `count` complete chunks of a month, ten for each document."""
     from rag_pipeline.sources.interface import Item
 
     database = pipeline.stores.database
@@ -134,7 +132,7 @@ def _store(connection: psycopg.Connection, pipeline: Pipeline, month: Month, pen
 
 
 def delete_some(pipeline: Pipeline, month: Month, count: int) -> None:
-    """Delete `count` chunks' vectors in each collection, behind everybody's back."""
+    """Delete the vectors of `count` chunks from each collection, behind the pipeline's back."""
     with pipeline.stores.database.connection() as connection:
         found = connection.execute(
             "SELECT id FROM document_chunks WHERE document_created_at >= %s AND document_created_at < %s LIMIT %s",
@@ -146,7 +144,7 @@ def delete_some(pipeline: Pipeline, month: Month, count: int) -> None:
 
 
 def measure(month: Month) -> None:
-    """In a process of its own: check one month, and print what it cost as JSON."""
+    """Check one month and print the cost as JSON; run in its own process."""
     with Pipeline(load_settings()) as pipeline:
         checker = DataConsistencyChecker(pipeline)
         checker.months()
@@ -159,14 +157,17 @@ def measure(month: Month) -> None:
 
 
 def _peak() -> float:
-    """Peak memory of this process in MB; `ru_maxrss` would begin with that of the process that started it."""
+    """Return the peak memory of this process in MB; `ru_maxrss` would include that of its parent."""
     status = Path("/proc/self/status").read_text("utf-8")
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def run(label: str, month: Month) -> None:
+def run(label: str, month: Month, environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.check", "--measure", str(month)], stdout=subprocess.PIPE, check=True
+        [sys.executable, "-m", "benchmarks.check", "--measure", str(month)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
     )
     cost = json.loads(done.stdout)
     print(
@@ -182,34 +183,18 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure)
         return
-    folder = Path(tempfile.mkdtemp(prefix="rag-benchmark-"))
-    folder.chmod(0o755)
-    (folder / "docs").mkdir()
-    (folder / "sources.yaml").write_text("sources: [{name: bench, type: filesystem, path: ./docs}]\n", "utf-8")
-    for name in [name for name in os.environ if name.startswith(("RAG_", "DAGSTER_"))]:
-        del os.environ[name]
-    os.environ |= {
-        "RAG_HOME": str(folder / "home"),
-        "RAG_SOURCES": str(folder / "sources.yaml"),
-        "RAG_EMBEDDER": "benchmarks.free_embedder:make",
-    }
-    command = [sys.executable, "-m", "rag_pipeline.cli"]
-    subprocess.run([*command, "up"], check=True, stderr=subprocess.DEVNULL)
-    try:
-        month = Month(2024, 1)
+    month = Month(2024, 1)
+    with benchmark_workspace() as (workspace, environment):
         for count in arguments.chunks:
-            with Pipeline(load_settings()) as pipeline:
+            with Pipeline(workspace.settings()) as pipeline:
                 pipeline.prepare()
                 start = time.perf_counter()
                 fill(pipeline, month, count)
                 print(f"{count} chunks, written in {time.perf_counter() - start:.0f} s", flush=True)
-                run("    as they are", month)
+                run("    unchanged", month, environment)
                 delete_some(pipeline, month, 200)
-                run("    200 deleted in each collection", month)
+                run("    200 deleted in each collection", month, environment)
             month = month.next()
-    finally:
-        subprocess.run([*command, "down"], check=True, stderr=subprocess.DEVNULL)
-        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""An embedder that costs next to nothing, to measure what is spent outside of it: `benchmarks.free_embedder:make`.
+"""An embedder that costs almost nothing, to measure the cost of everything else: `benchmarks.free_embedder:make`.
 
-Dense vectors of 1024 components, 30 sparse terms, two multi-vectors, from a generator seeded with the text. With
-`RAG_BENCHMARK_VECTORS` unset, all three kinds.
+Dense vectors of 1024 dimensions, 30 sparse terms and two multi-vectors, from a generator seeded with the text.
 """
 
 from __future__ import annotations

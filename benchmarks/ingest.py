@@ -1,23 +1,22 @@
-"""What an ingest costs outside the embedder, by stage: python -m benchmarks.ingest [--files 2000]
+"""The cost of an ingest outside the embedder, by stage: python -m benchmarks.ingest [--files 2000]
 
-Makes Japanese Markdown files spread over 24 months, and runs `rag-pipeline ingest` as a user would, each time in a
-process of its own, on an embedded stack of its own: everything new, nothing changed, 1 % edited, 1 % deleted.
-Seconds are of one run on one machine; compare figures of one call with each other, not with those of another.
+Writes Japanese Markdown files of 24 months and runs `rag-pipeline ingest` as a user would, in a new process each
+time, on its own embedded servers: everything new, nothing changed, 1 % edited, 1 % deleted. Compare only figures of
+the same call.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+
+from benchmarks.harness import benchmark_workspace
 
 _WORDS = [
     "索引",
@@ -102,21 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=2000)
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="rag-benchmark-"))
-    folder.chmod(0o755)
-    docs = folder / "docs"
-    docs.mkdir()
-    (folder / "sources.yaml").write_text("sources: [{name: bench, type: filesystem, path: ./docs}]\n", "utf-8")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("RAG_", "DAGSTER_"))},
-        "RAG_HOME": str(folder / "home"),
-        "RAG_SOURCES": str(folder / "sources.yaml"),
-        "RAG_EMBEDDER": "benchmarks.free_embedder:make",
-    }
-    command = [sys.executable, "-m", "rag_pipeline.cli"]
-    paths = make_files(docs, arguments.files)
-    subprocess.run([*command, "up"], env=environment, check=True, stderr=subprocess.DEVNULL)
-    try:
+    with benchmark_workspace() as (workspace, environment):
+        paths = make_files(workspace.docs, arguments.files)
         run("everything new", environment)
         run("nothing changed", environment)
         some = paths[::100]
@@ -126,9 +112,6 @@ def main() -> None:
         for path in some:
             path.unlink()
         run(f"1 % deleted ({len(some)} files)", environment)
-    finally:
-        subprocess.run([*command, "down"], env=environment, check=True, stderr=subprocess.DEVNULL)
-        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

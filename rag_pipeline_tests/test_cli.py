@@ -17,11 +17,12 @@ from rag_pipeline_tests.support.workspace import SLOW
 
 
 @pytest.fixture
-def cli(tmp_path: Path, stores: Stores) -> CommandLine:
-    return CommandLine(tmp_path, stores)
+def cli(tmp_path: Path, prepared_stores: Stores) -> CommandLine:
+    return CommandLine(tmp_path, prepared_stores)
 
 
-def test_from_files_to_a_search(cli: CommandLine) -> None:
+def test_from_files_to_a_search(tmp_path: Path, stores: Stores) -> None:
+    cli = CommandLine(tmp_path, stores)
     fill(cli, 3)
     (cli.docs / "backup.md").write_text("# Backups\n\nPostgreSQL のバックアップは毎晩とる。\n", "utf-8")
     found = cli.json("ingest")

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from rag_pipeline_tests.support.kill_matrix import KillMatrix
 from rag_pipeline_tests.support.stores import Stores
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_at_some_points_of_a_round(tmp_path: Path, stores: Stores) -> None:

@@ -17,6 +17,8 @@ from rag_pipeline_tests.support.servers import temporary_servers
 from rag_pipeline_tests.support.stores import Stores
 from rag_pipeline_tests.support.workspace import SLOW
 
+pytestmark = [pytest.mark.servers, pytest.mark.slow]
+
 
 @pytest.fixture(scope="module")
 def own_servers() -> Iterator[LocalServers]:

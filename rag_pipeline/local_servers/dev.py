@@ -1,4 +1,4 @@
-"""`rag-pipeline dev`: the servers, Dagster's UI and its daemon, stopped together."""
+"""`rag-pipeline dev`: the servers, the Dagster UI and the daemon, started and stopped together."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run_dev(
             raise RagError(f"the ports {port} to {port + _PORTS_TRIED - 1} are all taken: choose one with --port")
         if free != port:
             report(f"port {port} is taken, so the UI is on {free}")
-        # What alerts link to; another address where the UI is behind a proxy.
+        # Alerts link to it; RAG_UI_URL overrides it for a UI behind a proxy.
         page = {"RAG_UI_URL": f"http://{host}:{free}"}
         environment = {**page, **os.environ, **dagster_environment(settings, endpoints)}
         report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops everything)")
@@ -56,8 +56,8 @@ def _run(command: list[str], environment: dict[str, str], report: Callable[[str]
         raise KeyboardInterrupt
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    # A session of its own with default signals: `dagster dev` copies an ignored SIGINT to SIGTERM and could then
-    # not be stopped; and Ctrl-C must reach it once, from us, and not also from the terminal.
+    # Its own session with default signals: `dagster dev` copies an ignored SIGINT to SIGTERM and could then not be
+    # stopped, and Ctrl-C must reach it once, from us, not from the terminal as well.
     process = subprocess.Popen(
         ["env", "--default-signal=INT,QUIT,TERM,HUP", *command], env=environment, start_new_session=True
     )
@@ -75,7 +75,7 @@ def _run(command: list[str], environment: dict[str, str], report: Callable[[str]
 
 
 def _stop_group(process: subprocess.Popen[bytes]) -> None:
-    """TERM to Dagster, which stops its children; what is left of its group after a while is killed."""
+    """Send TERM to Dagster, which stops its children; kill what remains of its group after a while."""
     if process.poll() is None:
         process.terminate()
     deadline = time.monotonic() + _STOP_SECONDS

@@ -1,4 +1,4 @@
-"""What the three embedded servers have in common: how one is recognised, started and stopped."""
+"""What the three embedded servers have in common: how each is identified, started and stopped."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _PID_SECONDS = 10.0
 
 
 class EmbeddedServer(ABC):
-    """One server under `home`, with what `state` remembers of it."""
+    """One server under `home`, with its remembered state."""
 
     name: ClassVar[str]
-    """As people call it."""
+    """Its display name."""
     has_login: ClassVar[bool] = True
     """Whether clients need a password."""
 
@@ -44,7 +44,7 @@ class EmbeddedServer(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients find it, with the password."""
+        """Its address for clients, with the password."""
 
     @property
     @abstractmethod
@@ -54,38 +54,38 @@ class EmbeddedServer(ABC):
     @property
     @abstractmethod
     def marks(self) -> tuple[str, ...]:
-        """What the command line of this server, and of no other, has."""
+        """Parts of the command line that only this server has."""
 
     @property
     @abstractmethod
     def port_mark(self) -> str:
-        """What its command line has when it serves the remembered port."""
+        """The part of its command line that shows the remembered port."""
 
     @abstractmethod
     def probe(self) -> None:
-        """Returns if it answers on the remembered port, else raises `StoreUnavailableError`."""
+        """Raise `StoreUnavailableError` unless it answers on the remembered port."""
 
     @abstractmethod
     def prepare(self, report: Report) -> None:
-        """Makes its folder and configuration; called before each start."""
+        """Create its folder and configuration; called before each start."""
 
     @abstractmethod
     def spawn(self, hold: int) -> subprocess.Popen[bytes]:
-        """Starts it with a hold on its lock."""
+        """Start it with a hold on its lock."""
 
     @classmethod  # noqa: B027 - most have nothing to check
     def check_new(cls, home: Path) -> None:
-        """Raises `ConfigError` if what is under `home` hinders a first start there."""
+        """Raise `ConfigError` if the content of `home` prevents a first start."""
 
     def complete(self) -> None:  # noqa: B027 - most have nothing to do
-        """Makes what clients expect to find, once it answers; called by each `up`."""
+        """Create what clients expect, once it answers; called by each `up`."""
 
     def process(self) -> psutil.Process | None:
-        """Its process, whatever it is doing; None if it is not running."""
+        """Return its process in any state; None if it is not running."""
         return processes.find(self.pidfile, *self.marks)
 
     def answers(self) -> bool:
-        """Whether it is running and can be used."""
+        """Whether it is running and accepts clients."""
         process = self.process()
         if process is None:
             return False
@@ -96,7 +96,7 @@ class EmbeddedServer(ABC):
         return self.port_mark in line and self._probed()
 
     def up(self, report: Report) -> None:
-        """Starts it unless it answers already, and waits until it does."""
+        """Start it unless it already answers, and wait until it does."""
         hold = self._hold(report)
         if hold is None:
             self.complete()
@@ -119,18 +119,18 @@ class EmbeddedServer(ABC):
         report(f"{self.name}: started on port {self.part.port}")
 
     def down(self, report: Report) -> None:
-        """Stops it if it is running."""
+        """Stop it if it is running."""
         if self.stop():
             report(f"{self.name}: stopped")
         else:
             report(f"{self.name}: not running")
 
     def stop(self) -> bool:
-        """Stops it; False if it was not running."""
+        """Stop it; return False if it was not running."""
         if (hold := self._try_hold()) is not None:
             os.close(hold)
             return False
-        # it may just be starting, and has not written its pid yet
+        # it might be starting and not have written its pid yet
         processes.wait_until(lambda: self.process() is not None, lambda: True, _PID_SECONDS)
         process = self.process()
         if process is None:
@@ -140,23 +140,25 @@ class EmbeddedServer(ABC):
         return True
 
     def _hold(self, report: Report) -> int | None:
-        """Our hold on its lock, for a start; None if it is running and answers."""
+        """Take its lock for a start; return None if it is running and answers."""
         until = time.monotonic() + _ANSWER_SECONDS
         while (hold := self._try_hold()) is None:
-            # starting, if an `up` was killed; or ending, process by process, if the server was
+            # starting, if an `up` was killed; or ending, process by process, if the server was killed
             if self.answers():
                 return None
             if time.monotonic() > until:
                 report(f"{self.name}: does not answer on port {self.part.port}, restarting it")
                 if not self.stop():
-                    raise RagError(f"{self.name}: a process of it holds {self.lock} and cannot be found: end it")
+                    raise RagError(
+                        f"{self.name}: one of its processes holds {self.lock} but cannot be found: end it"
+                    )
                 until = time.monotonic() + _ANSWER_SECONDS
             time.sleep(0.05)
         return hold
 
     def _try_hold(self) -> int | None:
         hold = processes.hold(self.lock)
-        if hold is not None and self.process() is not None:  # somebody removed the lock's file
+        if hold is not None and self.process() is not None:  # the lock file was removed
             os.close(hold)
             return None
         return hold
@@ -181,7 +183,7 @@ class EmbeddedServer(ABC):
         raise RagError(f"{self.name} {why}: {line} (log: {self.log})")
 
     def _ready(self, pid: int) -> bool:
-        # the pid as well: what answers could be a foreign server that let ours share its port
+        # compare the pid too: a foreign server that shares its port could be answering
         process = self.process()
         return process is not None and process.pid == pid and self._probed()
 

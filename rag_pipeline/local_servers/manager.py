@@ -1,4 +1,4 @@
-"""The three servers together: which are embedded, which are somebody else's, and where they are found."""
+"""The three servers together: which are embedded, which are external, and their addresses."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ _PROBES: dict[str, Callable[[str], None]] = {
 
 
 def remembered_urls(home: Path) -> dict[str, str]:
-    """The URLs, with passwords, of the embedded servers that were ever started under `home`. Asks no server."""
+    """Return the URLs, with passwords, of the servers ever started under `home`. Connects to none."""
     return {key: server.url for key, server in _servers(home, State.load(home)).items()}
 
 
 class LocalServers:
-    """The embedded servers of one `RAG_HOME`; a server that a `RAG_*` URL names is used instead of ours."""
+    """The embedded servers of one `RAG_HOME`; a server that a `RAG_*` URL names replaces ours."""
 
     def __init__(self, settings: Settings) -> None:
         self._home = settings.home_path
         self._external = external_urls(settings)
 
     def up(self, report: Report = lambda line: None) -> Endpoints:
-        """Starts what is not running and returns when every server answers; `report` takes a line at a time.
+        """Start what is not running; return once every server answers. `report` receives one line at a time.
 
-        Idempotent, and safe to run twice at once. Raises `RagError`, after trying all, if a server cannot be
+        Idempotent, and safe to run concurrently. Raises `RagError`, after trying all, if a server cannot be
         started, and `StoreUnavailableError` if one that a `RAG_*` URL names does not answer.
         """
         report = _one_at_a_time(report)
         checks = [partial(self._check, key, report) for key in self._external]
         if len(self._external) == len(_SERVERS):
-            _side_by_side(checks)
+            _concurrently(checks)
             return Endpoints.of(self._external)
         with exclusive(self._home, report):
             state = State.load(self._home)
@@ -58,21 +58,21 @@ class LocalServers:
                 for key, server in _SERVERS.items()
                 if key not in self._external
             }
-            _side_by_side([*checks, *(partial(server.up, report) for server in servers.values())])
+            _concurrently([*checks, *(partial(server.up, report) for server in servers.values())])
             return Endpoints.of({key: server.url for key, server in servers.items()} | self._external)
 
     def down(self, report: Report = lambda line: None) -> None:
-        """Stops every server of ours that is running; leaves those that a `RAG_*` URL names alone."""
+        """Stop every running embedded server; leave those that a `RAG_*` URL names alone."""
         if not self._home.is_dir():
             report(f"nothing was started in {self._home}")
             return
         report = _one_at_a_time(report)
         with exclusive(self._home, report):
             servers = _servers(self._home, State.load(self._home)).values()
-            _side_by_side([partial(server.down, report) for server in servers])
+            _concurrently([partial(server.down, report) for server in servers])
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Each server's address, its password masked (None before the first start), and whether it answers."""
+        """Return each server's address, with a masked password (None before the first start), and whether it answers."""
         servers = _servers(self._home, State.load(self._home))
 
         def one(key: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class LocalServers:
 
 
 def _servers(home: Path, state: State) -> dict[str, EmbeddedServer]:
-    """The embedded servers that were ever started."""
+    """Return the embedded servers that were ever started."""
     parts = {key: getattr(state, key) for key in _SERVERS}
     return {key: _SERVERS[key](home, state, part) for key, part in parts.items() if part is not None}
 
@@ -121,8 +121,8 @@ def _one_at_a_time(report: Report) -> Report:
     return locked
 
 
-def _side_by_side(work: Sequence[Callable[[], None]]) -> None:
-    """Does all of it, then raises what failed: one error as it is, several in one line."""
+def _concurrently(work: Sequence[Callable[[], None]]) -> None:
+    """Do all of it concurrently, then raise what failed: a single error unchanged, several joined in one line."""
     with ThreadPoolExecutor(max(1, len(work))) as pool:
         errors = [error for error in (future.exception() for future in [pool.submit(do) for do in work]) if error]
     unexpected = [error for error in errors if not isinstance(error, RagError)]

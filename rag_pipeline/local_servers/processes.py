@@ -1,7 +1,7 @@
-"""Server processes on this machine: whose one is, its port, its log, its end. Knows no particular server.
+"""Server processes on this machine: finding, starting and stopping them, their ports and logs. For any server.
 
-Each server of ours names its own folder in its command line, which a process that only got the same pid after a
-reboot does not. (A start time, the other way to tell them apart, moves when the clock is set.)
+The command line of each of our servers names its own folder, which identifies it: after a reboot another process
+may have its pid. (The start time does not identify it: it shifts when the clock is set.)
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from rag_pipeline.errors import RagError
 
 LOOPBACK = "127.0.0.1"
 
-# Below the ports that systems hand to outgoing connections (Linux from 32768, macOS from 49152): none of those can
-# sit on a remembered port while its server is down.
+# Below the ports for outgoing connections (Linux from 32768, macOS from 49152), which might otherwise occupy a
+# remembered port while its server is down.
 _PORTS = range(20000, 32000)
 
 # PostgreSQL's (`FATAL:  ...`, `initdb: error: ...`) and Python's (`OSError: ...`), without a time before them
@@ -34,18 +34,18 @@ _ERROR = re.compile(r"\b(FATAL|PANIC|ERROR|error|\w+Error):.*")
 
 @dataclass(frozen=True)
 class Account:
-    """The user that a server runs as, where that is not ourselves (PostgreSQL refuses root)."""
+    """The user that a server runs as, if not the current one (PostgreSQL refuses root)."""
 
     uid: int
     gid: int
 
     def arguments(self) -> dict[str, Any]:
-        """For `subprocess`: this user, without our further groups."""
+        """Return arguments for `subprocess`: this user, without our supplementary groups."""
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
 
 def find(pidfile: Path, *marks: str) -> psutil.Process | None:
-    """The running process that `pidfile` names in its first line, if its command line has all `marks`."""
+    """Return the running process whose pid `pidfile` begins with, if its command line contains all `marks`."""
     try:
         pid = int(pidfile.read_text().split("\n", 1)[0])
         process = psutil.Process(pid)
@@ -58,10 +58,10 @@ def find(pidfile: Path, *marks: str) -> psutil.Process | None:
 
 
 def hold(lock: Path) -> int | None:
-    """Our hold on a server's lock, a descriptor to pass to `spawn` and close; None while a process has one.
+    """Take a server's lock; return a descriptor to pass to `spawn` and close, or None while a process holds it.
 
-    The system lets go of it when the last process that was started with it ends, so it is never stale, and is
-    there from the first moment, when a server has not written its pid yet.
+    The system releases the lock when the last process started with it ends, so it is never stale. It is held from
+    the start, before the server has written its pid.
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -81,9 +81,9 @@ def spawn(
     account: Account | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts a server in a session of its own, its output appended to `log`, so that it outlives us.
+    """Start a server in its own session, so that it outlives us; append its output to `log`.
 
-    It shares our `hold` on its lock, and keeps it to its end.
+    It shares our `hold` on its lock until it ends.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -103,12 +103,12 @@ def spawn(
 
 
 def leave_running(child: subprocess.Popen[bytes]) -> None:
-    """Forgets a child that is meant to outlive its handle, which would warn of it as left behind."""
+    """Forget a child that is meant to outlive its handle, which would otherwise warn that it is still running."""
     child.returncode = 0
 
 
 def ended(process: psutil.Process) -> bool:
-    """Whether it has ended, also where its parent takes no note of that (as a container's first process may not)."""
+    """Whether it has ended, even if its parent never waits for it (as a container's first process might not)."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE or not process.is_running()
     except psutil.NoSuchProcess:
@@ -116,13 +116,13 @@ def ended(process: psutil.Process) -> bool:
 
 
 def stop(process: psutil.Process, signal: int, timeout: float) -> None:
-    """Sends `signal` and waits; kills after `timeout` seconds. Raises `RagError` if it is another user's."""
+    """Send `signal` and wait; kill after `timeout` seconds. Raises `RagError` if it belongs to another user."""
     try:
         process.send_signal(signal)
         if not wait_until(lambda: ended(process), lambda: True, timeout):
             process.kill()
             wait_until(lambda: ended(process), lambda: True, 10)
-        process.wait(0)  # takes note of it, if it is our child
+        process.wait(0)  # reaps it, if it is our child
     except (psutil.NoSuchProcess, psutil.TimeoutExpired):
         return
     except psutil.AccessDenied:
@@ -130,7 +130,7 @@ def stop(process: psutil.Process, signal: int, timeout: float) -> None:
 
 
 def wait_until(ready: Callable[[], bool], alive: Callable[[], bool], timeout: float) -> bool:
-    """Polls until `ready`; False when `alive` says no or after `timeout` seconds."""
+    """Poll until `ready`; return False once `alive` is false or after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not ready():
         if not alive() or time.monotonic() > deadline:
@@ -142,7 +142,7 @@ def wait_until(ready: Callable[[], bool], alive: Callable[[], bool], timeout: fl
 def port_is_free(port: int) -> bool:
     """Whether a server could have `port` on the loopback address to itself.
 
-    Binding alone does not tell: a second listener may be let in (SO_REUSEPORT), and on macOS one on the loopback
+    Binding alone does not prove it: SO_REUSEPORT allows a second listener, and macOS allows one on the loopback
     address beside one on all addresses.
     """
     with socket.socket() as connection:
@@ -159,7 +159,7 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port(taken: Sequence[int] = ()) -> int:
-    """A free port on the loopback address that is not in `taken`."""
+    """Return a free port on the loopback address that is not in `taken`."""
     for port in random.SystemRandom().sample(_PORTS, 200):
         if port not in taken and port_is_free(port):
             return port
@@ -167,16 +167,16 @@ def free_port(taken: Sequence[int] = ()) -> int:
 
 
 def telling_line(text: str) -> str:
-    """What a server's output says about its end: the first error, from which others follow, else the last line."""
+    """Return the line of a server's output that explains its end: the first error, else the last line."""
     error = _ERROR.search(text)
     if error:
         return error.group().strip()
     lines = text.split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 def log_since(log: Path, start: int) -> str:
-    """What was appended to `log` after byte `start`, at most the last 64 KiB."""
+    """Return what was appended to `log` after byte `start`, at most the last 64 KiB."""
     try:
         with log.open("rb") as file:
             end = file.seek(0, os.SEEK_END)

@@ -1,6 +1,6 @@
-"""What the embedded stack remembers under `RAG_HOME`: ports, passwords and where PostgreSQL's data are.
+"""What the embedded servers remember in `RAG_HOME/stack.json`: ports, passwords, and the folder of PostgreSQL's data.
 
-The file holds passwords: only its owner can read it.
+The file holds passwords, so only its owner can read it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from rag_pipeline.local_servers.processes import free_port
 
 
 class PartState(BaseModel):
-    """What is remembered of one server."""
+    """The remembered state of one server."""
 
     model_config = ConfigDict(extra="forbid")
 
     port: int = Field(ge=1, le=65535)
     password: str = Field("", repr=False)
     folder: str | None = None
-    """Where its data are, if that is outside `RAG_HOME`."""
+    """The folder of its data, if outside `RAG_HOME`."""
 
 
 class State(BaseModel):
-    """The remembered servers; a part is absent until it was first started."""
+    """The remembered servers; a server is None until its first start."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,15 +44,15 @@ class State(BaseModel):
 
     @classmethod
     def load(cls, home: Path) -> State:
-        """The state under `home`, empty if there is none. Raises `ConfigError` if it cannot be read."""
+        """Return the state under `home`, or an empty one. Raises `ConfigError` if it cannot be read."""
         path = home / "stack.json"
         try:
             state = cls.model_validate_json(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             state = cls()
         except OSError as error:
-            raise ConfigError(f"{path} cannot be read ({error.strerror}): run as the user it belongs to") from None
-        except ValidationError:  # its text quotes the content, and so the passwords
+            raise ConfigError(f"{path} cannot be read ({error.strerror}): run as its owner") from None
+        except ValidationError:  # its text quotes the content, passwords included
             raise ConfigError(
                 f"{path} is damaged: restore it from a copy, or remove {home} to start afresh"
             ) from None
@@ -60,11 +60,11 @@ class State(BaseModel):
         return state
 
     def ports(self) -> list[int]:
-        """The ports that are spoken for."""
+        """Return the ports that are assigned."""
         return [part.port for part in (self.postgres, self.redis, self.milvus) if part]
 
     def add(self, key: str, *, with_password: bool) -> PartState:
-        """A new part, written down before anything is started with it."""
+        """Add a server and return its state, saved before the server is started with it."""
         # letters, digits, - and _: needs no quoting in a URL
         password = secrets.token_urlsafe(24) if with_password else ""
         part = PartState(port=free_port(self.ports()), password=password)
@@ -73,13 +73,13 @@ class State(BaseModel):
         return part
 
     def change_port(self, part: PartState) -> None:
-        """Gives `part` another free port and writes it down; parts may do so side by side."""
+        """Assign `part` another free port and save it. Thread-safe."""
         with self._lock:
             part.port = free_port(self.ports())
             self._write()
 
     def save(self) -> None:
-        """Writes the state, whole or not at all."""
+        """Save the state atomically."""
         with self._lock:
             self._write()
 
@@ -88,7 +88,7 @@ class State(BaseModel):
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replaces `path` by `text`, whole or not at all, readable by its owner only."""
+    """Replace the content of `path` atomically; only its owner can read it."""
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -101,10 +101,10 @@ def write_private(path: Path, text: str) -> None:
 
 @contextmanager
 def exclusive(home: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Makes `home` and holds its lock: one `up` or `down` at a time.
+    """Create `home` and hold its lock, so that one `up` or `down` runs at a time.
 
-    Raises `ConfigError` if `home` cannot be made or written to, and `RagError` for a file system that fails
-    later, such as one that is full.
+    Raises `ConfigError` if `home` cannot be created or written, and `RagError` if the file system fails later, for
+    example because it is full.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def exclusive(home: Path, report: Callable[[str], None]) -> Iterator[None]:
         yield
     except OSError as error:
         raise RagError(
-            f"{error.filename or home}: {error.strerror}: see to it, or set RAG_HOME to another folder"
+            f"{error.filename or home}: {error.strerror}: fix that, or set RAG_HOME to another folder"
         ) from None
     finally:
         os.close(descriptor)

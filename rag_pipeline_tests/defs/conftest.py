@@ -8,7 +8,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.support.code_location import Place
 from rag_pipeline_tests.support.dagster_home import dagster_home
@@ -17,21 +16,18 @@ from rag_pipeline_tests.support.workspace import Workspace
 
 
 @pytest.fixture
-def place(tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(tmp_path: Path, prepared_stores: Stores, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A code location without documents; its RAG_* variables are set in this process."""
-    workspace = Workspace(tmp_path, stores)
+    workspace = Workspace(tmp_path, prepared_stores)
     for name, value in workspace.variables.items():
         monkeypatch.setenv(name, value)
     return Place(workspace)
 
 
 @pytest.fixture
-def instance(place: Place, stores: Stores) -> Iterator[dg.DagsterInstance]:
+def instance(place: Place, prepared_stores: Stores) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance whose storage is the test's PostgreSQL database."""
-    settings = load_settings()
-    with Pipeline(settings) as pipeline:
-        pipeline.prepare()
-    with dagster_home(settings, stores.endpoints) as home:
+    with dagster_home(load_settings(), prepared_stores.endpoints) as home:
         yield home.instance
 
 

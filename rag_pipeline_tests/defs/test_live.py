@@ -23,8 +23,11 @@ from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.support.stores import temporary_stores
 from rag_pipeline_tests.support.workspace import Workspace, clean_environment
 
-# The client of Dagster uses a deprecated form of its own dependency.
-pytestmark = pytest.mark.filterwarnings("ignore:Using variable_values and operation_name:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    # The client of Dagster uses a deprecated form of its own dependency.
+    pytest.mark.filterwarnings("ignore:Using variable_values and operation_name:DeprecationWarning"),
+]
 
 T = TypeVar("T")
 JANUARY, FEBRUARY, MARCH, APRIL = (Month(2024, number) for number in range(1, 5))

@@ -1,4 +1,4 @@
-"""The embedded stack on real servers: found again, whatever happened to them, and nobody else's touched."""
+"""The embedded servers: found again whatever happened to them, while nobody else's are touched."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from rag_pipeline.local_servers.postgres_folders import outside_folder
 from rag_pipeline.pipeline import find_endpoints
 from rag_pipeline_tests.support.servers import embedded, remove_home
 
+pytestmark = pytest.mark.servers
+
 KEYS = ("postgres", "milvus", "redis")
 
 START = """
@@ -33,6 +35,7 @@ import sys
 from pathlib import Path
 from rag_pipeline.settings import Settings
 from rag_pipeline.local_servers import LocalServers
+
 LocalServers(Settings(home=Path(sys.argv[1]), postgres_url=None, milvus_uri=None, redis_url=None)).up(print)
 """
 
@@ -47,7 +50,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def home(folder: Path) -> Iterator[Path]:
-    """A home whose stack these tests start, stop and kill; each leaves it as it likes."""
+    """A home whose servers these tests start, stop and kill, and leave in any state."""
     yield folder / "a home"
     remove_home(folder / "a home")
 
@@ -327,13 +330,13 @@ def test_a_server_whose_lock_was_removed_is_still_found(stack: LocalServers, hom
     assert not any(alive(pid) for pid in servers.values())
 
 
-@pytest.mark.parametrize("after", ["making its data folder", "started on port"])
+@pytest.mark.parametrize("after", ["creating its data folder", "started on port"])
 def test_an_up_that_was_killed_is_completed_by_the_next(new_home: Path, after: str) -> None:
     command = [sys.executable, "-u", "-c", START, str(new_home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
-        while after not in first.stdout.readline():
-            pass
+        while after not in (line := first.stdout.readline()):
+            assert line, "it ended too early"
         first.kill()
     stack = LocalServers(embedded(new_home))
     urls = stack.up()

@@ -1,4 +1,4 @@
-"""PostgreSQL as root, where the user that runs it is kept out of a folder; and all of it as an ordinary user."""
+"""PostgreSQL as root, when the user that runs it cannot enter a folder; and all servers as an ordinary user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from rag_pipeline.errors import ConfigError
 from rag_pipeline.local_servers import LocalServers, postgres_folders
 from rag_pipeline_tests.support.servers import embedded
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, who alone runs servers as other users")
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, the only user that runs servers as another"),
+]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Whose a process is, and whose a port."""
+"""Finding and stopping server processes, and their ports."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ import pytest
 from rag_pipeline.local_servers import processes
 
 
+def _yes() -> bool:
+    return True
+
+
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is not a server of ours."""
+    """A process that is not one of our servers."""
     with subprocess.Popen(["sleep", "600"]) as process:
+        # Popen returns once the child has called exec, which is before its command line can be read.
+        assert processes.wait_until(lambda: psutil.Process(process.pid).cmdline() == ["sleep", "600"], _yes, 60)
         yield process
         process.kill()
 
@@ -32,7 +38,7 @@ def test_finds_a_process_by_pid_and_command_line(tmp_path: Path, sleeper: subpro
     assert found.pid == sleeper.pid
 
 
-def test_a_recycled_pid_is_nobody_we_know(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+def test_a_recycled_pid_is_not_found(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     pidfile = tmp_path / "pid"
     pidfile.write_text(f"{sleeper.pid}\n")
     assert processes.find(pidfile, "postgres", str(tmp_path)) is None
@@ -46,18 +52,16 @@ def test_a_stale_or_damaged_pidfile_finds_nothing(tmp_path: Path, content: str) 
     assert processes.find(pidfile) is None
 
 
-def test_a_dead_process_that_waits_for_its_parent_is_not_found(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
-) -> None:
+def test_a_zombie_is_not_found(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     pidfile = tmp_path / "pid"
     pidfile.write_text(f"{sleeper.pid}\n")
     os.kill(sleeper.pid, signal.SIGKILL)
-    assert processes.wait_until(lambda: processes.ended(psutil.Process(sleeper.pid)), lambda: True, 10)
+    assert processes.wait_until(lambda: processes.ended(psutil.Process(sleeper.pid)), _yes, 60)
     assert psutil.pid_exists(sleeper.pid)
     assert processes.find(pidfile) is None
 
 
-def test_stop_kills_what_does_not_listen(tmp_path: Path) -> None:
+def test_stop_kills_a_process_that_ignores_the_signal(tmp_path: Path) -> None:
     script = (
         "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
     )
@@ -69,13 +73,15 @@ def test_stop_kills_what_does_not_listen(tmp_path: Path) -> None:
         assert processes.ended(process)
 
 
-def test_stop_does_not_wait_for_a_parent_that_takes_no_note() -> None:
-    # the shell becomes a program that never asks for its child
+def test_stop_does_not_wait_for_a_parent_that_never_reaps() -> None:
+    # the shell becomes a program that never waits for its child
     command = ["sh", "-c", "sleep 600 & echo $!; exec sleep 600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         orphan = psutil.Process(int(parent.stdout.readline()))
         try:
+            # before that, the shell itself would take note of its child's end
+            assert processes.wait_until(lambda: psutil.Process(parent.pid).name() == "sleep", _yes, 60)
             processes.stop(orphan, signal.SIGTERM, 200)
             assert psutil.pid_exists(orphan.pid)
             assert processes.ended(orphan)
@@ -95,7 +101,7 @@ def test_a_port_is_taken_by_a_listener_that_would_share_it(address: str) -> None
     assert processes.port_is_free(port)
 
 
-def test_a_free_port_is_none_of_those_spoken_for() -> None:
+def test_a_free_port_is_not_one_that_is_taken() -> None:
     taken = range(20000, 32000, 2)
     assert processes.free_port(taken) % 2 == 1
 
@@ -117,7 +123,7 @@ def test_a_free_port_is_none_of_those_spoken_for() -> None:
             "1:M # Failed listening on port 6379 (tcp), aborting.\n\n",
             "1:M # Failed listening on port 6379 (tcp), aborting.",
         ),
-        ("\n\n", "it said nothing"),
+        ("\n\n", "it printed nothing"),
     ],
 )
 def test_the_telling_line_says_why_a_server_ended(output: str, line: str) -> None:

@@ -1,13 +1,23 @@
-"""A PostgreSQL database that lasts as long as a `with` block."""
+"""A PostgreSQL database that lasts as long as a `with` block, and what makes databases cheap."""
 
 from __future__ import annotations
 
+import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
+
+from rag_pipeline.dagster_home import dagster_environment
+from rag_pipeline.endpoints import Endpoints
+from rag_pipeline.settings import load_settings
+from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres.database import Database
 
 
 @contextmanager
@@ -27,3 +37,23 @@ def temporary_database(server_url: str, label: str = "test", template: str | Non
     finally:
         with psycopg.connect(server_url, autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def prepare_database(url: str, home: Path) -> None:
+    """Create our tables and Dagster's, and leave no connection open, so that the database can be a template."""
+    database = Database(url, min_size=1)
+    schema.migrate(database)
+    database.close()
+    variables = dagster_environment(load_settings(home=home), Endpoints(url, "", ""))
+    program = (
+        "import dagster; i = dagster.DagsterInstance.get(); i.event_log_storage, i.run_storage, i.schedule_storage"
+    )
+    subprocess.run([sys.executable, "-c", program], env=os.environ | variables, check=True)
+
+
+def skip_fsync(server_url: str) -> None:
+    """Let a server answer before its data are on disk: they survive any test, though not a power failure."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
+        connection.execute("SELECT pg_reload_conf()")
