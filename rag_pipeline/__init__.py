@@ -5,9 +5,9 @@ The library layer (everything but `defs` and `definitions`) does not know Dagste
 
     defs, cli
     indexing, consistency, search, alerts
-    pipeline, dagster_home
-    sources, documents, embedding, language, stores, local_servers
-    endpoints, settings, months, errors, progress, stopwatch, urls
+    pipeline, dev
+    sources, documents, embedding, stores, local_servers, dagster_home
+    language, endpoints, settings, months, errors, progress, stopwatch, urls
 
 Nothing imports pandas, pymilvus, torch or FlagEmbedding at load time: a Dagster code server and every run would pay
 for it.

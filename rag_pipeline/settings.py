@@ -2,7 +2,7 @@
 
 No other module reads a setting from the environment. (The environment is read in three more places, none of them for a
 setting: `sources/storage_options.py` replaces the `${VARIABLE}`s that a source names, `defs/run_month.py` and
-`local_servers/dev.py` pass it on to Dagster.) A wrong value is a `ConfigError` that names the variable.
+`dev.py` pass it on to Dagster.) A wrong value is a `ConfigError` that names the variable.
 """
 
 from __future__ import annotations

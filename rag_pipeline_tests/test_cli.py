@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rag_pipeline_tests.support.command_line import TEXT, CommandLine, assert_true, fill, one_line
+from rag_pipeline_tests.support.command_line import TEXT, CommandLine, assert_consistent, fill, one_line
 from rag_pipeline_tests.support.stores import Stores
 from rag_pipeline_tests.support.workspace import SLOW
 
@@ -80,7 +80,7 @@ def test_kill_9_then_again_nothing_twice_nothing_missing(cli: CommandLine, after
     cli.json("ingest", **slow)
     twice = [text for text, count in Counter(log.read_text("utf-8").splitlines()).items() if count > 1]
     assert len(twice) <= 16, "more than one batch was embedded again"
-    assert_true(cli)
+    assert_consistent(cli)
     assert cli.json("ingest", **slow)["embedded"] == 0
 
 
@@ -94,7 +94,7 @@ def test_two_ingests_at_once_do_the_work_once(cli: CommandLine) -> None:
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
     assert max(Counter(log.read_text("utf-8").splitlines()).values()) == 1
-    assert_true(cli)
+    assert_consistent(cli)
 
 
 def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> None:
@@ -124,7 +124,7 @@ def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> N
     with psycopg.connect(cli.environment["RAG_POSTGRES_URL"]) as connection:
         good = connection.execute("SELECT count(*) FROM documents WHERE indexing_status = 'completed'").fetchone()
     assert good == (2 + len(names) + 1,)
-    assert_true(cli)
+    assert_consistent(cli)
     again = cli.json("ingest", RAG_MAX_DOCUMENT_BYTES=str(2 * 1024 * 1024))
     assert (again["embedded"], again["months"]) == (0, [])
 
@@ -166,7 +166,7 @@ def test_redis_down_is_reported_and_nothing_is_missing(cli: CommandLine) -> None
     done = cli.run("ingest", RAG_REDIS_URL="redis://127.0.0.1:9/0")
     assert done.returncode == 1
     assert "Redis does not answer" in done.stderr
-    assert_true(cli)
+    assert_consistent(cli)
     assert cli.json("search", "索引", RAG_REDIS_URL="redis://127.0.0.1:9/0")["hits"]
 
 

@@ -1,6 +1,6 @@
 """An ingest killed between store operations: the next one leaves nothing twice, missing, left behind or stuck.
 
-A few points of the matrix; all of them: `python -m rag_pipeline_tests.support.kill_matrix --points 200`.
+A few points of the matrix; all of them: `python -m rag_pipeline_tests.kill_matrix --points 200`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_pipeline_tests.support.kill_matrix import KillMatrix
+from rag_pipeline_tests.kill_matrix import KillMatrix
 from rag_pipeline_tests.support.stores import Stores
 
 pytestmark = pytest.mark.slow

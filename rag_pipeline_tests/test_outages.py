@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from rag_pipeline.local_servers import LocalServers
-from rag_pipeline_tests.support.command_line import TEXT, CommandLine, assert_true, one_line
+from rag_pipeline_tests.support.command_line import TEXT, CommandLine, assert_consistent, one_line
 from rag_pipeline_tests.support.servers import temporary_servers
 from rag_pipeline_tests.support.stores import Stores
 from rag_pipeline_tests.support.workspace import SLOW
@@ -70,7 +70,7 @@ def test_a_store_killed_in_the_middle(own_servers: LocalServers, tmp_path: Path,
     assert found["errors"] == []
     lines = log.read_text("utf-8").splitlines()
     assert len(lines) - len(set(lines)) <= 16, "more than one batch was embedded again"
-    assert_true(cli)
+    assert_consistent(cli)
     if store == "milvus":
         for path in cli.docs.iterdir():
             path.unlink()

@@ -55,7 +55,7 @@ def status(as_json: bool) -> None:
 )
 def dev(host: str, port: int) -> None:
     """Start the servers, the Dagster UI and its daemon; Ctrl-C stops all of them."""
-    from rag_pipeline.local_servers.dev import run_dev
+    from rag_pipeline.dev import run_dev
 
     sys.exit(run_dev(load_settings(), host, port, say, _prepare))
 

@@ -10,7 +10,7 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline_tests.support.alerts import TABLES, Inbox
-from rag_pipeline_tests.support.dagster_home import Home, dagster_home
+from rag_pipeline_tests.support.dagster_home import DagsterHome, dagster_home
 from rag_pipeline_tests.support.databases import temporary_database
 from rag_pipeline_tests.support.servers import embedded
 
@@ -58,14 +58,14 @@ def database(package_database: Database) -> Database:
 @pytest.fixture(scope="package")
 def package_home(
     package_database_url: str, server_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Home]:
+) -> Iterator[DagsterHome]:
     endpoints = Endpoints(package_database_url, server_endpoints.milvus_uri, server_endpoints.redis_url)
     with dagster_home(embedded(tmp_path_factory.mktemp("alerts") / "home"), endpoints) as home:
         yield home
 
 
 @pytest.fixture
-def home(package_home: Home, database: Database, monkeypatch: pytest.MonkeyPatch) -> Home:
+def home(package_home: DagsterHome, database: Database, monkeypatch: pytest.MonkeyPatch) -> DagsterHome:
     """A Dagster home in which nothing has happened yet."""
     for name, value in package_home.variables.items():
         monkeypatch.setenv(name, value)

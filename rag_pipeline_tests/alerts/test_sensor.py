@@ -36,7 +36,7 @@ from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline_tests.support.alerts import Inbox
-from rag_pipeline_tests.support.dagster_home import Home
+from rag_pipeline_tests.support.dagster_home import DagsterHome
 
 months = dg.MonthlyPartitionsDefinition(start_date="2022-01-01", timezone="UTC", end_offset=1)
 
@@ -71,7 +71,7 @@ class World:
             executor=dg.in_process_executor,
         )
 
-    def run(self, home: Home, month: str = "2024-01", blocking: bool = False) -> None:
+    def run(self, home: DagsterHome, month: str = "2024-01", blocking: bool = False) -> None:
         self.definitions(blocking).resolve_job_def("index_month").execute_in_process(
             partition_key=Month.parse(month).partition_key,
             instance=home.instance,
@@ -86,7 +86,7 @@ def world() -> World:
 
 
 @pytest.fixture
-def listening(home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Home:
+def listening(home: DagsterHome, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> DagsterHome:
     """The sensor with a receiver; events count as settled at once."""
     monkeypatch.setenv("RAG_ALERT_URLS", inbox.url)
     monkeypatch.setenv("RAG_UI_URL", "http://rag.example:3000/")
@@ -95,7 +95,7 @@ def listening(home: Home, inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> Home
     return home
 
 
-def tick(home: Home) -> str:
+def tick(home: DagsterHome) -> str:
     """Evaluate the sensor, without a cursor: its position is in our database."""
     with dg.build_sensor_context(instance=home.instance, resources={"pipeline": PipelineResource()}) as context:
         result = alerts(context)
@@ -104,7 +104,7 @@ def tick(home: Home) -> str:
     return result.skip_message
 
 
-def test_a_failing_check_alerts_once_until_it_recovers(listening: Home, inbox: Inbox, world: World) -> None:
+def test_a_failing_check_alerts_once_until_it_recovers(listening: DagsterHome, inbox: Inbox, world: World) -> None:
     for missing in (0, 1, 2, 0, 0):
         world.missing = missing
         world.run(listening)
@@ -120,7 +120,9 @@ def test_a_failing_check_alerts_once_until_it_recovers(listening: Home, inbox: I
     assert "failing since 20" in failing["message"]
 
 
-def test_thirty_months_failing_at_once_share_one_message(listening: Home, inbox: Inbox, world: World) -> None:
+def test_thirty_months_failing_at_once_share_one_message(
+    listening: DagsterHome, inbox: Inbox, world: World
+) -> None:
     world.missing = 1
     failing = [str(month) for month in Month(2022, 1).until(Month(2024, 6))]
     for month in failing:
@@ -132,7 +134,7 @@ def test_thirty_months_failing_at_once_share_one_message(listening: Home, inbox:
     assert all(month in message["message"] for month in failing)
 
 
-def test_a_warning_is_marked_as_a_warning(listening: Home, inbox: Inbox, world: World) -> None:
+def test_a_warning_is_marked_as_a_warning(listening: DagsterHome, inbox: Inbox, world: World) -> None:
     world.missing, world.severity = 1, dg.AssetCheckSeverity.WARN
     world.run(listening)
     tick(listening)
@@ -140,7 +142,7 @@ def test_a_warning_is_marked_as_a_warning(listening: Home, inbox: Inbox, world: 
     assert inbox.messages[0]["type"] == "warning"
 
 
-def test_failing_runs_alert_once_until_one_succeeds(listening: Home, inbox: Inbox, world: World) -> None:
+def test_failing_runs_alert_once_until_one_succeeds(listening: DagsterHome, inbox: Inbox, world: World) -> None:
     world.raises = "Milvus at milvus://rag:s3cret@host:19530 does not answer"
     world.run(listening)
     tick(listening)
@@ -159,7 +161,7 @@ def test_failing_runs_alert_once_until_one_succeeds(listening: Home, inbox: Inbo
 
 
 def test_a_run_failed_by_a_blocking_check_alone_is_reported_by_the_check(
-    listening: Home, inbox: Inbox, world: World
+    listening: DagsterHome, inbox: Inbox, world: World
 ) -> None:
     world.missing = 1
     world.run(listening, blocking=True)
@@ -169,7 +171,9 @@ def test_a_run_failed_by_a_blocking_check_alone_is_reported_by_the_check(
     assert inbox.titles == ["rag-pipeline: Failing: vectors_verified on dense_collection, 2024-01"]
 
 
-def test_runs_of_selected_assets_are_reported_by_their_names(listening: Home, inbox: Inbox, world: World) -> None:
+def test_runs_of_selected_assets_are_reported_by_their_names(
+    listening: DagsterHome, inbox: Inbox, world: World
+) -> None:
     world.raises = "no"
     assets = world.definitions().resolve_assets_def("dense_collection")
     dg.materialize([assets], partition_key="2024-01-01", instance=listening.instance, raise_on_error=False)
@@ -180,7 +184,7 @@ def test_runs_of_selected_assets_are_reported_by_their_names(listening: Home, in
 
 
 def test_an_unreachable_receiver_loses_no_alert(
-    listening: Home, inbox: Inbox, world: World, database: Database
+    listening: DagsterHome, inbox: Inbox, world: World, database: Database
 ) -> None:
     inbox.stop()
     world.missing = 1
@@ -194,7 +198,7 @@ def test_an_unreachable_receiver_loses_no_alert(
     assert len(inbox.messages) == 1
 
 
-def test_new_processes_send_nothing_twice(home: Home, inbox: Inbox, world: World) -> None:
+def test_new_processes_send_nothing_twice(home: DagsterHome, inbox: Inbox, world: World) -> None:
     world.missing = 1
     world.run(home)
     code = (
@@ -219,7 +223,7 @@ def test_new_processes_send_nothing_twice(home: Home, inbox: Inbox, world: World
     assert "token-0123456789" not in written
 
 
-def test_recent_events_wait_and_are_not_lost(home: Home, world: World) -> None:
+def test_recent_events_wait_and_are_not_lost(home: DagsterHome, world: World) -> None:
     world.run(home)
     now = datetime.now(UTC)
     recent = read_events(home.instance, 0, now)
@@ -231,7 +235,7 @@ def test_recent_events_wait_and_are_not_lost(home: Home, world: World) -> None:
 
 
 def test_an_event_committed_late_still_alerts(
-    listening: Home, inbox: Inbox, world: World, package_database_url: str
+    listening: DagsterHome, inbox: Inbox, world: World, package_database_url: str
 ) -> None:
     """Take an evaluation out of the log as if its transaction were still open, and put it back later."""
     world.missing = 1
@@ -252,7 +256,7 @@ def test_an_event_committed_late_still_alerts(
 
 
 def test_a_long_log_is_read_page_by_page(
-    home: Home, world: World, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+    home: DagsterHome, world: World, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_log, "_PAGE", 2)
     monkeypatch.setattr(event_log, "LATE_EVENTS", 1)
@@ -276,7 +280,7 @@ def test_a_long_log_is_read_page_by_page(
     assert whole.more
 
 
-def test_failing_sensors_and_schedules_alert_once_each(listening: Home, inbox: Inbox) -> None:
+def test_failing_sensors_and_schedules_alert_once_each(listening: DagsterHome, inbox: Inbox) -> None:
     sync = Ticking(listening.instance, "sync_docs", InstigatorType.SENSOR)
     nightly = Ticking(listening.instance, "nightly", InstigatorType.SCHEDULE)
     rounds = [
@@ -303,7 +307,7 @@ def test_failing_sensors_and_schedules_alert_once_each(listening: Home, inbox: I
 
 
 def test_a_new_dagster_storage_is_read_from_its_start(
-    listening: Home, inbox: Inbox, world: World, package_database_url: str
+    listening: DagsterHome, inbox: Inbox, world: World, package_database_url: str
 ) -> None:
     world.missing = 1
     world.run(listening)
@@ -331,7 +335,7 @@ def test_storage_that_cannot_be_polled_is_reported(tmp_path: Path) -> None:
     assert "Dagster's storage in PostgreSQL" in str(result.skip_message)
 
 
-def test_a_tick_that_was_not_due_changes_nothing(listening: Home, inbox: Inbox) -> None:
+def test_a_tick_that_was_not_due_changes_nothing(listening: DagsterHome, inbox: Inbox) -> None:
     sync = Ticking(listening.instance, "sync_docs", InstigatorType.SENSOR)
     sync.tick(TickStatus.FAILURE)
     tick(listening)

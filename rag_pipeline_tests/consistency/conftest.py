@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from rag_pipeline.endpoints import Endpoints
-from rag_pipeline_tests.support.damaged_index import SharedIndex, Spoiled
+from rag_pipeline_tests.support.damaged_index import DamagedIndex, SharedIndex
 
 
 @pytest.fixture(scope="package")
@@ -18,7 +18,7 @@ def shared_index(server_endpoints: Endpoints, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture
-def spoiled(shared_index: SharedIndex) -> Spoiled:
+def damaged(shared_index: SharedIndex) -> DamagedIndex:
     """A consistent index, for the test to damage."""
     return shared_index.take()
 

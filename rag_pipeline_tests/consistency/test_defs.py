@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, DamagedIndex
 
 CHECKS = {
     *(("documents", check) for check in ("status_mismatches", "index_issues", "quarantined_documents")),
@@ -49,31 +49,31 @@ class Jobs:
 
 
 @pytest.fixture
-def jobs(spoiled: Spoiled, monkeypatch: pytest.MonkeyPatch) -> Jobs:
-    monkeypatch.setenv("RAG_SOURCES", str(spoiled.index.sources))
-    return Jobs(spoiled.index.open())
+def jobs(damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    monkeypatch.setenv("RAG_SOURCES", str(damaged.index.sources))
+    return Jobs(damaged.index.open())
 
 
 def failing(evaluated: Evaluated) -> set[tuple[str, str]]:
     return {key for key, evaluation in evaluated.items() if not evaluation.passed}
 
 
-def test_checks_run_at_the_end_of_a_months_run(spoiled: Spoiled, jobs: Jobs) -> None:
-    spoiled.sql("UPDATE document_chunks SET embedding_status = 'processing', dense_vector_id = NULL")
-    spoiled.sql("UPDATE documents SET indexing_status = 'indexing'")
+def test_checks_run_at_the_end_of_a_months_run(damaged: DamagedIndex, jobs: Jobs) -> None:
+    damaged.sql("UPDATE document_chunks SET embedding_status = 'processing', dense_vector_id = NULL")
+    damaged.sql("UPDATE documents SET indexing_status = 'indexing'")
     result, evaluated = jobs.run("index_month")
     assert result.success
     assert failing(evaluated) == set(), "what a killed run left was finished before the checks ran"
-    spoiled.repaired()
+    damaged.repaired()
 
 
-def test_a_repair_fixes_a_failing_check_and_evaluates_it(spoiled: Spoiled, jobs: Jobs) -> None:
+def test_a_repair_fixes_a_failing_check_and_evaluates_it(damaged: DamagedIndex, jobs: Jobs) -> None:
     _, evaluated = jobs.run("check_month")
     assert failing(evaluated) == set()
-    lost = spoiled.chunks()[:3]
-    with spoiled.milvus() as client:
-        client.delete(spoiled.collection("sparse"), ids=[f"{chunk}_sparse" for chunk in lost])
-    spoiled.sql("UPDATE documents SET chunk_count = 99 WHERE source_id = 'docs:march0.md'")
+    lost = damaged.chunks()[:3]
+    with damaged.milvus() as client:
+        client.delete(damaged.collection("sparse"), ids=[f"{chunk}_sparse" for chunk in lost])
+    damaged.sql("UPDATE documents SET chunk_count = 99 WHERE source_id = 'docs:march0.md'")
 
     result, evaluated = jobs.run("check_month")
     wrong = {("sparse_collection", "missing_vectors"), ("documents", "status_mismatches")}
@@ -93,24 +93,24 @@ def test_a_repair_fixes_a_failing_check_and_evaluates_it(spoiled: Spoiled, jobs:
     assert failing(evaluated) == set()
     _, evaluated = jobs.run("check_month")
     assert failing(evaluated) == set()
-    spoiled.repaired()
+    damaged.repaired()
 
 
-def test_an_unreadable_collection_fails_its_checks_but_not_the_run(spoiled: Spoiled, jobs: Jobs) -> None:
-    with spoiled.milvus() as client:
-        client.release_collection(spoiled.collection("multi"))
+def test_an_unreadable_collection_fails_its_checks_but_not_the_run(damaged: DamagedIndex, jobs: Jobs) -> None:
+    with damaged.milvus() as client:
+        client.release_collection(damaged.collection("multi"))
     _, evaluated = jobs.run("check_month")
     assert failing(evaluated) == {
         ("multi_collection", check) for check in ("index_issues", "missing_vectors", "orphaned_vectors")
     }
     assert "not loaded" in (evaluated["multi_collection", "missing_vectors"].description or "")
-    spoiled.repaired()
+    damaged.repaired()
 
 
-def test_a_quarantined_document_is_a_warning(spoiled: Spoiled, jobs: Jobs) -> None:
-    spoiled.index.docs.joinpath("march1.md").write_bytes(b"\x00\x01\x02binary")
-    spoiled.index.ingest()
+def test_a_quarantined_document_is_a_warning(damaged: DamagedIndex, jobs: Jobs) -> None:
+    damaged.index.docs.joinpath("march1.md").write_bytes(b"\x00\x01\x02binary")
+    damaged.index.ingest()
     _, evaluated = jobs.run("check_month")
     assert failing(evaluated) == {("documents", "quarantined_documents")}
     assert evaluated["documents", "quarantined_documents"].severity == dg.AssetCheckSeverity.WARN
-    spoiled.restore()
+    damaged.restore()

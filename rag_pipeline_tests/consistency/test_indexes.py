@@ -17,7 +17,7 @@ from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline.stores.postgres.expected_schema import expected_schema
 from rag_pipeline.stores.postgres.schema_description import describe
-from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, DamagedIndex
 
 PARENT_INVALID = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_chunks_parent'::regclass"
 PART_INVALID = """UPDATE pg_index SET indisvalid = false WHERE indexrelid = (
@@ -161,15 +161,15 @@ def database(database_url: str) -> Iterator[Database]:
     database.close()
 
 
-def execute(spoiled: Spoiled, *statements: str) -> None:
-    with psycopg.connect(spoiled.index.endpoints.postgres_url, autocommit=True) as connection:
+def execute(damaged: DamagedIndex, *statements: str) -> None:
+    with psycopg.connect(damaged.index.endpoints.postgres_url, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)  # type: ignore[call-overload]
 
 
-def catalogue(spoiled: Spoiled) -> list[tuple[Any, ...]]:
+def catalogue(damaged: DamagedIndex) -> list[tuple[Any, ...]]:
     """Every index with its definition and whether it is valid, every key, trigger and function; but not the names of parts."""
-    return spoiled.index.rows(
+    return damaged.index.rows(
         """
         SELECT t.relname, regexp_replace(pg_get_indexdef(i.indexrelid), '^.* USING ', ''), i.indisvalid
         FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid WHERE t.relnamespace = 'public'::regnamespace
@@ -247,111 +247,111 @@ def test_a_missing_privilege_is_named(database: Database, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("group", [SPOILED[:8], SPOILED[8:-1], SPOILED[-1:]], ids=["one", "two", "three"])
 def test_a_difference_is_found_and_repaired(
-    spoiled: Spoiled, group: list[tuple[list[str], str, bool, dict[str, str]]]
+    damaged: DamagedIndex, group: list[tuple[list[str], str, bool, dict[str, str]]]
 ) -> None:
-    before = catalogue(spoiled)
+    before = catalogue(damaged)
     for statements, *_ in group:
-        execute(spoiled, *statements)
-    found = spoiled.check().index_issues
+        execute(damaged, *statements)
+    found = damaged.check().index_issues
     for statements, where, monthly, sample in group:
         named = [
             one for f in found if f.where == where and f.month == (MARCH if monthly else None) for one in f.sample
         ]
         assert any(sample.items() <= one.items() for one in named), (statements, named)
     assert all(f.count == len(f.sample) for f in found)
-    spoiled.repaired()
-    assert catalogue(spoiled) == before
-    assert spoiled.embedded == 0
+    damaged.repaired()
+    assert catalogue(damaged) == before
+    assert damaged.embedded == 0
 
 
-def test_a_detached_month_is_reattached(spoiled: Spoiled) -> None:
-    before = catalogue(spoiled)
+def test_a_detached_month_is_reattached(damaged: DamagedIndex) -> None:
+    before = catalogue(damaged)
     # PostgreSQL refuses to detach a partition that rows refer to, even its own rows.
-    spoiled.sql("UPDATE document_chunks SET parent_chunk_id = NULL")
-    execute(spoiled, "ALTER TABLE document_chunks DETACH PARTITION document_chunks_2024_03")
-    found = spoiled.check()
+    damaged.sql("UPDATE document_chunks SET parent_chunk_id = NULL")
+    execute(damaged, "ALTER TABLE document_chunks DETACH PARTITION document_chunks_2024_03")
+    found = damaged.check()
     (finding,) = [f for f in found.index_issues if f.where == "document_chunks"]
     assert (finding.month, finding.sample[0]["problem"]) == (MARCH, "partition missing")
-    spoiled.repaired()
-    assert catalogue(spoiled) == before
-    assert spoiled.embedded == 0
+    damaged.repaired()
+    assert catalogue(damaged) == before
+    assert damaged.embedded == 0
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "multi"])
-def test_a_collection_that_is_not_loaded(spoiled: Spoiled, kind: str) -> None:
-    with spoiled.milvus() as client:
-        client.release_collection(spoiled.collection(kind))
-    (finding,) = spoiled.only("index_issues")
+def test_a_collection_that_is_not_loaded(damaged: DamagedIndex, kind: str) -> None:
+    with damaged.milvus() as client:
+        client.release_collection(damaged.collection(kind))
+    (finding,) = damaged.only("index_issues")
     assert (finding.where, finding.month, finding.sample[0]["problem"]) == (
         f"{kind}_collection",
         None,
         "not loaded",
     )
-    spoiled.repaired()
+    damaged.repaired()
 
 
-def test_an_index_of_another_type_and_metric(spoiled: Spoiled) -> None:
-    name = spoiled.collection("dense")
-    with spoiled.milvus() as client:
+def test_an_index_of_another_type_and_metric(damaged: DamagedIndex) -> None:
+    name = damaged.collection("dense")
+    with damaged.milvus() as client:
         client.release_collection(name)
         client.drop_index(name, "vector")
         parameters = client.prepare_index_params()
         parameters.add_index("vector", index_name="vector", index_type="FLAT", metric_type="L2")
         client.create_index(name, parameters)
         client.load_collection(name)
-    (finding,) = spoiled.only("index_issues")
+    (finding,) = damaged.only("index_issues")
     assert finding.sample[0]["found"] == (
         "index_type is FLAT, specified is HNSW, metric_type is L2, specified is IP"
     )
-    spoiled.repaired()
-    with spoiled.milvus() as client:
+    damaged.repaired()
+    with damaged.milvus() as client:
         described = client.describe_index(name, "vector")
     assert (described["index_type"], described["metric_type"]) == ("HNSW", "IP")
-    assert spoiled.embedded == 0
+    assert damaged.embedded == 0
 
 
-def test_a_dropped_index_and_what_was_lost_meanwhile(spoiled: Spoiled) -> None:
-    name, chunk = spoiled.collection("dense"), spoiled.chunks()[0]
-    with spoiled.milvus() as client:
+def test_a_dropped_index_and_what_was_lost_meanwhile(damaged: DamagedIndex) -> None:
+    name, chunk = damaged.collection("dense"), damaged.chunks()[0]
+    with damaged.milvus() as client:
         client.delete(name, ids=[f"{chunk}_dense"])
         client.release_collection(name)
         client.drop_index(name, "vector")
-    assert "index missing" in {one["problem"] for f in spoiled.check().index_issues for one in f.sample}
-    spoiled.repaired()
+    assert "index missing" in {one["problem"] for f in damaged.check().index_issues for one in f.sample}
+    damaged.repaired()
 
 
-def test_an_alias_that_is_missing_or_points_elsewhere(spoiled: Spoiled) -> None:
-    prefix = spoiled.index.prefix
-    with spoiled.milvus() as client:
+def test_an_alias_that_is_missing_or_points_elsewhere(damaged: DamagedIndex) -> None:
+    prefix = damaged.index.prefix
+    with damaged.milvus() as client:
         client.drop_alias(f"{prefix}sparse_collection")
-        client.alter_alias(spoiled.collection("multi"), f"{prefix}dense_collection")
-    found = {f.where: f.sample[0]["problem"] for f in spoiled.only("index_issues")}
+        client.alter_alias(damaged.collection("multi"), f"{prefix}dense_collection")
+    found = {f.where: f.sample[0]["problem"] for f in damaged.only("index_issues")}
     assert found == {"dense_collection": "alias points elsewhere", "sparse_collection": "alias missing"}
-    spoiled.repaired()
+    damaged.repaired()
 
 
-def test_a_collection_of_another_dimension_is_recreated_and_refilled(spoiled: Spoiled) -> None:
-    name, alias = spoiled.collection("dense"), f"{spoiled.index.prefix}dense_collection"
-    with spoiled.milvus() as client:
+def test_a_collection_of_another_dimension_is_recreated_and_refilled(damaged: DamagedIndex) -> None:
+    name, alias = damaged.collection("dense"), f"{damaged.index.prefix}dense_collection"
+    with damaged.milvus() as client:
         client.drop_alias(alias)
         client.drop_collection(name)
         client.create_collection(name, dimension=8, id_type="string", max_length=255, vector_field_name="vector")
         client.create_alias(name, alias)
-    found = spoiled.check()
+    found = damaged.check()
     assert "dimension differs" in {one["problem"] for f in found.index_issues for one in f.sample}
-    spoiled.repaired()
-    assert spoiled.embedded == 0
+    damaged.repaired()
+    assert damaged.embedded == 0
 
 
-def test_an_alias_of_another_embedders_vectors_is_left_to_people(spoiled: Spoiled) -> None:
-    other = f"{spoiled.index.prefix}dense_0123456789ab"
-    with spoiled.milvus() as client:
+def test_an_alias_of_another_embedders_vectors_is_left_to_people(damaged: DamagedIndex) -> None:
+    other = f"{damaged.index.prefix}dense_0123456789ab"
+    with damaged.milvus() as client:
         client.create_collection(other, dimension=64, id_type="string", max_length=255)
-        client.alter_alias(other, f"{spoiled.index.prefix}dense_collection")
-    assert {f.where for f in spoiled.only("index_issues")} == {"dense_collection"}
+        client.alter_alias(other, f"{damaged.index.prefix}dense_collection")
+    assert {f.where for f in damaged.only("index_issues")} == {"dense_collection"}
     with pytest.raises(RagError, match="set RAG_EMBEDDER back"):
-        spoiled.repair()
-    with spoiled.milvus() as client:
-        client.alter_alias(spoiled.collection("dense"), f"{spoiled.index.prefix}dense_collection")
+        damaged.repair()
+    with damaged.milvus() as client:
+        client.alter_alias(damaged.collection("dense"), f"{damaged.index.prefix}dense_collection")
         client.drop_collection(other)
-    spoiled.repaired()
+    damaged.repaired()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rag_pipeline_tests.support.damaged_index import MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import MARCH, DamagedIndex
 
 COUNT = "chunk_count differs from the number of chunks"
 UNFINISHED = "completed, with unfinished chunks"
@@ -68,37 +68,37 @@ CONTRADICTIONS: dict[str, list[Contradiction]] = {
 
 
 @pytest.mark.parametrize("group", CONTRADICTIONS)
-def test_contradictions_are_found_and_repaired(spoiled: Spoiled, group: str) -> None:
+def test_contradictions_are_found_and_repaired(damaged: DamagedIndex, group: str) -> None:
     expected: list[tuple[str, str, int]] = []
     for number, (statement, problems) in enumerate(CONTRADICTIONS[group]):
-        assert spoiled.sql(statement.replace("{doc}", f"source_id = 'docs:march{number}.md'"))
+        assert damaged.sql(statement.replace("{doc}", f"source_id = 'docs:march{number}.md'"))
         expected += problems
-    found = spoiled.check()
+    found = damaged.check()
     assert not found.consistent
     mismatches = {(f.where, f.problem): f for f in found.status_mismatches}
     for where, problem, count in expected:
         finding = mismatches[where, problem]
         assert (finding.month, finding.count, len(finding.sample)) == (MARCH, count, count), problem
-    spoiled.repaired()
-    assert spoiled.embedded == 0, "no vectors were lost, or the cache has them"
+    damaged.repaired()
+    assert damaged.embedded == 0, "no vectors were lost, or the cache has them"
 
 
-def test_chunks_without_a_document_are_deleted_with_their_vectors(spoiled: Spoiled) -> None:
-    spoiled.sql("DELETE FROM source_items WHERE source_id = 'docs:march0.md'")
-    spoiled.sql("DELETE FROM documents WHERE source_id = 'docs:march0.md'")
-    spoiled.index.docs.joinpath("march0.md").unlink()
-    found = spoiled.check()
+def test_chunks_without_a_document_are_deleted_with_their_vectors(damaged: DamagedIndex) -> None:
+    damaged.sql("DELETE FROM source_items WHERE source_id = 'docs:march0.md'")
+    damaged.sql("DELETE FROM documents WHERE source_id = 'docs:march0.md'")
+    damaged.index.docs.joinpath("march0.md").unlink()
+    found = damaged.check()
     (finding,) = found.orphaned_chunks
     assert (finding.where, finding.month, finding.count) == ("document_chunks", MARCH, 6)
     assert {one["position"] for one in finding.sample} == set(range(6))
-    spoiled.repaired()
-    assert len(spoiled.chunks()) == 30
-    spoiled.restore()
+    damaged.repaired()
+    assert len(damaged.chunks()) == 30
+    damaged.restore()
 
 
-def test_wrong_statistics_of_a_source_are_recounted(spoiled: Spoiled) -> None:
-    spoiled.sql("UPDATE sources SET total_documents = 70, failed_documents = 2")
-    (finding,) = spoiled.only("status_mismatches")
+def test_wrong_statistics_of_a_source_are_recounted(damaged: DamagedIndex) -> None:
+    damaged.sql("UPDATE sources SET total_documents = 70, failed_documents = 2")
+    (finding,) = damaged.only("status_mismatches")
     assert (finding.month, finding.count) == (None, 1)
     assert finding.sample[0] == {
         "source": "docs",
@@ -109,45 +109,45 @@ def test_wrong_statistics_of_a_source_are_recounted(spoiled: Spoiled) -> None:
         "failed_documents": 2,
         "failed": 0,
     }
-    spoiled.repaired()
+    damaged.repaired()
 
 
-def test_unfinished_work_of_a_running_run_is_not_a_contradiction(spoiled: Spoiled) -> None:
+def test_unfinished_work_of_a_running_run_is_not_a_contradiction(damaged: DamagedIndex) -> None:
     doc = "source_id = 'docs:march0.md'"
-    spoiled.sql(UNVECTORED.replace("{doc}", doc))
-    spoiled.sql(f"UPDATE documents SET indexing_status = 'indexing' WHERE {doc}")
-    with spoiled.index.open() as pipeline, pipeline.month_lock(MARCH):
-        assert spoiled.check().findings == []
-    assert not spoiled.check().consistent
-    spoiled.repaired()
+    damaged.sql(UNVECTORED.replace("{doc}", doc))
+    damaged.sql(f"UPDATE documents SET indexing_status = 'indexing' WHERE {doc}")
+    with damaged.index.open() as pipeline, pipeline.month_lock(MARCH):
+        assert damaged.check().findings == []
+    assert not damaged.check().consistent
+    damaged.repaired()
 
 
-def test_a_quarantined_document_is_a_warning_that_a_repair_leaves_alone(spoiled: Spoiled) -> None:
-    spoiled.index.docs.joinpath("march1.md").write_bytes(b"\x00\x01\x02binary")
-    spoiled.index.ingest()
-    found = spoiled.check()
+def test_a_quarantined_document_is_a_warning_that_a_repair_leaves_alone(damaged: DamagedIndex) -> None:
+    damaged.index.docs.joinpath("march1.md").write_bytes(b"\x00\x01\x02binary")
+    damaged.index.ingest()
+    found = damaged.check()
     assert found.consistent
     (finding,) = found.findings
     assert (finding.check, finding.month, finding.count) == ("quarantined_documents", MARCH, 1)
     assert finding.sample[0]["source_id"] == "docs:march1.md"
     assert finding.sample[0]["reason"]
     assert "--retry-failed" in finding.what_to_do
-    result = spoiled.repair()
+    result = damaged.repair()
     assert result.months == []
     assert [f.check for f in result.remaining.findings] == ["quarantined_documents"]
-    spoiled.restore()
+    damaged.restore()
 
 
-def test_a_dry_run_changes_nothing(spoiled: Spoiled) -> None:
+def test_a_dry_run_changes_nothing(damaged: DamagedIndex) -> None:
     from rag_pipeline.consistency.repair import repair
 
-    spoiled.sql("UPDATE document_chunks SET dense_vector_id = NULL WHERE position = 1")
-    spoiled.sql("UPDATE documents SET chunk_count = 99 WHERE source_id = 'docs:march0.md'")
+    damaged.sql("UPDATE document_chunks SET dense_vector_id = NULL WHERE position = 1")
+    damaged.sql("UPDATE documents SET chunk_count = 99 WHERE source_id = 'docs:march0.md'")
     before = (
-        spoiled.index.rows("SELECT * FROM documents ORDER BY id"),
-        spoiled.index.rows("SELECT * FROM document_chunks ORDER BY id"),
+        damaged.index.rows("SELECT * FROM documents ORDER BY id"),
+        damaged.index.rows("SELECT * FROM document_chunks ORDER BY id"),
     )
-    with spoiled.index.open() as pipeline:
+    with damaged.index.open() as pipeline:
         result = repair(pipeline, dry_run=True)
     assert result.dry_run
     assert [finding.count for finding in result.found.status_mismatches] == [1, 6, 1], (
@@ -157,7 +157,7 @@ def test_a_dry_run_changes_nothing(spoiled: Spoiled) -> None:
         "re-chunked" in f.what_to_do or "written back" in f.what_to_do for f in result.found.status_mismatches
     )
     assert before == (
-        spoiled.index.rows("SELECT * FROM documents ORDER BY id"),
-        spoiled.index.rows("SELECT * FROM document_chunks ORDER BY id"),
+        damaged.index.rows("SELECT * FROM documents ORDER BY id"),
+        damaged.index.rows("SELECT * FROM document_chunks ORDER BY id"),
     )
-    spoiled.repaired()
+    damaged.repaired()

@@ -7,7 +7,7 @@ from pymilvus import MilvusClient
 
 from rag_pipeline.months import Month
 from rag_pipeline.stores.vector_ids import row_ids
-from rag_pipeline_tests.support.damaged_index import APRIL, MARCH, Spoiled
+from rag_pipeline_tests.support.damaged_index import APRIL, MARCH, DamagedIndex
 
 KINDS = ("dense", "sparse", "multi")
 
@@ -16,73 +16,73 @@ def keys(chunk: str, kind: str) -> list[str]:
     return row_ids(kind, chunk, 4)
 
 
-def lose(spoiled: Spoiled, client: MilvusClient, kind: str, chunks: list[str]) -> None:
-    client.delete(spoiled.collection(kind), ids=[key for chunk in chunks for key in keys(chunk, kind)])
+def lose(damaged: DamagedIndex, client: MilvusClient, kind: str, chunks: list[str]) -> None:
+    client.delete(damaged.collection(kind), ids=[key for chunk in chunks for key in keys(chunk, kind)])
 
 
-def test_a_consistent_index_has_no_findings(spoiled: Spoiled) -> None:
-    found = spoiled.check()
+def test_a_consistent_index_has_no_findings(damaged: DamagedIndex) -> None:
+    found = damaged.check()
     assert found.consistent
     assert found.findings == []
-    assert spoiled.repaired().months == []
+    assert damaged.repaired().months == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_deleted_vectors_are_found_and_restored_from_the_cache(spoiled: Spoiled, kind: str) -> None:
-    chunks = spoiled.chunks()[:20]
-    with spoiled.milvus() as client:
-        lose(spoiled, client, kind, chunks)
-    (finding,) = spoiled.only("missing_vectors")
+def test_deleted_vectors_are_found_and_restored_from_the_cache(damaged: DamagedIndex, kind: str) -> None:
+    chunks = damaged.chunks()[:20]
+    with damaged.milvus() as client:
+        lose(damaged, client, kind, chunks)
+    (finding,) = damaged.only("missing_vectors")
     assert (finding.where, finding.month, finding.count) == (f"{kind}_collection", MARCH, 20)
     assert {str(one["chunk_id"]) for one in finding.sample} == set(chunks)
     assert all(one["source_id"].startswith("docs:march") for one in finding.sample)
     assert "rag-pipeline repair --month 2024-03" in finding.what_to_do
-    result = spoiled.repaired()
-    assert (spoiled.embedded, result.embedded, result.reused) == (0, 0, 20)
+    result = damaged.repaired()
+    assert (damaged.embedded, result.embedded, result.reused) == (0, 0, 20)
 
 
-def test_with_an_empty_cache_only_chunks_with_lost_vectors_are_embedded(spoiled: Spoiled) -> None:
-    first, second, third = spoiled.chunks()[:8], spoiled.chunks()[4:12], spoiled.chunks()[20:25]
-    with spoiled.milvus() as client:
+def test_with_an_empty_cache_only_chunks_with_lost_vectors_are_embedded(damaged: DamagedIndex) -> None:
+    first, second, third = damaged.chunks()[:8], damaged.chunks()[4:12], damaged.chunks()[20:25]
+    with damaged.milvus() as client:
         for kind, lost in zip(KINDS, (first, second, third), strict=True):
-            lose(spoiled, client, kind, lost)
-    spoiled.empty_cache()
-    counts = {finding.where: finding.count for finding in spoiled.only("missing_vectors")}
+            lose(damaged, client, kind, lost)
+    damaged.empty_cache()
+    counts = {finding.where: finding.count for finding in damaged.only("missing_vectors")}
     assert counts == {"dense_collection": 8, "sparse_collection": 8, "multi_collection": 5}
-    assert spoiled.repaired().embedded == spoiled.embedded == 17, "each chunk once, in one pass for all kinds"
-    spoiled.warm_cache()
+    assert damaged.repaired().embedded == damaged.embedded == 17, "each chunk once, in one pass for all kinds"
+    damaged.warm_cache()
 
 
-def test_a_single_lost_multi_vector_is_found(spoiled: Spoiled) -> None:
-    with spoiled.milvus() as client:
-        client.delete(spoiled.collection("multi"), ids=[f"{spoiled.chunks()[0]}_multi_2"])
-    (finding,) = spoiled.only("missing_vectors")
+def test_a_single_lost_multi_vector_is_found(damaged: DamagedIndex) -> None:
+    with damaged.milvus() as client:
+        client.delete(damaged.collection("multi"), ids=[f"{damaged.chunks()[0]}_multi_2"])
+    (finding,) = damaged.only("missing_vectors")
     assert finding.count == 1
-    spoiled.repaired()
+    damaged.repaired()
 
 
-def test_a_chunk_stays_live_while_its_vector_is_missing(spoiled: Spoiled) -> None:
+def test_a_chunk_stays_live_while_its_vector_is_missing(damaged: DamagedIndex) -> None:
     poisoned = (
         "SELECT id::text FROM document_chunks WHERE content LIKE '%%索引%%' AND document_created_at < %s LIMIT 1"
     )
-    ((lost,),) = spoiled.index.rows(poisoned, MARCH.end)
-    with spoiled.milvus() as client:
-        lose(spoiled, client, "dense", [lost])
-    spoiled.index.embedder.poison = "索引"
-    spoiled.empty_cache()
-    result = spoiled.repair()
+    ((lost,),) = damaged.index.rows(poisoned, MARCH.end)
+    with damaged.milvus() as client:
+        lose(damaged, client, "dense", [lost])
+    damaged.index.embedder.poison = "索引"
+    damaged.empty_cache()
+    result = damaged.repair()
     assert result.remaining.consistent
     (quarantined,) = result.remaining.findings
     assert quarantined.check == "quarantined_documents", (
         "it can no longer be embedded: quarantined, not inconsistent"
     )
-    assert spoiled.index.rows("SELECT live FROM document_chunks WHERE id = %s", lost) == [(True,)]
-    spoiled.restore()
+    assert damaged.index.rows("SELECT live FROM document_chunks WHERE id = %s", lost) == [(True,)]
+    damaged.restore()
 
 
-def test_vectors_without_a_chunk_are_deleted(spoiled: Spoiled) -> None:
-    name, chunk = spoiled.collection("dense"), spoiled.chunks()[0]
-    with spoiled.milvus() as client:
+def test_vectors_without_a_chunk_are_deleted(damaged: DamagedIndex) -> None:
+    name, chunk = damaged.collection("dense"), damaged.chunks()[0]
+    with damaged.milvus() as client:
         (row,) = client.get(name, ids=[f"{chunk}_dense"])
         stray = [
             "00000000-0000-4000-8000-000000000000_dense",
@@ -92,107 +92,107 @@ def test_vectors_without_a_chunk_are_deleted(spoiled: Spoiled) -> None:
             "!",
         ]
         client.upsert(name, [{**row, "id": key} for key in stray], partition_name=MARCH.milvus_partition)
-    (finding,) = spoiled.only("orphaned_vectors")
+    (finding,) = damaged.only("orphaned_vectors")
     assert (finding.where, finding.month, finding.count) == ("dense_collection", MARCH, 5)
     assert {one["id"]: one["why"] for one in finding.sample} == {
         stray[0]: "no such chunk",
         **dict.fromkeys(stray[1:], "not a key of this collection"),
     }
-    assert spoiled.repaired().deleted_vectors == 5
-    assert spoiled.embedded == 0
+    assert damaged.repaired().deleted_vectors == 5
+    assert damaged.embedded == 0
 
 
-def test_more_multi_vectors_than_their_chunk_has_are_orphaned(spoiled: Spoiled) -> None:
-    name, chunk = spoiled.collection("multi"), spoiled.chunks()[0]
-    with spoiled.milvus() as client:
+def test_more_multi_vectors_than_their_chunk_has_are_orphaned(damaged: DamagedIndex) -> None:
+    name, chunk = damaged.collection("multi"), damaged.chunks()[0]
+    with damaged.milvus() as client:
         (row,) = client.get(name, ids=[f"{chunk}_multi_3"])
         client.upsert(name, [{**row, "id": f"{chunk}_multi_4"}], partition_name=MARCH.milvus_partition)
-    (finding,) = spoiled.only("orphaned_vectors")
+    (finding,) = damaged.only("orphaned_vectors")
     assert finding.sample == [{"id": f"{chunk}_multi_4", "why": "its chunk has 4 vectors"}]
-    spoiled.repaired()
+    damaged.repaired()
 
 
 @pytest.mark.parametrize("move", [False, True], ids=["copied", "moved"])
-def test_vectors_in_another_months_partition(spoiled: Spoiled, move: bool) -> None:
-    name, chunk = spoiled.collection("dense"), spoiled.chunks(APRIL)[0]
-    with spoiled.milvus() as client:
+def test_vectors_in_another_months_partition(damaged: DamagedIndex, move: bool) -> None:
+    name, chunk = damaged.collection("dense"), damaged.chunks(APRIL)[0]
+    with damaged.milvus() as client:
         (row,) = client.get(name, ids=[f"{chunk}_dense"])
         if move:
             client.delete(name, ids=[f"{chunk}_dense"])
             client.flush(name)  # Lite forgets an unflushed deletion when the key is written again.
         client.upsert(name, [dict(row)], partition_name=MARCH.milvus_partition)
-    found = spoiled.check()
+    found = damaged.check()
     (orphan,) = found.orphaned_vectors
     assert (orphan.month, orphan.count) == (MARCH, 1)
     assert orphan.sample[0]["why"] == "in the wrong partition: its chunk is in 2024-04"
     if move:
         assert [finding.month for finding in found.missing_vectors] == [APRIL]
-    assert spoiled.repair(MARCH).months == [MARCH, APRIL], "April lost its vector when March's was deleted"
-    assert spoiled.embedded == 0
-    assert spoiled.repaired().months == []
+    assert damaged.repair(MARCH).months == [MARCH, APRIL], "April lost its vector when March's was deleted"
+    assert damaged.embedded == 0
+    assert damaged.repaired().months == []
 
 
-def test_a_partition_of_a_month_without_a_partition_in_postgresql(spoiled: Spoiled) -> None:
-    name, chunk, month = spoiled.collection("dense"), spoiled.chunks()[0], Month(2019, 5)
-    with spoiled.milvus() as client:
+def test_a_partition_of_a_month_without_a_partition_in_postgresql(damaged: DamagedIndex) -> None:
+    name, chunk, month = damaged.collection("dense"), damaged.chunks()[0], Month(2019, 5)
+    with damaged.milvus() as client:
         (row,) = client.get(name, ids=[f"{chunk}_dense"])
         client.create_partition(name, month.milvus_partition)
         stray = [{**row, "id": f"{n:08x}-0000-4000-8000-000000000000_dense"} for n in range(30)]
         client.upsert(name, stray, partition_name=month.milvus_partition)
-    found = spoiled.check()
+    found = damaged.check()
     (vectors,), (partition,) = found.orphaned_vectors, found.index_issues
     assert (vectors.month, vectors.count, len(vectors.sample)) == (month, 30, 20), (
         "an exact count, a capped sample"
     )
     assert (partition.month, partition.sample[0]["found"]) == (month, "m_2019_05")
-    spoiled.repaired()
+    damaged.repaired()
 
 
-def test_pending_deletions_are_not_orphaned(spoiled: Spoiled) -> None:
+def test_pending_deletions_are_not_orphaned(damaged: DamagedIndex) -> None:
     import psycopg
 
-    with psycopg.connect(spoiled.index.endpoints.postgres_url) as connection:
+    with psycopg.connect(damaged.index.endpoints.postgres_url) as connection:
         connection.execute("DELETE FROM source_items WHERE source_id = 'docs:march0.md'")
-    pending = spoiled.index.rows("SELECT count(*) FROM vector_deletions")
+    pending = damaged.index.rows("SELECT count(*) FROM vector_deletions")
     assert pending[0][0] > 0
-    found = spoiled.check()
+    found = damaged.check()
     assert found.orphaned_vectors == []
-    spoiled.restore()
+    damaged.restore()
 
 
-def test_a_lost_collection_is_recreated(spoiled: Spoiled) -> None:
-    name = spoiled.collection("sparse")
-    with spoiled.milvus() as client:
+def test_a_lost_collection_is_recreated(damaged: DamagedIndex) -> None:
+    name = damaged.collection("sparse")
+    with damaged.milvus() as client:
         for alias in client.list_aliases(collection_name=name)["aliases"]:
             client.drop_alias(alias)
         client.drop_collection(name)
-    found = spoiled.check()
+    found = damaged.check()
     assert {finding.where for finding in found.findings} == {"sparse_collection"}
-    assert sum(finding.count for finding in found.missing_vectors) == len(spoiled.chunks()) + len(
-        spoiled.chunks(APRIL)
+    assert sum(finding.count for finding in found.missing_vectors) == len(damaged.chunks()) + len(
+        damaged.chunks(APRIL)
     )
-    spoiled.repaired()
-    assert spoiled.embedded == 0
+    damaged.repaired()
+    assert damaged.embedded == 0
 
 
-def test_vectors_of_a_kind_that_is_not_built_are_not_missing(spoiled: Spoiled) -> None:
+def test_vectors_of_a_kind_that_is_not_built_are_not_missing(damaged: DamagedIndex) -> None:
     from rag_pipeline.consistency.checker import DataConsistencyChecker
 
-    with spoiled.milvus() as client:
-        lose(spoiled, client, "sparse", spoiled.chunks())
-    with spoiled.index.open(vectors="dense,multi") as pipeline:
+    with damaged.milvus() as client:
+        lose(damaged, client, "sparse", damaged.chunks())
+    with damaged.index.open(vectors="dense,multi") as pipeline:
         assert DataConsistencyChecker(pipeline).check_consistency().findings == []
-    spoiled.repaired()
+    damaged.repaired()
 
 
-def test_a_repair_fills_a_kind_of_vectors_that_was_not_built_before(spoiled: Spoiled) -> None:
+def test_a_repair_fills_a_kind_of_vectors_that_was_not_built_before(damaged: DamagedIndex) -> None:
     from rag_pipeline.consistency.repair import repair
     from rag_pipeline.indexing.ingest import ingest
 
-    spoiled.index.write("may.md", "# 五月\n\n五月の本文。\n", "2024-05-01")
-    with spoiled.index.open(vectors="dense") as pipeline:
+    damaged.index.write("may.md", "# 五月\n\n五月の本文。\n", "2024-05-01")
+    with damaged.index.open(vectors="dense") as pipeline:
         ingest(pipeline)
-    with spoiled.index.open() as pipeline:
+    with damaged.index.open() as pipeline:
         assert repair(pipeline).remaining.findings == []
-    spoiled.index.assert_true()
-    spoiled.restore()
+    damaged.index.assert_consistent()
+    damaged.restore()

@@ -7,7 +7,7 @@ from collections import Counter
 import dagster as dg
 
 from rag_pipeline.months import Month
-from rag_pipeline_tests.support.code_location import Place
+from rag_pipeline_tests.support.code_location import CodeLocation
 
 MONTHS = [Month(2024, 1), Month(2024, 2), Month(2024, 3)]
 
@@ -23,18 +23,18 @@ def evaluations(instance: dg.DagsterInstance, defs: dg.Definitions) -> Counter[t
 
 
 def test_each_month_has_one_evaluation_per_check_and_nothing_stays_planned(
-    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
+    location: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
     for month in MONTHS:
-        place.write(f"{month}.md", f"{month}-05")
-    place.scan()
+        location.write(f"{month}.md", f"{month}-05")
+    location.scan()
     job = defs.resolve_job_def("index_month")
     for month in MONTHS:
         assert job.execute_in_process(partition_key=month.partition_key, instance=instance).success
     checks = {key.to_user_string() for key in defs.resolve_asset_graph().asset_check_keys}
     expected = {(check, month.partition_key, "SUCCEEDED"): 1 for check in checks for month in MONTHS}
     assert evaluations(instance, defs) == expected
-    assert place.stored(MONTHS[1])["dense"] == 1
+    assert location.stored(MONTHS[1])["dense"] == 1
 
     # The checks alone, as the nightly schedule requests them: one more evaluation for that month alone.
     check = defs.resolve_job_def("check_month")

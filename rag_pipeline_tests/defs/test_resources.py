@@ -14,16 +14,16 @@ from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.defs.ticks import tick_of_schedule, tick_of_sensor
-from rag_pipeline_tests.support.code_location import Place
+from rag_pipeline_tests.support.code_location import CodeLocation
 
 JANUARY = Month(2024, 1)
 
 
 @pytest.fixture
-def opened(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
+def opened(location: CodeLocation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     """A pipeline on the stores, which this process's variables no longer lead to."""
-    place.write("a.md", "2024-01-05")
-    place.scan()
+    location.write("a.md", "2024-01-05")
+    location.scan()
     with Pipeline(load_settings()) as pipeline:
         monkeypatch.setenv("RAG_POSTGRES_URL", "postgresql://127.0.0.1:9/nowhere")
         yield pipeline
@@ -57,7 +57,7 @@ def test_an_open_pipeline_reaches_assets_checks_ops_sensors_and_schedules(opened
 
 
 def test_it_is_opened_once_per_tick_and_run_and_closed_at_the_end(
-    place: Place, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    location: CodeLocation, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
     create, close = PipelineResource.create_resource, Pipeline.close
@@ -70,8 +70,8 @@ def test_it_is_opened_once_per_tick_and_run_and_closed_at_the_end(
         events.append("closed")
         close(pipeline)
 
-    place.write("a.md", "2024-01-05")
-    place.scan()
+    location.write("a.md", "2024-01-05")
+    location.scan()
     monkeypatch.setattr(PipelineResource, "create_resource", counted_create)
     monkeypatch.setattr(Pipeline, "close", counted_close)
     defs = build_defs()

@@ -11,7 +11,7 @@ from rag_pipeline.defs.month_partitions import PARTITION_TAG
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.months import Month
 from rag_pipeline_tests.defs.ticks import tick_of_schedule, tick_of_sensor
-from rag_pipeline_tests.support.code_location import Place
+from rag_pipeline_tests.support.code_location import CodeLocation
 
 JANUARY, FEBRUARY = Month(2024, 1), Month(2024, 2)
 
@@ -29,30 +29,30 @@ def start(defs: dg.Definitions, job: str, month: Month, instance: dg.DagsterInst
 
 
 def test_partitions_are_created_in_advance_in_all_stores(
-    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
+    location: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
-    place.write("a.md", "2024-01-05")
-    place.ingest()
+    location.write("a.md", "2024-01-05")
+    location.ingest()
     assert len(tick_of_schedule(defs, "create_partitions").run_requests or ()) == 1
     for _ in range(2):
         assert run(defs, "create_partitions", instance).success
     running = Month.now()
     wanted = {JANUARY, running, running.next(), running.next().next()}
-    assert {Month.parse(name[-7:].replace("_", "-")) for (name,) in place.sql(PARTITIONS)} == wanted
-    assert place.milvus_months() == dict.fromkeys(("dense", "sparse", "multi"), wanted)
+    assert {Month.parse(name[-7:].replace("_", "-")) for (name,) in location.sql(PARTITIONS)} == wanted
+    assert location.milvus_months() == dict.fromkeys(("dense", "sparse", "multi"), wanted)
 
 
 PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' AND relname LIKE 'documents_2%'"
 
 
 def test_the_nightly_checks_cover_each_month_with_documents_oldest_first(
-    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
+    location: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
     assert "no month has documents" in (tick_of_schedule(defs, "nightly_checks", instance).skip_message or "")
-    place.write("b.md", "2024-02-05")
-    place.write("a.md", "2024-01-05")
-    place.ingest()
-    place.sql("SELECT create_monthly_partition('2024-03-01')")
+    location.write("b.md", "2024-02-05")
+    location.write("a.md", "2024-01-05")
+    location.ingest()
+    location.sql("SELECT create_monthly_partition('2024-03-01')")
     requests = tick_of_schedule(defs, "nightly_checks", instance).run_requests or []
     assert [request.partition_key for request in requests] == [JANUARY.partition_key, FEBRUARY.partition_key]
     assert requests[0].tags["dagster/priority"] == "-1"
@@ -63,51 +63,51 @@ def test_the_nightly_checks_cover_each_month_with_documents_oldest_first(
 
 
 def test_old_months_expire_if_a_retention_is_set(
-    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+    location: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.write("a.md", "2024-01-05")
-    place.write("b.md", str(datetime.now(UTC).date()))
-    place.ingest()
+    location.write("a.md", "2024-01-05")
+    location.write("b.md", str(datetime.now(UTC).date()))
+    location.ingest()
     assert "RAG_RETENTION_MONTHS is not set" in (tick_of_schedule(defs, "expire_months").skip_message or "")
     monkeypatch.setenv("RAG_RETENTION_MONTHS", "3")
     assert len(tick_of_schedule(defs, "expire_months").run_requests or ()) == 1
     assert run(defs, "expire_months", instance).success
-    assert place.sql("SELECT source_id FROM documents") == [("docs:b.md",)]
-    assert JANUARY not in place.milvus_months()["dense"]
+    assert location.sql("SELECT source_id FROM documents") == [("docs:b.md",)]
+    assert JANUARY not in location.milvus_months()["dense"]
     assert "none is older" in (tick_of_schedule(defs, "expire_months").skip_message or "")
 
 
 def test_deletions_by_sql_reach_milvus_even_after_it_was_down(
-    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+    location: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.write("a.md", "2024-01-05")
-    place.write("b.md", "2024-01-06")
-    place.ingest()
-    assert place.stored(JANUARY)["dense"] == 2
+    location.write("a.md", "2024-01-05")
+    location.write("b.md", "2024-01-06")
+    location.ingest()
+    assert location.stored(JANUARY)["dense"] == 2
     with monkeypatch.context() as patch:
         patch.setenv("RAG_MILVUS_URI", "http://127.0.0.1:9")
         assert "no pending deletions" in (
             tick_of_sensor(defs, "drain_vector_deletions", instance).skip_message or ""
         )
-        place.sql("DELETE FROM documents WHERE source_id = 'docs:a.md'")
+        location.sql("DELETE FROM documents WHERE source_id = 'docs:a.md'")
         with pytest.raises(StoreUnavailableError, match="nothing was lost"):
             tick_of_sensor(defs, "drain_vector_deletions", instance)
-        assert place.sql("SELECT count(*) FROM vector_deletions") == [(1,)]
+        assert location.sql("SELECT count(*) FROM vector_deletions") == [(1,)]
     # A restarted server has no collection loaded.
-    place.release_collections()
+    location.release_collections()
     message = tick_of_sensor(defs, "drain_vector_deletions", instance).skip_message
     assert message == "deleted the vectors of 1 chunks from Milvus, 0 deletions pending"
-    assert place.stored(JANUARY) == {"dense": 1, "sparse": 1, "multi": 4}
-    assert place.sql("SELECT count(*) FROM vector_deletions") == [(0,)]
+    assert location.stored(JANUARY) == {"dense": 1, "sparse": 1, "multi": 4}
+    assert location.sql("SELECT count(*) FROM vector_deletions") == [(0,)]
 
 
 def test_a_backlog_of_deletions_is_reported_and_fails_past_the_limit(
-    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+    location: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.write("a.md", "2024-01-05")
-    place.write("b.md", "2024-02-05")
-    place.ingest()
-    place.sql("DELETE FROM documents WHERE source_id = 'docs:a.md'")
+    location.write("a.md", "2024-01-05")
+    location.write("b.md", "2024-02-05")
+    location.ingest()
+    location.sql("DELETE FROM documents WHERE source_id = 'docs:a.md'")
     for limit, month, pending, passed in (
         ("1", JANUARY, 1, True),
         ("0", JANUARY, 1, False),
@@ -119,9 +119,9 @@ def test_a_backlog_of_deletions_is_reported_and_fails_past_the_limit(
         assert (found.passed, found.metadata["pending"].value) == (passed, pending)
         assert found.partition == month.partition_key
     # A month's own run deletes before it checks.
-    (place.docs / "b.md").unlink()
-    place.write("c.md", "2024-01-05")
-    place.scan()
+    (location.docs / "b.md").unlink()
+    location.write("c.md", "2024-01-05")
+    location.scan()
     result = run(defs, "index_month", instance, partition_key=FEBRUARY.partition_key)
     [found] = [e for e in result.get_asset_check_evaluations() if e.check_name == "vector_deletions_backlog"]
     assert result.success
@@ -129,16 +129,16 @@ def test_a_backlog_of_deletions_is_reported_and_fails_past_the_limit(
 
 
 def test_a_quarantined_document_is_retried_when_it_is_due(
-    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
+    location: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
-    path = place.write("a.md", "2024-01-05")
-    place.ingest()
+    path = location.write("a.md", "2024-01-05")
+    location.ingest()
     path.write_bytes(path.read_bytes()[:20] + b"\x00\x01\x02binary")
-    place.ingest()
-    assert place.sql("SELECT state FROM source_items") == [("failed",)]
+    location.ingest()
+    assert location.sql("SELECT state FROM source_items") == [("failed",)]
     first = tick_of_sensor(defs, "index_pending_months", instance)
     assert first.run_requests == []
-    place.sql("UPDATE source_items SET retry_at = now()")
+    location.sql("UPDATE source_items SET retry_at = now()")
     second = tick_of_sensor(defs, "index_pending_months", instance, first.cursor)
     assert [request.partition_key for request in second.run_requests or ()] == [JANUARY.partition_key]
     third = tick_of_sensor(defs, "index_pending_months", instance, second.cursor)
@@ -146,11 +146,11 @@ def test_a_quarantined_document_is_retried_when_it_is_due(
 
 
 def test_a_running_month_is_not_requested_again_but_one_with_queued_checks_is(
-    place: Place, instance: dg.DagsterInstance, defs: dg.Definitions
+    location: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
-    place.write("a.md", "2024-01-05")
-    place.write("b.md", "2024-02-05")
-    place.scan()
+    location.write("a.md", "2024-01-05")
+    location.write("b.md", "2024-02-05")
+    location.scan()
     for job, month in (("index_month", JANUARY), ("check_month", FEBRUARY)):
         start(defs, job, month, instance)
     requests = tick_of_sensor(defs, "index_pending_months", instance).run_requests or []

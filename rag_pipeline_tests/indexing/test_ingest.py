@@ -33,7 +33,7 @@ def test_documents_become_three_verified_collections(index: Index) -> None:
     assert result.months == [Month(2024, 3)], "midnight in Tokyo is still March in UTC"
     assert result.stats.documents == 2
     assert result.stats.embedded == result.stats.chunks > 5
-    index.assert_true()
+    index.assert_consistent()
     ids = index.rows("SELECT dense_vector_id, sparse_vector_id, multi_vector_id, id FROM document_chunks")
     assert all((d, s, m) == (f"{i}_dense", f"{i}_sparse", f"{i}_multi") for d, s, m, i in ids)
     assert all(kind_ids for kind_ids in (index.vector_ids(kind, Month(2024, 3)) for kind in KINDS))
@@ -70,7 +70,7 @@ def test_an_edit_costs_its_changed_chunks_only(index: Index) -> None:
     result = index.ingest()
     assert (result.stats.chunks, result.stats.superseded, result.stats.embedded) == (1, 1, 1)
     assert index.embedder.texts == asked + 1
-    index.assert_true()
+    index.assert_consistent()
 
 
 def test_chunks_that_only_moved_are_not_embedded_again_and_follow_in_milvus(index: Index) -> None:
@@ -81,7 +81,7 @@ def test_chunks_that_only_moved_are_not_embedded_again_and_follow_in_milvus(inde
     result = index.ingest()
     assert index.embedder.texts == asked + 1
     assert result.stats.moved == 2
-    index.assert_true()
+    index.assert_consistent()
     positions = dict(index.rows("SELECT id::text, position FROM document_chunks"))
     with index.open() as opened:
         name = opened.collections.generations["dense"].name
@@ -99,7 +99,7 @@ def test_a_deleted_file_leaves_no_row_and_no_vector(index: Index) -> None:
     result = index.ingest()
     assert result.stats.deleted == 1
     assert result.stats.vectors_deleted > 0
-    index.assert_true()
+    index.assert_consistent()
     assert index.rows("SELECT count(*) FROM source_items") == [(2,)]
 
 
@@ -114,7 +114,7 @@ def test_a_renamed_file_is_taken_from_the_cache(index: Index) -> None:
     assert result.stats.embedded == 0
     assert result.stats.reused == result.stats.chunks > 0
     assert index.embedder.texts == asked
-    index.assert_true()
+    index.assert_consistent()
 
 
 def test_deleting_most_of_a_source_needs_a_confirmation(index: Index) -> None:
@@ -130,7 +130,7 @@ def test_deleting_most_of_a_source_needs_a_confirmation(index: Index) -> None:
     result = index.ingest(confirm_deletions=True)
     assert result.errors == []
     assert result.stats.deleted == 3
-    index.assert_true()
+    index.assert_consistent()
 
 
 def test_a_missing_folder_deletes_nothing(index: Index) -> None:
@@ -163,7 +163,7 @@ def test_a_document_that_cannot_be_read_is_quarantined_and_its_previous_version_
     path.write_bytes(good)
     result = index.ingest()
     assert result.stats.failed == 0
-    index.assert_true()
+    index.assert_consistent()
 
 
 def test_one_chunk_that_cannot_be_embedded_fails_alone(index: Index) -> None:
@@ -180,7 +180,7 @@ def test_one_chunk_that_cannot_be_embedded_fails_alone(index: Index) -> None:
     index.embedder.poison = None
     result = index.ingest(retry_failed=True)
     assert (result.stats.embedded, result.stats.failed_chunks) == (1, 0)
-    index.assert_true()
+    index.assert_consistent()
 
 
 def test_a_failed_update_leaves_the_old_version_searchable(index: Index) -> None:
@@ -193,7 +193,7 @@ def test_a_failed_update_leaves_the_old_version_searchable(index: Index) -> None
     path.write_text(path.read_text("utf-8").replace("毒の本文。", "良い本文。"), "utf-8")
     index.ingest()
     assert index.rows("SELECT content FROM document_chunks WHERE live") == [("# 一\n\n良い本文。",)]
-    index.assert_true()
+    index.assert_consistent()
 
 
 def test_new_metadata_in_sources_yaml_reaches_the_documents(index: Index) -> None:
@@ -206,7 +206,7 @@ def test_new_metadata_in_sources_yaml_reaches_the_documents(index: Index) -> Non
     index.ingest()
     assert index.rows("SELECT category, tags FROM documents") == [("manual", ["public"])]
     assert index.embedder.texts == asked
-    index.assert_true()
+    index.assert_consistent()
 
 
 def test_another_chunk_size_rechunks_the_documents(index: Index) -> None:
@@ -216,7 +216,7 @@ def test_another_chunk_size_rechunks_the_documents(index: Index) -> None:
     with index.open(chunk_tokens=200) as pipeline:
         ingest(pipeline)
     assert index.rows("SELECT count(*) FROM document_chunks")[0][0] < before
-    index.assert_true()
+    index.assert_consistent()
 
 
 def test_a_killed_scan_resumes_where_it_stopped(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +245,7 @@ def test_another_dimension_is_rejected_before_anything_is_written(index: Index) 
     index.embedder = CheapEmbedder()
     assert {kind: index.vector_ids(kind) for kind in KINDS} == before
     index.ingest()
-    index.assert_true()
+    index.assert_consistent()
 
 
 def test_a_kind_that_is_not_built_is_not_missed(index: Index) -> None:
@@ -266,7 +266,7 @@ def test_without_redis_it_is_slower_and_not_wrong(index: Index, tmp_path: Path) 
     result = index.ingest()
     assert result.errors == []
     assert result.stats.embedded > 0
-    index.assert_true()
+    index.assert_consistent()
 
 
 def test_an_unlisted_source_keeps_its_documents_until_it_is_removed(index: Index) -> None:
@@ -277,4 +277,4 @@ def test_an_unlisted_source_keeps_its_documents_until_it_is_removed(index: Index
     assert result.unconfigured == ["docs"]
     assert index.rows("SELECT count(*) FROM documents") == [(2,)]
     assert index.rows("SELECT name, is_active FROM sources ORDER BY 1") == [("docs", False), ("other", True)]
-    index.assert_true()
+    index.assert_consistent()

@@ -82,7 +82,7 @@ def test_what_failed_is_retried_after_growing_pauses(index: Index) -> None:
     index.embedder.poison = None
     index.write("unread.md", "# 読める\n")
     index.ingest()
-    index.assert_true()
+    index.assert_consistent()
     assert index.rows(
         "SELECT failures, retry_at FROM documents UNION SELECT failures, retry_at FROM source_items"
     ) == [(0, None)]

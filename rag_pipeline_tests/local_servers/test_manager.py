@@ -64,7 +64,7 @@ def new_home(folder: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def stack(home: Path) -> LocalServers:
+def servers(home: Path) -> LocalServers:
     return LocalServers(embedded(home))
 
 
@@ -93,19 +93,19 @@ def kill(pid: int) -> None:
     assert processes.wait_until(lambda: not alive(pid), lambda: True, 10)
 
 
-def running(stack: LocalServers) -> dict[str, bool]:
-    return {key: part["running"] for key, part in stack.status().items()}
+def running(servers: LocalServers) -> dict[str, bool]:
+    return {key: part["running"] for key, part in servers.status().items()}
 
 
 def passwords(urls: Endpoints) -> list[str]:
     return [url.split("@")[0].rpartition(":")[2] for url in (urls.postgres_url, urls.redis_url)]
 
 
-def test_down_and_up_keep_data_and_addresses(stack: LocalServers) -> None:
+def test_down_and_up_keep_data_and_addresses(servers: LocalServers) -> None:
     from pymilvus import MilvusClient
 
-    before = stack.up()
-    assert running(stack) == dict.fromkeys(KEYS, True)
+    before = servers.up()
+    assert running(servers) == dict.fromkeys(KEYS, True)
     mark = secrets.token_hex(4)
     with psycopg.connect(before.postgres_url) as connection:
         connection.execute("CREATE TABLE marks AS SELECT %s AS mark", (mark,))
@@ -118,10 +118,10 @@ def test_down_and_up_keep_data_and_addresses(stack: LocalServers) -> None:
     milvus.create_collection(f"c_{mark}", dimension=2)
     milvus.close()
 
-    stack.down()
-    assert running(stack) == dict.fromkeys(KEYS, False)
+    servers.down()
+    assert running(servers) == dict.fromkeys(KEYS, False)
     lines: list[str] = []
-    assert stack.up(lines.append) == before
+    assert servers.up(lines.append) == before
     assert sum("started" in line for line in lines) == 3
     with psycopg.connect(before.postgres_url) as connection:
         assert connection.execute("SELECT mark FROM marks").fetchone() == (mark,)
@@ -132,36 +132,36 @@ def test_down_and_up_keep_data_and_addresses(stack: LocalServers) -> None:
     milvus.close()
 
 
-def test_up_and_down_can_be_repeated(stack: LocalServers, home: Path) -> None:
-    first = stack.up()
+def test_up_and_down_can_be_repeated(servers: LocalServers, home: Path) -> None:
+    first = servers.up()
     servers = pids(home)
     lines: list[str] = []
-    assert stack.up(lines.append) == first
+    assert servers.up(lines.append) == first
     assert pids(home) == servers
     assert sum("running on" in line for line in lines) == 3
-    stack.down()
-    stack.down(lines.append)
+    servers.down()
+    servers.down(lines.append)
     assert sum("not running" in line for line in lines) == 3
     assert not any(alive(pid) for pid in servers.values())
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_killed_server_is_started_again_where_it_was(stack: LocalServers, home: Path, key: str) -> None:
-    before = stack.up()
+def test_a_killed_server_is_started_again_where_it_was(servers: LocalServers, home: Path, key: str) -> None:
+    before = servers.up()
     servers = pids(home)
     kill(servers[key])
-    assert running(stack) == {name: name != key for name in KEYS}
-    assert stack.up() == before
-    assert running(stack) == dict.fromkeys(KEYS, True)
+    assert running(servers) == {name: name != key for name in KEYS}
+    assert servers.up() == before
+    assert running(servers) == dict.fromkeys(KEYS, True)
     after = pids(home)
     assert {name for name in KEYS if after[name] != servers[name]} == {key}
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_pid_that_another_program_got_is_not_taken_for_the_server(
-    stack: LocalServers, home: Path, key: str
+    servers: LocalServers, home: Path, key: str
 ) -> None:
-    before = stack.up()
+    before = servers.up()
     pid = pids(home)[key]
     kill(pid)
     owner = pidfiles(home)[key].parent.stat()
@@ -173,17 +173,17 @@ def test_a_pid_that_another_program_got_is_not_taken_for_the_server(
         try:
             lines = pidfiles(home)[key].read_text().split("\n")
             pidfiles(home)[key].write_text("\n".join([str(other.pid), *lines[1:]]))
-            assert running(stack) == {name: name != key for name in KEYS}
-            assert stack.up() == before
-            stack.down()
+            assert running(servers) == {name: name != key for name in KEYS}
+            assert servers.up() == before
+            servers.down()
             assert other.poll() is None
         finally:
             other.kill()
 
 
-def test_a_port_that_another_program_took_is_given_up(stack: LocalServers, home: Path) -> None:
-    before = stack.up()
-    stack.down()
+def test_a_port_that_another_program_took_is_given_up(servers: LocalServers, home: Path) -> None:
+    before = servers.up()
+    servers.down()
     ports = [int(url.rpartition(":")[2].split("/")[0]) for url in vars(before).values()]
     others = []
     try:
@@ -195,10 +195,10 @@ def test_a_port_that_another_program_took_is_given_up(stack: LocalServers, home:
             other.bind(("127.0.0.1", port))
             other.listen()
             others.append(other)
-        assert running(stack) == dict.fromkeys(KEYS, False)
+        assert running(servers) == dict.fromkeys(KEYS, False)
         lines: list[str] = []
-        after = stack.up(lines.append)
-        assert running(stack) == dict.fromkeys(KEYS, True)
+        after = servers.up(lines.append)
+        assert running(servers) == dict.fromkeys(KEYS, True)
     finally:
         for other in others:
             other.close()
@@ -207,11 +207,11 @@ def test_a_port_that_another_program_took_is_given_up(stack: LocalServers, home:
         assert not any(f":{port}" in url for url in vars(after).values())
     assert find_endpoints(embedded(home)) == after
     assert passwords(after) == passwords(before)
-    assert stack.up() == after
+    assert servers.up() == after
 
 
-def test_the_servers_listen_on_the_loopback_address_only(stack: LocalServers, home: Path) -> None:
-    urls = stack.up()
+def test_the_servers_listen_on_the_loopback_address_only(servers: LocalServers, home: Path) -> None:
+    urls = servers.up()
     for key, url in zip(("postgres", "milvus", "redis"), vars(urls).values(), strict=True):
         listening = {
             (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
@@ -221,8 +221,8 @@ def test_the_servers_listen_on_the_loopback_address_only(stack: LocalServers, ho
         assert listening == {("127.0.0.1", int(url.rpartition(":")[2].split("/")[0]))}
 
 
-def test_nobody_enters_without_the_password(stack: LocalServers) -> None:
-    urls = stack.up()
+def test_nobody_enters_without_the_password(servers: LocalServers) -> None:
+    urls = servers.up()
     for password, url in zip(passwords(urls), (urls.postgres_url, urls.redis_url), strict=True):
         for other in ("", "wrong"):
             if url.startswith("redis"):
@@ -236,60 +236,60 @@ def test_nobody_enters_without_the_password(stack: LocalServers) -> None:
                     psycopg.connect(url.replace(password, other))
 
 
-def test_no_password_is_shown(stack: LocalServers, home: Path) -> None:
+def test_no_password_is_shown(servers: LocalServers, home: Path) -> None:
     lines: list[str] = []
-    urls = stack.up(lines.append)
-    shown = repr(urls) + str(urls) + repr(stack.status()) + repr(lines) + repr(vars(stack))
+    urls = servers.up(lines.append)
+    shown = repr(urls) + str(urls) + repr(servers.status()) + repr(lines) + repr(vars(servers))
     shown += "".join(path.read_text() for path in (home / "logs").iterdir())
     shown += "".join(" ".join(psutil.Process(pid).cmdline()) for pid in pids(home).values())
     for password in passwords(urls):
         assert len(password) >= 24
         assert password not in shown
     assert "rag:***@127.0.0.1" in repr(urls)
-    assert stack.status()["postgres"]["url"] == urls.postgres_url.replace(passwords(urls)[0], "***")
+    assert servers.status()["postgres"]["url"] == urls.postgres_url.replace(passwords(urls)[0], "***")
 
 
-def test_what_is_secret_can_be_read_by_its_owner_only(stack: LocalServers, home: Path) -> None:
-    stack.up()
-    secret = [home / "stack.json", home / "valkey" / "valkey.conf", *(home / "logs").iterdir()]
+def test_what_is_secret_can_be_read_by_its_owner_only(servers: LocalServers, home: Path) -> None:
+    servers.up()
+    secret = [home / "servers.json", home / "valkey" / "valkey.conf", *(home / "logs").iterdir()]
     assert [path for path in secret if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
     data = [pidfiles(home)["postgres"].parent, home / "valkey", home / "milvus", home / "logs"]
     assert [path for path in data if stat.S_IMODE(path.stat().st_mode) != 0o700] == []
 
 
 def test_the_servers_outlive_a_start_in_the_background_and_still_stop_cleanly(
-    stack: LocalServers, home: Path
+    servers: LocalServers, home: Path
 ) -> None:
-    stack.down()
+    servers.down()
     # what a shell starts in the background ignores SIGINT, and so do its children
     script = f"trap '' INT; exec {sys.executable} -c '{START}' '{home}'"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert running(stack) == dict.fromkeys(KEYS, True)
-    stack.down()
+    assert running(servers) == dict.fromkeys(KEYS, True)
+    servers.down()
     assert "Shutting down" in (home / "logs" / "milvus.log").read_text().splitlines()[-1]
     assert "database system is shut down" in (home / "logs" / "postgresql.log").read_text().splitlines()[-1]
     assert "is now ready to exit" in (home / "logs" / "valkey.log").read_text().splitlines()[-1]
 
 
-def test_a_server_that_does_not_start_names_its_log_and_the_reason(stack: LocalServers, home: Path) -> None:
-    stack.down()
+def test_a_server_that_does_not_start_names_its_log_and_the_reason(servers: LocalServers, home: Path) -> None:
+    servers.down()
     settings = pidfiles(home)["postgres"].with_name("postgresql.auto.conf")
     before = settings.read_text()
     try:
         settings.write_text("work_mem = 'much'\n")
         with pytest.raises(RagError) as caught:
-            stack.up()
+            servers.up()
     finally:
         settings.write_text(before)
     assert f"(log: {home / 'logs' / 'postgresql.log'})" in str(caught.value)
     assert "FATAL:  configuration file" in str(caught.value)
     # the others were started all the same
-    assert running(stack) == {"postgres": False, "milvus": True, "redis": True}
+    assert running(servers) == {"postgres": False, "milvus": True, "redis": True}
 
 
-def test_data_of_another_major_version_are_left_alone(stack: LocalServers, home: Path) -> None:
-    stack.down()
+def test_data_of_another_major_version_are_left_alone(servers: LocalServers, home: Path) -> None:
+    servers.down()
     version = pidfiles(home)["postgres"].with_name("PG_VERSION")
     ours = version.read_text()
     try:
@@ -297,11 +297,11 @@ def test_data_of_another_major_version_are_left_alone(stack: LocalServers, home:
         with pytest.raises(
             ConfigError, match=rf"is of version 15, the installed server of version {ours.strip()}: "
         ):
-            stack.up()
+            servers.up()
     finally:
         version.write_text(ours)
-    assert not running(stack)["postgres"]
-    stack.up()
+    assert not running(servers)["postgres"]
+    servers.up()
 
 
 def test_two_ups_at_once_start_each_server_once(new_home: Path) -> None:
@@ -317,16 +317,16 @@ def test_two_ups_at_once_start_each_server_once(new_home: Path) -> None:
         assert sum(program in line and (str(new_home) in line) for line in lines) == 1
 
 
-def test_a_server_whose_lock_was_removed_is_still_found(stack: LocalServers, home: Path) -> None:
-    before = stack.up()
+def test_a_server_whose_lock_was_removed_is_still_found(servers: LocalServers, home: Path) -> None:
+    before = servers.up()
     servers = pids(home)
     for lock in home.glob("*.lock"):
         lock.unlink()
-    assert stack.up() == before
+    assert servers.up() == before
     assert pids(home) == servers
     for lock in home.glob("*.lock"):
         lock.unlink()
-    stack.down()
+    servers.down()
     assert not any(alive(pid) for pid in servers.values())
 
 
@@ -338,9 +338,9 @@ def test_an_up_that_was_killed_is_completed_by_the_next(new_home: Path, after: s
         while after not in (line := first.stdout.readline()):
             assert line, "it ended too early"
         first.kill()
-    stack = LocalServers(embedded(new_home))
-    urls = stack.up()
-    assert running(stack) == dict.fromkeys(KEYS, True)
+    servers = LocalServers(embedded(new_home))
+    urls = servers.up()
+    assert running(servers) == dict.fromkeys(KEYS, True)
     assert find_endpoints(embedded(new_home)) == urls
 
 
@@ -350,32 +350,32 @@ def test_a_server_that_a_url_names_is_used_and_neither_started_nor_stopped(
     settings = embedded(
         new_home, postgres_url=server_endpoints.postgres_url, milvus_uri=server_endpoints.milvus_uri
     )
-    stack = LocalServers(settings)
-    assert running(stack) == {"postgres": True, "milvus": True, "redis": False}
+    servers = LocalServers(settings)
+    assert running(servers) == {"postgres": True, "milvus": True, "redis": False}
     lines: list[str] = []
-    urls = stack.up(lines.append)
+    urls = servers.up(lines.append)
     assert urls == find_endpoints(settings)
     assert (urls.postgres_url, urls.milvus_uri) == (server_endpoints.postgres_url, server_endpoints.milvus_uri)
     assert urls.redis_url != server_endpoints.redis_url
     assert {path.name for path in new_home.iterdir()} == {
         "logs",
-        "stack.json",
-        "stack.lock",
+        "servers.json",
+        "servers.lock",
         "valkey",
         "valkey.lock",
     }
     assert any("RAG_POSTGRES_URL" in line for line in lines)
     assert not any(password in line for line in lines for password in passwords(server_endpoints))
-    stack.down()
-    assert running(stack) == {"postgres": True, "milvus": True, "redis": False}
+    servers.down()
+    assert running(servers) == {"postgres": True, "milvus": True, "redis": False}
 
 
 def test_nothing_is_made_where_all_servers_are_named(server_endpoints: Endpoints, new_home: Path) -> None:
     settings = embedded(new_home, **vars(server_endpoints))
-    stack = LocalServers(settings)
-    assert stack.up() == server_endpoints == find_endpoints(settings)
-    assert running(stack) == dict.fromkeys(KEYS, True)
-    stack.down()
+    servers = LocalServers(settings)
+    assert servers.up() == server_endpoints == find_endpoints(settings)
+    assert running(servers) == dict.fromkeys(KEYS, True)
+    servers.down()
     assert not new_home.exists()
 
 
@@ -385,10 +385,10 @@ def test_a_named_server_that_does_not_answer_fails_the_start(new_home: Path) -> 
         "milvus_uri": "http://127.0.0.1:1",
         "redis_url": "redis://:geheim@127.0.0.1:1/0",
     }
-    stack = LocalServers(embedded(new_home, **urls))
-    assert running(stack) == dict.fromkeys(KEYS, False)
+    servers = LocalServers(embedded(new_home, **urls))
+    assert running(servers) == dict.fromkeys(KEYS, False)
     with pytest.raises(StoreUnavailableError) as caught:
-        stack.up()
+        servers.up()
     assert all(name in str(caught.value) for name in ("PostgreSQL", "Milvus", "Redis"))
     assert "geheim" not in str(caught.value)
 

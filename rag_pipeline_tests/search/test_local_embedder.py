@@ -8,8 +8,7 @@ import pytest
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.search import Mode, search
-from rag_pipeline_tests.support.search_index import SearchIndex as Index
-from rag_pipeline_tests.support.search_index import new_index
+from rag_pipeline_tests.support.search_index import SearchIndex, new_index
 
 DOCUMENTS = {
     "soup.md": "# 味噌汁の作り方\n\n昆布と鰹節で出汁を取る。豆腐とわかめを加えて温め、火を止めてから味噌を溶く。",
@@ -22,7 +21,7 @@ DOCUMENTS = {
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, server_endpoints: Endpoints) -> Iterator[Index]:
+def index(tmp_path_factory: pytest.TempPathFactory, server_endpoints: Endpoints) -> Iterator[SearchIndex]:
     with new_index(tmp_path_factory.mktemp("local"), server_endpoints, "local") as index:
         index.pipeline.prepare()
         for name, text in DOCUMENTS.items():
@@ -54,12 +53,12 @@ def index(tmp_path_factory: pytest.TempPathFactory, server_endpoints: Endpoints)
         ("子供が生まれたときの休暇", "hybrid", "leave.md"),
     ],
 )
-def test_search_finds_by_words_and_by_meaning(index: Index, query: str, mode: Mode, name: str):
+def test_search_finds_by_words_and_by_meaning(index: SearchIndex, query: str, mode: Mode, name: str):
     found = search(index.pipeline, query, mode=mode).hits
     assert found[0].source_id == f"docs:{name}"
 
 
-def test_an_english_question_finds_the_wrong_japanese_page_by_words_alone(index: Index):
+def test_an_english_question_finds_the_wrong_japanese_page_by_words_alone(index: SearchIndex):
     """The lexical weight keeps this from happening in the test above."""
     found = search(index.pipeline, "How do I make a soup with tofu and seaweed?", mode="sparse").hits
     assert found[0].source_id == "docs:make.md"

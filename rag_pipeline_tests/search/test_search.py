@@ -12,23 +12,22 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import Filters, search
-from rag_pipeline_tests.support.search_index import SearchIndex as Index
-from rag_pipeline_tests.support.search_index import new_index
+from rag_pipeline_tests.support.search_index import SearchIndex, new_index
 
 MODES = ["hybrid", "dense", "sparse", "fulltext"]
 
 
-def names(index: Index, query: str, **options: Any) -> list[str]:
+def names(index: SearchIndex, query: str, **options: Any) -> list[str]:
     """Return the file names of the hits, best first."""
     return [hit.source_id.removeprefix("docs:") for hit in search(index.pipeline, query, **options).hits]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_mode_finds_a_word_inside_a_japanese_sentence(shared: Index, mode):
+def test_each_mode_finds_a_word_inside_a_japanese_sentence(shared: SearchIndex, mode):
     assert names(shared, "豆腐", mode=mode)[0] == "recipe.md"
 
 
-def test_a_hit_names_its_origin(shared: Index):
+def test_a_hit_names_its_origin(shared: SearchIndex):
     found = search(shared.pipeline, "不要になった行の領域")
     hit = found.hits[0]
     assert (hit.title, hit.section_title, hit.position, hit.source_type) == ("掃除", "掃除", 0, "filesystem")
@@ -41,13 +40,13 @@ def test_a_hit_names_its_origin(shared: Index):
 
 
 @pytest.mark.parametrize("mode", ["dense", "sparse", "fulltext"])
-def test_a_mode_with_one_leg_has_no_scores_of_the_others(shared: Index, mode):
+def test_a_mode_with_one_leg_has_no_scores_of_the_others(shared: SearchIndex, mode):
     scores = search(shared.pipeline, "豆腐", mode=mode).hits[0].scores
     assert {leg for leg, score in scores.items() if score is not None} == {mode} - {"fulltext"}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_filters_apply_in_every_mode(shared: Index, mode):
+def test_filters_apply_in_every_mode(shared: SearchIndex, mode):
     every = "VACUUM 複製 豆腐 train"
 
     def found(**filters: Any) -> set[str]:
@@ -65,7 +64,7 @@ def test_filters_apply_in_every_mode(shared: Index, mode):
     assert found(source_type="x' OR ''='") == set()
 
 
-def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: Index):
+def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: SearchIndex):
     index.write("recipe.md", "# 味噌汁\n\n大根と油揚げを煮る。", "2024-02-15")
     index.ingest(up_to="chunks")
     assert names(index, "豆腐", mode="fulltext") == ["recipe.md"]
@@ -76,7 +75,7 @@ def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(ind
     assert "大根" in search(index.pipeline, "大根と油揚げ").hits[0].content
 
 
-def test_a_deleted_document_is_not_found_even_while_milvus_holds_its_vectors(index: Index):
+def test_a_deleted_document_is_not_found_even_while_milvus_holds_its_vectors(index: SearchIndex):
     index.delete("recipe.md")
     index.ingest(up_to="documents")
     assert index.execute("SELECT count(*) FROM vector_deletions") == [(1,)]
@@ -84,7 +83,7 @@ def test_a_deleted_document_is_not_found_even_while_milvus_holds_its_vectors(ind
         assert "recipe.md" not in names(index, "豆腐", mode=mode)
 
 
-def test_the_limit_is_filled_even_if_the_nearest_hundred_are_not_live(index: Index):
+def test_the_limit_is_filled_even_if_the_nearest_hundred_are_not_live(index: SearchIndex):
     paragraphs = [f"## 節 {n}\n\n出汁 {n} は昆布と鰹節から取る。" for n in range(130)]
     index.write("stock.md", "# 出汁\n\n" + "\n\n".join(paragraphs), "2024-02-15")
     index.ingest()
@@ -98,7 +97,7 @@ def test_the_limit_is_filled_even_if_the_nearest_hundred_are_not_live(index: Ind
         assert not {hit.chunk_id for hit in found} & set(nearest)
 
 
-def test_hits_are_counted(shared: Index):
+def test_hits_are_counted(shared: SearchIndex):
     shared.execute("UPDATE document_chunks SET search_count = 0")
     first = search(shared.pipeline, "豆腐", limit=1).hits[0]
     search(shared.pipeline, "豆腐", limit=1)
@@ -108,7 +107,7 @@ def test_hits_are_counted(shared: Index):
     assert counted == [(first.chunk_id, 2, pytest.approx(first.score))]
 
 
-def test_a_search_does_not_wait_for_writers(shared: Index):
+def test_a_search_does_not_wait_for_writers(shared: SearchIndex):
     shared.execute("UPDATE document_chunks SET search_count = 0")
     with shared.pipeline.stores.database.connection() as ingest:
         writing = ingest.execute(
@@ -125,7 +124,7 @@ def test_a_search_does_not_wait_for_writers(shared: Index):
     assert shared.execute("SELECT count(*) FROM document_chunks WHERE search_count = 1") == [(3,)]
 
 
-def test_a_search_that_cannot_write_still_finds(index: Index, caplog):
+def test_a_search_that_cannot_write_still_finds(index: SearchIndex, caplog):
     name = index.execute("SELECT current_database()")[0][0]
     index.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
     with index.opened() as reader:
@@ -149,7 +148,7 @@ def test_a_search_that_cannot_write_still_finds(index: Index, caplog):
         pytest.param("豆腐" * 9000, id="long"),
     ],
 )
-def test_any_text_is_a_valid_query(shared: Index, query):
+def test_any_text_is_a_valid_query(shared: SearchIndex, query):
     for mode in MODES:
         found = search(shared.pipeline, query, mode=mode).hits
         if mode in ("hybrid", "dense"):
@@ -159,7 +158,7 @@ def test_any_text_is_a_valid_query(shared: Index, query):
 
 
 @pytest.mark.parametrize("query", ["♪ ♪", "を", "zzzz", "不存在"])
-def test_a_query_without_a_word_of_the_index_finds_nothing_by_words(shared: Index, query):
+def test_a_query_without_a_word_of_the_index_finds_nothing_by_words(shared: SearchIndex, query):
     assert names(shared, query, mode="fulltext") == []
 
 
@@ -173,7 +172,7 @@ def test_a_query_without_a_word_of_the_index_finds_nothing_by_words(shared: Inde
         ("豆腐", {"mode": "magic"}, "choose one of hybrid, dense, sparse, fulltext"),
     ],
 )
-def test_an_invalid_search_is_reported_in_one_line(shared: Index, query, options, message):
+def test_an_invalid_search_is_reported_in_one_line(shared: SearchIndex, query, options, message):
     with pytest.raises(ConfigError, match=message) as raised:
         search(shared.pipeline, query, **options)
     assert "\n" not in str(raised.value)
@@ -189,7 +188,7 @@ def test_an_empty_index_has_no_hits(tmp_path: Path, server_endpoints: Endpoints)
             assert names(empty, "豆腐", mode=mode) == names(empty, "豆腐", mode=mode, filters=dated) == []
 
 
-def test_kinds_that_are_not_built_are_left_out_or_reported(shared: Index):
+def test_kinds_that_are_not_built_are_left_out_or_reported(shared: SearchIndex):
     with shared.opened(vectors=("dense",)) as dense:
         hit = search(dense, "豆腐とわかめ").hits[0]
         assert hit.source_id.endswith("recipe.md")
@@ -207,7 +206,7 @@ def test_kinds_that_are_not_built_are_left_out_or_reported(shared: Index):
         search(multi, "豆腐")
 
 
-def test_a_collection_that_is_not_loaded_is_loaded(shared: Index):
+def test_a_collection_that_is_not_loaded_is_loaded(shared: SearchIndex):
     """As all collections are after a restart of Milvus."""
     with shared.pipeline.stores.milvus.client() as client:
         for generation in shared.pipeline.collections.generations.values():
@@ -215,12 +214,12 @@ def test_a_collection_that_is_not_loaded_is_loaded(shared: Index):
     assert names(shared, "豆腐")[0] == "recipe.md"
 
 
-def test_another_embedders_vectors_are_not_searched(shared: Index):
+def test_another_embedders_vectors_are_not_searched(shared: SearchIndex):
     with shared.opened(embedder="local") as other, pytest.raises(DimensionMismatchError, match="RAG_EMBEDDER"):
         search(other, "豆腐")
 
 
-def test_unreachable_milvus_is_reported_in_one_line(shared: Index):
+def test_unreachable_milvus_is_reported_in_one_line(shared: SearchIndex):
     endpoints = Endpoints(shared.endpoints.postgres_url, "http://user:hidden@127.0.0.1:1", "redis://127.0.0.1:1")
     with Pipeline(shared.pipeline.settings, endpoints) as pipeline:
         assert search(pipeline, "豆腐", mode="fulltext").hits

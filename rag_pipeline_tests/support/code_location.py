@@ -12,7 +12,7 @@ from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.support.workspace import Workspace
 
 
-class Place:
+class CodeLocation:
     """A workspace whose variables are set in this process, where sensors, schedules and runs read them."""
 
     def __init__(self, workspace: Workspace) -> None:

@@ -58,7 +58,7 @@ def fill(cli: CommandLine, count: int) -> None:
         (cli.docs / f"{n}.md").write_text(TEXT.format(n=n), "utf-8")
 
 
-def assert_true(cli: CommandLine) -> None:
+def assert_consistent(cli: CommandLine) -> None:
     """Nothing is missing, duplicated, left over or unfinished."""
     assert_vectors_match(cli.endpoints, {kind: f"{cli.prefix}{kind}_collection" for kind in VECTOR_KINDS})
 

@@ -15,7 +15,7 @@ from rag_pipeline.settings import Settings
 
 
 @dataclass
-class Home:
+class DagsterHome:
     """A Dagster home, and the variables with which other processes find it."""
 
     variables: Mapping[str, str]
@@ -30,7 +30,7 @@ class Home:
 
 
 @contextmanager
-def dagster_home(settings: Settings, endpoints: Endpoints) -> Iterator[Home]:
+def dagster_home(settings: Settings, endpoints: Endpoints) -> Iterator[DagsterHome]:
     """A home in `settings.home`, whose tables are in the database of `endpoints`; sets its variables meanwhile."""
     variables = dagster_environment(settings, endpoints) | {
         "RAG_POSTGRES_URL": endpoints.postgres_url,
@@ -42,4 +42,4 @@ def dagster_home(settings: Settings, endpoints: Endpoints) -> Iterator[Home]:
             patch.setenv(name, value)
         with dg.DagsterInstance.get() as instance:
             instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
-            yield Home(variables, instance)
+            yield DagsterHome(variables, instance)

@@ -24,18 +24,18 @@ MARCH, APRIL = Month(2024, 3), Month(2024, 4)
 _REDIS_NUMBER = 2
 
 
-class Spoiled:
+class DamagedIndex:
     """An index with a handful of documents in March 2024 and one in April, and ways to damage each store.
 
-    `true` is False until the test has it repaired.
+    `consistent` is False until the test has it repaired.
     """
 
     def __init__(self, index: Index) -> None:
         self.index = index
-        self.true = False
+        self.consistent = False
         self._write()
         index.ingest()
-        index.assert_true()
+        index.assert_consistent()
         self.begin()
 
     def _write(self) -> None:
@@ -58,7 +58,7 @@ class Spoiled:
 
     def begin(self) -> None:
         """Start the next test."""
-        self.true = False
+        self.consistent = False
         self.asked = self.index.embedder.texts
 
     def warm_cache(self) -> None:
@@ -105,8 +105,8 @@ class Spoiled:
         result = self.repair()
         assert result.remaining.findings == [], [str(finding) for finding in result.remaining.findings]
         assert self.check().findings == []
-        self.index.assert_true()
-        self.true = True
+        self.index.assert_consistent()
+        self.consistent = True
         return result
 
     @property
@@ -135,13 +135,13 @@ class SharedIndex:
         self._servers = servers
         self._make_folder = make_folder
         self._removal = ExitStack()
-        self._index: Spoiled | None = None
+        self._index: DamagedIndex | None = None
 
-    def take(self) -> Spoiled:
-        if self._index is None or not self._index.true:
+    def take(self) -> DamagedIndex:
+        if self._index is None or not self._index.consistent:
             self.remove()
             stores = temporary_stores(self._servers, "damaged", redis_number=_REDIS_NUMBER)
-            self._index = Spoiled(Index(self._make_folder(), self._removal.enter_context(stores)))
+            self._index = DamagedIndex(Index(self._make_folder(), self._removal.enter_context(stores)))
         self._index.begin()
         return self._index
 

@@ -50,7 +50,7 @@ class Index(Workspace):
         with psycopg.connect(self.endpoints.postgres_url) as connection:
             return expected_ids(connection, kind)
 
-    def assert_true(self) -> None:
+    def assert_consistent(self) -> None:
         """Nothing is missing, duplicated, left over or unfinished."""
         assert_vectors_match(self.endpoints, self.collections())
         statuses = self.rows("SELECT DISTINCT processing_status, indexing_status FROM documents")

@@ -1,4 +1,4 @@
-"""The kill matrix: `python -m rag_pipeline_tests.support.kill_matrix [--points N]`.
+"""The kill matrix: `python -m rag_pipeline_tests.kill_matrix [--points N]`.
 
 Kills an ingest at many points, on its own embedded servers, and prints a table of what the next ingest leaves:
 duplicate, missing and left-over vectors, stuck rows, and texts embedded again.
