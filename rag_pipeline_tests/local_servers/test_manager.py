@@ -64,7 +64,7 @@ def new_home(folder: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def servers(home: Path) -> LocalServers:
+def local(home: Path) -> LocalServers:
     return LocalServers(embedded(home))
 
 
@@ -93,19 +93,19 @@ def kill(pid: int) -> None:
     assert processes.wait_until(lambda: not alive(pid), lambda: True, 10)
 
 
-def running(servers: LocalServers) -> dict[str, bool]:
-    return {key: part["running"] for key, part in servers.status().items()}
+def running(local: LocalServers) -> dict[str, bool]:
+    return {key: part["running"] for key, part in local.status().items()}
 
 
 def passwords(urls: Endpoints) -> list[str]:
     return [url.split("@")[0].rpartition(":")[2] for url in (urls.postgres_url, urls.redis_url)]
 
 
-def test_down_and_up_keep_data_and_addresses(servers: LocalServers) -> None:
+def test_down_and_up_keep_data_and_addresses(local: LocalServers) -> None:
     from pymilvus import MilvusClient
 
-    before = servers.up()
-    assert running(servers) == dict.fromkeys(KEYS, True)
+    before = local.up()
+    assert running(local) == dict.fromkeys(KEYS, True)
     mark = secrets.token_hex(4)
     with psycopg.connect(before.postgres_url) as connection:
         connection.execute("CREATE TABLE marks AS SELECT %s AS mark", (mark,))
@@ -118,10 +118,10 @@ def test_down_and_up_keep_data_and_addresses(servers: LocalServers) -> None:
     milvus.create_collection(f"c_{mark}", dimension=2)
     milvus.close()
 
-    servers.down()
-    assert running(servers) == dict.fromkeys(KEYS, False)
+    local.down()
+    assert running(local) == dict.fromkeys(KEYS, False)
     lines: list[str] = []
-    assert servers.up(lines.append) == before
+    assert local.up(lines.append) == before
     assert sum("started" in line for line in lines) == 3
     with psycopg.connect(before.postgres_url) as connection:
         assert connection.execute("SELECT mark FROM marks").fetchone() == (mark,)
@@ -132,36 +132,36 @@ def test_down_and_up_keep_data_and_addresses(servers: LocalServers) -> None:
     milvus.close()
 
 
-def test_up_and_down_can_be_repeated(servers: LocalServers, home: Path) -> None:
-    first = servers.up()
+def test_up_and_down_can_be_repeated(local: LocalServers, home: Path) -> None:
+    first = local.up()
     servers = pids(home)
     lines: list[str] = []
-    assert servers.up(lines.append) == first
+    assert local.up(lines.append) == first
     assert pids(home) == servers
     assert sum("running on" in line for line in lines) == 3
-    servers.down()
-    servers.down(lines.append)
+    local.down()
+    local.down(lines.append)
     assert sum("not running" in line for line in lines) == 3
     assert not any(alive(pid) for pid in servers.values())
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_killed_server_is_started_again_where_it_was(servers: LocalServers, home: Path, key: str) -> None:
-    before = servers.up()
+def test_a_killed_server_is_started_again_where_it_was(local: LocalServers, home: Path, key: str) -> None:
+    before = local.up()
     servers = pids(home)
     kill(servers[key])
-    assert running(servers) == {name: name != key for name in KEYS}
-    assert servers.up() == before
-    assert running(servers) == dict.fromkeys(KEYS, True)
+    assert running(local) == {name: name != key for name in KEYS}
+    assert local.up() == before
+    assert running(local) == dict.fromkeys(KEYS, True)
     after = pids(home)
     assert {name for name in KEYS if after[name] != servers[name]} == {key}
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_pid_that_another_program_got_is_not_taken_for_the_server(
-    servers: LocalServers, home: Path, key: str
+    local: LocalServers, home: Path, key: str
 ) -> None:
-    before = servers.up()
+    before = local.up()
     pid = pids(home)[key]
     kill(pid)
     owner = pidfiles(home)[key].parent.stat()
@@ -173,17 +173,17 @@ def test_a_pid_that_another_program_got_is_not_taken_for_the_server(
         try:
             lines = pidfiles(home)[key].read_text().split("\n")
             pidfiles(home)[key].write_text("\n".join([str(other.pid), *lines[1:]]))
-            assert running(servers) == {name: name != key for name in KEYS}
-            assert servers.up() == before
-            servers.down()
+            assert running(local) == {name: name != key for name in KEYS}
+            assert local.up() == before
+            local.down()
             assert other.poll() is None
         finally:
             other.kill()
 
 
-def test_a_port_that_another_program_took_is_given_up(servers: LocalServers, home: Path) -> None:
-    before = servers.up()
-    servers.down()
+def test_a_port_that_another_program_took_is_given_up(local: LocalServers, home: Path) -> None:
+    before = local.up()
+    local.down()
     ports = [int(url.rpartition(":")[2].split("/")[0]) for url in vars(before).values()]
     others = []
     try:
@@ -195,10 +195,10 @@ def test_a_port_that_another_program_took_is_given_up(servers: LocalServers, hom
             other.bind(("127.0.0.1", port))
             other.listen()
             others.append(other)
-        assert running(servers) == dict.fromkeys(KEYS, False)
+        assert running(local) == dict.fromkeys(KEYS, False)
         lines: list[str] = []
-        after = servers.up(lines.append)
-        assert running(servers) == dict.fromkeys(KEYS, True)
+        after = local.up(lines.append)
+        assert running(local) == dict.fromkeys(KEYS, True)
     finally:
         for other in others:
             other.close()
@@ -207,11 +207,11 @@ def test_a_port_that_another_program_took_is_given_up(servers: LocalServers, hom
         assert not any(f":{port}" in url for url in vars(after).values())
     assert find_endpoints(embedded(home)) == after
     assert passwords(after) == passwords(before)
-    assert servers.up() == after
+    assert local.up() == after
 
 
-def test_the_servers_listen_on_the_loopback_address_only(servers: LocalServers, home: Path) -> None:
-    urls = servers.up()
+def test_the_servers_listen_on_the_loopback_address_only(local: LocalServers, home: Path) -> None:
+    urls = local.up()
     for key, url in zip(("postgres", "milvus", "redis"), vars(urls).values(), strict=True):
         listening = {
             (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
@@ -221,8 +221,8 @@ def test_the_servers_listen_on_the_loopback_address_only(servers: LocalServers, 
         assert listening == {("127.0.0.1", int(url.rpartition(":")[2].split("/")[0]))}
 
 
-def test_nobody_enters_without_the_password(servers: LocalServers) -> None:
-    urls = servers.up()
+def test_nobody_enters_without_the_password(local: LocalServers) -> None:
+    urls = local.up()
     for password, url in zip(passwords(urls), (urls.postgres_url, urls.redis_url), strict=True):
         for other in ("", "wrong"):
             if url.startswith("redis"):
@@ -236,60 +236,60 @@ def test_nobody_enters_without_the_password(servers: LocalServers) -> None:
                     psycopg.connect(url.replace(password, other))
 
 
-def test_no_password_is_shown(servers: LocalServers, home: Path) -> None:
+def test_no_password_is_shown(local: LocalServers, home: Path) -> None:
     lines: list[str] = []
-    urls = servers.up(lines.append)
-    shown = repr(urls) + str(urls) + repr(servers.status()) + repr(lines) + repr(vars(servers))
+    urls = local.up(lines.append)
+    shown = repr(urls) + str(urls) + repr(local.status()) + repr(lines) + repr(vars(local))
     shown += "".join(path.read_text() for path in (home / "logs").iterdir())
     shown += "".join(" ".join(psutil.Process(pid).cmdline()) for pid in pids(home).values())
     for password in passwords(urls):
         assert len(password) >= 24
         assert password not in shown
     assert "rag:***@127.0.0.1" in repr(urls)
-    assert servers.status()["postgres"]["url"] == urls.postgres_url.replace(passwords(urls)[0], "***")
+    assert local.status()["postgres"]["url"] == urls.postgres_url.replace(passwords(urls)[0], "***")
 
 
-def test_what_is_secret_can_be_read_by_its_owner_only(servers: LocalServers, home: Path) -> None:
-    servers.up()
-    secret = [home / "servers.json", home / "valkey" / "valkey.conf", *(home / "logs").iterdir()]
+def test_what_is_secret_can_be_read_by_its_owner_only(local: LocalServers, home: Path) -> None:
+    local.up()
+    secret = [home / "stack.json", home / "valkey" / "valkey.conf", *(home / "logs").iterdir()]
     assert [path for path in secret if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
     data = [pidfiles(home)["postgres"].parent, home / "valkey", home / "milvus", home / "logs"]
     assert [path for path in data if stat.S_IMODE(path.stat().st_mode) != 0o700] == []
 
 
 def test_the_servers_outlive_a_start_in_the_background_and_still_stop_cleanly(
-    servers: LocalServers, home: Path
+    local: LocalServers, home: Path
 ) -> None:
-    servers.down()
+    local.down()
     # what a shell starts in the background ignores SIGINT, and so do its children
     script = f"trap '' INT; exec {sys.executable} -c '{START}' '{home}'"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert running(servers) == dict.fromkeys(KEYS, True)
-    servers.down()
+    assert running(local) == dict.fromkeys(KEYS, True)
+    local.down()
     assert "Shutting down" in (home / "logs" / "milvus.log").read_text().splitlines()[-1]
     assert "database system is shut down" in (home / "logs" / "postgresql.log").read_text().splitlines()[-1]
     assert "is now ready to exit" in (home / "logs" / "valkey.log").read_text().splitlines()[-1]
 
 
-def test_a_server_that_does_not_start_names_its_log_and_the_reason(servers: LocalServers, home: Path) -> None:
-    servers.down()
+def test_a_server_that_does_not_start_names_its_log_and_the_reason(local: LocalServers, home: Path) -> None:
+    local.down()
     settings = pidfiles(home)["postgres"].with_name("postgresql.auto.conf")
     before = settings.read_text()
     try:
         settings.write_text("work_mem = 'much'\n")
         with pytest.raises(RagError) as caught:
-            servers.up()
+            local.up()
     finally:
         settings.write_text(before)
     assert f"(log: {home / 'logs' / 'postgresql.log'})" in str(caught.value)
     assert "FATAL:  configuration file" in str(caught.value)
     # the others were started all the same
-    assert running(servers) == {"postgres": False, "milvus": True, "redis": True}
+    assert running(local) == {"postgres": False, "milvus": True, "redis": True}
 
 
-def test_data_of_another_major_version_are_left_alone(servers: LocalServers, home: Path) -> None:
-    servers.down()
+def test_data_of_another_major_version_are_left_alone(local: LocalServers, home: Path) -> None:
+    local.down()
     version = pidfiles(home)["postgres"].with_name("PG_VERSION")
     ours = version.read_text()
     try:
@@ -297,11 +297,11 @@ def test_data_of_another_major_version_are_left_alone(servers: LocalServers, hom
         with pytest.raises(
             ConfigError, match=rf"is of version 15, the installed server of version {ours.strip()}: "
         ):
-            servers.up()
+            local.up()
     finally:
         version.write_text(ours)
-    assert not running(servers)["postgres"]
-    servers.up()
+    assert not running(local)["postgres"]
+    local.up()
 
 
 def test_two_ups_at_once_start_each_server_once(new_home: Path) -> None:
@@ -317,16 +317,16 @@ def test_two_ups_at_once_start_each_server_once(new_home: Path) -> None:
         assert sum(program in line and (str(new_home) in line) for line in lines) == 1
 
 
-def test_a_server_whose_lock_was_removed_is_still_found(servers: LocalServers, home: Path) -> None:
-    before = servers.up()
+def test_a_server_whose_lock_was_removed_is_still_found(local: LocalServers, home: Path) -> None:
+    before = local.up()
     servers = pids(home)
     for lock in home.glob("*.lock"):
         lock.unlink()
-    assert servers.up() == before
+    assert local.up() == before
     assert pids(home) == servers
     for lock in home.glob("*.lock"):
         lock.unlink()
-    servers.down()
+    local.down()
     assert not any(alive(pid) for pid in servers.values())
 
 
@@ -338,9 +338,9 @@ def test_an_up_that_was_killed_is_completed_by_the_next(new_home: Path, after: s
         while after not in (line := first.stdout.readline()):
             assert line, "it ended too early"
         first.kill()
-    servers = LocalServers(embedded(new_home))
-    urls = servers.up()
-    assert running(servers) == dict.fromkeys(KEYS, True)
+    local = LocalServers(embedded(new_home))
+    urls = local.up()
+    assert running(local) == dict.fromkeys(KEYS, True)
     assert find_endpoints(embedded(new_home)) == urls
 
 
@@ -350,32 +350,32 @@ def test_a_server_that_a_url_names_is_used_and_neither_started_nor_stopped(
     settings = embedded(
         new_home, postgres_url=server_endpoints.postgres_url, milvus_uri=server_endpoints.milvus_uri
     )
-    servers = LocalServers(settings)
-    assert running(servers) == {"postgres": True, "milvus": True, "redis": False}
+    local = LocalServers(settings)
+    assert running(local) == {"postgres": True, "milvus": True, "redis": False}
     lines: list[str] = []
-    urls = servers.up(lines.append)
+    urls = local.up(lines.append)
     assert urls == find_endpoints(settings)
     assert (urls.postgres_url, urls.milvus_uri) == (server_endpoints.postgres_url, server_endpoints.milvus_uri)
     assert urls.redis_url != server_endpoints.redis_url
     assert {path.name for path in new_home.iterdir()} == {
         "logs",
-        "servers.json",
-        "servers.lock",
+        "stack.json",
+        "stack.lock",
         "valkey",
         "valkey.lock",
     }
     assert any("RAG_POSTGRES_URL" in line for line in lines)
     assert not any(password in line for line in lines for password in passwords(server_endpoints))
-    servers.down()
-    assert running(servers) == {"postgres": True, "milvus": True, "redis": False}
+    local.down()
+    assert running(local) == {"postgres": True, "milvus": True, "redis": False}
 
 
 def test_nothing_is_made_where_all_servers_are_named(server_endpoints: Endpoints, new_home: Path) -> None:
     settings = embedded(new_home, **vars(server_endpoints))
-    servers = LocalServers(settings)
-    assert servers.up() == server_endpoints == find_endpoints(settings)
-    assert running(servers) == dict.fromkeys(KEYS, True)
-    servers.down()
+    local = LocalServers(settings)
+    assert local.up() == server_endpoints == find_endpoints(settings)
+    assert running(local) == dict.fromkeys(KEYS, True)
+    local.down()
     assert not new_home.exists()
 
 
@@ -385,10 +385,10 @@ def test_a_named_server_that_does_not_answer_fails_the_start(new_home: Path) -> 
         "milvus_uri": "http://127.0.0.1:1",
         "redis_url": "redis://:geheim@127.0.0.1:1/0",
     }
-    servers = LocalServers(embedded(new_home, **urls))
-    assert running(servers) == dict.fromkeys(KEYS, False)
+    local = LocalServers(embedded(new_home, **urls))
+    assert running(local) == dict.fromkeys(KEYS, False)
     with pytest.raises(StoreUnavailableError) as caught:
-        servers.up()
+        local.up()
     assert all(name in str(caught.value) for name in ("PostgreSQL", "Milvus", "Redis"))
     assert "geheim" not in str(caught.value)
 
