@@ -107,11 +107,11 @@ def ingest(
     sys.exit(0 if result.complete else 1)
 
 
-def _run_month_in_dagster(pipeline: Pipeline, month: Month) -> MonthRun:
+def _run_month_in_dagster(pipeline: Pipeline, month: Month, run: MonthRun) -> None:
     """The month's job, in this process. Dagster is imported only when a month has work: it takes longer than a scan."""
     from rag_pipeline.defs.run_month import run_month
 
-    return run_month(pipeline, month)
+    run_month(pipeline, month, run)
 
 
 def _print_counts(result: IngestResult, seconds: dict[str, float]) -> None:

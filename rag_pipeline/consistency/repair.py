@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rag_pipeline.consistency.checker import Consistency, DataConsistencyChecker
 from rag_pipeline.consistency.checks import check_index
 from rag_pipeline.consistency.comparison import differences
-from rag_pipeline.indexing.month_run import run_steps
+from rag_pipeline.indexing.month_run import MonthRun, run_steps
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
 from rag_pipeline.stores.milvus import rows
@@ -143,9 +143,10 @@ class _MonthRepair:
                 others |= self._compare(kind)
             with self._database.connection() as connection:
                 consistency_repairs.restore_ids(connection, month, self._built)
-            stats = run_steps(pipeline, month, fetch=bool(fetch)).stats
-            self._result.embedded += stats.embedded
-            self._result.reused += stats.reused
+            done = MonthRun()
+            run_steps(pipeline, month, done, fetch=bool(fetch))
+            self._result.embedded += done.stats.embedded
+            self._result.reused += done.stats.reused
             with self._database.connection() as connection:
                 consistency_repairs.recount_terms(connection, month)
         return others

@@ -158,11 +158,11 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
         month = month_of(context)
         selected = [kind for kind in built if dg.AssetKey(f"{kind}_collection") in context.selected_asset_keys]
         with pipeline.month_lock(month):
+            # Each step's counts at once: a later step can fail.
             result = index_vectors(pipeline, month, selected)
-            drained = drain_deletions(pipeline)
+            month_run.stats.add(result.counts())
+            month_run.stats.add(deletion_counts(drain_deletions(pipeline)))
             verified = verify(pipeline, month, selected)
-        month_run.stats.add(result.counts())
-        month_run.stats.add(deletion_counts(drained))
         for counts in verified:
             yield dg.MaterializeResult(
                 asset_key=f"{counts.kind}_collection",

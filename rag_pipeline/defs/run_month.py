@@ -15,15 +15,13 @@ if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
 
 
-def run_month(pipeline: "Pipeline", month: "Month") -> MonthRun:
-    """Run `index_month` for a month with an open pipeline. Return what its steps did.
+def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
+    """Run `index_month` for a month with an open pipeline. Its steps add what they do to `run`.
 
-    The run has an `error` if it failed: the library's own error, or the description of the failed check. Raises
-    `StoreUnavailableError` if a store is down.
+    Raises `StoreUnavailableError` if a store is down, and a `RagError` if the run fails otherwise: the library's own
+    error, or the description of the failed check.
     """
     from rag_pipeline.defs.jobs import INDEX_MONTH
-
-    run = MonthRun()
 
     try:
         result = (
@@ -44,11 +42,7 @@ def run_month(pipeline: "Pipeline", month: "Month") -> MonthRun:
             "(the embedded one: `rag-pipeline up`) and run again, nothing was lost"
         ) from None
     if not result.success:
-        failure = _reason(result, month)
-        if isinstance(failure, StoreUnavailableError):
-            raise failure
-        run.error = one_line(failure)
-    return run
+        raise _reason(result, month)
 
 
 def _reason(result: dg.ExecuteInProcessResult, month: "Month") -> RagError:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig
 
-RunMonth = Callable[["Pipeline", Month], MonthRun]
+RunMonth = Callable[["Pipeline", Month, MonthRun], None]
+"""Runs a month and adds what it does to the `MonthRun`; raises a `RagError` if the month fails."""
 
 
 @dataclass
@@ -121,15 +122,14 @@ def _run_months(pipeline: Pipeline, only_months: Sequence[Month], run: RunMonth,
     unreachable: list[str] = []
     for number, month in enumerate(months):
         pipeline.progress("months", number, len(months))
+        done = MonthRun()
         try:
-            done = run(pipeline, month)
+            run(pipeline, month, done)
         except StoreUnavailableError:
             raise
         except RagError as error:
-            done = MonthRun(error=one_line(error))
+            result.errors.append(f"{month}: {one_line(error)}")
         result.stats.add(done.stats.as_dict())
         result.months.append(month)
-        if done.error:
-            result.errors.append(f"{month}: {done.error}")
         unreachable += done.unreachable
     result.errors += [reason for reason in dict.fromkeys(unreachable) if reason not in result.errors]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rag_pipeline.errors import RagError
 from rag_pipeline.indexing.chunk_documents import chunk_documents
 from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.index_vectors import index_vectors
@@ -23,38 +24,33 @@ if TYPE_CHECKING:
 
 @dataclass
 class MonthRun:
-    """What running a month did."""
+    """What running a month did, or had done by the time that it failed."""
 
     stats: IngestStats = field(default_factory=IngestStats)
     unreachable: list[str] = field(default_factory=list)
     """Why sources could not be reached, one line each. Their items stay pending."""
-    error: str | None = None
-    """Why the run failed, on one line."""
 
 
-def run_month(pipeline: Pipeline, month: Month) -> MonthRun:
-    """Run all steps of a month under its lock, and compare the counts of both stores.
+def run_month(pipeline: Pipeline, month: Month, run: MonthRun) -> None:
+    """Run all steps of a month under its lock, and compare the counts of both stores. Adds what it does to `run`.
 
-    The run has an `error` where expected, stored and searchable differ. Raises `StoreUnavailableError` where a store
-    is down: what was done stays, and the next run resumes.
+    Raises a `RagError` if expected, stored and searchable differ, and `StoreUnavailableError` if a store is down: what
+    was done stays, and the next run resumes.
     """
     with pipeline.month_lock(month):
-        run = run_steps(pipeline, month)
+        run_steps(pipeline, month, run)
         for counts in verify(pipeline, month, pipeline.settings.vectors):
             if not counts.equal:
-                run.error = (
+                raise RagError(
                     f"{counts}: run again; if the counts still differ, something else writes to this collection"
                 )
-                break
-    return run
 
 
-def run_steps(pipeline: Pipeline, month: Month, *, fetch: bool = True) -> MonthRun:
-    """Documents, chunks, vectors, deletions. The caller holds the month's lock.
+def run_steps(pipeline: Pipeline, month: Month, run: MonthRun, *, fetch: bool = True) -> None:
+    """Documents, chunks, vectors, deletions. Adds what each does to `run`. The caller holds the month's lock.
 
     `fetch=False` leaves the sources alone: only what is stored is chunked and embedded.
     """
-    run = MonthRun()
     if fetch:
         documents = ingest_documents(pipeline, month)
         run.stats.add(documents.counts())
@@ -62,4 +58,3 @@ def run_steps(pipeline: Pipeline, month: Month, *, fetch: bool = True) -> MonthR
     run.stats.add(chunk_documents(pipeline, month).counts())
     run.stats.add(index_vectors(pipeline, month).counts())
     run.stats.add(deletion_counts(drain_deletions(pipeline)))
-    return run

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
+from rag_pipeline.defs import assets
 from rag_pipeline.defs.build import build_defs
 from rag_pipeline.defs.resources import PipelineResource
+from rag_pipeline.errors import RagError
 from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -84,3 +86,19 @@ def test_it_is_opened_once_per_tick_and_run_and_closed_at_the_end(
     job = defs.resolve_job_def("index_month")
     assert job.execute_in_process(partition_key=JANUARY.partition_key, instance=instance).success
     assert events == ["opened", "closed"] * 3
+
+
+def test_a_run_that_fails_counts_the_steps_that_were_done(
+    opened: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise RagError("Milvus refused the deletions")
+
+    monkeypatch.setattr(assets, "drain_deletions", refused)
+    done = MonthRun()
+    job = build_defs({"pipeline": opened, "month_run": done}).resolve_job_def("index_month")
+    with dg.instance_for_test() as instance:
+        assert not job.execute_in_process(
+            partition_key=JANUARY.partition_key, instance=instance, raise_on_error=False
+        ).success
+    assert done.stats.embedded == done.stats.chunks == 1

@@ -248,6 +248,16 @@ def test_another_dimension_is_rejected_before_anything_is_written(index: Index) 
     index.assert_consistent()
 
 
+def test_a_month_that_fails_counts_the_steps_that_were_done(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.write("a.md", paragraphs(3))
+    other = CheapEmbedder(dimension=32)
+    monkeypatch.setattr(index.embedder, "encode", other.encode)
+    result = index.ingest()
+    assert result.errors == ["2024-03: Vector dimension mismatch: expected 64, got 32 (text 1 of 3)"]
+    assert (result.stats.documents, result.stats.embedded) == (1, 0)
+    assert result.stats.chunks > 0
+
+
 def test_a_kind_that_is_not_built_is_not_missed(index: Index) -> None:
     index.write("a.md", paragraphs(3))
     with index.open(vectors="dense") as pipeline:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from rag_pipeline.indexing.ingest import ingest
-from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
@@ -27,7 +26,7 @@ class CodeLocation:
         """Make what exists pending, and run nothing."""
         with Pipeline(load_settings()) as pipeline:
             pipeline.prepare()
-            ingest(pipeline, run=lambda pipeline, month: MonthRun())
+            ingest(pipeline, run=lambda pipeline, month, run: None)
 
     def ingest(self) -> None:
         with Pipeline(load_settings()) as pipeline:
