@@ -43,18 +43,16 @@ class Candidates:
     """Inner products by chunk, best first."""
     documents: dict[UUID, UUID] = field(default_factory=dict)
     """The document of each chunk."""
+    returned: int = 0
+    """The number of hits, also those that are no chunk of ours: where the next search goes on."""
     exhausted: bool = True
     """Whether no candidates follow: every other chunk scores worse or, for sparse vectors, has no score."""
-
-    @property
-    def returned(self) -> int:
-        """The number of candidates."""
-        return len(self.scores)
 
     def extend(self, more: Candidates) -> None:
         """Append the candidates that follow."""
         self.scores |= more.scores
         self.documents |= more.documents
+        self.returned += more.returned
         self.exhausted = more.exhausted
 
 
@@ -108,7 +106,7 @@ def find(
         )[0]
 
     hits = on_loaded(milvus, generation.alias, ask) or []
-    found = Candidates(exhausted=len(hits) < MAX_HITS)
+    found = Candidates(returned=len(hits), exhausted=len(hits) < MAX_HITS)
     for hit in hits:
         chunk = leading_chunk(hit["id"])
         if chunk is None:

@@ -10,8 +10,10 @@ import pytest
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
+from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import Filters, search
+from rag_pipeline.stores.milvus.collections import vector_field
 from rag_pipeline_tests.support.search_index import SearchIndex, new_index
 
 MODES = ["hybrid", "dense", "sparse", "fulltext"]
@@ -37,6 +39,17 @@ def test_a_hit_names_its_origin(shared: SearchIndex):
     assert [hit.score for hit in found.hits] == sorted((hit.score for hit in found.hits), reverse=True)
     assert json.loads(json.dumps(found.as_json()))["hits"][0]["document_id"] == str(hit.document_id)
     assert found.seconds > 0
+
+
+def test_rows_of_another_writer_do_not_hide_the_chunks_behind_them(index: SearchIndex):
+    name = index.pipeline.collections.generations["dense"].name
+    ((chunk,),) = index.execute("SELECT id FROM document_chunks WHERE content LIKE %s", "%豆腐%")
+    nearest = index.pipeline.embedder.encode_query("豆腐", ["dense"]).dense
+    with index.pipeline.stores.milvus.client() as client:
+        (row,) = client.get(name, ids=[f"{chunk}_dense"])
+        stray = [{**row, "id": f"zzz{number}", vector_field("dense"): nearest} for number in range(150)]
+        client.upsert(name, stray, partition_name=Month(2024, 2).milvus_partition)
+    assert "recipe.md" in names(index, "豆腐", mode="dense")
 
 
 @pytest.mark.parametrize("mode", ["dense", "sparse", "fulltext"])
