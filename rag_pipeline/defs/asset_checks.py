@@ -107,12 +107,7 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
             passed=counts.equal,
             severity=dg.AssetCheckSeverity.ERROR,
             description=str(counts),
-            metadata={
-                "expected": counts.expected,
-                "stored": counts.stored,
-                "searchable": counts.searchable,
-                "pending_deletions": counts.pending_deletions,
-            },
+            metadata=counts.as_dict(),
         )
 
     return vectors_verified

@@ -167,10 +167,7 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
             yield dg.MaterializeResult(
                 asset_key=f"{counts.kind}_collection",
                 metadata={
-                    "expected": counts.expected,
-                    "stored": counts.stored,
-                    "searchable": counts.searchable,
-                    "pending_deletions": counts.pending_deletions,
+                    **counts.as_dict(),
                     "written_chunks": result.written,
                     "embedded_chunks": result.embedded,
                     "from_embedding_cache": result.reused,

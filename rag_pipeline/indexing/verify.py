@@ -37,6 +37,15 @@ class VectorCounts:
         """Whether all three counts are the same."""
         return self.expected == self.stored == self.searchable
 
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name, as the Dagster UI shows them."""
+        return {
+            "expected": self.expected,
+            "stored": self.stored,
+            "searchable": self.searchable,
+            "pending_deletions": self.pending_deletions,
+        }
+
     def __str__(self) -> str:
         pending = f" ({self.pending_deletions} pending deletions)" if self.pending_deletions else ""
         return (
