@@ -6,8 +6,10 @@ They end with their session, so a killed run leaves none.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+
+import psycopg
 
 from rag_pipeline.errors import BusyError
 from rag_pipeline.stores.postgres.database import value
@@ -40,10 +42,20 @@ def advisory_lock(
                 on_wait()
                 waited = True
             time.sleep(_POLL_SECONDS)
-        yield
+        try:
+            yield
+        finally:
+            _unlock(connection, name)
     finally:
         connection.close()
 
 
 def _try_lock(connection: Connection, name: str) -> bool:
     return value(connection, "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,))
+
+
+def _unlock(connection: Connection, name: str) -> None:
+    """Free the lock before the session ends: the server notices a closed connection only some time later."""
+    # A connection that is lost took its lock with it.
+    with suppress(psycopg.OperationalError):
+        connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
