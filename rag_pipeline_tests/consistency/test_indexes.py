@@ -17,6 +17,8 @@ from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline.stores.postgres.expected_schema import expected_schema
 from rag_pipeline.stores.postgres.schema_description import describe
+from rag_pipeline.stores.postgres.schema_inspection import schema_problems
+from rag_pipeline.stores.postgres.schema_rebuild import rebuild
 from rag_pipeline_tests.support.damaged_index import MARCH, DamagedIndex
 
 PARENT_INVALID = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_chunks_parent'::regclass"
@@ -215,6 +217,40 @@ def test_describing_the_migrations_schema_leaves_nothing_behind(
         return tuple(thing for thing in things if thing.table != schema.VERSION_TABLE)
 
     assert expected == replace(before, indexes=ours(before.indexes), constraints=ours(before.constraints))
+
+
+def test_a_repair_of_anything_leaves_no_difference(database: Database) -> None:
+    # PostgreSQL writes `IN` on a varchar otherwise once it is created from the definition that it gave.
+    expected = expected_schema(database)
+    for _ in range(3):
+        with database.connection() as connection:
+            for it in describe(connection).constraints:
+                if it.is_check:
+                    connection.execute(it.recreate())
+            for index in describe(connection).indexes:
+                if not index.of_constraint:
+                    connection.execute(index.recreate())
+        assert schema_problems(database) == []
+    with database.connection() as connection:
+        found = {index.name: index.definition for index in describe(connection).indexes}
+    assert found["idx_documents_work"] not in {index.definition for index in expected.indexes}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "ALTER TABLE source_items DROP CONSTRAINT valid_state",
+        "ALTER TABLE documents DROP CONSTRAINT valid_indexing_status",
+        "DROP INDEX idx_source_items_work",
+        "DROP INDEX idx_documents_work",
+    ],
+)
+def test_a_repaired_condition_is_no_difference(database: Database, spoil: str) -> None:
+    with database.connection() as connection:
+        connection.execute(spoil)  # type: ignore[call-overload]
+    (problem,) = schema_problems(database)
+    rebuild(database, problem)
+    assert schema_problems(database) == []
 
 
 def test_several_processes_may_describe_it_at_once(database_url: str) -> None:

@@ -7,6 +7,8 @@ they create, so several processes can do this at once, beside readers and writer
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -55,7 +57,30 @@ def _describe_scratch_schema(database: Database) -> SchemaDescription:
             ) from None
         session.execute(f"SET LOCAL search_path TO {name}")
         _run_migrations(connection)
-        return describe(session)
+        return _with_spellings(session, describe(session))
+
+
+def _with_spellings(session: Connection, expected: SchemaDescription) -> SchemaDescription:
+    """Create checks and indexes from their own definitions until PostgreSQL no longer changes any, and keep each."""
+    spellings: dict[tuple[str, str], set[str]] = defaultdict(set)
+    described = expected
+    while True:
+        checks = [constraint for constraint in described.constraints if constraint.is_check]
+        indexes = [index for index in described.indexes if not index.of_constraint]
+        changed = [it for it in (*checks, *indexes) if it.definition not in spellings[it.table, it.name]]
+        if not changed:
+            break
+        for it in changed:
+            spellings[it.table, it.name].add(it.definition)
+            session.execute(it.recreate())
+        described = describe(session)
+    return replace(
+        expected,
+        constraints=tuple(
+            replace(it, spellings=frozenset(spellings[it.table, it.name])) for it in expected.constraints
+        ),
+        indexes=tuple(replace(it, spellings=frozenset(spellings[it.table, it.name])) for it in expected.indexes),
+    )
 
 
 def _run_migrations(connection: SqlAlchemyConnection) -> None:

@@ -1,12 +1,14 @@
 """Indexes, constraints, triggers, functions and text search configurations, as PostgreSQL describes them.
 
 The schema in use and the schema that the migrations make are described by the same queries, so both compare as text.
+PostgreSQL writes some conditions otherwise once they have been created from its own words, by a repair or by `pg_dump`
+(`IN` on a `varchar` is one): the expected schema knows those spellings too.
 Everything is found by the search path of the connection; names of schemas are left out of definitions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from psycopg.rows import class_row, dict_row
@@ -28,6 +30,12 @@ class Index:
     """From the method on: method, columns, condition."""
     of_constraint: bool
     valid: bool
+    spellings: frozenset[str] = field(default=frozenset(), compare=False)
+    """Other definitions that mean the same, in the expected schema."""
+
+    def means(self, other: Index) -> bool:
+        """Whether an index that was found is this one."""
+        return self.unique == other.unique and other.definition in {self.definition, *self.spellings}
 
     def create(self, name: str, on: str, concurrently: bool = False) -> str:
         """Return the statement that creates this index under a name on a table; `on` can begin with `ONLY`."""
@@ -35,6 +43,10 @@ class Index:
             f"CREATE {'UNIQUE ' if self.unique else ''}INDEX {'CONCURRENTLY ' if concurrently else ''}"
             f"{name} ON {on} USING {self.definition}"
         )
+
+    def recreate(self) -> str:
+        """Return the statements that drop and create this index while all wait."""
+        return f"DROP INDEX {self.name}; {self.create(self.name, self.table)}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,27 @@ class Constraint:
     name: str
     table: str
     definition: str
+    spellings: frozenset[str] = field(default=frozenset(), compare=False)
+    """Other definitions that mean the same, in the expected schema."""
+
+    @property
+    def is_check(self) -> bool:
+        """Whether it is neither a key nor a foreign key."""
+        return self.definition.startswith("CHECK ")
+
+    def means(self, other: Constraint) -> bool:
+        """Whether a constraint that was found is this one."""
+        return other.definition in {self.definition, *self.spellings}
+
+    def create(self) -> str:
+        """Return the statement that creates this constraint."""
+        return f"ALTER TABLE {self.table} ADD CONSTRAINT {self.name} {self.definition}"
+
+    def recreate(self) -> str:
+        """Return the statement that drops and creates this constraint."""
+        return (
+            f"ALTER TABLE {self.table} DROP CONSTRAINT {self.name}, ADD CONSTRAINT {self.name} {self.definition}"
+        )
 
 
 @dataclass(frozen=True)

@@ -146,13 +146,13 @@ def _function_problems(expected: SchemaDescription, found: SchemaDescription) ->
 
 
 def _constraint_problems(expected: SchemaDescription, found: SchemaDescription) -> Iterator[SchemaProblem]:
-    definitions = {(constraint.table, constraint.name): constraint.definition for constraint in found.constraints}
-    for constraint in expected.constraints:
-        definition = definitions.get((constraint.table, constraint.name))
-        if definition is None:
-            yield SchemaProblem("constraint missing", constraint.table, constraint.name)
-        elif definition != constraint.definition:
-            yield SchemaProblem("constraint differs", constraint.table, constraint.name, definition)
+    by_name = {(constraint.table, constraint.name): constraint for constraint in found.constraints}
+    for wanted in expected.constraints:
+        constraint = by_name.get((wanted.table, wanted.name))
+        if constraint is None:
+            yield SchemaProblem("constraint missing", wanted.table, wanted.name)
+        elif not wanted.means(constraint):
+            yield SchemaProblem("constraint differs", wanted.table, wanted.name, constraint.definition)
 
 
 def _trigger_problems(
@@ -180,7 +180,7 @@ def _index_problems(expected: SchemaDescription, found: SchemaDescription) -> It
         if index is None:
             if not wanted.of_constraint:  # Otherwise the constraint is what is missing.
                 yield SchemaProblem("index missing", wanted.table, wanted.name)
-        elif (index.unique, index.definition) != (wanted.unique, wanted.definition) and not wanted.of_constraint:
+        elif not wanted.means(index) and not wanted.of_constraint:
             yield SchemaProblem("index differs", wanted.table, wanted.name, index.definition)
         elif not index.valid:
             yield SchemaProblem("index invalid", wanted.table, wanted.name)

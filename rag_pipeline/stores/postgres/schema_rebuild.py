@@ -22,7 +22,7 @@ from rag_pipeline.stores.postgres.schema_inspection import PARTITIONED, triggers
 
 if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection, Database
-    from rag_pipeline.stores.postgres.schema_description import Index, SchemaDescription
+    from rag_pipeline.stores.postgres.schema_description import Constraint, Index, SchemaDescription
     from rag_pipeline.stores.postgres.schema_inspection import SchemaProblem
 
 _LOCK_TIMEOUT = "5s"
@@ -57,10 +57,10 @@ def _rebuild(connection: Connection, expected: SchemaDescription, problem: Schem
             connection.execute(expected.functions[name])
         case "partition missing":
             _attach_month(connection, expected, Month.parse(name))
-        case "constraint missing" | "constraint differs":
-            constraint = next(c for c in expected.constraints if (c.table, c.name) == (table, name))
-            drop = f"DROP CONSTRAINT {name}, " if problem.what == "constraint differs" else ""
-            connection.execute(f"ALTER TABLE {table} {drop}ADD CONSTRAINT {name} {constraint.definition}")
+        case "constraint missing":
+            connection.execute(_expected_constraint(expected, table, name).create())
+        case "constraint differs":
+            connection.execute(_expected_constraint(expected, table, name).recreate())
         case "trigger missing" | "trigger differs":
             trigger = next(t for t in triggers_of(expected, table) if t.name == name)
             connection.execute(trigger.create(table))
@@ -77,6 +77,10 @@ def _rebuild(connection: Connection, expected: SchemaDescription, problem: Schem
                 _validate_partitioned_index(connection, _expected_index(expected, name))
             else:
                 connection.execute(f"REINDEX INDEX CONCURRENTLY {name}")
+
+
+def _expected_constraint(expected: SchemaDescription, table: str, name: str) -> Constraint:
+    return next(c for c in expected.constraints if (c.table, c.name) == (table, name))
 
 
 def _expected_index(expected: SchemaDescription, name: str) -> Index:
