@@ -3,14 +3,15 @@
     RagError                      anything that a person can fix; shown without a traceback
     ├── ConfigError               fix the setting, `sources.yaml` or the argument that it names
     ├── StoreUnavailableError     start or free the store, then run again: nothing was lost
+    ├── PrivilegeError            grant the privilege that it names, then run again
     ├── BusyError                 wait for the other run, then run again
     ├── SourceError               fix access to the source; its documents stay as they are
     ├── DocumentError             fix the document at its source, or leave it quarantined
     └── DimensionMismatchError    use the embedder that made the collection, or another collection
 
 Who catches what: a run stops at `StoreUnavailableError` and `DimensionMismatchError`, goes on without the source at
-`SourceError`, without the document at `DocumentError`, and with the next month at any other `RagError`. The command line
-turns each into one line and exit code 1, Dagster into the failure of a step.
+`SourceError`, without the document at `DocumentError`, and with the next month at any other `RagError`. A check reports a `PrivilegeError` as a finding. The
+command line turns each into one line and exit code 1, Dagster into the failure of a step.
 
 The base class and the kinds that callers distinguish belong here. An error that only one module raises and nobody
 catches by kind is a plain `RagError`.
@@ -29,6 +30,10 @@ class ConfigError(RagError):
 
 class StoreUnavailableError(RagError):
     """PostgreSQL, Milvus or Redis cannot be reached or refuses to work. Nothing was lost: run again when it is back."""
+
+
+class PrivilegeError(RagError):
+    """The user of a store may not do something. The text says which privilege to grant."""
 
 
 class BusyError(RagError):

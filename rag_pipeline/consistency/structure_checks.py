@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.consistency.findings import Finding, repair_command
+from rag_pipeline.errors import PrivilegeError
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
 from rag_pipeline.stores.milvus import key_ranges
 from rag_pipeline.stores.postgres import consistency_queries, expiring_months, schema, schema_inspection
@@ -24,8 +26,12 @@ def table_and_collection_issues(pipeline: Pipeline, assets: Sequence[str]) -> li
     """Find differences of the tables and collections themselves from what is specified."""
     found: list[Finding] = []
     if _includes_tables(assets):
-        problems = schema_inspection.schema_problems(pipeline.stores.database)
-        found += _table_findings(problems, None, assets)
+        try:
+            problems = schema_inspection.schema_problems(pipeline.stores.database)
+        except PrivilegeError as error:
+            found += _missing_privilege(error, assets)
+        else:
+            found += _table_findings(problems, None, assets)
     for kind in _kinds(pipeline, assets):
         found += _collection_issues(pipeline, kind)
     return found
@@ -35,8 +41,9 @@ def partition_issues(pipeline: Pipeline, month: Month, assets: Sequence[str]) ->
     """Find differences of a month's partitions from what is specified."""
     found: list[Finding] = []
     if _includes_tables(assets):
-        problems = schema_inspection.partition_problems(pipeline.stores.database, month)
-        found += _table_findings(problems, month, assets)
+        with suppress(PrivilegeError):  # Reported once, for the index as a whole.
+            problems = schema_inspection.partition_problems(pipeline.stores.database, month)
+            found += _table_findings(problems, month, assets)
     for kind in _kinds(pipeline, assets):
         found += _collection_partition_issues(pipeline, month, kind)
     return found
@@ -63,6 +70,23 @@ def _table_findings(
         if sample and where in assets:
             found.append(_issue(where, month, "differences from the declared schema", sample))
     return found
+
+
+def _missing_privilege(error: PrivilegeError, assets: Sequence[str]) -> list[Finding]:
+    """One finding for each table that cannot be compared."""
+    return [
+        Finding(
+            "index_issues",
+            where,
+            None,
+            "missing privileges to check the schema",
+            1,
+            [{"problem": "missing privilege", "table": where}],
+            str(error),
+        )
+        for where in schema_inspection.PARTITIONED
+        if where in assets
+    ]
 
 
 def _collection_issues(pipeline: Pipeline, kind: VectorKind) -> list[Finding]:

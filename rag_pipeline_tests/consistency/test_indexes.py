@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 
-from rag_pipeline.errors import RagError
+from rag_pipeline.errors import PrivilegeError, RagError
 from rag_pipeline.stores.postgres import expected_schema as expected_schema_module
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Database
@@ -263,22 +264,49 @@ def test_several_processes_may_describe_it_at_once(database_url: str) -> None:
     assert all(one == found[0] for one in found)
 
 
-def test_a_missing_privilege_is_named(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expected_schema_module, "_by_server_version", {})
+@contextmanager
+def without_create(url: str) -> Iterator[str]:
+    """The URL of a database for a user who may do anything in it but create schemas."""
     role = f"reader_{secrets.token_hex(4)}"
-    with database.connection() as connection:
-        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'geheim'")
-        name = connection.info.dbname
-    address = database._url.rpartition("@")[2]
-    reader = Database(f"postgresql://{role}:geheim@{address}", min_size=1)
-    try:
-        with pytest.raises(RagError, match=rf'GRANT CREATE ON DATABASE "{name}" TO "{role}"') as caught:
-            expected_schema(reader)
-        assert "\n" not in str(caught.value)
-    finally:
-        reader.close()
-        with database.connection() as connection:
-            connection.execute(f"DROP ROLE {role}")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'geheim'")  # type: ignore[call-overload]
+        connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")  # type: ignore[call-overload]
+        try:
+            yield f"postgresql://{role}:geheim@{url.rpartition('@')[2]}"
+        finally:
+            connection.execute(f"DROP OWNED BY {role}")  # type: ignore[call-overload]
+            connection.execute(f"DROP ROLE {role}")  # type: ignore[call-overload]
+
+
+def test_a_missing_privilege_is_named(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expected_schema_module, "_by_server_version", {})
+    with without_create(database_url) as url:
+        reader = Database(url, min_size=1)
+        name, role = url.rpartition("/")[2], url.split("/")[2].partition(":")[0]
+        try:
+            with pytest.raises(PrivilegeError, match=rf'GRANT CREATE ON DATABASE "{name}" TO "{role}"') as caught:
+                expected_schema(reader)
+            assert "\n" not in str(caught.value)
+        finally:
+            reader.close()
+
+
+def test_a_missing_privilege_is_a_finding(damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expected_schema_module, "_by_server_version", {})
+    endpoints = damaged.index.endpoints
+    damaged.sql("UPDATE document_chunks SET document_id = gen_random_uuid() WHERE position = 0")
+    with without_create(endpoints.postgres_url) as url:
+        monkeypatch.setattr(damaged.index, "endpoints", replace(endpoints, postgres_url=url))
+        found = damaged.check()
+        assert [(f.where, f.month) for f in found.index_issues] == [("documents", None), ("document_chunks", None)]
+        assert all("GRANT CREATE ON DATABASE" in f.what_to_do for f in found.index_issues)
+        assert found.orphaned_chunks  # the other checks are not kept from their work
+        with pytest.raises(PrivilegeError, match="GRANT CREATE"):
+            damaged.repair()
+        monkeypatch.setattr(damaged.index, "endpoints", endpoints)
+    damaged.repaired()
 
 
 @pytest.mark.parametrize("group", [SPOILED[:8], SPOILED[8:-1], SPOILED[-1:]], ids=["one", "two", "three"])

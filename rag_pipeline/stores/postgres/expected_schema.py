@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from rag_pipeline.errors import RagError
+from rag_pipeline.errors import PrivilegeError
 from rag_pipeline.stores.postgres.migrations import ALEMBIC
 from rag_pipeline.stores.postgres.schema_description import describe
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection as SqlAlchemyConnection
 
     from rag_pipeline.stores.postgres.database import Connection, Database
-    from rag_pipeline.stores.postgres.schema_description import SchemaDescription
+    from rag_pipeline.stores.postgres.schema_description import Constraint, Index, SchemaDescription
 
 _by_server_version: dict[int, SchemaDescription] = {}
 
@@ -29,7 +29,7 @@ _by_server_version: dict[int, SchemaDescription] = {}
 def expected_schema(database: Database) -> SchemaDescription:
     """Return the description of the schema that this program's migrations make on this version of PostgreSQL.
 
-    Made once per process. Raises a `RagError` if the user has no CREATE privilege on the database.
+    Made once per process. Raises a `PrivilegeError` if the user has no CREATE privilege on the database.
     """
     with database.connection() as connection:
         version = connection.info.server_version
@@ -51,7 +51,7 @@ def _describe_scratch_schema(database: Database) -> SchemaDescription:
             session.execute(f"CREATE SCHEMA {name}")
         except psycopg.errors.InsufficientPrivilege:
             user, target = session.info.user, session.info.dbname
-            raise RagError(
+            raise PrivilegeError(
                 f"PostgreSQL user {user} needs the CREATE privilege on database {target} to check the schema: "
                 f'GRANT CREATE ON DATABASE "{target}" TO "{user}"'
             ) from None
@@ -65,9 +65,9 @@ def _with_spellings(session: Connection, expected: SchemaDescription) -> SchemaD
     spellings: dict[tuple[str, str], set[str]] = defaultdict(set)
     described = expected
     while True:
-        checks = [constraint for constraint in described.constraints if constraint.is_check]
-        indexes = [index for index in described.indexes if not index.of_constraint]
-        changed = [it for it in (*checks, *indexes) if it.definition not in spellings[it.table, it.name]]
+        created: list[Constraint | Index] = [it for it in described.constraints if it.is_check]
+        created += [it for it in described.indexes if not it.of_constraint]
+        changed = [it for it in created if it.definition not in spellings[it.table, it.name]]
         if not changed:
             break
         for it in changed:
