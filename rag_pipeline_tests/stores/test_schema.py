@@ -234,3 +234,34 @@ def test_rows_of_an_older_schema_are_found_under_the_new_names(database_url: str
     with pytest.raises(psycopg.errors.CheckViolation), database.connection() as connection:
         connection.execute("UPDATE source_items SET state = 'retired'")
     database.close()
+
+
+def test_alerts_follow_the_job_that_was_renamed(database_url: str) -> None:
+    database = Database(database_url, min_size=1)
+    schema.migrate(database, "0002")
+    subjects = [
+        ("run", "retire_months"),
+        ("run", "index_month"),
+        ("schedule", "retire_months of rag_pipeline"),
+        ("run", "retire_months_by_hand"),
+    ]
+    with database.connection() as connection:
+        for number, (kind, name) in enumerate(subjects):
+            connection.execute(
+                """
+                WITH alert AS (
+                    INSERT INTO alert_outbox (event_key, kind, name, state, occurred_at, since, details)
+                    VALUES (%s, %s, %s, 'failing', now(), now(), '{}') RETURNING id, kind, name)
+                INSERT INTO alert_states (kind, name, failing, since, log, event_id, alert)
+                SELECT kind, name, true, now(), 'log', %s, id FROM alert
+                """,
+                (str(number), kind, name, number),
+            )
+    schema.migrate(database)
+    with database.connection() as connection:
+        states = connection.execute("SELECT kind, name FROM alert_states ORDER BY event_id").fetchall()
+        alerts = connection.execute("SELECT kind, name FROM alert_outbox ORDER BY id").fetchall()
+    database.close()
+    renamed = [("run", "expire_months"), subjects[1], ("schedule", "expire_months of rag_pipeline"), subjects[3]]
+    assert states == renamed
+    assert alerts == renamed

@@ -1,6 +1,6 @@
 """The words of the schema: a chunk is superseded, a month expires; comments in plain English.
 
-`retired` stood for both. Nothing but names and comments changes.
+`retired` stood for both. Nothing but names and comments changes; alerts follow the job that is renamed.
 
 Revision ID: 0003
 """
@@ -57,6 +57,12 @@ COMMENT ON TABLE term_statistics IS
 """
 
 ALERTS = """
+-- The job `retire_months`, and its schedule: `retire_months of <code location>`.
+UPDATE alert_states SET name = regexp_replace(name, '^retire_months', 'expire_months')
+WHERE kind IN ('run', 'schedule') AND name ~ '^retire_months( of |$)';
+UPDATE alert_outbox SET name = regexp_replace(name, '^retire_months', 'expire_months')
+WHERE kind IN ('run', 'schedule') AND name ~ '^retire_months( of |$)';
+
 COMMENT ON TABLE alert_outbox IS 'alerts to be sent, one row for each event that changed a state';
 COMMENT ON COLUMN alert_outbox.event_key IS 'the event in Dagster: reported once, however often it is read';
 COMMENT ON COLUMN alert_outbox.since IS 'when the failure began, for a recovery too';
