@@ -1,7 +1,7 @@
 """The assets: sources → documents → document_chunks → the three vector collections, partitioned by month.
 
-No IO manager: the stores hold the data. An asset's body is one call into the library, its counts, which go
-to the run's `month_run`, and its metadata.
+No IO manager: the stores hold the data. An asset calls the library, adds its counts to the
+run's `month_run`, and returns its metadata.
 """
 
 from collections.abc import Iterator, Sequence
@@ -176,7 +176,7 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
                     "from_embedding_cache": result.reused,
                     "embedding_cache": "unreachable" if pipeline.cache_unreachable else "ok",
                     "moved_chunks": result.moved,
-                    "switched_documents": result.documents_switched,
+                    "newly_live_documents": result.documents_switched,
                     "failed_chunks": table(("chunk", "reason"), result.failed),
                 },
             )

@@ -35,7 +35,7 @@ class MonthRun:
 def run_month(pipeline: Pipeline, month: Month) -> MonthRun:
     """Run all steps of a month under its lock, and compare the counts of both stores.
 
-    The run has an `error` where expected, stored and searchable differ. Raises `StoreUnavailableError` where a store
+    The run has an `error` if expected, stored and searchable differ. Raises `StoreUnavailableError` if a store
     is down: what was done stays, and the next run resumes.
     """
     with pipeline.month_lock(month):

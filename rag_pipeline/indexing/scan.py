@@ -175,8 +175,8 @@ class _Pass:
             connection.commit()
             raise SourceError(
                 f"source {name}: {gone} of its {known} documents are gone, more than RAG_MAX_DELETED_SHARE "
-                f"({limit:.0%}) allows at once; nothing was deleted. If they should be deleted: "
-                f"rag-pipeline ingest --source {name} --confirm-deletions"
+                f"({limit:.0%}) allows at once; nothing was deleted. To delete them, run "
+                f"`rag-pipeline ingest --source {name} --confirm-deletions`"
             )
         return source_items.mark_gone(connection, self._source_id, number)
 
