@@ -1,13 +1,7 @@
-"""Keeps a retrieval index consistent with its sources: documents from any source in PostgreSQL, Milvus and Redis.
+"""Keeps a retrieval index in PostgreSQL and Milvus consistent with its sources.
 
-The library layer (everything but `defs` and `definitions`) does not know Dagster and can be used and tested alone;
-`rag_pipeline.defs` puts it under Dagster. Floors, from the top; nothing imports upwards:
-
-    defs, cli
-    indexing, consistency, search, alerts
-    pipeline, dev
-    sources, documents, embedding, stores, local_servers, dagster_home
-    language, endpoints, settings, months, errors, progress, stopwatch, urls
+The library (everything below `defs`) does not import Dagster and can be used and tested alone; `defs` is the Dagster
+layer, and `cli` stands on it. `docs/design.md` shows the layers; nothing imports upwards.
 
 Nothing imports pandas, pymilvus, torch or FlagEmbedding at load time: a Dagster code server and every run would pay
 for it.

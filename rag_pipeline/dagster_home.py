@@ -29,7 +29,9 @@ def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, s
         if not config.exists() or config.read_text("utf-8") != text:
             config.write_text(text, "utf-8")
     except OSError as error:
-        raise RagError(f"cannot write {home}: {one_line(error)}; make room there or set RAG_HOME") from None
+        raise RagError(
+            f"cannot write {home}: {one_line(error)}; fix that, or set RAG_HOME to another folder"
+        ) from None
 
     from rag_pipeline.stores.postgres import schema
     from rag_pipeline.stores.postgres.database import Database

@@ -9,9 +9,10 @@
     ├── DocumentError             fix the document at its source, or leave it quarantined
     └── DimensionMismatchError    use the embedder that made the collection, or another collection
 
-Who catches what: a run stops at `StoreUnavailableError` and `DimensionMismatchError`, goes on without the source at
-`SourceError`, without the document at `DocumentError`, and with the next month at any other `RagError`. A check reports a `PrivilegeError` as a finding. The
-command line turns each into one line and exit code 1, Dagster into the failure of a step.
+Who catches what: a run stops on `StoreUnavailableError` and `DimensionMismatchError`, continues without the source on
+`SourceError` and without the document on `DocumentError`; any other `RagError` ends its month, and the next one runs.
+A check reports a `PrivilegeError` as a finding. The command line turns each into one line and exit code 1, Dagster
+into the failure of a step.
 
 The base class and the kinds that callers distinguish belong here. An error that only one module raises and nobody
 catches by kind is a plain `RagError`.

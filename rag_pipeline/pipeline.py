@@ -63,7 +63,7 @@ def find_endpoints(settings: Settings) -> Endpoints:
 class Pipeline:
     """A context manager that closes its connections at the end.
 
-    Everything costly is made at its first use, so that a run with nothing to do loads no model and no client.
+    Everything costly is created on first use, so that a run with nothing to do loads no model and no client.
     `endpoints` default to what `find_endpoints` finds, `embedder` to the one that `RAG_EMBEDDER` names.
     """
 
@@ -155,7 +155,7 @@ class Pipeline:
 
     @contextmanager
     def month_lock(self, month: Month, wait_seconds: float = _LOCK_WAIT_SECONDS) -> Iterator[None]:
-        """Be the only run of a month. Waits while another run holds the lock, then raises a `BusyError`.
+        """Hold the lock of a month. Raises a `BusyError` if another run still holds it after `wait_seconds`.
 
         The lock of a killed run ends with its session.
         """
@@ -163,7 +163,7 @@ class Pipeline:
             self.stores.database,
             f"month {month}",
             wait_seconds,
-            lambda: self.progress(f"{month}: waiting for another run of it", 0),
+            lambda: self.progress(f"{month}: waiting for another run", 0),
         ):
             yield
 

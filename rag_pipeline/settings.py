@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     max_document_bytes: int = Field(
         32 * 1024 * 1024, ge=1, description="Larger documents are quarantined, not read."
     )
-    parse_workers: int = Field(4, ge=1, le=64, description="Documents fetched and parsed side by side.")
+    parse_workers: int = Field(4, ge=1, le=64, description="Documents fetched and parsed in parallel.")
     first_month: Annotated[Month, NoDecode] = Field(
         Month(2000, 1), description="The first month; documents with an earlier date are put there."
     )

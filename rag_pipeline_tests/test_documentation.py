@@ -67,8 +67,8 @@ def test_a_state_diagram_has_the_transitions_of_the_table(column: str, enum: typ
 
 def test_nothing_imports_upwards() -> None:
     layout = _text("docs/design.md").split("```")[1]
-    floors = [re.findall(r"^  ([a-z_]+(?:, [a-z_]+)*)", group, re.M) for group in layout.split("\n\n")]
-    rank = {name: n for n, lines in enumerate(floors) for line in lines for name in line.split(", ")}
+    layers = [re.findall(r"^  ([a-z_]+(?:, [a-z_]+)*)", group, re.M) for group in layout.split("\n\n")]
+    rank = {name: n for n, lines in enumerate(layers) for line in lines for name in line.split(", ")}
     package = ROOT / "rag_pipeline"
     upwards = []
     for path in package.rglob("*.py"):

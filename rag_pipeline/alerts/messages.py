@@ -108,7 +108,7 @@ def _heading(section: Sequence[Alert], ui_url: str, room: int) -> list[str]:
     first = section[0]
     since = _timestamp(min(alert.since for alert in section))
     if first.state == "recovered":
-        when = f"recovered at {_timestamp(max(alert.at for alert in section))}, had been failing since {since}"
+        when = f"recovered at {_timestamp(max(alert.at for alert in section))} after failing since {since}"
     else:
         when = f"{first.state} since {since}"
     lines = [f"{_cut(first.subject.name, 120)}: {when}", _cut(f"{ui_url}{first.path}", 300)]

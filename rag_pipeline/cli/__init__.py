@@ -39,7 +39,7 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rag-pipeline")
 def cli() -> None:
-    """Keeps a retrieval index consistent: documents in PostgreSQL, Milvus and Redis, run through Dagster."""
+    """Keep a retrieval index in PostgreSQL and Milvus consistent with its sources, run through Dagster."""
 
 
 for command in (

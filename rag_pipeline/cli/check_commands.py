@@ -44,7 +44,7 @@ def check(as_json: bool, only_months: tuple[Month, ...]) -> None:
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 def repair(as_json: bool, only_months: tuple[Month, ...], dry_run: bool) -> None:
-    """Repair what `check` finds; exit 1 if anything is inconsistent afterwards."""
+    """Repair what `check` finds; exit 1 if anything is inconsistent afterwards. A dry run always exits 0."""
     from rag_pipeline.consistency.repair import repair as run_repair
 
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:

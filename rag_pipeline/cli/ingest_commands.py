@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @json_option
-@click.option("--remove", metavar="NAME", help="Remove a source that is no longer listed, with its documents.")
+@click.option(
+    "--remove",
+    metavar="NAME",
+    help="Remove a source that is no longer configured; the next ingest deletes its documents.",
+)
 def sources(as_json: bool, remove: str | None) -> None:
     """List the sources and their state."""
     from rag_pipeline.stores.postgres import sources as table
@@ -32,7 +36,7 @@ def sources(as_json: bool, remove: str | None) -> None:
             if remove is not None:
                 if remove in configured:
                     raise RagError(
-                        f"source {remove} is still listed in {pipeline.settings.sources}: take it out there first"
+                        f"source {remove} is still configured in {pipeline.settings.sources}: delete its entry first"
                     )
                 count = table.remove(connection, remove)
                 say(f"{count} documents of {remove} will be deleted by the next `rag-pipeline ingest`")
@@ -47,7 +51,7 @@ def sources(as_json: bool, remove: str | None) -> None:
 
 
 def _source_line(row: dict[str, Any]) -> str:
-    state = row.get("sync_status") if row.get("is_active", True) else "not in sources.yaml"
+    state = row.get("sync_status") if row.get("is_active", True) else "not configured"
     line = (
         f"{row['name']:<20} {row['source_type']:<12} {state:<14} "
         f"{row.get('successful_documents') or 0} ingested, {row.get('failed_documents') or 0} quarantined"
@@ -68,7 +72,7 @@ def ingest(
     retry_failed: bool,
     confirm_deletions: bool,
 ) -> None:
-    """Scan the sources and run the job of every month with pending work, in this process."""
+    """Scan the sources, apply the retention, and run the job of every month with pending work, in this process."""
     from rag_pipeline.indexing.ingest import ingest as run_ingest
     from rag_pipeline.stores.probes import probe_milvus
 
@@ -94,7 +98,7 @@ def ingest(
         complain(line)
     if result.stats.failed or result.stats.failed_chunks:
         complain(
-            f"{result.stats.failed} documents were quarantined and {result.stats.failed_chunks} chunks failed: "
+            f"quarantined documents: {result.stats.failed}, failed chunks: {result.stats.failed_chunks}: "
             "see `rag-pipeline documents --failed`"
         )
     if redis_down:

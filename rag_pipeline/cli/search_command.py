@@ -21,7 +21,7 @@ from rag_pipeline.cli.common import json_option, open_pipeline, print_json
 )
 @click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True)
 @click.option("--language", metavar="XX", help="Only documents in this language, such as ja.")
-@click.option("--source-type", metavar="T", help="Only documents from this type of source.")
+@click.option("--source-type", metavar="TYPE", help="Only documents from this type of source, such as filesystem.")
 @click.option(
     "--from", "from_date", type=click.DateTime(["%Y-%m-%d", "%Y-%m"]), help="Not older than this date (UTC)."
 )

@@ -68,7 +68,7 @@ def _table_findings(
             if problem.where == where
         ]
         if sample and where in assets:
-            found.append(_issue(where, month, "differences from the declared schema", sample))
+            found.append(_issue(where, month, "differences from the specified schema", sample))
     return found
 
 
@@ -132,7 +132,7 @@ def _collection_issue(kind: VectorKind, month: Month | None, sample: list[dict[s
 
 
 def _issue(where: str, month: Month | None, problem: str, sample: list[dict[str, Any]]) -> Finding:
-    what_to_do = f"{repair_command(month)} restores what is specified"
+    what_to_do = f"{repair_command(month)} restores the specified structure"
     return Finding(
         "index_issues",
         where,

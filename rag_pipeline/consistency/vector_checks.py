@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def missing_and_orphaned_vectors(pipeline: Pipeline, month: Month, assets: Sequence[str]) -> list[Finding]:
     """Find chunks whose vectors are missing from a collection, and keys there that belong to no chunk.
 
-    A collection that is not loaded cannot be read: both checks say so, and `index_issues` reports the cause.
+    A collection that is not loaded cannot be read: both checks report that, and `index_issues` reports the cause.
     """
     found: list[Finding] = []
     for kind in pipeline.settings.vectors:

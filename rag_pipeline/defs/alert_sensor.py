@@ -34,7 +34,7 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
     for name in sent.refused:
         context.log.warning(f"{name} did not accept an alert; it will be retried after a pause")
     if not listed:
-        return dg.SkipReason(f"{recorded} alerts recorded; RAG_ALERT_URLS is not set, so nobody is notified")
+        return dg.SkipReason(f"new alerts: {recorded}; RAG_ALERT_URLS is not set, so nobody is notified")
     if sent.busy:
         return dg.SkipReason(f"{recorded} alerts recorded; another process is sending")
     return dg.SkipReason(

@@ -1,6 +1,6 @@
 """The asset checks: each collection's vectors, the backlog of deletions, and the table of consistency checks.
 
-All are partitioned by month: an unpartitioned one leaves a ghost row in every run.
+All are partitioned by month: an unpartitioned one leaves a row that stays "planned" in every run.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ def index_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefinition]:
 def evaluations(
     found: Sequence[Finding], month: Month, built: Sequence[VectorKind]
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate every consistency check from the findings of a full check of a month, as a repair ends with."""
+    """Evaluate every consistency check of a month from the findings of a full check, such as a repair's last."""
     for asset, checks in checks_by_asset(built).items():
         for check in checks:
             findings = [f for f in found if (f.where, f.check) == (asset, check.name) and f.month in (month, None)]
@@ -84,7 +84,7 @@ def _evaluation(check: Check, findings: Sequence[Finding]) -> dict[str, Any]:
         "description": "; ".join(f"{f.summary} → {f.what_to_do}" for f in findings) or "no problems found",
         "metadata": {
             "count": sum(finding.count for finding in findings),
-            "sample": table(("problem", "what"), rows),
+            "sample": table(("problem", "details"), rows),
             "what_to_do": "; ".join(dict.fromkeys(finding.what_to_do for finding in findings)) or "nothing",
         },
     }

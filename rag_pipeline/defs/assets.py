@@ -1,7 +1,7 @@
 """The assets: sources → documents → document_chunks → the three vector collections, partitioned by month.
 
-No IO manager: the stores hold the data. An asset's body is one call into the library, its counts, which go
-to the run's `month_run`, and its metadata.
+No IO manager: the stores hold the data. An asset calls the library, adds its counts to the
+run's `month_run`, and returns its metadata.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The job that repairs one month and records the new results of its checks, so that they need no run to pass."""
+"""The job that repairs one month and evaluates its checks again, so that they turn green without another run."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,8 @@ class RepairOptions(dg.Config):
 
 
 @dg.op(
-    description="Makes inconsistent rows pending, deletes orphans, rebuilds what is not as specified, and runs "
-    "the write path. With dry_run it only reports what it found.",
+    description="Makes inconsistent rows pending, deletes orphans, rebuilds what is not as specified, then runs "
+    "the month. With dry_run it only reports what it finds.",
 )
 def repair_stores(
     context: dg.OpExecutionContext, config: RepairOptions, pipeline: dg.ResourceParam[Pipeline]

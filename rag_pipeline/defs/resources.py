@@ -33,7 +33,7 @@ class PipelineResource(dg.ConfigurableResource[Pipeline]):
 
 
 class MonthRunResource(dg.ConfigurableResource[MonthRun]):
-    """What the steps of this run have done: assets add their counts; `rag-pipeline ingest` reads its own."""
+    """The counts of this run, which each asset adds to; `rag-pipeline ingest` passes its own and reads it later."""
 
     def create_resource(self, context: dg.InitResourceContext) -> MonthRun:
         """Return an empty one for this run."""

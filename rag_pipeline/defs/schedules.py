@@ -84,7 +84,7 @@ def expire_months(
         return dg.RunRequest()
     kept = pipeline.settings.retention_months
     return dg.SkipReason(
-        "RAG_RETENTION_MONTHS is not set" if kept is None else f"{kept} months are kept, none is older"
+        "RAG_RETENTION_MONTHS is not set" if kept is None else f"months kept: {kept}; none is older"
     )
 
 

@@ -98,7 +98,7 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
         return dg.SensorResult(
             run_requests=[dg.RunRequest(partition_key=month.partition_key) for month in due],
             cursor=_dump(requested),
-            skip_reason=None if due else f"{len(work)} months have pending work, none of them is due",
+            skip_reason=None if due else f"months with pending work: {len(work)}; none is due",
         )
 
     return pending

@@ -94,7 +94,7 @@ class EmbeddingCache:
         if not _warned:
             _warned = True
             logger.warning(
-                "embedding_cache: Redis is unreachable; every text is embedded again until it is back: %s",
+                "embedding_cache: Redis is unreachable; texts are re-embedded until it is back: %s",
                 one_line(error),
             )
 

@@ -1,4 +1,4 @@
-"""Chunks: documents that changed are chunked again, and only the chunks that changed are new.
+"""Chunks: changed documents are re-chunked, and only the chunks whose text changed are new.
 
 By the hash of what would be embedded, chunks that are still in the document keep their rows and vectors; new ones are
 added beside them; the others are superseded, and deleted when the new version goes live.

@@ -1,4 +1,4 @@
-"""Partitions ahead of time: those of the running month and the next two, in PostgreSQL and in every collection."""
+"""Partitions ahead of time: those of the current month and the next two, in PostgreSQL and in every collection."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PartitionsResult:
 
 
 def create_partitions(pipeline: Pipeline, now: Month | None = None) -> PartitionsResult:
-    """Create the missing partitions of the running month (`now`) and the next two.
+    """Create the missing partitions of the current month (`now`) and the next two.
 
     Collections that do not exist yet are left alone: the first run of a month creates them. Raises a `RagError` if a
     collection already has as many partitions as a real Milvus allows.

@@ -154,7 +154,7 @@ class _VectorStep:
         self._pipeline.progress(f"{self._month} vectors", result.written)
 
     def _switch(self, documents: list[UUID] | None) -> None:
-        """Make complete new versions live: each document in one transaction with others, a bounded number at a time."""
+        """Make complete new versions live, up to `_SWITCH_BATCH` documents per transaction."""
         while True:
             with self._database.connection() as connection:
                 switched = document_chunks.switch(connection, self._month, documents, _SWITCH_BATCH)

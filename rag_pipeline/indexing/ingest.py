@@ -40,7 +40,7 @@ class IngestResult:
     """Sources that could not be scanned and months whose run failed, one line each; the others went on."""
     warnings: list[str] = field(default_factory=list)
     unconfigured: list[str] = field(default_factory=list)
-    """Sources that are no longer listed in `sources.yaml`: their documents stay until `sources --remove`."""
+    """Sources found missing from `sources.yaml` by this ingest; their documents stay until `sources --remove`."""
 
     @property
     def complete(self) -> bool:

@@ -104,7 +104,7 @@ def _store(pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], r
 
 
 class _Reader:
-    """Fetches and parses items, from several threads. Notes in `unreachable` which sources cannot be reached, and why."""
+    """Fetches and parses items, from several threads. Notes in `unreachable` why a source cannot be reached."""
 
     def __init__(self, pipeline: Pipeline, unreachable: dict[str, str]) -> None:
         self._pipeline = pipeline

@@ -1,10 +1,10 @@
-"""Retention: months older than `RAG_RETENTION_MONTHS` before the running month expire and leave both stores.
+"""Retention: months more than `RAG_RETENTION_MONTHS` before the current month expire and are dropped from both stores.
 
 A month expires under its lock, in steps that can be killed and repeated: it is recorded in `expiring_months`; its items
 are marked, so that no scan brings them back; its documents are deleted and its partitions dropped in PostgreSQL; its
-partition is dropped in each Milvus collection; only then is the record removed. What was recorded is finished by the next
-call, whatever the setting says by then. Sources are never touched: if more months are kept again, or all of them, their
-items become pending and are ingested again.
+partition is dropped in each Milvus collection; only then is the record removed. What was recorded is finished by the
+next call, whatever the setting says by then. Sources are never touched: if more months are kept again, or all of them,
+their items become pending and are ingested again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def horizon_of(settings: Settings, now: Month | None = None) -> Month | None:
 
 
 def months_to_expire(pipeline: Pipeline, now: Month | None = None) -> list[Month]:
-    """Return the months that have to leave, oldest first: those before the horizon, and those that are half expired."""
+    """Return the months to expire, oldest first: those older than the retention, and those half expired."""
     horizon = horizon_of(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
         begun = expiring_months.in_progress(connection)
@@ -74,7 +74,7 @@ def retention_due(pipeline: Pipeline, now: Month | None = None) -> bool:
 def apply_retention(pipeline: Pipeline, now: Month | None = None) -> RetentionResult:
     """Expire the months that are too old, and make pending again what had expired and is to be kept.
 
-    `now` is the running month. Raises `StoreUnavailableError` if a store is down; the next call resumes.
+    `now` is the current month. Raises `StoreUnavailableError` if a store is down; the next call resumes.
     """
     result = RetentionResult()
     for month in months_to_expire(pipeline, now):
@@ -82,7 +82,7 @@ def apply_retention(pipeline: Pipeline, now: Month | None = None) -> RetentionRe
             with pipeline.month_lock(month, _LOCK_WAIT_SECONDS):
                 _expire(pipeline, month)
         except BusyError as error:
-            result.busy.append(f"{month} is past the retention and could not expire yet: {error}")
+            result.busy.append(f"{month} is older than the retention but could not be expired yet: {error}")
         else:
             result.expired.append(month)
     horizon = horizon_of(pipeline.settings, now)

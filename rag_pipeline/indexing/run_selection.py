@@ -1,4 +1,4 @@
-"""Which months to run now: those with pending work, oldest first, a bounded number, and never the same work in a tight loop."""
+"""Which months to run now: those with pending work, oldest first, and never the same work in a tight loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RETRIES = 1000
 
 @dataclass(frozen=True)
 class Requested:
-    """That a run of a month was requested, for which work, and when the same work may be requested again."""
+    """A requested run of a month: a digest of its work, and when the same work can be requested again."""
 
     digest: str
     times: int

@@ -65,8 +65,8 @@ def scan_source(
     """Merge what the source holds into `source_items`, until a deadline (on the clock of `time.monotonic`).
 
     Raises `SourceError` if the source cannot be listed, and if a complete pass would find more than
-    `RAG_MAX_DELETED_SHARE` of its items gone and `confirm_deletions` is not given: a wrong path or an unmounted disk must
-    not empty the index. The error is stored in the source's row as well.
+    `RAG_MAX_DELETED_SHARE` of its items gone and `confirm_deletions` is not given: a wrong path or an unmounted disk
+    must not empty the index. The error is stored in the source's row as well.
     """
     database = pipeline.stores.database
     with database.connection() as connection:
@@ -147,7 +147,7 @@ class _Pass:
             dated = self._dated(items)
             with self._database.connection() as connection:
                 new, changed = source_items.merge(connection, this_pass, dated)
-                # A folder that became unreadable since the last slice is reported first, with a key before the position.
+                # A folder that became unreadable since the last slice comes first, with a key before the position.
                 after = max(slice_[-1].key, position.resume_after or "")
                 sources.advance_pass(
                     connection, self._source_id, after, problems, [entry.key for entry in unlisted]
@@ -175,8 +175,8 @@ class _Pass:
             connection.commit()
             raise SourceError(
                 f"source {name}: {gone} of its {known} documents are gone, more than RAG_MAX_DELETED_SHARE "
-                f"({limit:.0%}) allows at once; nothing was deleted. If they should be deleted: "
-                f"rag-pipeline ingest --source {name} --confirm-deletions"
+                f"({limit:.0%}) allows at once; nothing was deleted. To delete them, run "
+                f"`rag-pipeline ingest --source {name} --confirm-deletions`"
             )
         return source_items.mark_gone(connection, self._source_id, number)
 
@@ -205,7 +205,7 @@ class _Pass:
 
 
 def _own_date(source: Source, item: Item, max_bytes: int) -> datetime | None:
-    """Return the date that the document itself states; None if it states none, or cannot be read (its run reports that)."""
+    """Return the date that the document itself states; None if it states none, or is unreadable (its run says so)."""
     from rag_pipeline.documents.parsing.parser import HEAD_BYTES, created_at, needs_whole_file
 
     try:

@@ -11,10 +11,10 @@ Counts = Mapping[str, int]
 
 @dataclass
 class IngestStats:
-    """Counts of one ingest. The names are those of `rag-pipeline ingest --json` and of the metadata of Dagster's runs."""
+    """Counts of one ingest, under the names of `rag-pipeline ingest --json`."""
 
     scanned: int = 0
-    """Items that the sources hold."""
+    """Items that the scans listed."""
     new: int = 0
     changed: int = 0
     deleted: int = 0

@@ -1,4 +1,4 @@
-"""VectorMappingService: a batch of chunks and its vectors becomes one state of PostgreSQL and Milvus, or none.
+"""VectorMappingService: a batch of chunks and its vectors is written to both PostgreSQL and Milvus, or to neither.
 
 There is no transaction across the two stores, so a batch is a saga (Garcia-Molina and Salem, "Sagas", SIGMOD 1987):
 

@@ -72,7 +72,7 @@ class LocalServers:
             _concurrently([partial(server.down, report) for server in servers])
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Return each server's address, with a masked password (None before the first start), and whether it answers."""
+        """Return each server's address (None before the first start), its password masked, and whether it answers."""
         servers = _servers(self._home, State.load(self._home))
 
         def one(key: str) -> dict[str, Any]:

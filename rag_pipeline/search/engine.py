@@ -96,7 +96,7 @@ def search(
     except psycopg.errors.UndefinedTable:
         return SearchResult([], watch.seconds)  # Nothing was ever ingested, so not even the tables exist.
     except psycopg.errors.QueryCanceled:
-        raise RagError("the search took PostgreSQL too long: narrow it with filters, or use fewer words") from None
+        raise RagError("the search timed out in PostgreSQL: narrow it with filters, or use fewer words") from None
     shown = ranked[:limit]
     with watch.stage("record"):
         _count_hits(pipeline, shown)
@@ -151,7 +151,7 @@ def _legs(pipeline: Pipeline, mode: Mode) -> tuple[list[VectorKind], bool]:
         needed = "dense or sparse" if mode == "hybrid" else mode
         raise ConfigError(
             f"no {needed} vectors are built: add them to RAG_VECTORS ({','.join(built)}) and ingest, "
-            "or search in the mode fulltext"
+            "or search in fulltext mode"
         )
     return legs, mode == "hybrid" and "multi" in built
 

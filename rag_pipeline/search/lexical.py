@@ -1,4 +1,4 @@
-"""The weight of a query's words beside its meaning.
+"""The weight of a query's words relative to its meaning.
 
 If query and documents are in one language, dense and lexical scores add up well with equal weights. An English
 question over Japanese documents is different: the few words they share (from code, from commands, a stray `the`)

@@ -35,7 +35,7 @@ class Filters:
             0 < len(self.source_type) <= _MAX_SOURCE_TYPE and self.source_type.isprintable()
         ):
             raise ConfigError(
-                f"source type {self.source_type[:_MAX_SOURCE_TYPE]!r} is not a source type: `rag-pipeline sources` lists them"
+                f"{self.source_type[:_MAX_SOURCE_TYPE]!r} is not a source type: `rag-pipeline sources` lists them"
             )
         since, until = self.since, self.until
         if since is not None and until is not None and since >= until:

@@ -59,7 +59,7 @@ def test_many_months_share_one_message_that_names_them() -> None:
 def test_a_recovery_names_both_times() -> None:
     message = render([alert(7, state="recovered")], UI, "key")
     assert message.title.startswith("rag-pipeline: Recovered: ")
-    assert "recovered at 2026-01-05T10:18:12Z, had been failing since 2026-01-05T10:11:12Z" in message.body
+    assert "recovered at 2026-01-05T10:18:12Z after failing since 2026-01-05T10:11:12Z" in message.body
 
 
 def test_each_kind_and_state_gets_its_own_message() -> None:

@@ -6,16 +6,16 @@ import pytest
 
 from rag_pipeline_tests.support.damaged_index import MARCH, DamagedIndex
 
-COUNT = "chunk_count differs from the number of chunks"
-UNFINISHED = "completed, with unfinished chunks"
-MOVED = "completed, with chunks stored under another position or language"
-NOTHING_FAILED = "failed, without a failed chunk"
-STUCK = "unfinished for over an hour, with no run in progress"
+COUNT = "documents whose chunk_count differs from the number of their chunks"
+UNFINISHED = "completed documents with unfinished chunks"
+MOVED = "completed documents whose vectors are stored with an old position or language"
+NOTHING_FAILED = "failed documents without a failed chunk"
+STUCK = "documents unfinished for over an hour, with no run in progress"
 NO_DOCUMENT = "items marked ingested, without a document"
-NO_IDS = "completed, without the ids of their vectors"
-NOT_COMPLETED = "not completed, with the ids of all their vectors"
-ABANDONED = "processing, with no run in progress"
-TERMS = "term_statistics differ from the live chunks"
+NO_IDS = "completed chunks without the ids of their vectors"
+NOT_COMPLETED = "chunks with the ids of all their vectors that are not completed"
+ABANDONED = "chunks in processing, with no run in progress"
+TERMS = "words whose term_statistics differ from the live chunks"
 
 ITS = "document_id = (SELECT id FROM documents WHERE {doc})"
 UNVECTORED = f"""UPDATE document_chunks SET embedding_status = 'processing', sparse_vector_id = NULL

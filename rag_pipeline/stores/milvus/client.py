@@ -19,8 +19,8 @@ TIMEOUT_SECONDS = 30
 _CONNECT_TIMEOUT_SECONDS = 10
 _POOL = 10
 _KEEPALIVE_MS = 330_000
-"""pymilvus pings every 10 s, also when idle. A server with gRPC's defaults, such as Lite, treats more than a few pings in
-five minutes as an attack and closes the connection; the next call then fails although nothing is wrong."""
+"""pymilvus pings every 10 s, also when idle. A server with gRPC's defaults, such as Lite, treats more than a few pings
+in five minutes as an attack and closes the connection; the next call then fails although nothing is wrong."""
 
 
 class Milvus:

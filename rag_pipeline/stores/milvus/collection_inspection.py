@@ -73,7 +73,7 @@ def collection_problems(collections: Collections, kind: VectorKind) -> list[Coll
 
 
 def repair(collections: Collections, problem: CollectionProblem) -> None:
-    """Repair one problem. Vectors that are dropped with a collection are missing afterwards; they are not restored here.
+    """Repair one problem. Vectors that are dropped with a collection are missing afterwards: not restored here.
 
     Raises a `RagError` if the alias points to another embedder's vectors: a person must decide which embedder is right.
     """

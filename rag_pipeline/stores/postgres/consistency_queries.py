@@ -100,32 +100,32 @@ class Mismatch:
 MISMATCHES = (
     Mismatch(
         "documents",
-        "chunk_count differs from the number of chunks",
+        "documents whose chunk_count differs from the number of their chunks",
         f"SELECT {_A_DOCUMENT}, d.chunk_count, (SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} "
         f"AND NOT c.superseded) AS chunks FROM documents d WHERE {WRONG_COUNT}",
         "the documents are re-chunked; unchanged chunks keep their vectors",
     ),
     Mismatch(
         "documents",
-        "completed, with unfinished chunks",
+        "completed documents with unfinished chunks",
         f"SELECT {_A_DOCUMENT}, d.indexing_status FROM documents d WHERE {UNFINISHED}",
         "the documents become pending, and their chunks are finished",
     ),
     Mismatch(
         "documents",
-        "completed, with chunks stored under another position or language",
+        "completed documents whose vectors are stored with an old position or language",
         f"SELECT {_A_DOCUMENT}, d.language FROM documents d WHERE {MOVED}",
         "position and language are rewritten in the collections, with the stored vectors",
     ),
     Mismatch(
         "documents",
-        "failed, without a failed chunk",
+        "failed documents without a failed chunk",
         f"SELECT {_A_DOCUMENT}, d.error_message FROM documents d WHERE {NOTHING_FAILED}",
         "the documents become pending",
     ),
     Mismatch(
         "documents",
-        "unfinished for over an hour, with no run in progress",
+        "documents unfinished for over an hour, with no run in progress",
         f"SELECT {_A_DOCUMENT}, d.processing_status, d.indexing_status, d.updated_at FROM documents d "
         f"WHERE {_STUCK}",
         "the month is run; if Dagster's daemon is on, find out why index_pending_months does not run it",
@@ -138,25 +138,25 @@ MISMATCHES = (
     ),
     Mismatch(
         "document_chunks",
-        "completed, without the ids of their vectors",
+        "completed chunks without the ids of their vectors",
         f"SELECT {_A_CHUNK}, {_IDS} FROM document_chunks c WHERE {WITHOUT_IDS}",
         "ids of stored vectors are written back; chunks without vectors are embedded",
     ),
     Mismatch(
         "document_chunks",
-        "not completed, with the ids of all their vectors",
+        "chunks with the ids of all their vectors that are not completed",
         f"SELECT {_A_CHUNK}, c.embedding_status, c.embedding_error FROM document_chunks c WHERE {NOT_COMPLETED}",
         "they become completed; those whose vectors are not stored are then embedded",
     ),
     Mismatch(
         "document_chunks",
-        "processing, with no run in progress",
+        "chunks in processing, with no run in progress",
         f"SELECT {_A_CHUNK}, c.updated_at FROM document_chunks c WHERE {_LEFT_PROCESSING}",
         "they become pending, and the month is run",
     ),
     Mismatch(
         "document_chunks",
-        "term_statistics differ from the live chunks",
+        "words whose term_statistics differ from the live chunks",
         TERMS,
         "the words of the live chunks are recounted",
     ),

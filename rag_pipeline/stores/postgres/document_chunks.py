@@ -201,8 +201,8 @@ def claim(
 ) -> list[ChunkToEmbed]:
     """Mark the next chunks of a month without a vector of one of these kinds as `processing`, and return them.
 
-    They come by document and position, from `after` on. Rows that a killed run left `processing` are claimed
-    again: the caller holds the month's lock, so no other run is processing them.
+    They are ordered by document and position and begin after `after`. Rows that a killed run left `processing` are
+    claimed again: the caller holds the month's lock, so no other run is processing them.
     """
     chunks = objects(
         connection,

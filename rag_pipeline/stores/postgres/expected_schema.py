@@ -1,4 +1,4 @@
-"""The schema that the migrations make, described: what the schema in use is compared with and repaired from.
+"""A description of the schema that the migrations create. The schema in use is compared with it and repaired from it.
 
 The migrations run in a scratch schema of the same database, in a transaction that is rolled back. They lock only what
 they create, so several processes can do this at once, beside readers and writers.

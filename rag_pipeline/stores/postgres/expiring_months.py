@@ -90,7 +90,7 @@ def drop_partitions(connection: Connection, month: Month) -> None:
 
     They have to be empty: before PostgreSQL detaches a partition it looks for rows that reference it, and would
     read all chunks of all months while every other query waits. Raises `psycopg.errors.LockNotAvailable` if another
-    query holds the tables: try again.
+    query holds the tables: retry.
     """
     # Shorter than `deadlock_timeout` (1 s): if this transaction and another wait for each other, this one times
     # out before the other is killed.

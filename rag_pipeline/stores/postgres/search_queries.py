@@ -95,7 +95,7 @@ def fulltext(
 ) -> list[tuple[FoundChunk, float]]:
     """Return the live chunks that contain any of the words, best first, each with its score.
 
-    `words` maps a word, as `rag_pipeline.language.words` gives it, to its weight. The score is the sum over the
+    `words` maps a word, as `rag_pipeline.language.words` returns it, to its weight. The score is the sum over the
     words of weight × `ts_rank` (which grows with the word's occurrences and levels off), divided by
     1 + ln(1 + the number of different words in the chunk). `ts_rank` alone does not know which words are rare.
     """

@@ -206,7 +206,7 @@ def retry_due(connection: Connection, limit: int) -> int:
 def pending(
     connection: Connection, month: Month, limit: int, after: tuple[str, str] = ("", "")
 ) -> list[PendingItem]:
-    """Return the next pending items of a month by (source_type, source_id), from `after` on."""
+    """Return the next pending items of a month, ordered by (source_type, source_id), that follow `after`."""
     return objects(
         connection,
         PendingItem,

@@ -58,7 +58,7 @@ class IndexingStatus(Status):
     COMPLETED = "completed"
     """All its chunks are live, with every kind of vector in `RAG_VECTORS`."""
     FAILED = "failed"
-    """A chunk cannot be embedded: quarantined, with its previous version still searchable."""
+    """A chunk cannot be embedded or written: quarantined, with its previous version still searchable."""
 
 
 class EmbeddingStatus(Status):
@@ -99,8 +99,8 @@ TO_EMBED = (EmbeddingStatus.PENDING, EmbeddingStatus.PROCESSING)
 
 RETRY_AT = "now() + least(interval '1 day' * power(2, least(failures, 10)), interval '30 days')"
 """When failed work is retried, as SQL for an UPDATE that also increments `failures`: a day after the first
-failure, then twice as long each time, up to 30 days. The cause might pass, and must not keep every run busy until
-then."""
+failure, then twice as long each time, up to 30 days. The cause can go away by itself, and until then it must not keep
+every run busy."""
 
 
 def one_of(*statuses: Status) -> str:

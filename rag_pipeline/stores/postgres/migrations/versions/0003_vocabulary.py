@@ -49,7 +49,7 @@ ALTER TABLE retiring_months RENAME TO expiring_months;
 ALTER INDEX retiring_months_pkey RENAME TO expiring_months_pkey;
 
 COMMENT ON TABLE expiring_months IS
-    'months that are being expired; a row is removed only after the month''s partitions have left Milvus too';
+    'months that are being expired; a row is removed only after the month''s partitions are dropped in Milvus too';
 COMMENT ON TABLE vector_deletions IS
     'outbox: chunks whose vectors have to leave Milvus; a row is removed only after Milvus has confirmed';
 COMMENT ON TABLE term_statistics IS
