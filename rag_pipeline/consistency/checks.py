@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from rag_pipeline.consistency import row_checks, structure_checks, vector_checks
+from rag_pipeline.consistency.asset_names import TABLE_ASSETS, built_assets, collection_asset
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ IndexQuestion = Callable[["Pipeline", Sequence[str]], "list[Finding]"]
 
 _Question = TypeVar("_Question", MonthQuestion, IndexQuestion)
 
-_TABLES = ("documents", "document_chunks")
-_COLLECTIONS = tuple(f"{kind}_collection" for kind in VECTOR_KINDS)
+_COLLECTIONS = tuple(collection_asset(kind) for kind in VECTOR_KINDS)
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ CHECKS: dict[str, Check] = {
         Check(
             "status_mismatches",
             "Counts and statuses that contradict each other or the data, and work that is stuck.",
-            assets=_TABLES,
+            assets=TABLE_ASSETS,
             of_month=row_checks.status_mismatches,
             of_index=row_checks.source_statistics,
         ),
         Check(
             "index_issues",
             "Indexes, keys, triggers, partitions or the collection itself differ from what is specified.",
-            assets=(*_TABLES, *_COLLECTIONS),
+            assets=(*TABLE_ASSETS, *_COLLECTIONS),
             of_month=structure_checks.partition_issues,
             of_index=structure_checks.table_and_collection_issues,
             is_asked_first=True,
@@ -96,15 +96,17 @@ CHECKS: dict[str, Check] = {
 
 def checks_by_asset(built: Sequence[VectorKind]) -> dict[str, list[Check]]:
     """Return the checks that are on each asset, for the kinds of vectors that are built."""
-    return {asset: [check for check in CHECKS.values() if asset in check.assets] for asset in _built_assets(built)}
+    return {asset: [check for check in CHECKS.values() if asset in check.assets] for asset in built_assets(built)}
 
 
 def check_index(
     pipeline: Pipeline, *, names: Collection[str] = CHECKS, assets: Collection[str] | None = None
 ) -> list[Finding]:
     """Return what these checks find wrong with the index as a whole, in these assets (default: all)."""
-    asked = _questions(((check, check.of_index) for check in _asked(names) if check.of_index), pipeline, assets)
-    found = [finding for question, where in asked for finding in question(pipeline, where)]
+    questions = _questions_of(
+        ((check, check.of_index) for check in _in_order(names) if check.of_index), pipeline, assets
+    )
+    found = [finding for question, where in questions for finding in question(pipeline, where)]
     return [finding for finding in found if finding.check in names]
 
 
@@ -112,29 +114,25 @@ def check_month(
     pipeline: Pipeline, month: Month, *, names: Collection[str] = CHECKS, assets: Collection[str] | None = None
 ) -> list[Finding]:
     """Return what these checks find wrong with a month, in these assets (default: all)."""
-    asked = _questions(((check, check.of_month) for check in _asked(names)), pipeline, assets)
-    found = [finding for question, where in asked for finding in question(pipeline, month, where)]
+    questions = _questions_of(((check, check.of_month) for check in _in_order(names)), pipeline, assets)
+    found = [finding for question, where in questions for finding in question(pipeline, month, where)]
     return [finding for finding in found if finding.check in names]
 
 
-def _asked(names: Collection[str]) -> list[Check]:
+def _in_order(names: Collection[str]) -> list[Check]:
     """The named checks in the order in which they are asked."""
     return sorted((CHECKS[name] for name in CHECKS if name in names), key=lambda check: not check.is_asked_first)
 
 
-def _questions(
-    asked: Iterable[tuple[Check, _Question]], pipeline: Pipeline, assets: Collection[str] | None
+def _questions_of(
+    pairs: Iterable[tuple[Check, _Question]], pipeline: Pipeline, assets: Collection[str] | None
 ) -> list[tuple[_Question, list[str]]]:
     """Each question once, with the built assets that it is asked about."""
-    chosen = [asset for asset in _built_assets(pipeline.settings.vectors) if assets is None or asset in assets]
+    chosen = [asset for asset in built_assets(pipeline.settings.vectors) if assets is None or asset in assets]
     concerned: dict[_Question, set[str]] = {}
-    for check, question in asked:
+    for check, question in pairs:
         concerned.setdefault(question, set()).update(check.assets)
     questions = [
         (question, [asset for asset in chosen if asset in where]) for question, where in concerned.items()
     ]
     return [(question, where) for question, where in questions if where]
-
-
-def _built_assets(built: Sequence[VectorKind]) -> list[str]:
-    return [*_TABLES, *(f"{kind}_collection" for kind in built)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rag_pipeline.consistency.asset_names import collection_asset
 from rag_pipeline.consistency.checker import Consistency, DataConsistencyChecker
 from rag_pipeline.consistency.checks import check_index
 from rag_pipeline.consistency.comparison import differences
@@ -112,7 +113,7 @@ def _repair_structure(pipeline: Pipeline) -> None:
     for problem in schema_inspection.schema_problems(database):
         rebuild(database, problem)
     for kind in pipeline.settings.vectors:
-        if check_index(pipeline, names=("index_issues",), assets=(f"{kind}_collection",)):
+        if check_index(pipeline, names=("index_issues",), assets=(collection_asset(kind),)):
             for broken in milvus_inspection.collection_problems(collections, kind):
                 milvus_inspection.repair(collections, broken)
 

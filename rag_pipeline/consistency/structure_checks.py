@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from rag_pipeline.consistency.asset_names import TABLE_ASSETS, collection_asset, kinds_among
 from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.errors import PrivilegeError
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
@@ -32,7 +33,7 @@ def table_and_collection_issues(pipeline: Pipeline, assets: Sequence[str]) -> li
             found += _missing_privilege(error, assets)
         else:
             found += _table_findings(problems, None, assets)
-    for kind in _kinds(pipeline, assets):
+    for kind in kinds_among(assets, pipeline.settings.vectors):
         found += _collection_issues(pipeline, kind)
     return found
 
@@ -44,24 +45,20 @@ def partition_issues(pipeline: Pipeline, month: Month, assets: Sequence[str]) ->
         with suppress(PrivilegeError):  # Reported once, for the index as a whole.
             problems = schema_inspection.partition_problems(pipeline.stores.database, month)
             found += _table_findings(problems, month, assets)
-    for kind in _kinds(pipeline, assets):
+    for kind in kinds_among(assets, pipeline.settings.vectors):
         found += _collection_partition_issues(pipeline, month, kind)
     return found
 
 
 def _includes_tables(assets: Sequence[str]) -> bool:
-    return any(table in assets for table in schema_inspection.PARTITIONED)
-
-
-def _kinds(pipeline: Pipeline, assets: Sequence[str]) -> list[VectorKind]:
-    return [kind for kind in pipeline.settings.vectors if f"{kind}_collection" in assets]
+    return any(table in assets for table in TABLE_ASSETS)
 
 
 def _table_findings(
     problems: Sequence[SchemaProblem], month: Month | None, assets: Sequence[str]
 ) -> list[Finding]:
     found = []
-    for where in schema_inspection.PARTITIONED:
+    for where in TABLE_ASSETS:
         sample: list[dict[str, Any]] = [
             {"problem": problem.what, "table": problem.table, "name": problem.name, "found": problem.found}
             for problem in problems
@@ -84,7 +81,7 @@ def _missing_privilege(error: PrivilegeError, assets: Sequence[str]) -> list[Fin
             [{"problem": "missing privilege", "table": where}],
             str(error),
         )
-        for where in schema_inspection.PARTITIONED
+        for where in TABLE_ASSETS
         if where in assets
     ]
 
@@ -128,7 +125,7 @@ def _is_stray(pipeline: Pipeline, collection: str, month: Month) -> bool:
 
 
 def _collection_issue(kind: VectorKind, month: Month | None, sample: list[dict[str, Any]]) -> Finding:
-    return _issue(f"{kind}_collection", month, "differences from the specified collection", sample)
+    return _issue(collection_asset(kind), month, "differences from the specified collection", sample)
 
 
 def _issue(where: str, month: Month | None, problem: str, sample: list[dict[str, Any]]) -> Finding:

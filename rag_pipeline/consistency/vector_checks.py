@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rag_pipeline.consistency.asset_names import collection_asset, kinds_among
 from rag_pipeline.consistency.comparison import differences
 from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.stores.milvus import key_ranges
@@ -24,9 +25,8 @@ def missing_and_orphaned_vectors(pipeline: Pipeline, month: Month, assets: Seque
     A collection that is not loaded cannot be read: both checks report that, and `index_issues` reports the cause.
     """
     found: list[Finding] = []
-    for kind in pipeline.settings.vectors:
-        if f"{kind}_collection" in assets:
-            found += _compare(pipeline, month, kind) if _is_readable(pipeline, kind) else _unreadable(month, kind)
+    for kind in kinds_among(assets, pipeline.settings.vectors):
+        found += _compare(pipeline, month, kind) if _is_readable(pipeline, kind) else _unreadable(month, kind)
     return found
 
 
@@ -40,7 +40,7 @@ def _is_readable(pipeline: Pipeline, kind: VectorKind) -> bool:
 
 
 def _unreadable(month: Month, kind: VectorKind) -> list[Finding]:
-    where = f"{kind}_collection"
+    where = collection_asset(kind)
     return [
         Finding(
             check,
@@ -66,7 +66,7 @@ def _compare(pipeline: Pipeline, month: Month, kind: VectorKind) -> list[Finding
         return []
     with pipeline.stores.database.connection() as connection:
         chunks = consistency_queries.describe_chunks(connection, month, missing.first)
-    where = f"{kind}_collection"
+    where = collection_asset(kind)
     found: list[Finding] = []
     if missing.count:
         problem = f"completed chunks whose vectors are missing from {name}"

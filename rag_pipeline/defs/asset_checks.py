@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from rag_pipeline.consistency.asset_names import collection_asset
 from rag_pipeline.consistency.checks import Check, check_index, check_month, checks_by_asset
 from rag_pipeline.consistency.findings import Finding
 from rag_pipeline.defs.metadata import table
@@ -92,7 +93,7 @@ def _evaluation(check: Check, findings: Sequence[Finding]) -> dict[str, Any]:
 
 def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=f"{kind}_collection",
+        asset=collection_asset(kind),
         name="vectors_verified",
         partitions_def=months,
         blocking=True,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from rag_pipeline.consistency.asset_names import collection_asset
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.indexing.chunk_documents import chunk_documents
@@ -137,7 +138,7 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
         name="vector_collections",
         specs=[
             dg.AssetSpec(
-                f"{kind}_collection",
+                collection_asset(kind),
                 deps=["document_chunks"],
                 group_name=GROUP,
                 owners=OWNERS,
@@ -156,7 +157,7 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
         month_run: dg.ResourceParam[MonthRun],
     ) -> Iterator[dg.MaterializeResult]:
         month = month_of(context)
-        selected = [kind for kind in built if dg.AssetKey(f"{kind}_collection") in context.selected_asset_keys]
+        selected = [kind for kind in built if dg.AssetKey(collection_asset(kind)) in context.selected_asset_keys]
         with pipeline.month_lock(month):
             # Each step's counts at once: a later step can fail.
             result = index_vectors(pipeline, month, selected)
@@ -165,7 +166,7 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
             verified = verify(pipeline, month, selected)
         for counts in verified:
             yield dg.MaterializeResult(
-                asset_key=f"{counts.kind}_collection",
+                asset_key=collection_asset(counts.kind),
                 metadata={
                     **counts.as_dict(),
                     "written_chunks": result.written,
