@@ -26,7 +26,7 @@ from rag_pipeline.settings import load_settings
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import document_chunks, documents, schema, source_items, sources
 from rag_pipeline.stores.postgres.document_chunks import ChunkRow, ChunkToEmbed
-from rag_pipeline.stores.postgres.documents import Chunked, DocumentRow
+from rag_pipeline.stores.postgres.documents import ChunkedDocument, DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome
 from rag_pipeline.stores.vector_ids import row_ids
 
@@ -109,7 +109,7 @@ def _store(connection: psycopg.Connection, pipeline: Pipeline, month: Month, pen
     keys = [(item.document_id, item.created_at) for item in pending]
     document_chunks.store_next_version(connection, month, keys, new)
     documents.mark_chunked(
-        connection, [Chunked(i.document_id, i.created_at, "", 0, _PER_DOCUMENT, "bench") for i in pending]
+        connection, [ChunkedDocument(i.document_id, i.created_at, "", 0, _PER_DOCUMENT, "bench") for i in pending]
     )
     source_items.record(connection, [Outcome(item, "0" * 64) for item in pending])
     kinds = pipeline.settings.vectors

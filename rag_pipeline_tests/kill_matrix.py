@@ -40,7 +40,7 @@ class Outcome:
     embedded_again: int
 
     @property
-    def right(self) -> bool:
+    def passed(self) -> bool:
         wrong = self.duplicates + self.missing + self.left_behind + self.stuck
         return wrong == 0 and self.embedded_again <= BATCH
 
@@ -174,7 +174,7 @@ def main() -> None:
             ]
             again = max(o.embedded_again for o in outcomes)
             print(f"| {name} | {len(outcomes)} | " + " | ".join(map(str, sums)) + f" | {again} |")
-        sys.exit(0 if all(o.right for outcomes in table.values() for o in outcomes) else 1)
+        sys.exit(0 if all(o.passed for outcomes in table.values() for o in outcomes) else 1)
 
 
 if __name__ == "__main__":

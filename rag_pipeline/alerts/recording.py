@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
-def read_up_to(database: Database, log: str) -> int:
+def last_read_event(database: Database, log: str) -> int:
     """Return the id of the newest recorded event of a log; 0 if none was recorded."""
     with database.connection() as connection:
         return table.cursor(connection, log)

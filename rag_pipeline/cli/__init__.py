@@ -11,7 +11,7 @@ import sys
 import click
 
 from rag_pipeline.cli import check_commands, ingest_commands, search_command, server_commands
-from rag_pipeline.cli.common import complain
+from rag_pipeline.cli.common import print_error
 from rag_pipeline.errors import RagError, one_line
 
 
@@ -20,19 +20,19 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:
-        complain("interrupted; run again to resume")
+        print_error("interrupted; run again to resume")
         sys.exit(130)
     except KeyboardInterrupt:
-        complain("interrupted; run again to resume")
+        print_error("interrupted; run again to resume")
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except RagError as error:
-        complain(one_line(error, 2000))
+        print_error(one_line(error, 2000))
         sys.exit(1)
     except OSError as error:
-        complain(one_line(error, 2000))
+        print_error(one_line(error, 2000))
         sys.exit(1)
 
 

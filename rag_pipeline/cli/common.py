@@ -47,11 +47,11 @@ def _json_default(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def say(line: str) -> None:
+def print_status(line: str) -> None:
     """Print a line for people on standard error."""
     click.echo(line, err=True)
 
 
-def complain(line: str) -> None:
+def print_error(line: str) -> None:
     """Print an error or a warning on standard error, after the program's name."""
     click.echo(f"rag-pipeline: {line}", err=True)

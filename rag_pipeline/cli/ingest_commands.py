@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rag_pipeline.cli.common import MonthType, complain, json_option, open_pipeline, print_json, say
+from rag_pipeline.cli.common import MonthType, json_option, open_pipeline, print_error, print_json, print_status
 from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
 from rag_pipeline.progress import ProgressLine
@@ -39,7 +39,7 @@ def sources(as_json: bool, remove: str | None) -> None:
                         f"source {remove} is still configured in {pipeline.settings.sources}: delete its entry first"
                     )
                 count = table.remove(connection, remove)
-                say(f"{count} documents of {remove} will be deleted by the next `rag-pipeline ingest`")
+                print_status(f"{count} documents of {remove} will be deleted by the next `rag-pipeline ingest`")
             rows = {row["name"]: row for row in table.list_sources(connection)}
     for name, config in configured.items():
         rows.setdefault(name, {"name": name, "source_type": config.type, "sync_status": "never scanned"})
@@ -95,9 +95,9 @@ def ingest(
     else:
         _print_counts(result, pipeline.stopwatch.seconds)
     for line in result.warnings:
-        complain(line)
+        print_error(line)
     if result.stats.failed or result.stats.failed_chunks:
-        complain(
+        print_error(
             f"quarantined documents: {result.stats.failed}, failed chunks: {result.stats.failed_chunks}: "
             "see `rag-pipeline documents --failed`"
         )
@@ -107,7 +107,7 @@ def ingest(
             "(the embedded one: `rag-pipeline up`)"
         )
     for line in result.errors:
-        complain(line)
+        print_error(line)
     sys.exit(0 if result.complete else 1)
 
 

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from rag_pipeline.cli.common import json_option, open_pipeline, print_json, say
+from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_status
 from rag_pipeline.settings import load_settings
 from rag_pipeline.urls import mask_url
 
@@ -17,11 +17,11 @@ def up() -> None:
     from rag_pipeline.local_servers import LocalServers
 
     settings = load_settings()
-    endpoints = LocalServers(settings).up(say)
+    endpoints = LocalServers(settings).up(print_status)
     _prepare()
-    say(f"PostgreSQL {mask_url(endpoints.postgres_url)}")
-    say(f"Milvus     {mask_url(endpoints.milvus_uri)}")
-    say(f"Redis      {mask_url(endpoints.redis_url)}")
+    print_status(f"PostgreSQL {mask_url(endpoints.postgres_url)}")
+    print_status(f"Milvus     {mask_url(endpoints.milvus_uri)}")
+    print_status(f"Redis      {mask_url(endpoints.redis_url)}")
 
 
 @click.command()
@@ -29,7 +29,7 @@ def down() -> None:
     """Stop the embedded servers. Their data and ports are kept."""
     from rag_pipeline.local_servers import LocalServers
 
-    LocalServers(load_settings()).down(say)
+    LocalServers(load_settings()).down(print_status)
 
 
 @click.command()
@@ -57,7 +57,7 @@ def dev(host: str, port: int) -> None:
     """Start the servers, the Dagster UI and its daemon; Ctrl-C stops all of them."""
     from rag_pipeline.dev import run_dev
 
-    sys.exit(run_dev(load_settings(), host, port, say, _prepare))
+    sys.exit(run_dev(load_settings(), host, port, print_status, _prepare))
 
 
 def _prepare() -> None:

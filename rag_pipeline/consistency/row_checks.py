@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.stores.postgres.database import Connection, Database
 
-Counted = tuple[int, list[dict[str, Any]]]
+CountAndSample = tuple[int, list[dict[str, Any]]]
 """The number of affected rows, and a sample of them."""
 
 _PAUSE_SECONDS = 0.5
@@ -31,7 +31,7 @@ class _Query:
     where: str
     month: Month | None
     problem: str
-    count: Callable[[Connection], Counted]
+    count: Callable[[Connection], CountAndSample]
     what_to_do: str
 
 
@@ -84,7 +84,7 @@ def source_statistics(pipeline: Pipeline, assets: Sequence[str]) -> list[Finding
     if "documents" not in assets:
         return []
 
-    def count(connection: Connection) -> Counted:
+    def count(connection: Connection) -> CountAndSample:
         rows = sources.wrong_statistics(connection)
         return len(rows), rows[: consistency_queries.SAMPLE]
 
@@ -106,7 +106,7 @@ def _ask_twice(database: Database, queries: list[_Query]) -> list[Finding]:
     ]
 
 
-def _ask(database: Database, queries: list[_Query]) -> list[tuple[_Query, Counted]]:
+def _ask(database: Database, queries: list[_Query]) -> list[tuple[_Query, CountAndSample]]:
     found = []
     for query in queries:
         with database.connection() as connection:

@@ -7,7 +7,7 @@ import dagster as dg
 
 from rag_pipeline.alerts.delivery import deliver
 from rag_pipeline.alerts.receivers import receivers
-from rag_pipeline.alerts.recording import read_up_to, record
+from rag_pipeline.alerts.recording import last_read_event, record
 from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.stores.postgres.database import Database
@@ -50,7 +50,7 @@ def _record(instance: dg.DagsterInstance, database: Database) -> int:
     deadline = time.monotonic() + _READ_SECONDS
     more = True
     while more and time.monotonic() < deadline:
-        page = read_events(instance, read_up_to(database, log), datetime.now(UTC))
+        page = read_events(instance, last_read_event(database, log), datetime.now(UTC))
         recorded += record(database, log, page.observations, page.read_up_to)
         more = page.more
     return recorded

@@ -14,7 +14,7 @@ import dagster as dg
 from rag_pipeline.defs.assets import source_key
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, months_in_runs
 from rag_pipeline.indexing.drain_deletions import drain_deletions
-from rag_pipeline.indexing.run_selection import Requested, due_months, pending_work
+from rag_pipeline.indexing.run_selection import RequestedRun, due_months, pending_work
 from rag_pipeline.indexing.scan import ScanResult, is_due, scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -123,13 +123,13 @@ def drain_vector_deletions(
     return dg.SensorResult(skip_reason=summary)
 
 
-def _load(cursor: str | None) -> dict[Month, Requested]:
+def _load(cursor: str | None) -> dict[Month, RequestedRun]:
     stored = json.loads(cursor) if cursor else {}
     return {
-        Month.parse(month): Requested(digest, times, datetime.fromisoformat(again_at))
+        Month.parse(month): RequestedRun(digest, times, datetime.fromisoformat(again_at))
         for month, (digest, times, again_at) in stored.items()
     }
 
 
-def _dump(requested: dict[Month, Requested]) -> str:
+def _dump(requested: dict[Month, RequestedRun]) -> str:
     return json.dumps({str(month): [r.digest, r.times, r.again_at.isoformat()] for month, r in requested.items()})

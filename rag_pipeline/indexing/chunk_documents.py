@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.stores.postgres import document_chunks, documents
 from rag_pipeline.stores.postgres.document_chunks import ChunkRow, StoredChunk
-from rag_pipeline.stores.postgres.documents import Chunked
+from rag_pipeline.stores.postgres.documents import ChunkedDocument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,14 +66,14 @@ def chunk_documents(pipeline: Pipeline, month: Month) -> ChunksResult:
 
 def _chunk(
     pipeline: Pipeline, batch: Sequence[DocumentText], stored: dict[UUID, list[StoredChunk]]
-) -> tuple[list[ChunkRow], list[Chunked]]:
+) -> tuple[list[ChunkRow], list[ChunkedDocument]]:
     """Return the rows of the documents' next versions, and each document's counts and words."""
     from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION, chunk_document
     from rag_pipeline.language.words import words
 
     chunker = f"{CHUNKER_VERSION}/{pipeline.settings.chunk_tokens}"
     rows: list[ChunkRow] = []
-    chunked: list[Chunked] = []
+    chunked: list[ChunkedDocument] = []
     for document in batch:
         old = stored[document.id]
         # Cuts are kept where they still fit; those of another size or chunker do not.
@@ -87,7 +87,7 @@ def _chunk(
         texts = [" ".join(words(draft.content)) for draft in drafts]
         rows += next_version(document, drafts, texts, old)
         chunked.append(
-            Chunked(
+            ChunkedDocument(
                 id=document.id,
                 created_at=document.created_at,
                 words=_distinct(" ".join([*words(document.title), *texts])),
@@ -104,7 +104,7 @@ def _store(
     month: Month,
     batch: Sequence[DocumentText],
     rows: Sequence[ChunkRow],
-    chunked: Sequence[Chunked],
+    chunked: Sequence[ChunkedDocument],
 ) -> tuple[int, int]:
     """Store the next versions. Return the numbers of chunks that were added and superseded."""
     try:

@@ -46,7 +46,7 @@ class RetentionResult:
     """Months that another run is processing, one line each: the next call handles them."""
 
 
-def horizon_of(settings: Settings, now: Month | None = None) -> Month | None:
+def oldest_kept_month(settings: Settings, now: Month | None = None) -> Month | None:
     """Return the oldest month that is kept; None if all are."""
     if settings.retention_months is None:
         return None
@@ -55,10 +55,12 @@ def horizon_of(settings: Settings, now: Month | None = None) -> Month | None:
 
 def months_to_expire(pipeline: Pipeline, now: Month | None = None) -> list[Month]:
     """Return the months to expire, oldest first: those older than the retention, and those half expired."""
-    horizon = horizon_of(pipeline.settings, now)
+    oldest_kept = oldest_kept_month(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
         begun = expiring_months.in_progress(connection)
-    old = [m for m in schema.existing_months(pipeline.stores.database) if horizon is not None and m < horizon]
+    old = [
+        m for m in schema.existing_months(pipeline.stores.database) if oldest_kept is not None and m < oldest_kept
+    ]
     return sorted({*begun, *old})
 
 
@@ -66,9 +68,9 @@ def retention_due(pipeline: Pipeline, now: Month | None = None) -> bool:
     """Whether `apply_retention` would find something to do."""
     if months_to_expire(pipeline, now):
         return True
-    horizon = horizon_of(pipeline.settings, now)
+    oldest_kept = oldest_kept_month(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
-        return expiring_months.any_to_restore(connection, horizon.start if horizon else None)
+        return expiring_months.any_to_restore(connection, oldest_kept.start if oldest_kept else None)
 
 
 def apply_retention(pipeline: Pipeline, now: Month | None = None) -> RetentionResult:
@@ -85,9 +87,9 @@ def apply_retention(pipeline: Pipeline, now: Month | None = None) -> RetentionRe
             result.busy.append(f"{month} is older than the retention but could not be expired yet: {error}")
         else:
             result.expired.append(month)
-    horizon = horizon_of(pipeline.settings, now)
+    oldest_kept = oldest_kept_month(pipeline.settings, now)
     with pipeline.stores.database.connection() as connection:
-        result.restored = expiring_months.restore_items(connection, horizon.start if horizon else None)
+        result.restored = expiring_months.restore_items(connection, oldest_kept.start if oldest_kept else None)
     return result
 
 

@@ -20,7 +20,7 @@ _RETRIES = 1000
 
 
 @dataclass(frozen=True)
-class Requested:
+class RequestedRun:
     """A requested run of a month: a digest of its work, and when the same work can be requested again."""
 
     digest: str
@@ -45,17 +45,17 @@ def pending_work(pipeline: Pipeline) -> dict[Month, str]:
 def due_months(
     work: Mapping[Month, str],
     busy: Collection[Month],
-    requested: Mapping[Month, Requested],
+    requested: Mapping[Month, RequestedRun],
     now: datetime,
     limit: int,
-) -> tuple[list[Month], dict[Month, Requested]]:
+) -> tuple[list[Month], dict[Month, RequestedRun]]:
     """Return the months to run now, and what to remember until the next call.
 
     A month that is running is left alone. Work that is the same as when it was last requested (its run failed) is
     requested again after a pause that doubles each time, up to an hour; other work at once.
     """
     due: list[Month] = []
-    remembered: dict[Month, Requested] = {}
+    remembered: dict[Month, RequestedRun] = {}
     for month in sorted(work):
         before = requested.get(month)
         same = before is not None and before.digest == work[month]
@@ -66,6 +66,6 @@ def due_months(
             continue
         times = before.times + 1 if before is not None and same else 1
         pause = min(_FIRST_PAUSE * 2 ** min(times - 1, 10), _LONGEST_PAUSE)
-        remembered[month] = Requested(work[month], times, now + pause)
+        remembered[month] = RequestedRun(work[month], times, now + pause)
         due.append(month)
     return due, remembered

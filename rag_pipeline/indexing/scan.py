@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import DocumentError, RagError, SourceError, one_line
-from rag_pipeline.indexing.retention import horizon_of
+from rag_pipeline.indexing.retention import oldest_kept_month
 from rag_pipeline.months import Month, clamp
 from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.stores.postgres import schema, source_items, sources
@@ -124,7 +124,7 @@ class _Pass:
         self._source = connect(config)
         self._source_id = source_id
         self._recipe = recipe(config, pipeline.settings)
-        self._horizon = horizon_of(pipeline.settings)
+        self._oldest_kept = oldest_kept_month(pipeline.settings)
         self._confirm_deletions = confirm_deletions
 
     def run(self, deadline: float | None) -> ScanResult:
@@ -136,7 +136,7 @@ class _Pass:
             self._source_id,
             position.number,
             self._recipe,
-            self._horizon.start if self._horizon else None,
+            self._oldest_kept.start if self._oldest_kept else None,
         )
         result = ScanResult(config.name, problems=list(position.problems))
         found = self._source.scan(after=position.resume_after)
@@ -183,7 +183,7 @@ class _Pass:
     def _dated(self, items: list[Item]) -> list[tuple[Item, datetime]]:
         """Return the items, each with the time that decides its month if it is new, and create the months' partitions.
 
-        Months before the horizon get none: their items are not ingested.
+        Months older than the retention get none: their items are not ingested.
         """
         settings = self._pipeline.settings
         with self._database.connection() as connection:
@@ -199,8 +199,10 @@ class _Pass:
         with ThreadPoolExecutor(settings.parse_workers, thread_name_prefix="date") as pool:
             dated = list(pool.map(date, items))
         months = {Month.of(moment) for item, moment in dated if item.source_id in new}
-        horizon = self._horizon
-        schema.ensure_months(self._database, [month for month in months if horizon is None or month >= horizon])
+        oldest_kept = self._oldest_kept
+        schema.ensure_months(
+            self._database, [month for month in months if oldest_kept is None or month >= oldest_kept]
+        )
         return dated
 
 

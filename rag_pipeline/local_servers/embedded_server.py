@@ -16,7 +16,7 @@ import psutil
 
 from rag_pipeline.errors import RagError, StoreUnavailableError
 from rag_pipeline.local_servers import processes
-from rag_pipeline.local_servers.server_state import PartState, State
+from rag_pipeline.local_servers.server_state import ServerState, ServerStates
 
 Report = Callable[[str], None]
 
@@ -27,17 +27,17 @@ _PID_SECONDS = 10.0
 
 
 class EmbeddedServer(ABC):
-    """One server under `home`, with its remembered state."""
+    """One server under `home`, with what is remembered of it, among the others' states."""
 
     name: ClassVar[str]
     """Its display name."""
     has_login: ClassVar[bool] = True
     """Whether clients need a password."""
 
-    def __init__(self, home: Path, state: State, part: PartState) -> None:
+    def __init__(self, home: Path, states: ServerStates, remembered: ServerState) -> None:
         self.home = home
-        self.state = state
-        self.part = part
+        self.states = states
+        self.remembered = remembered
         self.log = home / "logs" / f"{self.name.lower()}.log"
         self.lock = home / f"{self.name.lower()}.lock"
 
@@ -70,8 +70,8 @@ class EmbeddedServer(ABC):
         """Create its folder and configuration; called before each start."""
 
     @abstractmethod
-    def spawn(self, hold: int) -> subprocess.Popen[bytes]:
-        """Start it with a hold on its lock."""
+    def spawn(self, lock_fd: int) -> subprocess.Popen[bytes]:
+        """Start it; it inherits the descriptor of its lock."""
 
     @classmethod  # noqa: B027 - most have nothing to check
     def check_new(cls, home: Path) -> None:
@@ -97,26 +97,26 @@ class EmbeddedServer(ABC):
 
     def up(self, report: Report) -> None:
         """Start it unless it already answers, and wait until it does."""
-        hold = self._hold(report)
-        if hold is None:
+        lock_fd = self._lock(report)
+        if lock_fd is None:
             self.complete()
-            report(f"{self.name}: running on port {self.part.port}")
+            report(f"{self.name}: running on port {self.remembered.port}")
             return
         try:
             self.log.parent.mkdir(mode=0o700, exist_ok=True)
             self.prepare(report)
-            if not processes.port_is_free(self.part.port):
-                taken = self.part.port
-                self.state.change_port(self.part)
+            if not processes.port_is_free(self.remembered.port):
+                taken = self.remembered.port
+                self.states.change_port(self.remembered)
                 report(
-                    f"{self.name}: port {taken} is taken by another program, using {self.part.port} from now on"
+                    f"{self.name}: port {taken} is taken by another program, using {self.remembered.port} from now on"
                 )
                 self.prepare(report)
-            self._start(hold)
+            self._start(lock_fd)
         finally:
-            os.close(hold)
+            os.close(lock_fd)
         self.complete()
-        report(f"{self.name}: started on port {self.part.port}")
+        report(f"{self.name}: started on port {self.remembered.port}")
 
     def down(self, report: Report) -> None:
         """Stop it if it is running."""
@@ -127,8 +127,8 @@ class EmbeddedServer(ABC):
 
     def stop(self) -> bool:
         """Stop it; return False if it was not running."""
-        if (hold := self._try_hold()) is not None:
-            os.close(hold)
+        if (lock_fd := self._try_lock()) is not None:
+            os.close(lock_fd)
             return False
         # it might be starting and not have written its pid yet
         processes.wait_until(lambda: self.process() is not None, lambda: True, _PID_SECONDS)
@@ -139,29 +139,29 @@ class EmbeddedServer(ABC):
         processes.stop(process, signal.SIGINT, _STOP_SECONDS)
         return True
 
-    def _hold(self, report: Report) -> int | None:
+    def _lock(self, report: Report) -> int | None:
         """Take its lock for a start; return None if it is running and answers."""
         until = time.monotonic() + _ANSWER_SECONDS
-        while (hold := self._try_hold()) is None:
+        while (lock_fd := self._try_lock()) is None:
             # starting, if an `up` was killed; or ending, process by process, if the server was killed
             if self.answers():
                 return None
             if time.monotonic() > until:
-                report(f"{self.name}: does not answer on port {self.part.port}, restarting it")
+                report(f"{self.name}: does not answer on port {self.remembered.port}, restarting it")
                 if not self.stop():
                     raise RagError(
                         f"{self.name}: one of its processes holds {self.lock} but cannot be found: end it"
                     )
                 until = time.monotonic() + _ANSWER_SECONDS
             time.sleep(0.05)
-        return hold
+        return lock_fd
 
-    def _try_hold(self) -> int | None:
-        hold = processes.hold(self.lock)
-        if hold is not None and self.process() is not None:  # the lock file was removed
-            os.close(hold)
+    def _try_lock(self) -> int | None:
+        lock_fd = processes.try_lock(self.lock)
+        if lock_fd is not None and self.process() is not None:  # the lock file was removed
+            os.close(lock_fd)
             return None
-        return hold
+        return lock_fd
 
     def _probed(self) -> bool:
         try:
@@ -170,16 +170,16 @@ class EmbeddedServer(ABC):
             return False
         return True
 
-    def _start(self, hold: int) -> None:
+    def _start(self, lock_fd: int) -> None:
         start = self.log.stat().st_size if self.log.exists() else 0
-        child = self.spawn(hold)
+        child = self.spawn(lock_fd)
         if processes.wait_until(partial(self._ready, child.pid), partial(_runs, child), _START_SECONDS):
             processes.leave_running(child)
             return
         why = f"did not answer within {_START_SECONDS:g} s" if _runs(child) else "did not start"
         child.kill()
         child.wait()
-        line = processes.telling_line(processes.log_since(self.log, start))
+        line = processes.error_line(processes.log_since(self.log, start))
         raise RagError(f"{self.name} {why}: {line} (log: {self.log})")
 
     def _ready(self, pid: int) -> bool:

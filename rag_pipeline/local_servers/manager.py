@@ -14,7 +14,7 @@ from rag_pipeline.errors import RagError, StoreUnavailableError
 from rag_pipeline.local_servers.embedded_server import EmbeddedServer, Report
 from rag_pipeline.local_servers.milvus_lite import Milvus
 from rag_pipeline.local_servers.postgresql import Postgres
-from rag_pipeline.local_servers.server_state import PartState, State, exclusive
+from rag_pipeline.local_servers.server_state import ServerState, ServerStates, exclusive
 from rag_pipeline.local_servers.valkey import Valkey
 from rag_pipeline.settings import Settings
 from rag_pipeline.stores import probes
@@ -30,7 +30,7 @@ _PROBES: dict[str, Callable[[str], None]] = {
 
 def remembered_urls(home: Path) -> dict[str, str]:
     """Return the URLs, with passwords, of the servers ever started under `home`. Connects to none."""
-    return {key: server.url for key, server in _servers(home, State.load(home)).items()}
+    return {key: server.url for key, server in _servers(home, ServerStates.load(home)).items()}
 
 
 class LocalServers:
@@ -52,9 +52,9 @@ class LocalServers:
             _concurrently(checks)
             return Endpoints.of(self._external)
         with exclusive(self._home, report):
-            state = State.load(self._home)
+            states = ServerStates.load(self._home)
             servers = {
-                key: server(self._home, state, getattr(state, key) or self._first(key, state))
+                key: server(self._home, states, getattr(states, key) or self._first(key, states))
                 for key, server in _SERVERS.items()
                 if key not in self._external
             }
@@ -68,12 +68,12 @@ class LocalServers:
             return
         report = _one_at_a_time(report)
         with exclusive(self._home, report):
-            servers = _servers(self._home, State.load(self._home)).values()
+            servers = _servers(self._home, ServerStates.load(self._home)).values()
             _concurrently([partial(server.down, report) for server in servers])
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return each server's address (None before the first start), its password masked, and whether it answers."""
-        servers = _servers(self._home, State.load(self._home))
+        servers = _servers(self._home, ServerStates.load(self._home))
 
         def one(key: str) -> dict[str, Any]:
             address = "uri" if key == "milvus" else "url"
@@ -86,10 +86,10 @@ class LocalServers:
         with ThreadPoolExecutor(len(_SERVERS)) as pool:
             return dict(zip(_SERVERS, pool.map(one, _SERVERS), strict=True))
 
-    def _first(self, key: str, state: State) -> PartState:
+    def _first(self, key: str, states: ServerStates) -> ServerState:
         server = _SERVERS[key]
         server.check_new(self._home)
-        return state.add(key, with_password=server.has_login)
+        return states.add(key, with_password=server.has_login)
 
     def _check(self, key: str, report: Report) -> None:
         url = self._external[key]
@@ -97,10 +97,10 @@ class LocalServers:
         report(f"{_SERVERS[key].name}: using {mask_url(url)} ({VARIABLES[key]})")
 
 
-def _servers(home: Path, state: State) -> dict[str, EmbeddedServer]:
+def _servers(home: Path, states: ServerStates) -> dict[str, EmbeddedServer]:
     """Return the embedded servers that were ever started."""
-    parts = {key: getattr(state, key) for key in _SERVERS}
-    return {key: _SERVERS[key](home, state, part) for key, part in parts.items() if part is not None}
+    remembered = {key: getattr(states, key) for key in _SERVERS}
+    return {key: _SERVERS[key](home, states, state) for key, state in remembered.items() if state is not None}
 
 
 def _answers(key: str, url: str) -> bool:

@@ -19,7 +19,7 @@ class Milvus(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        return f"http://{processes.LOOPBACK}:{self.part.port}"
+        return f"http://{processes.LOOPBACK}:{self.remembered.port}"
 
     @property
     def folder(self) -> Path:
@@ -35,7 +35,7 @@ class Milvus(EmbeddedServer):
 
     @property
     def port_mark(self) -> str:
-        return f"{self.folder / 'data'} {self.part.port}"
+        return f"{self.folder / 'data'} {self.remembered.port}"
 
     def probe(self) -> None:
         probe_milvus(self.url)
@@ -43,7 +43,7 @@ class Milvus(EmbeddedServer):
     def prepare(self, report: Report) -> None:
         self.folder.mkdir(mode=0o700, exist_ok=True)
 
-    def spawn(self, hold: int) -> subprocess.Popen[bytes]:
+    def spawn(self, lock_fd: int) -> subprocess.Popen[bytes]:
         script = str(Path(milvus_server.__file__).absolute())
         return processes.spawn(
             # -P: keep the script's folder out of the import path; -u: write the log without buffering
@@ -54,9 +54,9 @@ class Milvus(EmbeddedServer):
                 script,
                 str(self.pidfile),
                 str(self.folder / "data"),
-                str(self.part.port),
+                str(self.remembered.port),
             ],
             cwd=self.folder,
             log=self.log,
-            hold=hold,
+            lock_fd=lock_fd,
         )

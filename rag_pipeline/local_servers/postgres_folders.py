@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from rag_pipeline.errors import ConfigError, RagError
-from rag_pipeline.local_servers.processes import Account, telling_line
+from rag_pipeline.local_servers.processes import Account, error_line
 
 SHARED = Path("/var/lib/rag-pipeline")
 
@@ -57,7 +57,7 @@ def run(command: list[str], account: Account | None) -> str:
         **(account.arguments() if account else {}),
     )
     if done.returncode != 0:
-        raise RagError(f"PostgreSQL: {telling_line(done.stdout)}")
+        raise RagError(f"PostgreSQL: {error_line(done.stdout)}")
     return done.stdout
 
 

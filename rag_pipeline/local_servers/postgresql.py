@@ -39,7 +39,7 @@ class Postgres(EmbeddedServer):
 
     @property
     def folder(self) -> Path:
-        return Path(self.part.folder) if self.part.folder else self.home / "postgres"
+        return Path(self.remembered.folder) if self.remembered.folder else self.home / "postgres"
 
     @property
     def data(self) -> Path:
@@ -55,7 +55,7 @@ class Postgres(EmbeddedServer):
 
     @property
     def port_mark(self) -> str:
-        return f"port={self.part.port}"
+        return f"port={self.remembered.port}"
 
     @cached_property
     def account(self) -> processes.Account | None:
@@ -85,10 +85,10 @@ class Postgres(EmbeddedServer):
             self._create(report)
         self._forget_recycled_pid()
 
-    def spawn(self, hold: int) -> subprocess.Popen[bytes]:
+    def spawn(self, lock_fd: int) -> subprocess.Popen[bytes]:
         options = {
             "listen_addresses": processes.LOOPBACK,
-            "port": str(self.part.port),
+            "port": str(self.remembered.port),
             "unix_socket_directories": "",
             "max_connections": "200",
         }
@@ -101,7 +101,7 @@ class Postgres(EmbeddedServer):
             ],
             cwd=Path("/"),
             log=self.log,
-            hold=hold,
+            lock_fd=lock_fd,
             account=self.account,
             env=ENVIRONMENT,
         )
@@ -114,7 +114,9 @@ class Postgres(EmbeddedServer):
                 connection.execute("CREATE DATABASE rag")
 
     def _url(self, database: str) -> str:
-        return f"postgresql://rag:{self.part.password}@{processes.LOOPBACK}:{self.part.port}/{database}"
+        return (
+            f"postgresql://rag:{self.remembered.password}@{processes.LOOPBACK}:{self.remembered.port}/{database}"
+        )
 
     def _check_version(self) -> None:
         try:
@@ -134,14 +136,14 @@ class Postgres(EmbeddedServer):
     def _create(self, report: Report) -> None:
         """Create the data folder, which gets its final name only once it is complete."""
         report(f"{self.name}: creating its data folder")
-        if self.part.folder is None:
+        if self.remembered.folder is None:
             self._choose_folder(report)
         for unfinished in self.folder.glob("new-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         # a new name: an initdb whose `up` was killed might still be writing to the last one
         draft = Path(tempfile.mkdtemp(prefix="new-", dir=self.folder))
         password = self.folder / "password"
-        write_private(password, self.part.password)
+        write_private(password, self.remembered.password)
         try:
             if self.account:
                 for path in (draft, password):
@@ -179,8 +181,8 @@ class Postgres(EmbeddedServer):
             report(
                 f"{self.name}: its data are in {folder}, since it does not run as root and cannot reach {self.home}"
             )
-            self.part.folder = str(folder)
-            self.state.save()
+            self.remembered.folder = str(folder)
+            self.states.save()
 
     def _forget_recycled_pid(self) -> None:
         """Remove a lock file whose pid now belongs to another program, which PostgreSQL would take for a server.

@@ -57,7 +57,7 @@ def find(pidfile: Path, *marks: str) -> psutil.Process | None:
     return process if all(mark in line for mark in marks) else None
 
 
-def hold(lock: Path) -> int | None:
+def try_lock(lock: Path) -> int | None:
     """Take a server's lock; return a descriptor to pass to `spawn` and close, or None while a process holds it.
 
     The system releases the lock when the last process started with it ends, so it is never stale. It is held from
@@ -77,13 +77,13 @@ def spawn(
     *,
     cwd: Path,
     log: Path,
-    hold: int,
+    lock_fd: int,
     account: Account | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a server in its own session, so that it outlives us; append its output to `log`.
 
-    It shares our `hold` on its lock until it ends.
+    It inherits the descriptor of its lock, and so holds the lock until it ends.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -95,7 +95,7 @@ def spawn(
             stdout=descriptor,
             stderr=descriptor,
             start_new_session=True,
-            pass_fds=[hold],
+            pass_fds=[lock_fd],
             **(account.arguments() if account else {}),
         )
     finally:
@@ -166,7 +166,7 @@ def free_port(taken: Sequence[int] = ()) -> int:
     raise RagError(f"no free port between {_PORTS.start} and {_PORTS.stop - 1}: stop what is listening there")
 
 
-def telling_line(text: str) -> str:
+def error_line(text: str) -> str:
     """Return the line of a server's output that explains its end: the first error, else the last line."""
     error = _ERROR.search(text)
     if error:

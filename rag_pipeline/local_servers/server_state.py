@@ -19,7 +19,7 @@ from rag_pipeline.errors import ConfigError, RagError
 from rag_pipeline.local_servers.processes import free_port
 
 
-class PartState(BaseModel):
+class ServerState(BaseModel):
     """The remembered state of one server."""
 
     model_config = ConfigDict(extra="forbid")
@@ -30,20 +30,20 @@ class PartState(BaseModel):
     """The folder of its data, if outside `RAG_HOME`."""
 
 
-class State(BaseModel):
+class ServerStates(BaseModel):
     """The remembered servers; a server is None until its first start."""
 
     model_config = ConfigDict(extra="forbid")
 
-    postgres: PartState | None = None
-    redis: PartState | None = None
-    milvus: PartState | None = None
+    postgres: ServerState | None = None
+    redis: ServerState | None = None
+    milvus: ServerState | None = None
 
     _path: Path = PrivateAttr()
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
 
     @classmethod
-    def load(cls, home: Path) -> State:
+    def load(cls, home: Path) -> ServerStates:
         """Return the state under `home`, or an empty one. Raises `ConfigError` if it cannot be read."""
         path = home / "stack.json"
         try:
@@ -61,21 +61,21 @@ class State(BaseModel):
 
     def ports(self) -> list[int]:
         """Return the ports that are assigned."""
-        return [part.port for part in (self.postgres, self.redis, self.milvus) if part]
+        return [server.port for server in (self.postgres, self.redis, self.milvus) if server]
 
-    def add(self, key: str, *, with_password: bool) -> PartState:
+    def add(self, key: str, *, with_password: bool) -> ServerState:
         """Add a server and return its state, saved before the server is started with it."""
         # letters, digits, - and _: needs no quoting in a URL
         password = secrets.token_urlsafe(24) if with_password else ""
-        part = PartState(port=free_port(self.ports()), password=password)
-        setattr(self, key, part)
+        server = ServerState(port=free_port(self.ports()), password=password)
+        setattr(self, key, server)
         self.save()
-        return part
+        return server
 
-    def change_port(self, part: PartState) -> None:
-        """Assign `part` another free port and save it. Thread-safe."""
+    def change_port(self, server: ServerState) -> None:
+        """Assign a server another free port and save it. Thread-safe."""
         with self._lock:
-            part.port = free_port(self.ports())
+            server.port = free_port(self.ports())
             self._write()
 
     def save(self) -> None:

@@ -20,7 +20,7 @@ class Valkey(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        return f"redis://:{self.part.password}@{processes.LOOPBACK}:{self.part.port}/0"
+        return f"redis://:{self.remembered.password}@{processes.LOOPBACK}:{self.remembered.port}/0"
 
     @property
     def folder(self) -> Path:
@@ -40,7 +40,7 @@ class Valkey(EmbeddedServer):
 
     @property
     def port_mark(self) -> str:
-        return f"{processes.LOOPBACK}:{self.part.port}"
+        return f"{processes.LOOPBACK}:{self.remembered.port}"
 
     def probe(self) -> None:
         probe_redis(self.url)
@@ -52,8 +52,8 @@ class Valkey(EmbeddedServer):
         # volatile-lru: evict only keys with an expiry, which are cache entries
         lines = {
             "bind": processes.LOOPBACK,
-            "port": str(self.part.port),
-            "requirepass": _quoted(self.part.password),
+            "port": str(self.remembered.port),
+            "requirepass": _quoted(self.remembered.password),
             "dir": _quoted(str(data)),
             "pidfile": _quoted(str(self.pidfile)),
             "daemonize": "no",
@@ -65,8 +65,10 @@ class Valkey(EmbeddedServer):
         }
         write_private(self.configuration, "".join(f"{key} {value}\n" for key, value in lines.items()))
 
-    def spawn(self, hold: int) -> subprocess.Popen[bytes]:
-        return processes.spawn([str(_binary()), str(self.configuration)], cwd=self.folder, log=self.log, hold=hold)
+    def spawn(self, lock_fd: int) -> subprocess.Popen[bytes]:
+        return processes.spawn(
+            [str(_binary()), str(self.configuration)], cwd=self.folder, log=self.log, lock_fd=lock_fd
+        )
 
 
 def _binary() -> Path:

@@ -1,7 +1,8 @@
 """Search over what the write path has indexed.
 
 `search` finds candidates in the collections or by full text, reads their current rows from PostgreSQL, and ranks
-them. It writes nothing but the search counts of the hits, and does not need Redis.
+them. Each collection that is searched is a leg with its own candidates; a hybrid search fuses the ranks of several. It
+writes nothing but the search counts of the hits, and does not need Redis.
 """
 
 from rag_pipeline.search.engine import search

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from rag_pipeline.alerts.delivery import RETENTION, DeliveryResult, deliver
 from rag_pipeline.alerts.receivers import Receiver
-from rag_pipeline.alerts.recording import read_up_to, record
+from rag_pipeline.alerts.recording import last_read_event, record
 from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.alert_outbox import Subject
@@ -50,7 +50,7 @@ def test_one_message_on_failure_and_one_on_recovery(database: Database, inbox: I
     ]
     assert f"{UI}/assets/dense" in inbox.bodies()
     assert "rag-pipeline repair" in inbox.bodies()
-    assert read_up_to(database, "log") == 6
+    assert last_read_event(database, "log") == 6
 
 
 def test_events_read_again_are_not_sent_again(database: Database, inbox: Inbox) -> None:
@@ -77,7 +77,7 @@ def test_a_killed_recording_is_repeated_as_a_whole(database: Database, inbox: In
         process.kill()
         process.wait()
     _until(lambda: not _is_waiting_for_a_lock(database))
-    assert read_up_to(database, "log") == 0
+    assert last_read_event(database, "log") == 0
     assert send(database, inbox).messages == 0
     assert record(database, "log", [seen(1, False)], 1) == 1
     assert send(database, inbox).messages == 1

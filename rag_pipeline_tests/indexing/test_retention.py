@@ -12,7 +12,7 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.indexing import retention
 from rag_pipeline.indexing.ingest import ingest
-from rag_pipeline.indexing.retention import apply_retention, horizon_of, months_to_expire, retention_due
+from rag_pipeline.indexing.retention import apply_retention, months_to_expire, oldest_kept_month, retention_due
 from rag_pipeline.months import Month
 from rag_pipeline_tests.support.index import Index
 
@@ -30,7 +30,7 @@ def ingested(index: Index) -> None:
     index.ingest()
 
 
-def retire(index: Index, months: int | None = 4) -> retention.RetentionResult:
+def expire(index: Index, months: int | None = 4) -> retention.RetentionResult:
     with index.open(retention_months=months) as pipeline:
         return apply_retention(pipeline, NOW)
 
@@ -63,10 +63,10 @@ def assert_expired(index: Index) -> None:
     assert index.rows("SELECT month FROM expiring_months") == []
 
 
-def test_months_before_the_horizon_have_expired(index: Index) -> None:
-    assert horizon_of(index.settings(retention_months=4), NOW) == Month(2024, 2)
-    assert horizon_of(index.settings(retention_months=6), NOW) == Month(2023, 12)
-    assert horizon_of(index.settings(), NOW) is None
+def test_months_older_than_the_retention_have_expired(index: Index) -> None:
+    assert oldest_kept_month(index.settings(retention_months=4), NOW) == Month(2024, 2)
+    assert oldest_kept_month(index.settings(retention_months=6), NOW) == Month(2023, 12)
+    assert oldest_kept_month(index.settings(), NOW) is None
 
 
 def test_an_expired_month_leaves_both_stores_and_the_others_stay(index: Index) -> None:
@@ -117,10 +117,10 @@ def test_killed_at_every_step_it_ends_the_same(index: Index, monkeypatch: pytest
         for after in (False, True):
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
                 killed(patch, module, name, after)
-                retire(index)
+                expire(index)
             if (name, after) != ("finish", True):
                 assert index.rows("SELECT count(*) FROM expiring_months") == [(1,)]
-    retire(index)
+    expire(index)
     assert_expired(index)
 
 
@@ -131,7 +131,7 @@ def test_a_half_expired_month_that_is_kept_again_is_as_before(
     ingested(index)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         killed(patch, *STEPS[step], after=True)
-        retire(index)
+        expire(index)
     back = index.ingest()
     assert back.months == [OLD]
     assert index.rows("SELECT count(*) FROM documents") == [(3,)]
@@ -143,10 +143,10 @@ def test_with_milvus_down_the_month_is_finished_later_and_a_gone_item_is_forgott
     good = index.endpoints
     index.endpoints = Endpoints(good.postgres_url, "http://127.0.0.1:9", good.redis_url)
     with pytest.raises(StoreUnavailableError):
-        retire(index)
+        expire(index)
     assert index.rows("SELECT count(*) FROM documents") == [(2,)]
     index.endpoints = good
-    assert retire(index).expired == [OLD]
+    assert expire(index).expired == [OLD]
     assert_expired(index)
     (index.docs / "old.md").unlink()
     index.ingest()
@@ -181,10 +181,10 @@ def test_a_month_that_is_running_is_left_for_the_next_call(index: Index, monkeyp
     monkeypatch.setattr(retention, "_LOCK_WAIT_SECONDS", 0)
     ingested(index)
     with index.open() as other, other.month_lock(OLD):
-        result = retire(index)
+        result = expire(index)
     assert result.expired == []
     assert "2024-01" in result.busy[0]
-    assert retire(index).expired == [OLD]
+    assert expire(index).expired == [OLD]
 
 
 def test_a_reader_delays_the_expiry_and_not_the_other_readers(
@@ -195,7 +195,7 @@ def test_a_reader_delays_the_expiry_and_not_the_other_readers(
     with psycopg.connect(index.endpoints.postgres_url) as reader:
         reader.execute("SELECT count(*) FROM document_chunks")
         threading.Timer(1, reader.rollback).start()
-        thread = threading.Thread(target=retire, args=(index,))
+        thread = threading.Thread(target=expire, args=(index,))
         thread.start()
         with psycopg.connect(index.endpoints.postgres_url, options="-c statement_timeout=2000") as second:
             for _ in range(20):

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_pipeline.indexing.run_selection import Requested, due_months, pending_work
+from rag_pipeline.indexing.run_selection import RequestedRun, due_months, pending_work
 from rag_pipeline.months import Month
 from rag_pipeline_tests.support.index import Index
 
@@ -15,7 +15,7 @@ work = st.dictionaries(months, st.sampled_from(["a", "b"]), max_size=20)
 asked = st.dictionaries(
     months,
     st.builds(
-        Requested,
+        RequestedRun,
         st.sampled_from(["a", "b"]),
         st.integers(1, 5),
         st.sampled_from([NOW - timedelta(minutes=1), NOW + timedelta(minutes=1)]),
@@ -25,21 +25,21 @@ asked = st.dictionaries(
 
 @given(work, st.sets(months), asked, st.integers(0, 5))
 def test_oldest_first_capped_and_never_twice_at_once(
-    work: dict[Month, str], busy: set[Month], asked: dict[Month, Requested], limit: int
+    work: dict[Month, str], busy: set[Month], asked: dict[Month, RequestedRun], limit: int
 ) -> None:
     due, remembered = due_months(work, busy, asked, NOW, limit)
     assert due == sorted(due)
     assert len(due) <= limit
     assert set(due) <= set(work) - busy
     assert set(remembered) <= set(work)
-    # Requested again at once, nothing is: what was just asked for waits.
+    # Nothing is requested again at once: what was just asked for waits.
     again, _ = due_months(work, busy, remembered, NOW, limit)
     assert not set(again) & set(due)
 
 
 def test_unchanged_work_is_requested_after_growing_pauses() -> None:
     month, now = Month(2024, 1), NOW
-    remembered: dict[Month, Requested] = {}
+    remembered: dict[Month, RequestedRun] = {}
     pauses = []
     for _ in range(9):
         due, remembered = due_months({month: "same"}, (), remembered, now, 5)

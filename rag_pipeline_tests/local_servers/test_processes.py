@@ -127,7 +127,7 @@ def test_a_free_port_is_not_one_that_is_taken() -> None:
     ],
 )
 def test_the_telling_line_says_why_a_server_ended(output: str, line: str) -> None:
-    assert processes.telling_line(output) == line
+    assert processes.error_line(output) == line
 
 
 def test_the_log_is_read_from_where_the_start_began_and_no_more_than_its_end(tmp_path: Path) -> None:

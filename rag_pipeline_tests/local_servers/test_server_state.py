@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from rag_pipeline.errors import ConfigError, RagError
-from rag_pipeline.local_servers.server_state import State, exclusive, write_private
+from rag_pipeline.local_servers.server_state import ServerStates, exclusive, write_private
 
 
 def test_what_was_added_is_loaded_again(tmp_path: Path) -> None:
-    state = State.load(tmp_path)
+    state = ServerStates.load(tmp_path)
     added = [state.add("postgres", with_password=True), state.add("redis", with_password=True)]
     state.add("milvus", with_password=False)
-    assert State.load(tmp_path).model_dump() == state.model_dump()
+    assert ServerStates.load(tmp_path).model_dump() == state.model_dump()
     assert len(set(state.ports())) == 3
     assert len({part.password for part in added}) == 2
     assert all(len(part.password) >= 24 for part in added)
@@ -24,19 +24,19 @@ def test_what_was_added_is_loaded_again(tmp_path: Path) -> None:
 
 
 def test_a_changed_port_is_another_one_and_remembered(tmp_path: Path) -> None:
-    state = State.load(tmp_path)
+    state = ServerStates.load(tmp_path)
     part = state.add("redis", with_password=True)
     before = part.port
     state.change_port(part)
     assert part.port != before
-    loaded = State.load(tmp_path).redis
+    loaded = ServerStates.load(tmp_path).redis
     assert loaded is not None
     assert loaded.port == part.port
     assert loaded.password == part.password
 
 
 def test_no_repr_has_a_password(tmp_path: Path) -> None:
-    state = State.load(tmp_path)
+    state = ServerStates.load(tmp_path)
     part = state.add("redis", with_password=True)
     assert part.password not in repr(state) + repr(part) + str(state)
 
@@ -47,7 +47,7 @@ def test_no_repr_has_a_password(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named_and_not_quoted(tmp_path: Path, content: str) -> None:
     (tmp_path / "stack.json").write_text(content)
     with pytest.raises(ConfigError, match=r"stack\.json is damaged") as caught:
-        State.load(tmp_path)
+        ServerStates.load(tmp_path)
     assert "geheim" not in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.milvus.client import Milvus
     from rag_pipeline.stores.milvus.collections import Collections
 
-What = Literal[
+CollectionProblemKind = Literal[
     "collection missing",
     "dimension differs",
     "alias missing",
@@ -36,7 +36,7 @@ class CollectionProblem:
     """A difference between one collection and its specification."""
 
     kind: VectorKind
-    what: What
+    what: CollectionProblemKind
     found: str
     """What is there instead, as a phrase."""
 
@@ -47,7 +47,7 @@ class CollectionProblem:
 def collection_problems(collections: Collections, kind: VectorKind) -> list[CollectionProblem]:
     """Return what differs in the collection of one kind of vectors, its partitions left out."""
     generation = collections.generations[kind]
-    found: list[tuple[What, str]] = []
+    found: list[tuple[CollectionProblemKind, str]] = []
     with collections.milvus.client() as client:
         if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
             return [CollectionProblem(kind, "collection missing", f"{generation.name} does not exist")]

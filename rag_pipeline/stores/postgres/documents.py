@@ -59,7 +59,7 @@ class DocumentText:
 
 
 @dataclass(frozen=True)
-class Chunked:
+class ChunkedDocument:
     """A document whose chunks are stored, with its words and counts."""
 
     id: UUID
@@ -148,7 +148,7 @@ def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -
     )
 
 
-def mark_chunked(connection: Connection, documents: Sequence[Chunked]) -> None:
+def mark_chunked(connection: Connection, documents: Sequence[ChunkedDocument]) -> None:
     """Record that the chunks of these documents are stored and their vectors are next."""
     connection.cursor().executemany(
         f"""

@@ -118,8 +118,8 @@ def finish(connection: Connection, month: Month) -> None:
     connection.execute("DELETE FROM expiring_months WHERE month = %s", (month.start.date(),))
 
 
-def restore_items(connection: Connection, horizon: datetime | None) -> int:
-    """Make expired items that are not older than `horizon` (None: all of them) pending; return their number.
+def restore_items(connection: Connection, oldest_kept: datetime | None) -> int:
+    """Make expired items that are not older than `oldest_kept` (None: all of them) pending; return their number.
 
     Months that are being expired are left out until they are finished.
     """
@@ -127,16 +127,16 @@ def restore_items(connection: Connection, horizon: datetime | None) -> int:
         f"""
         UPDATE source_items i SET state = {ItemState.PENDING.sql}
         WHERE state = {ItemState.EXPIRED.sql}
-            AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s)
+            AND (%(oldest_kept)s::timestamptz IS NULL OR document_created_at >= %(oldest_kept)s)
             AND NOT EXISTS (
                 SELECT FROM expiring_months r
                 WHERE r.month = date_trunc('month', i.document_created_at AT TIME ZONE 'UTC')::date)
         """,
-        {"horizon": horizon},
+        {"oldest_kept": oldest_kept},
     ).rowcount
 
 
-def any_to_restore(connection: Connection, horizon: datetime | None) -> bool:
+def any_to_restore(connection: Connection, oldest_kept: datetime | None) -> bool:
     """Whether `restore_items` finds something, now or once the months in progress are finished."""
     return value(
         connection,
@@ -144,7 +144,7 @@ def any_to_restore(connection: Connection, horizon: datetime | None) -> bool:
         SELECT EXISTS (
             SELECT FROM source_items
             WHERE state = {ItemState.EXPIRED.sql}
-                AND (%(horizon)s::timestamptz IS NULL OR document_created_at >= %(horizon)s))
+                AND (%(oldest_kept)s::timestamptz IS NULL OR document_created_at >= %(oldest_kept)s))
         """,
-        {"horizon": horizon},
+        {"oldest_kept": oldest_kept},
     )

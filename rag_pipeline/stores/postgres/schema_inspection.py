@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PARTITIONED = ("documents", "document_chunks")
 
-What = Literal[
+SchemaProblemKind = Literal[
     "text search configuration missing",
     "function missing",
     "function differs",
@@ -46,7 +46,7 @@ _CHUNK_TABLES = {"document_chunks", "vector_deletions", "term_statistics"}
 class SchemaProblem:
     """A difference between the schema in use and the migrations' schema."""
 
-    what: What
+    what: SchemaProblemKind
     table: str
     """The table or partition; empty for a function or a text search configuration."""
     name: str

@@ -62,13 +62,13 @@ def new_ids(connection: Connection, source_type: str, source_ids: Sequence[str])
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass over a source, and the recipe and horizon that its items are ingested with."""
+    """A pass over a source, and what decides how its items are ingested."""
 
     source_type: str
     source: UUID
     number: int
     recipe: str
-    horizon: datetime | None = None
+    oldest_kept: datetime | None = None
     """Items dated before this are not ingested. None: all are."""
 
 
@@ -84,7 +84,7 @@ _NOT_INGESTED = f"(i.ingested_fingerprint, i.ingested_recipe) IS DISTINCT FROM {
 _NEXT_STATE = f"""CASE
         WHEN i.state = {ItemState.EXPIRED.sql} THEN {ItemState.EXPIRED.sql}
         WHEN i.state = {ItemState.FAILED.sql} AND {_SEEN_BEFORE} THEN {ItemState.FAILED.sql}
-        WHEN i.document_created_at < %(horizon)s AND {_NOT_INGESTED} THEN {ItemState.EXPIRED.sql}
+        WHEN i.document_created_at < %(oldest_kept)s AND {_NOT_INGESTED} THEN {ItemState.EXPIRED.sql}
         -- Back to what was ingested before: its document still says that it cannot be read.
         WHEN i.state = {ItemState.FAILED.sql} THEN {ItemState.PENDING.sql}
         WHEN {_NOT_INGESTED} THEN {ItemState.PENDING.sql}
@@ -100,7 +100,7 @@ _MERGE_SCANNED = f"""
         INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
             seen_fingerprint, seen_recipe, seen_pass, state)
         SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s,
-            CASE WHEN created_at < %(horizon)s THEN {ItemState.EXPIRED.sql} ELSE {ItemState.PENDING.sql} END
+            CASE WHEN created_at < %(oldest_kept)s THEN {ItemState.EXPIRED.sql} ELSE {ItemState.PENDING.sql} END
         FROM scanned
         ON CONFLICT (source_type, source_id) DO UPDATE SET
             source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
@@ -121,7 +121,7 @@ def merge(connection: Connection, of: Pass, items: Sequence[tuple[Item, datetime
 
     `items` come with the time that decides a new document's month; a known document keeps its own.
     An item is pending when its fingerprint or its recipe is not the ingested one. A failed one stays so until
-    either changes. What would be pending and is older than the horizon is expired instead, and stays so until
+    either changes. What would be pending and is older than `oldest_kept` is expired instead, and stays so until
     `expiring_months.restore_items`.
     """
     connection.execute(_CREATE_SCANNED)
@@ -138,7 +138,7 @@ def merge(connection: Connection, of: Pass, items: Sequence[tuple[Item, datetime
             "source": of.source,
             "recipe": of.recipe,
             "pass": of.number,
-            "horizon": of.horizon,
+            "oldest_kept": of.oldest_kept,
         },
     )
     connection.execute("DELETE FROM scanned")
