@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,15 +13,18 @@ from typing import Any
 import psycopg
 import pytest
 
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import PrivilegeError, RagError
+from rag_pipeline.local_servers.postgres_folders import programs_for
 from rag_pipeline.stores.postgres import expected_schema as expected_schema_module
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline.stores.postgres.expected_schema import expected_schema
 from rag_pipeline.stores.postgres.schema_description import describe
-from rag_pipeline.stores.postgres.schema_inspection import schema_problems
+from rag_pipeline.stores.postgres.schema_inspection import partition_problems, schema_problems
 from rag_pipeline.stores.postgres.schema_rebuild import rebuild
 from rag_pipeline_tests.support.damaged_index import MARCH, DamagedIndex
+from rag_pipeline_tests.support.databases import temporary_database
 
 PARENT_INVALID = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'idx_chunks_parent'::regclass"
 PART_INVALID = """UPDATE pg_index SET indisvalid = false WHERE indexrelid = (
@@ -235,6 +239,20 @@ def test_a_repair_of_anything_leaves_no_difference(database: Database) -> None:
     with database.connection() as connection:
         found = {index.name: index.definition for index in describe(connection).indexes}
     assert found["idx_documents_work"] not in {index.definition for index in expected.indexes}
+
+
+def test_a_restored_dump_has_no_difference(
+    database: Database, database_url: str, server_endpoints: Endpoints
+) -> None:
+    schema.ensure_months(database, [MARCH])
+    with temporary_database(server_endpoints.postgres_url) as url:
+        dump = subprocess.run([programs_for(None) / "pg_dump", database_url], capture_output=True, check=True)
+        restore = [programs_for(None) / "psql", "--quiet", "--set=ON_ERROR_STOP=1", url]
+        subprocess.run(restore, input=dump.stdout, capture_output=True, check=True)
+        restored = Database(url, min_size=1)
+        assert schema_problems(restored) == []
+        assert partition_problems(restored, MARCH) == []
+        restored.close()
 
 
 @pytest.mark.parametrize(
