@@ -3,6 +3,7 @@
     RagError                      anything that a person can fix; shown without a traceback
     ├── ConfigError               fix the setting, `sources.yaml` or the argument that it names
     ├── StoreUnavailableError     start or free the store, then run again: nothing was lost
+    │   └── LockLostError         run again: another run may have begun on what this one was writing
     ├── PrivilegeError            grant the privilege that it names, then run again
     ├── BusyError                 wait for the other run, then run again
     ├── SourceError               fix access to the source; its documents stay as they are
@@ -31,6 +32,10 @@ class ConfigError(RagError):
 
 class StoreUnavailableError(RagError):
     """PostgreSQL, Milvus or Redis cannot be reached or refuses to work. Nothing was lost: run again when it is back."""
+
+
+class LockLostError(StoreUnavailableError):
+    """PostgreSQL ended the session that held a lock, so what the lock protects must not be written any more."""
 
 
 class PrivilegeError(RagError):

@@ -15,7 +15,7 @@ from rag_pipeline.errors import ConfigError
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
 from rag_pipeline.stores.postgres import schema
-from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
+from rag_pipeline.stores.postgres.advisory_locks import fenced_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,9 +157,10 @@ class Pipeline:
     def month_lock(self, month: Month, wait_seconds: float = _LOCK_WAIT_SECONDS) -> Iterator[None]:
         """Hold the lock of a month. Raises a `BusyError` if another run still holds it after `wait_seconds`.
 
-        The lock of a killed run ends with its session.
+        The lock of a killed run ends with its session. If only the session ends, every later transaction of this
+        pipeline raises a `LockLostError` until the lock is left.
         """
-        with advisory_lock(
+        with fenced_lock(
             self.stores.database,
             f"month {month}",
             wait_seconds,

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rag_pipeline.errors import DimensionMismatchError, StoreUnavailableError, one_line
+from rag_pipeline.errors import DimensionMismatchError, LockLostError, StoreUnavailableError, one_line
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import document_chunks
@@ -149,7 +149,8 @@ class VectorMappingService:
 
 
 class Saga:
-    """A series of steps, each with its compensation. A context manager: an error inside runs the compensations.
+    """A series of steps, each with its compensation. A context manager: an error inside runs the compensations, unless
+    the lock on what was written is lost.
 
     They run newest first, and the error is raised again. A compensation that itself fails is logged, and the others
     still run: the first error is the one raised.
@@ -169,7 +170,8 @@ class Saga:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        # What a run wrote that has lost its month can belong to another run by now.
+        if error is None or isinstance(error, LockLostError):
             return
         for what, compensation in reversed(self._compensations):
             try:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rag_pipeline.stores.milvus.client import Milvus
     from rag_pipeline.stores.postgres.database import Database
 
 _WAIT_SECONDS = 300
 
 
-def sole_writer(database: Database, milvus: Milvus, collection: str) -> AbstractContextManager[None]:
-    """Hold a collection's write lock.
+@contextmanager
+def sole_writer(database: Database, milvus: Milvus, collection: str) -> Iterator[None]:
+    """Hold a collection's write lock while writing to it.
 
-    Milvus Lite is not safe with several writers to one collection; a real server is, and there this does nothing.
-    Raises `BusyError` if another process holds the lock for five minutes.
+    Milvus Lite is not safe with several writers to one collection; a real server is, and there nothing is locked.
+    Raises `BusyError` if another process holds the lock for five minutes, and `LockLostError` if the lock of the
+    caller's month is lost.
     """
-    if not milvus.is_lite:
-        return nullcontext()
-    return advisory_lock(database, f"collection {collection}", _WAIT_SECONDS)
+    with advisory_lock(database, f"collection {collection}", _WAIT_SECONDS) if milvus.is_lite else nullcontext():
+        # Milvus cannot be fenced. What is written after this is what the month's next run writes too.
+        database.check_guards()
+        yield

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from rag_pipeline.errors import DimensionMismatchError
+from rag_pipeline.embedding.base import ChunkVectors
+from rag_pipeline.errors import DimensionMismatchError, LockLostError
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline_tests.support.databases import end_idle_lock_sessions
 from rag_pipeline_tests.support.embedders import CheapEmbedder
 from rag_pipeline_tests.support.index import Index
 
@@ -288,3 +292,28 @@ def test_an_unlisted_source_keeps_its_documents_until_it_is_removed(index: Index
     assert index.rows("SELECT count(*) FROM documents") == [(2,)]
     assert index.rows("SELECT name, is_active FROM sources ORDER BY 1") == [("docs", False), ("other", True)]
     index.assert_consistent()
+
+
+def test_a_run_that_lost_its_month_writes_nothing_more(index: Index) -> None:
+    path = index.write("a.md", paragraphs(40, "甲"))
+
+    class Interrupted(CheapEmbedder):
+        """Loses the month while it embeds, and another run of it comes and goes."""
+
+        def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
+            if not self.calls:
+                with Pipeline(index.settings(), index.endpoints, embedder=CheapEmbedder()) as other:
+                    end_idle_lock_sessions(other.stores.database)
+                    path.write_text(paragraphs(40, "乙"), "utf-8")
+                    assert ingest(other).errors == []
+            return super().encode(texts, kinds)
+
+    with (
+        Pipeline(index.settings(), index.endpoints, embedder=Interrupted()) as pipeline,
+        pytest.raises(LockLostError, match="2024-03"),
+    ):
+        pipeline.prepare()
+        ingest(pipeline)
+    index.assert_consistent()
+    assert index.ingest().months == []
+    assert index.rows("SELECT count(*) FROM document_chunks WHERE content LIKE '%%甲%%'") == [(0,)]

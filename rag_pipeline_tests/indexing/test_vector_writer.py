@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from rag_pipeline.errors import LockLostError
 from rag_pipeline.indexing.vector_writer import Saga
 
 
@@ -36,6 +37,14 @@ def test_a_compensation_that_fails_is_logged_and_the_rest_run(caplog: pytest.Log
         raise ValueError("first")
     assert done == ["three", "one"]
     assert "batch 7: could not undo two: the disk is on fire" in caplog.text
+
+
+def test_a_run_that_lost_its_month_compensates_nothing() -> None:
+    done: list[str] = []
+    with pytest.raises(LockLostError), Saga("batch") as saga:
+        saga.on_failure("undo", lambda: done.append("undo"))
+        raise LockLostError("month 2024-01")
+    assert done == []
 
 
 def test_an_interrupt_is_compensated_too() -> None:

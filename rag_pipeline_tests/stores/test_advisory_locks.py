@@ -7,9 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from rag_pipeline.errors import BusyError
-from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
+from rag_pipeline.errors import BusyError, LockLostError
+from rag_pipeline.stores.postgres.advisory_locks import advisory_lock, fenced_lock, held
 from rag_pipeline.stores.postgres.database import Database, value
+from rag_pipeline_tests.support.databases import end_idle_lock_sessions
 
 
 @pytest.fixture
@@ -52,3 +53,50 @@ def test_the_end_of_the_session_hides_no_error(database: Database) -> None:
         with database.connection() as connection:
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
         _ = 1 / 0
+
+
+MONTH = "month 2024-01"
+
+
+def test_a_holder_whose_session_ended_writes_nothing_more(database: Database) -> None:
+    with fenced_lock(database, MONTH, 0):
+        with database.connection() as connection:
+            connection.execute("CREATE TABLE written (by text)")
+        end_idle_lock_sessions(database)
+        with pytest.raises(LockLostError, match=MONTH), database.connection() as connection:
+            connection.execute("INSERT INTO written VALUES ('first')")
+        with pytest.raises(LockLostError, match=MONTH):
+            database.check_guards()
+    with database.connection() as connection:
+        assert connection.execute("SELECT * FROM written").fetchall() == []
+
+
+def test_the_next_holder_waits_for_a_transaction_that_is_under_way(database: Database, database_url: str) -> None:
+    other = Database(database_url, min_size=1)
+    with fenced_lock(database, MONTH, 0):
+        with database.connection() as connection:
+            connection.execute("CREATE TABLE written (by text)")
+            end_idle_lock_sessions(database)
+            with pytest.raises(BusyError), fenced_lock(other, MONTH, 0):
+                pass
+        with fenced_lock(other, MONTH, 0):
+            with pytest.raises(LockLostError), database.connection():
+                pass
+            with other.connection() as connection:
+                connection.execute("INSERT INTO written VALUES ('second')")
+    other.close()
+
+
+def test_transactions_are_free_again_after_the_lock(database: Database) -> None:
+    with pytest.raises(LockLostError), fenced_lock(database, MONTH, 0):
+        end_idle_lock_sessions(database)
+        database.check_guards()
+    with fenced_lock(database, MONTH, 0), database.connection() as connection:
+        connection.execute("SELECT 1")
+    database.check_guards()
+
+
+def test_locks_that_are_held_are_seen_from_elsewhere(database: Database, database_url: str) -> None:
+    with advisory_lock(database, "run a", 0), database.connection() as connection:
+        assert held(connection, ["run a", "run b"]) == {"run a"}
+        assert held(connection, []) == set()

@@ -57,3 +57,14 @@ def skip_fsync(server_url: str) -> None:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             connection.execute(sql.SQL("ALTER SYSTEM SET {} = off").format(sql.Identifier(setting)))
         connection.execute("SELECT pg_reload_conf()")
+
+
+def end_idle_lock_sessions(database: Database) -> None:
+    """End the sessions that hold advisory locks and wait, as a failover does, and return when they are gone."""
+    with psycopg.connect(database._url, autocommit=True) as connection:
+        connection.execute(
+            """
+            SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+            WHERE l.locktype = 'advisory' AND a.datname = current_database() AND a.state = 'idle'
+            """
+        )

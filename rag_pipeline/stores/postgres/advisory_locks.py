@@ -1,25 +1,28 @@
-"""Advisory locks: one run per month, one scan per source.
+"""Advisory locks: one run per month, one scan per source, and the owners of runs, seen from every host.
 
-They end with their session, so a killed run leaves none.
+They end with their session, so a killed process leaves none. A session can also end while its process lives: PostgreSQL
+restarts, an administrator ends it, a network drops it. `fenced_lock` therefore fences the writes of its holder.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from rag_pipeline.errors import BusyError
-from rag_pipeline.stores.postgres.database import value
+from rag_pipeline.errors import BusyError, LockLostError
+from rag_pipeline.stores.postgres.database import value, values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from rag_pipeline.stores.postgres.database import Connection, Database
 
 _POLL_SECONDS = 0.5
+_KEY = "hashtextextended(%s, 0)"
 
 
 @contextmanager
@@ -30,32 +33,91 @@ def advisory_lock(
 
     If another process holds it, calls `on_wait` once and waits up to `wait_seconds`, then raises a `BusyError`.
     """
-    connection = database.connect()
-    connection.autocommit = True
-    try:
-        deadline = time.monotonic() + wait_seconds
-        waited = False
-        while not _try_lock(connection, name):
-            if time.monotonic() >= deadline:
-                raise BusyError(f"{name} is being processed by another run: wait for it to finish, then run again")
-            if on_wait and not waited:
-                on_wait()
-                waited = True
-            time.sleep(_POLL_SECONDS)
+    with _session(database) as session:
+        _wait_for(session, name, wait_seconds, on_wait)
         try:
             yield
         finally:
-            _unlock(connection, name)
+            _unlock(session, name)
+
+
+@contextmanager
+def fenced_lock(
+    database: Database, name: str, wait_seconds: float, on_wait: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Hold the lock of this name, and let no transaction of `database` commit once the lock is lost.
+
+    Every transaction of `database` begins with a check that the lock's session is alive, and raises a `LockLostError`
+    if it is not. It also holds the fence of the lock until it ends, and the next holder passes the fence before it
+    begins: what was checked stays true until the commit. (The idea is that of fencing tokens: M. Kleppmann, "How to do
+    distributed locking", 2016.)
+    """
+    owner, fence = f"owner {secrets.token_hex(8)}", f"fence of {name}"
+    with _session(database) as session:
+        _wait_for(session, name, wait_seconds, on_wait)
+        try:
+            _wait_for(session, fence, wait_seconds, None)
+            _unlock(session, fence)
+            _try_lock(session, owner)
+
+            def check(connection: Connection) -> None:
+                # The owner's lock cannot be had while our session holds it.
+                if not value(
+                    connection,
+                    f"SELECT CASE WHEN pg_try_advisory_xact_lock_shared({_KEY}) "
+                    f"THEN NOT pg_try_advisory_xact_lock_shared({_KEY}) ELSE false END",
+                    (fence, owner),
+                ):
+                    raise LockLostError(
+                        f"{name}: PostgreSQL ended the session that held its lock, so another run may have begun; "
+                        "run again, nothing was lost"
+                    )
+
+            with database.guarded_by(check):
+                yield
+        finally:
+            _unlock(session, name)
+
+
+def held(connection: Connection, names: Collection[str]) -> set[str]:
+    """Return those of these locks that some process holds."""
+    # Only looking would need a scan of pg_locks; a lock that can be had is held by nobody, and ends with this transaction.
+    free = values(
+        connection,
+        "SELECT name FROM unnest(%s::text[]) AS name WHERE pg_try_advisory_xact_lock_shared(hashtextextended(name, 0))",
+        (list(names),),
+    )
+    return set(names) - set(free)
+
+
+@contextmanager
+def _session(database: Database) -> Iterator[Connection]:
+    connection = database.connect()
+    connection.autocommit = True
+    try:
+        yield connection
     finally:
         connection.close()
 
 
-def _try_lock(connection: Connection, name: str) -> bool:
-    return value(connection, "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (name,))
+def _wait_for(session: Connection, name: str, wait_seconds: float, on_wait: Callable[[], None] | None) -> None:
+    deadline = time.monotonic() + wait_seconds
+    waited = False
+    while not _try_lock(session, name):
+        if time.monotonic() >= deadline:
+            raise BusyError(f"{name} is being processed by another run: wait for it to finish, then run again")
+        if on_wait and not waited:
+            on_wait()
+            waited = True
+        time.sleep(_POLL_SECONDS)
 
 
-def _unlock(connection: Connection, name: str) -> None:
+def _try_lock(session: Connection, name: str) -> bool:
+    return value(session, f"SELECT pg_try_advisory_lock({_KEY})", (name,))
+
+
+def _unlock(session: Connection, name: str) -> None:
     """Free the lock before the session ends: the server notices a closed connection only some time later."""
     # A connection that is lost took its lock with it.
     with suppress(psycopg.OperationalError):
-        connection.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (name,))
+        session.execute(f"SELECT pg_advisory_unlock({_KEY})", (name,))

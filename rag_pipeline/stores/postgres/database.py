@@ -12,13 +12,14 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from rag_pipeline.errors import StoreUnavailableError, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     Parameters = Mapping[str, Any] | Sequence[Any]
 
 COMMAND_TIMEOUT_SECONDS = 60
 _POOL_MIN, _POOL_MAX = 5, 20
 _CONNECT_TIMEOUT_SECONDS = 10
+_KEEPALIVE_SECONDS = 30
 
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
@@ -35,6 +36,7 @@ class Database:
         self._url = url
         self._sizes = (min_size, max_size)
         self._pool: ConnectionPool[Connection] | None = None
+        self._guards: list[Callable[[Connection], None]] = []
 
     def __repr__(self) -> str:
         return f"Database({self.where})"
@@ -57,9 +59,26 @@ class Database:
         }
 
     def connect(self) -> Connection:
-        """Open a connection outside the pool, for locks that live as long as a session."""
+        """Open a connection outside the pool, for locks that live as long as a session, however long it is idle."""
+        session = self._session
+        session["options"] += " -c idle_session_timeout=0"
         with self._translated():
-            return psycopg.connect(self._url, **self._session)
+            return psycopg.connect(self._url, **session, keepalives_idle=_KEEPALIVE_SECONDS)
+
+    @contextmanager
+    def guarded_by(self, check: Callable[[Connection], None]) -> Iterator[None]:
+        """Begin every transaction of `connection` with a check, which raises if nothing must be written any more."""
+        self._guards.append(check)
+        try:
+            yield
+        finally:
+            self._guards.remove(check)
+
+    def check_guards(self) -> None:
+        """Check outside a transaction, before something that no transaction can undo."""
+        if self._guards:
+            with self.connection():
+                pass
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -84,6 +103,8 @@ class Database:
                     open=True,
                 )
             with self._pool.connection() as connection:
+                for check in self._guards:
+                    check(connection)
                 yield connection
 
     def close(self) -> None:
