@@ -11,12 +11,11 @@ from urllib.parse import quote
 
 import rag_pipeline
 from rag_pipeline.errors import ConfigError, RagError, one_line
+from rag_pipeline.stores.postgres.dagster_runs import SCHEMA
 
 if TYPE_CHECKING:
     from rag_pipeline.endpoints import Endpoints
     from rag_pipeline.settings import Settings
-
-_SCHEMA = "dagster"
 
 
 def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
@@ -36,7 +35,7 @@ def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, s
     from rag_pipeline.stores.postgres import schema
     from rag_pipeline.stores.postgres.database import Database
 
-    schema.create_schema(Database(endpoints.postgres_url), _SCHEMA)
+    schema.create_schema(Database(endpoints.postgres_url), SCHEMA)
     return {
         "DAGSTER_HOME": str(home),
         "DAGSTER_PG_URL": storage_url(endpoints.postgres_url),
@@ -53,7 +52,7 @@ def storage_url(postgres_url: str) -> str:
             "RAG_POSTGRES_URL is not a URL: write it as postgresql://user:password@host:5432/database"
         )
     joint = "&" if "?" in rest else "?"
-    return f"postgresql+psycopg2://{rest}{joint}options={quote(f'-c search_path={_SCHEMA}', safe='')}"
+    return f"postgresql+psycopg2://{rest}{joint}options={quote(f'-c search_path={SCHEMA}', safe='')}"
 
 
 def shipped(name: str) -> Path:

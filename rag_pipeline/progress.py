@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -45,6 +46,12 @@ class ProgressLine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._terminal and self._written:
-            self._stream.write("\r" + " " * self._written + "\r")
-            self._stream.flush()
+        self.finish()
+
+    def finish(self) -> None:
+        """Leave a clean line behind, and print nothing more."""
+        with self._lock:
+            self._next = math.inf
+            if self._terminal and self._written:
+                self._stream.write("\r" + " " * self._written + "\r")
+                self._stream.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -58,6 +59,20 @@ def test_runs_of_the_command_line_are_recorded_by_dagster(cli: CommandLine) -> N
     assert runs == [("index_month", "SUCCESS", "2024-03-01")]
 
 
+def dagster_runs(cli: CommandLine) -> set[tuple[str, str, str]]:
+    return set(cli.rows("SELECT pipeline_name, status, partition FROM dagster.runs"))
+
+
+def wait_until_embedded(process: subprocess.Popen[str], log: Path, texts: int) -> None:
+    """Return once an ingest has asked its slow embedder for more than so many texts, and is still running."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and len(log.read_text("utf-8").splitlines()) > texts:
+            break
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended too early"
+
+
 @pytest.mark.parametrize("after_batches", [1, 4])
 def test_kill_9_then_again_nothing_twice_nothing_missing(cli: CommandLine, after_batches: int) -> None:
     fill(cli, 30)
@@ -68,20 +83,43 @@ def test_kill_9_then_again_nothing_twice_nothing_missing(cli: CommandLine, after
         "RAG_TEST_EMBED_SECONDS": "0.2",
     }
     process = cli.start("ingest", **slow)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and len(log.read_text("utf-8").splitlines()) > 16 * after_batches:
-            break
-        time.sleep(0.01)
-    assert process.poll() is None, "it ended before it could be killed"
+    wait_until_embedded(process, log, 16 * after_batches)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
     cli.json("ingest", **slow)
+    assert dagster_runs(cli) == {
+        ("index_month", "FAILURE", "2024-03-01"),
+        ("index_month", "SUCCESS", "2024-03-01"),
+    }
     twice = [text for text, count in Counter(log.read_text("utf-8").splitlines()).items() if count > 1]
     assert len(twice) <= 16, "more than one batch was embedded again"
     assert_consistent(cli)
     assert cli.json("ingest", **slow)["embedded"] == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_ingest_stops_and_the_next_one_resumes(
+    cli: CommandLine, number: signal.Signals, code: int
+) -> None:
+    for month in range(1, 5):
+        text = TEXT.format(n=month).replace("2024-03", f"2024-0{month}")
+        (cli.docs / f"{month}.md").write_text(text, "utf-8")
+    log = cli.folder / "embedded.log"
+    slow = {"RAG_EMBEDDER": SLOW, "RAG_TEST_EMBED_LOG": str(log)}
+    process = cli.start("ingest", **slow, RAG_TEST_EMBED_SECONDS="600")
+    wait_until_embedded(process, log, 0)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert out == ""
+    said = "interrupted: scanned 4 items, finished 0 months; months with pending work: 4; run again to resume"
+    assert err.splitlines()[-1] == f"rag-pipeline: {said}", "after lines of progress, if it took long"
+    assert dagster_runs(cli) == {("index_month", "CANCELED", "2024-01-01")}
+
+    again = cli.json("ingest", **slow, RAG_TEST_EMBED_SECONDS="0")
+    assert len(again["months"]) == 4
+    assert_consistent(cli)
 
 
 def test_two_ingests_at_once_do_the_work_once(cli: CommandLine) -> None:

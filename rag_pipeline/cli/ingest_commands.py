@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rag_pipeline.cli.common import MonthType, json_option, open_pipeline, print_error, print_json, print_status
-from rag_pipeline.errors import RagError
+from rag_pipeline.cli.interruption import run_until_interrupted
+from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.progress import ProgressLine
 
@@ -73,22 +74,29 @@ def ingest(
     confirm_deletions: bool,
 ) -> None:
     """Scan the sources, apply the retention, and run the job of every month with pending work, in this process."""
+    from rag_pipeline.indexing.ingest import IngestResult
     from rag_pipeline.indexing.ingest import ingest as run_ingest
     from rag_pipeline.stores.probes import probe_milvus
 
+    result = IngestResult()
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:
-        pipeline.prepare()
-        # If nothing has changed, nobody would contact Milvus, and nobody would hear that it is down.
-        probe_milvus(pipeline.endpoints.milvus_uri)
 
-        result = run_ingest(
-            pipeline,
-            only_sources=only_sources,
-            only_months=only_months,
-            confirm_deletions=confirm_deletions,
-            retry_failed=retry_failed,
-            run=_run_month_in_dagster,
-        )
+        def work() -> None:
+            pipeline.prepare()
+            # If nothing has changed, nobody would contact Milvus, and nobody would hear that it is down.
+            probe_milvus(pipeline.endpoints.milvus_uri)
+            run_ingest(
+                pipeline,
+                only_sources=only_sources,
+                only_months=only_months,
+                also_months=_end_ownerless_runs(pipeline),
+                confirm_deletions=confirm_deletions,
+                retry_failed=retry_failed,
+                run=_run_month_in_dagster,
+                result=result,
+            )
+
+        run_until_interrupted(work, lambda: _interrupted(pipeline, progress, result))
         redis_down = pipeline.cache_unreachable or not pipeline.redis_answers()
     if as_json:
         print_json(result.as_json(pipeline.stopwatch.seconds))
@@ -116,6 +124,37 @@ def _run_month_in_dagster(pipeline: Pipeline, month: Month, run: MonthRun) -> No
     from rag_pipeline.defs.run_month import run_month
 
     run_month(pipeline, month, run)
+
+
+def _end_ownerless_runs(pipeline: Pipeline) -> list[Month]:
+    """End runs that a killed process left in Dagster; return their months, which are run again."""
+    from rag_pipeline.stores.postgres import dagster_runs
+
+    with pipeline.stores.database.connection() as connection:
+        if not dagster_runs.any_running(connection):
+            return []
+    from rag_pipeline.defs.run_month import end_ownerless_runs
+
+    return end_ownerless_runs(pipeline)
+
+
+def _interrupted(pipeline: Pipeline, progress: ProgressLine, result: IngestResult) -> None:
+    """Say what was done and what is left, and leave no run in Dagster that looks alive."""
+    from rag_pipeline.stores.postgres import documents as table
+
+    progress.finish()
+    done = f"interrupted: scanned {result.stats.scanned} items, finished {len(result.months)} months"
+    try:
+        if "rag_pipeline.defs.run_month" in sys.modules:
+            from rag_pipeline.defs.run_month import cancel_runs_of_this_process
+
+            cancel_runs_of_this_process(pipeline)
+        with pipeline.stores.database.connection() as connection:
+            left = table.months_with_work(connection)
+    except RagError as error:
+        print_error(f"{done}; run again to resume ({one_line(error)})")
+    else:
+        print_error(f"{done}; months with pending work: {len(left)}; run again to resume")
 
 
 def _print_counts(result: IngestResult, seconds: dict[str, float]) -> None:

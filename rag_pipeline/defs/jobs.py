@@ -1,5 +1,7 @@
 """The jobs of one month, and the months that unfinished runs have."""
 
+from datetime import datetime
+
 import dagster as dg
 
 from rag_pipeline.defs.assets import GROUP
@@ -42,3 +44,17 @@ def months_in_runs(
         for run in runs
         if PARTITION_TAG in run.tags and run.job_name != except_job
     }
+
+
+def months_failed_since(instance: dg.DagsterInstance, job: str, moment: datetime) -> set[Month]:
+    """Return the months of a job's runs that have failed since a moment."""
+    runs = instance.get_runs(
+        dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE], updated_after=moment)
+    )
+    return {Month.parse(run.tags[PARTITION_TAG]) for run in runs if PARTITION_TAG in run.tags}
+
+
+def last_run_failed(instance: dg.DagsterInstance, job: str, month: Month) -> bool:
+    """Whether a job's latest run of a month failed."""
+    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={PARTITION_TAG: month.partition_key}), limit=1)
+    return bool(runs) and runs[0].status == dg.DagsterRunStatus.FAILURE

@@ -1,4 +1,4 @@
-"""The resources: the pipeline, and what a run's steps have done.
+"""The resources: the pipeline, by which a run has an owner, and what a run's steps have done.
 
 The pipeline is opened once per run, so that its steps share the embedder and the connections, or once per tick of
 a sensor or schedule, and closed at its end. Loading the definitions opens nothing.
@@ -9,10 +9,11 @@ sensors and schedules alike. Dagster uses such an object as it is and never clos
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import dagster as dg
 
+from rag_pipeline.defs.run_owners import owned
 from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.pipeline import Pipeline, Progress, silent
 from rag_pipeline.settings import load_settings
@@ -28,8 +29,10 @@ class PipelineResource(dg.ConfigurableResource[Pipeline]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Pipeline]:
         with self.create_resource(context) as pipeline:
-            pipeline.prepare()
-            yield pipeline
+            run = context.run
+            with nullcontext() if run is None else owned(pipeline.stores.database, run.run_id):
+                pipeline.prepare()
+                yield pipeline
 
 
 class MonthRunResource(dg.ConfigurableResource[MonthRun]):

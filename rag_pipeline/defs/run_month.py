@@ -3,10 +3,13 @@
 import os
 from functools import cache
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import dagster as dg
 from sqlalchemy.exc import DBAPIError
 
+from rag_pipeline.defs import run_owners
+from rag_pipeline.defs.run_owners import PROCESS_TAG, owned, this_process
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.month_run import MonthRun
 
@@ -23,18 +26,22 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
     """
     from rag_pipeline.defs.jobs import INDEX_MONTH
 
+    run_id = str(uuid4())
     try:
-        result = (
-            _definitions(pipeline)
-            .resolve_job_def(INDEX_MONTH)
-            .execute_in_process(
-                partition_key=month.partition_key,
-                instance=_instance(pipeline),
-                resources={"month_run": run},
-                raise_on_error=False,
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        with owned(pipeline.stores.database, run_id):
+            result = (
+                _definitions(pipeline)
+                .resolve_job_def(INDEX_MONTH)
+                .execute_in_process(
+                    run_id=run_id,
+                    partition_key=month.partition_key,
+                    instance=_instance(pipeline),
+                    resources={"month_run": run},
+                    tags={PROCESS_TAG: this_process()},
+                    raise_on_error=False,
+                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                )
             )
-        )
     except DBAPIError as error:
         reason = one_line(error.orig or error)
         raise StoreUnavailableError(
@@ -43,6 +50,16 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
         ) from None
     if not result.success:
         raise _reason(result, month)
+
+
+def end_ownerless_runs(pipeline: "Pipeline") -> "list[Month]":
+    """End the runs that Dagster still lists as running although their processes are gone; return their months."""
+    return run_owners.end_ownerless_runs(_instance(pipeline), pipeline.stores.database)
+
+
+def cancel_runs_of_this_process(pipeline: "Pipeline") -> None:
+    """End the runs of this process as canceled, because it was interrupted."""
+    run_owners.cancel_runs_of_this_process(_instance(pipeline))
 
 
 def _reason(result: dg.ExecuteInProcessResult, month: "Month") -> RagError:

@@ -7,20 +7,21 @@ the next tick.
 import json
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from rag_pipeline.defs.assets import source_key
-from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, months_in_runs
+from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, last_run_failed, months_failed_since, months_in_runs
+from rag_pipeline.defs.run_owners import end_ownerless_runs
 from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.run_selection import RequestedRun, due_months, pending_work
 from rag_pipeline.indexing.scan import ScanResult, is_due, scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.sources.config import SourceConfig
+from rag_pipeline.stores.postgres import alert_outbox, vector_deletions
 from rag_pipeline.stores.postgres import sources as table
-from rag_pipeline.stores.postgres import vector_deletions
 
 NOT_DUE = "is not due yet"
 """Part of the skip reason of a tick that did not scan: such a tick says nothing about the source's health."""
@@ -28,6 +29,7 @@ NOT_DUE = "is not due yet"
 _SCAN_SECONDS = 30
 _DRAIN_SECONDS = 20
 _MONTHS_PER_TICK = 12
+_RETRY_PAUSE = timedelta(minutes=1)
 _PROBLEMS_SHOWN = 20
 
 
@@ -86,13 +88,17 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
     def pending(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
         with pipeline.stores.database.connection() as connection:
             table.deactivate_unconfigured(connection, [(source.type, source.name) for source in sources])
-        work = pending_work(pipeline)
+        instance, now = context.instance, datetime.now(UTC)
+        end_ownerless_runs(instance, pipeline.stores.database)
+        work = _months_to_repeat(pipeline, instance) | pending_work(pipeline)
         due, requested = due_months(
             work,
-            # A month whose checks are queued can be requested: it runs before them.
-            months_in_runs(context.instance, except_job=CHECK_MONTH),
+            # A month whose checks are queued can be requested: it runs before them. One whose run has just failed
+            # waits, also if a part of its work was done: Dagster restarts it if its worker died.
+            months_in_runs(instance, except_job=CHECK_MONTH)
+            | months_failed_since(instance, INDEX_MONTH, now - _RETRY_PAUSE),
             _load(context.cursor),
-            datetime.now(UTC),
+            now,
             _MONTHS_PER_TICK,
         )
         return dg.SensorResult(
@@ -121,6 +127,19 @@ def drain_vector_deletions(
     summary = f"deleted the vectors of {drained} chunks from Milvus, {pending} deletions pending"
     context.log.info(summary)
     return dg.SensorResult(skip_reason=summary)
+
+
+def _months_to_repeat(pipeline: Pipeline, instance: dg.DagsterInstance) -> dict[Month, str]:
+    """Return the months whose last run failed and was reported, as work that never changes.
+
+    Without pending work nothing else would ever run them again, and the alert would stay open.
+    """
+    with pipeline.stores.database.connection() as connection:
+        failing = alert_outbox.failing(connection)
+    months = [
+        Month.parse(s.partition) for s, _ in failing if (s.kind, s.name) == ("run", INDEX_MONTH) and s.partition
+    ]
+    return {month: "" for month in months if last_run_failed(instance, INDEX_MONTH, month)}
 
 
 def _load(cursor: str | None) -> dict[Month, RequestedRun]:

@@ -63,16 +63,21 @@ def ingest(
     *,
     only_sources: Sequence[str] = (),
     only_months: Sequence[Month] = (),
+    also_months: Sequence[Month] = (),
     confirm_deletions: bool = False,
     retry_failed: bool = False,
     run: RunMonth = run_month,
+    result: IngestResult | None = None,
 ) -> IngestResult:
     """Bring the index up to date with the sources.
+
+    `also_months` are run even if they have no pending work. What is done is added to `result` at once, so that its
+    owner knows it whatever happens; the same object is returned.
 
     Raises `StoreUnavailableError` if a store is down, and `DimensionMismatchError` or a `RagError` if the collections
     hold another embedder's vectors. What was done stays, and the next ingest resumes.
     """
-    result = IngestResult()
+    result = IngestResult() if result is None else result
     configured = [pipeline.source(name) for name in only_sources] or list(pipeline.sources.values())
     with pipeline.stores.database.connection() as connection:
         result.unconfigured = sources.deactivate_unconfigured(
@@ -83,7 +88,9 @@ def ingest(
             documents.retry_failed(connection)
     _scan(pipeline, configured, confirm_deletions, result)
     result.warnings += apply_retention(pipeline).busy
-    _run_months(pipeline, only_months, run, result)
+    with pipeline.stores.database.connection() as connection:
+        months = {*documents.months_with_work(connection), *also_months}
+    _run_months(pipeline, sorted(months & set(only_months) if only_months else months), run, result)
     with pipeline.stores.database.connection() as connection:
         pending = vector_deletions.backlog(connection)
     if pending:
@@ -113,10 +120,7 @@ def _scan(
         ]
 
 
-def _run_months(pipeline: Pipeline, only_months: Sequence[Month], run: RunMonth, result: IngestResult) -> None:
-    with pipeline.stores.database.connection() as connection:
-        pending = documents.months_with_work(connection)
-    months = [month for month in pending if not only_months or month in only_months]
+def _run_months(pipeline: Pipeline, months: Sequence[Month], run: RunMonth, result: IngestResult) -> None:
     if months:
         pipeline.collections.check()
     unreachable: list[str] = []
