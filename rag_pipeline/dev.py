@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rag_pipeline.dagster_home import dagster_environment, shipped
-from rag_pipeline.errors import RagError
+from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.local_servers.manager import LocalServers
-from rag_pipeline.local_servers.processes import port_is_free
+from rag_pipeline.local_servers.processes import port_is_free, try_lock
+from rag_pipeline.local_servers.supervision import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from rag_pipeline.settings import Settings
 
@@ -28,12 +32,15 @@ def run_dev(
 ) -> int:
     """Run until Dagster ends or a signal comes; return the exit code. Servers that were not running before are stopped.
 
-    `prepare` is called once the servers answer, before Dagster starts.
+    `prepare` is called whenever servers were started and answer, the first time before Dagster starts. Raises a
+    `RagError` if another `rag-pipeline dev` runs in the same home: two daemons would do everything twice.
     """
-    servers = LocalServers(settings)
-    running = all(state["running"] for state in servers.status().values())
-    endpoints = servers.up(report)
-    try:
+    with ExitStack() as stack:
+        lock = stack.enter_context(_only_one(settings.home_path))
+        servers = LocalServers(settings)
+        before = servers.running()
+        stack.callback(_stop_servers, servers, before, report)
+        endpoints = servers.up(report)
         prepare()
         free = next((p for p in range(port, port + _PORTS_TRIED) if port_is_free(p)), None)
         if free is None:
@@ -45,13 +52,57 @@ def run_dev(
         environment = {**page, **os.environ, **dagster_environment(settings, endpoints)}
         report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops everything)")
         command = [sys.executable, "-m", "dagster", "dev", "-w", str(shipped("workspace.yaml"))]
-        return _run([*command, "--host", host, "--port", str(free)], environment, report)
+        stack.enter_context(
+            Supervisor(servers, report=report, restarted=prepare, alert=partial(_alert, settings, report))
+        )
+        return _run([*command, "--host", host, "--port", str(free)], environment, report, lock, page["RAG_UI_URL"])
+
+
+@contextmanager
+def _only_one(home: Path) -> Iterator[int]:
+    """Hold the lock of the one `dev` of a home; yields its descriptor, which Dagster inherits.
+
+    So the lock is held for as long as Dagster runs, also if this process is killed.
+    """
+    path = home / "dev.lock"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = try_lock(path)
+    except OSError as error:
+        raise RagError(f"cannot write {path}: {one_line(error)}; fix that, or set RAG_HOME") from None
+    if lock is None:
+        pid, _, url = path.read_text("utf-8").partition(" ")
+        raise RagError(
+            f"rag-pipeline dev is already running in {home}: {url.strip() or 'it is starting'}"
+            + (f"; to stop it: kill {pid}" if pid else "")
+        )
+    try:
+        os.truncate(path, 0)
+        yield lock
     finally:
-        if not running:
-            servers.down(report)
+        os.close(lock)
 
 
-def _run(command: list[str], environment: dict[str, str], report: Callable[[str], None]) -> int:
+def _stop_servers(servers: LocalServers, before: Sequence[str], report: Callable[[str], None]) -> None:
+    """Stop the servers that were not running before, and say which are left."""
+    servers.down(report, leave=before)
+    if before:
+        report(f"left running, as before: {', '.join(before)}; `rag-pipeline down` stops them")
+
+
+def _alert(settings: Settings, report: Callable[[str], None], text: str) -> None:
+    """Tell people and receivers directly: what Dagster would tell them is in a database that may be down."""
+    from rag_pipeline.alerts.messages import Message
+    from rag_pipeline.alerts.receivers import receivers
+
+    report(text)
+    for receiver in receivers(settings):
+        receiver.send(Message("rag-pipeline: Failing: embedded servers", text, "failing"))
+
+
+def _run(
+    command: list[str], environment: dict[str, str], report: Callable[[str], None], lock: int, url: str
+) -> int:
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
@@ -59,8 +110,12 @@ def _run(command: list[str], environment: dict[str, str], report: Callable[[str]
     # Its own session with default signals: `dagster dev` copies an ignored SIGINT to SIGTERM and could then not be
     # stopped, and Ctrl-C must reach it once, from us, not from the terminal as well.
     process = subprocess.Popen(
-        ["env", "--default-signal=INT,QUIT,TERM,HUP", *command], env=environment, start_new_session=True
+        ["env", "--default-signal=INT,QUIT,TERM,HUP", *command],
+        env=environment,
+        start_new_session=True,
+        pass_fds=[lock],
     )
+    os.pwrite(lock, f"{process.pid} {url}".encode(), 0)
     try:
         return process.wait()
     except KeyboardInterrupt:

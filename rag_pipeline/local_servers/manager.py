@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,10 @@ def remembered_urls(home: Path) -> dict[str, str]:
     return {key: server.url for key, server in _servers(home, ServerStates.load(home)).items()}
 
 
+def _silent(line: str) -> None:
+    """A `Report` that goes nowhere."""
+
+
 class LocalServers:
     """The embedded servers of one `RAG_HOME`; a server that a `RAG_*` URL names replaces ours."""
 
@@ -40,7 +44,7 @@ class LocalServers:
         self._home = settings.home_path
         self._external = external_urls(settings)
 
-    def up(self, report: Report = lambda line: None) -> Endpoints:
+    def up(self, report: Report = _silent) -> Endpoints:
         """Start what is not running; return once every server answers. `report` receives one line at a time.
 
         Idempotent, and safe to run concurrently. Raises `RagError`, after trying all, if a server cannot be
@@ -61,15 +65,38 @@ class LocalServers:
             _concurrently([*checks, *(partial(server.up, report) for server in servers.values())])
             return Endpoints.of({key: server.url for key, server in servers.items()} | self._external)
 
-    def down(self, report: Report = lambda line: None) -> None:
-        """Stop every running embedded server; leave those that a `RAG_*` URL names alone."""
+    @property
+    def logs(self) -> Path:
+        """The folder of the servers' logs."""
+        return self._home / "logs"
+
+    def running(self) -> list[str]:
+        """Return the keys of the embedded servers whose processes run: `postgres`, `milvus`, `redis`."""
+        return [key for key, server in self._started().items() if server.process() is not None]
+
+    def dead(self) -> list[str]:
+        """Return the names of the embedded servers that were started and whose processes are gone."""
+        return [server.name for server in self._started().values() if server.process() is None]
+
+    def restart_dead(self) -> None:
+        """Start the embedded servers whose processes are gone; return once they answer."""
+        with exclusive(self._home, _silent):
+            dead = [server for server in self._started().values() if server.process() is None]
+            _concurrently([partial(server.up, _silent) for server in dead])
+
+    def _started(self) -> dict[str, EmbeddedServer]:
+        servers = _servers(self._home, ServerStates.load(self._home))
+        return {key: server for key, server in servers.items() if key not in self._external}
+
+    def down(self, report: Report = _silent, *, leave: Collection[str] = ()) -> None:
+        """Stop every running embedded server but those to leave; those that a `RAG_*` URL names are left anyway."""
         if not self._home.is_dir():
             report(f"nothing was started in {self._home}")
             return
         report = _one_at_a_time(report)
         with exclusive(self._home, report):
-            servers = _servers(self._home, ServerStates.load(self._home)).values()
-            _concurrently([partial(server.down, report) for server in servers])
+            servers = _servers(self._home, ServerStates.load(self._home))
+            _concurrently([partial(server.down, report) for key, server in servers.items() if key not in leave])
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Return each server's address (None before the first start), its password masked, and whether it answers."""

@@ -61,6 +61,7 @@ class Live:
         self.workspace = workspace
         self.log = workspace.folder / "dev.log"
         self.dropped_at = 0.0
+        self.port = port
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "rag_pipeline.cli", "dev", "--port", str(port)],
@@ -201,6 +202,20 @@ def test_a_deletion_by_sql_reaches_milvus_by_itself(live: Live) -> None:
     live.rows("DELETE FROM documents")
     wait("the deletion reaches Milvus", 60, lambda: stored(JANUARY) == 0)
     wait("the outbox is empty", 10, lambda: live.rows("SELECT count(*) FROM vector_deletions") == [(0,)])
+
+
+def test_a_second_dev_is_refused_and_names_the_first(live: Live) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "rag_pipeline.cli", "dev"],
+        cwd=live.workspace.folder,
+        capture_output=True,
+        timeout=120,
+    )
+    assert second.returncode == 1
+    [line] = second.stderr.decode().splitlines()
+    assert f"already running in {live.workspace.folder / 'home'}: http://127.0.0.1:{live.port};" in line
+    dagster = psutil.Process(int(line.rpartition("kill ")[2]))
+    assert dagster.ppid() == live.process.pid
 
 
 def test_term_stops_everything(live: Live) -> None:
