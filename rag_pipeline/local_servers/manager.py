@@ -78,11 +78,12 @@ class LocalServers:
         """Return the names of the embedded servers that were started and whose processes are gone."""
         return [server.name for server in self._started().values() if server.process() is None]
 
-    def restart_dead(self) -> None:
-        """Start the embedded servers whose processes are gone; return once they answer."""
+    def restart(self, name: str) -> None:
+        """Start an embedded server, if it is not running; return once it answers."""
         with exclusive(self._home, _silent):
-            dead = [server for server in self._started().values() if server.process() is None]
-            _concurrently([partial(server.up, _silent) for server in dead])
+            for server in self._started().values():
+                if server.name == name:
+                    server.up(_silent)
 
     def _started(self) -> dict[str, EmbeddedServer]:
         servers = _servers(self._home, ServerStates.load(self._home))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import RagError, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from types import TracebackType
 
     from rag_pipeline.local_servers.manager import LocalServers
@@ -24,9 +23,9 @@ _ALERT_AFTER = 3
 class Supervisor:
     """A context manager that watches the embedded servers in a thread of its own.
 
-    A dead server is restarted at once; if servers keep dying, after 2, 4, 8, … up to 60 s, counted over ten minutes.
-    `report` receives a line for each restart, `restarted` is called after it, and `alert` receives a text when a
-    server has died three times in ten minutes, once until it has been quiet for as long.
+    A dead server is restarted at once; if it dies again within ten minutes, after 2, 4, 8, … up to 60 s. `report`
+    receives a line for each restart, `restarted` is called after it, and `alert` receives a text when a server has
+    died three times in ten minutes.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Supervisor:
         self._report = report
         self._restarted = restarted
         self._alert = alert
-        self._recent: deque[float] = deque()
+        self._deaths: dict[str, list[float]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
 
@@ -59,25 +58,21 @@ class Supervisor:
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
             try:
-                dead = self._servers.dead()
-                if dead:
-                    self._restart(dead)
+                for name in self._servers.dead():
+                    self._restart(name)
             except (RagError, OSError) as error:
                 self._report(one_line(error))
 
-    def _restart(self, dead: Sequence[str]) -> None:
+    def _restart(self, name: str) -> None:
         now = time.monotonic()
-        while self._recent and now - self._recent[0] > _RECENT_SECONDS:
-            self._recent.popleft()
-        pause = min(2.0 ** len(self._recent), _LONGEST_PAUSE) if self._recent else 0.0
-        self._recent.append(now)
-        names = " and ".join(dead)
+        before = [death for death in self._deaths.get(name, []) if now - death < _RECENT_SECONDS]
+        self._deaths[name] = [*before, now]
+        pause = min(2.0 ** len(before), _LONGEST_PAUSE) if before else 0.0
         if pause:
-            self._report(f"{names} ended unexpectedly again: restarting in {pause:g} s")
-        if len(self._recent) == _ALERT_AFTER:
-            self._alert(f"{names} keeps ending: see the logs in {self._servers.logs}")
-        if self._stop.wait(pause):
-            return
-        self._servers.restart_dead()
-        self._restarted()
-        self._report(f"{names} ended unexpectedly and was restarted")
+            self._report(f"{name} ended unexpectedly again: restarting in {pause:g} s")
+        if len(before) + 1 == _ALERT_AFTER:
+            self._alert(f"{name} keeps ending: see the logs in {self._servers.logs}")
+        if not self._stop.wait(pause):
+            self._servers.restart(name)
+            self._restarted()
+            self._report(f"{name} ended unexpectedly and was restarted")
