@@ -46,6 +46,9 @@ class SourceConfig(BaseModel):
     """A folder (absolute after loading) or any fsspec URL."""
     include: tuple[_Text, ...] = Field(DEFAULT_INCLUDE, min_length=1, strict=False)
     exclude: tuple[_Text, ...] = Field((), strict=False)
+    follow_links: bool = False
+    """Whether links in a folder on this machine may lead out of it, and links to folders are followed. Elsewhere the
+    server decides."""
     language: str | None = None
     """Two lower-case letters (ISO 639-1); None: detected for each document."""
     category: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]*$")] | None = None

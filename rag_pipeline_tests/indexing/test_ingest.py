@@ -288,3 +288,18 @@ def test_an_unlisted_source_keeps_its_documents_until_it_is_removed(index: Index
     assert index.rows("SELECT count(*) FROM documents") == [(2,)]
     assert index.rows("SELECT name, is_active FROM sources ORDER BY 1") == [("docs", False), ("other", True)]
     index.assert_consistent()
+
+
+def test_a_link_to_outside_the_source_is_quarantined_and_never_found(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/passwords.txt").write_text("root hunter2\n", "utf-8")
+    index.write("a.md", paragraphs(1))
+    (index.docs / "link.txt").symlink_to(tmp_path / "private/passwords.txt")
+    (index.docs / "folder").symlink_to(tmp_path / "private")
+    result = index.ingest()
+    assert (result.stats.documents, result.stats.failed) == (1, 1)
+    assert index.rows("SELECT content FROM document_chunks WHERE content LIKE '%hunter2%'") == []
+    ((reason,),) = index.rows("SELECT error_message FROM source_items WHERE state = 'failed'")
+    assert "docs:link.txt is a link to outside the source's folder" in str(reason)
+    (warning,) = result.warnings
+    assert "docs: folder: is a link to outside the source's folder" in warning
