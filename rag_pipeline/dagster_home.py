@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import rag_pipeline
 from rag_pipeline.errors import ConfigError, RagError, one_line
+from rag_pipeline.private_files import make_home, make_private_folder
 from rag_pipeline.stores.postgres.dagster_runs import SCHEMA
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, s
     home = settings.home_path / "dagster"
     text = shipped("dagster.yaml").read_text("utf-8")
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_home(settings.home_path)
+        make_private_folder(home)  # The logs of all runs are in it.
         config = home / "dagster.yaml"
         if not config.exists() or config.read_text("utf-8") != text:
             config.write_text(text, "utf-8")

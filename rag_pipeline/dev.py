@@ -16,6 +16,7 @@ from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.local_servers.manager import LocalServers
 from rag_pipeline.local_servers.processes import port_is_free, try_lock
 from rag_pipeline.local_servers.supervision import Supervisor
+from rag_pipeline.private_files import make_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -66,7 +67,7 @@ def _only_one(home: Path) -> Iterator[int]:
     """
     path = home / "dev.lock"
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_home(home)
         lock = try_lock(path)
     except OSError as error:
         raise RagError(f"cannot write {path}: {one_line(error)}; fix that, or set RAG_HOME") from None

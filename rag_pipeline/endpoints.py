@@ -7,9 +7,10 @@ URL names.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
-from rag_pipeline.errors import ConfigError
+from rag_pipeline.errors import ConfigError, StoreUnavailableError
 from rag_pipeline.urls import mask_url
 
 if TYPE_CHECKING:
@@ -55,3 +56,33 @@ def external_urls(settings: Settings) -> dict[str, str]:
                 f"{VARIABLES[key]}: takes the address of a server, such as {_SCHEMES[key][0]}host:port"
             )
     return urls
+
+
+class MilvusAddress(NamedTuple):
+    """Where a Milvus server listens; as text, `host:port`."""
+
+    host: str
+    port: int
+    secure: bool
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def milvus_address(uri: str) -> MilvusAddress:
+    """Return the address in a URI, for the client and the probe alike.
+
+    Without a port it is 443 for https, as in pymilvus, and else 19530. Raises `StoreUnavailableError` if the URI is
+    malformed.
+    """
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not uri.startswith(_SCHEMES["milvus"]):
+        raise StoreUnavailableError(
+            "Milvus: the URI is malformed: check RAG_MILVUS_URI, such as http://host:19530"
+        )
+    secure = parts.scheme == "https"
+    return MilvusAddress(host, port or (443 if secure else 19530), secure)

@@ -167,6 +167,35 @@ def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> N
     assert (again["embedded"], again["months"]) == (0, [])
 
 
+def test_a_terminal_shows_the_escape_sequences_of_documents_and_obeys_none(cli: CommandLine) -> None:
+    evil = "\x1b]0;owned\x07\x1b[31m\x9b2J\u202e"
+    (cli.docs / f"name{evil}.txt").write_text(f"索引の本文{evil}終わり 👩\u200d💻\n", "utf-8")
+    (cli.docs / "section.html").write_text(f"<title>題{evil}</title><h2>節{evil}</h2><p>索引を保つ。</p>", "utf-8")
+    (cli.docs / f"broken{evil}.pdf").write_bytes(b"%PDF-1.7\nthis is not a PDF\n%%EOF")
+    ingested = cli.on_a_terminal("ingest")
+    assert "quarantined" in ingested
+    with psycopg.connect(cli.environment["RAG_POSTGRES_URL"]) as connection:
+        connection.execute("UPDATE document_chunks SET section_title = section_title || %s", (f" › {evil}",))
+        connection.execute("UPDATE sources SET last_error = %s", (evil,))
+    # Whatever comes from outside can hold some: titles, names, the errors of servers, the rows of a check.
+    shown = {
+        command: cli.on_a_terminal(*command.split())
+        for command in (
+            "search 索引",
+            "documents",
+            "documents --failed",
+            "sources",
+            "check",
+            f"check --month {evil}",
+        )
+    }
+    for command, text in {**shown, "ingest": ingested}.items():
+        assert not set("\x1b\x07\x9b\u202e") & set(text), command
+    assert "索引の本文\\x1b]0;owned\\x07\\x1b[31m\\x9b2J\\u202e終わり 👩\u200d💻" in shown["search 索引"]
+    contents = {hit["content"] for hit in cli.json("search", "索引")["hits"]}
+    assert any(evil in content for content in contents), "JSON is exact"
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [

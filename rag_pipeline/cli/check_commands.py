@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rag_pipeline.cli.common import MonthType, json_option, open_pipeline, print_json
+from rag_pipeline.cli.common import MonthType, json_option, open_pipeline, print_json, print_line
 from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
 from rag_pipeline.progress import ProgressLine
@@ -55,22 +55,23 @@ def repair(as_json: bool, only_months: tuple[Month, ...], dry_run: bool) -> None
     elif dry_run:
         _print_findings(result.found)
     else:
-        click.echo(f"found     {len(result.found.findings)} kinds of problems")
-        click.echo(f"months    {', '.join(map(str, result.months)) or 'none needed repair'}")
-        click.echo(f"vectors   {result.embedded} embedded, {result.reused} from the cache")
+        print_line(f"found     {len(result.found.findings)} kinds of problems")
+        print_line(f"months    {', '.join(map(str, result.months)) or 'none needed repair'}")
+        print_line(f"vectors   {result.embedded} embedded, {result.reused} from the cache")
         _print_findings(result.remaining)
     sys.exit(0 if dry_run or result.remaining.consistent else 1)
 
 
 def _print_findings(found: Consistency) -> None:
     for finding in found.findings:
-        click.echo(f"{finding}\n  → {finding.what_to_do}")
+        print_line(str(finding))
+        print_line(f"  → {finding.what_to_do}")
         for one in finding.sample[:_SHOWN]:
-            click.echo("    " + ", ".join(f"{name} {value}" for name, value in one.items()))
+            print_line("    " + ", ".join(f"{name} {value}" for name, value in one.items()))
         if finding.count > _SHOWN:
-            click.echo(f"    … and {finding.count - _SHOWN} more")
+            print_line(f"    … and {finding.count - _SHOWN} more")
     if found.consistent:
-        click.echo("consistent")
+        print_line("consistent")
 
 
 @click.command()
@@ -93,7 +94,7 @@ def alerts(as_json: bool, test: bool) -> None:
             )
         else:
             for receiver, why in tried:
-                click.echo(f"{receiver}: {why or 'accepted'}")
+                print_line(f"{receiver}: {why or 'accepted'}")
         sys.exit(1 if any(why for _, why in tried) else 0)
     with open_pipeline() as pipeline:
         pipeline.prepare()
@@ -104,6 +105,6 @@ def alerts(as_json: bool, test: bool) -> None:
         return
     for subject, since in failing:
         where = f", {subject.partition}" if subject.partition else ""
-        click.echo(f"{subject.kind:<9} {subject.name}{where}  since {since.isoformat(timespec='seconds')}")
+        print_line(f"{subject.kind:<9} {subject.name}{where}  since {since.isoformat(timespec='seconds')}")
     if not failing:
-        click.echo("nothing is failing")
+        print_line("nothing is failing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,10 @@ from rag_pipeline.settings import load_settings
 if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.progress import ProgressLine
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it: controls, and marks that reverse the direction of writing. Joiners and
+soft hyphens are not among them: emoji and scanned texts are full of them."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -47,11 +52,19 @@ def _json_default(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
+def print_line(line: str, *, err: bool = False) -> None:
+    r"""Print a line for people, on standard output or error: whatever a document, a file name or a server put into it,
+    the terminal shows it (an escape as `\x1b`) and does not obey it.
+    """
+    shown = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), line)
+    click.echo(shown, err=err)
+
+
 def print_status(line: str) -> None:
     """Print a line for people on standard error."""
-    click.echo(line, err=True)
+    print_line(line, err=True)
 
 
 def print_error(line: str) -> None:
     """Print an error or a warning on standard error, after the program's name."""
-    click.echo(f"rag-pipeline: {line}", err=True)
+    print_line(f"rag-pipeline: {line}", err=True)

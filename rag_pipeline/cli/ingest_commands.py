@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rag_pipeline.cli.common import MonthType, json_option, open_pipeline, print_error, print_json, print_status
+from rag_pipeline.cli.common import (
+    MonthType,
+    json_option,
+    open_pipeline,
+    print_error,
+    print_json,
+    print_line,
+    print_status,
+)
 from rag_pipeline.cli.interruption import run_until_interrupted
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.months import Month
@@ -48,7 +56,7 @@ def sources(as_json: bool, remove: str | None) -> None:
         print_json({"sources": list(rows.values())})
         return
     for row in rows.values():
-        click.echo(_source_line(row))
+        print_line(_source_line(row))
 
 
 def _source_line(row: dict[str, Any]) -> str:
@@ -159,14 +167,14 @@ def _interrupted(pipeline: Pipeline, progress: ProgressLine, result: IngestResul
 
 def _print_counts(result: IngestResult, seconds: dict[str, float]) -> None:
     stats = result.stats
-    click.echo(
+    print_line(
         f"scanned   {stats.scanned} items: {stats.new} new, {stats.changed} changed, {stats.deleted} deleted"
     )
-    click.echo(f"documents {stats.documents} stored, {stats.failed} quarantined")
-    click.echo(f"chunks    {stats.chunks} added, {stats.superseded} superseded, {stats.failed_chunks} failed")
-    click.echo(f"vectors   {stats.embedded} embedded, {stats.reused} from the cache")
-    click.echo(f"months    {', '.join(map(str, result.months)) or 'none had work'}")
-    click.echo("seconds   " + (", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()) or "0"))
+    print_line(f"documents {stats.documents} stored, {stats.failed} quarantined")
+    print_line(f"chunks    {stats.chunks} added, {stats.superseded} superseded, {stats.failed_chunks} failed")
+    print_line(f"vectors   {stats.embedded} embedded, {stats.reused} from the cache")
+    print_line(f"months    {', '.join(map(str, result.months)) or 'none had work'}")
+    print_line("seconds   " + (", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()) or "0"))
 
 
 @click.command()
@@ -185,6 +193,6 @@ def documents(as_json: bool, failed: bool) -> None:
         return
     for row in rows:
         line = f"{row['month']}  {row['processing_status']}/{row['indexing_status']}  {row['source_id']}"
-        click.echo(line + (f"  {row['error']}" if row["error"] else f"  {row['title']}"))
+        print_line(line + (f"  {row['error']}" if row["error"] else f"  {row['title']}"))
     if not rows:
-        click.echo("nothing is quarantined" if failed else "no documents yet: run `rag-pipeline ingest`")
+        print_line("nothing is quarantined" if failed else "no documents yet: run `rag-pipeline ingest`")

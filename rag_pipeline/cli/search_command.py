@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rag_pipeline.cli.common import json_option, open_pipeline, print_json
+from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line
 
 
 @click.command()
@@ -54,11 +54,11 @@ def search(
         return
     for number, hit in enumerate(found.hits, 1):
         section = f" › {hit.section_title}" if hit.section_title and hit.section_title != hit.title else ""
-        click.echo(f"{number}. {hit.title}{section}  ({hit.score:.2f})")
-        click.echo(f"   {hit.source_id}")
-        click.echo(f"   {_excerpt(hit.content)}")
+        print_line(f"{number}. {hit.title}{section}  ({hit.score:.2f})")
+        print_line(f"   {hit.source_id}")
+        print_line(f"   {_excerpt(hit.content)}")
     if not found.hits:
-        click.echo("nothing found")
+        print_line("nothing found")
 
 
 def _excerpt(content: str, width: int = 160) -> str:

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_status
+from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line, print_status
 from rag_pipeline.settings import load_settings
 from rag_pipeline.urls import mask_url
 
@@ -44,7 +44,7 @@ def status(as_json: bool) -> None:
     else:
         for name, state in found.items():
             where = state.get("url") or state.get("uri") or "never started: run `rag-pipeline up`"
-            click.echo(f"{name:<9} {'running' if state['running'] else 'down':<8} {where}")
+            print_line(f"{name:<9} {'running' if state['running'] else 'down':<8} {where}")
     sys.exit(0 if all(state["running"] for state in found.values()) else 1)
 
 

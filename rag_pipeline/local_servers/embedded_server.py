@@ -31,8 +31,6 @@ class EmbeddedServer(ABC):
 
     name: ClassVar[str]
     """Its display name."""
-    has_login: ClassVar[bool] = True
-    """Whether clients need a password."""
 
     def __init__(self, home: Path, states: ServerStates, remembered: ServerState) -> None:
         self.home = home

@@ -117,7 +117,7 @@ class LocalServers:
     def _first(self, key: str, states: ServerStates) -> ServerState:
         server = _SERVERS[key]
         server.check_new(self._home)
-        return states.add(key, with_password=server.has_login)
+        return states.add(key)
 
     def _check(self, key: str, report: Report) -> None:
         url = self._external[key]

@@ -1,4 +1,4 @@
-"""Milvus Lite as a server. It has no login and no TLS; only the loopback address protects it."""
+"""Milvus Lite as a server on the loopback address, with a login that `milvus_server` adds to it. It has no TLS."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rag_pipeline.local_servers import milvus_server, processes
 from rag_pipeline.local_servers.embedded_server import EmbeddedServer, Report
+from rag_pipeline.private_files import write_private
 from rag_pipeline.stores.probes import probe_milvus
 
 
@@ -15,11 +16,11 @@ class Milvus(EmbeddedServer):
     """A Milvus Lite server under `home/milvus`."""
 
     name = "Milvus"
-    has_login = False
 
     @property
     def url(self) -> str:
-        return f"http://{processes.LOOPBACK}:{self.remembered.port}"
+        login = f"{milvus_server.USER}:{self.remembered.password}@" if self.remembered.password else ""
+        return f"http://{login}{processes.LOOPBACK}:{self.remembered.port}"
 
     @property
     def folder(self) -> Path:
@@ -28,6 +29,10 @@ class Milvus(EmbeddedServer):
     @property
     def pidfile(self) -> Path:
         return self.folder / "milvus.pid"
+
+    @property
+    def password_file(self) -> Path:
+        return self.folder / "password"
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -42,6 +47,9 @@ class Milvus(EmbeddedServer):
 
     def prepare(self, report: Report) -> None:
         self.folder.mkdir(mode=0o700, exist_ok=True)
+        if not self.remembered.password:  # remembered by an earlier version, whose servers had no login
+            self.states.add_password(self.remembered)
+        write_private(self.password_file, self.remembered.password)
 
     def spawn(self, lock_fd: int) -> subprocess.Popen[bytes]:
         script = str(Path(milvus_server.__file__).absolute())
@@ -55,8 +63,10 @@ class Milvus(EmbeddedServer):
                 str(self.pidfile),
                 str(self.folder / "data"),
                 str(self.remembered.port),
+                str(self.password_file),
             ],
             cwd=self.folder,
             log=self.log,
             lock_fd=lock_fd,
+            env=processes.server_environment(),
         )

@@ -24,7 +24,7 @@ from rag_pipeline.local_servers.postgres_folders import (
     programs_for,
     run,
 )
-from rag_pipeline.local_servers.server_state import write_private
+from rag_pipeline.private_files import write_private
 from rag_pipeline.stores.probes import probe_postgres
 
 

@@ -32,6 +32,17 @@ _PORTS = range(20000, 32000)
 _ERROR = re.compile(r"\b(FATAL|PANIC|ERROR|error|\w+Error):.*")
 
 
+_INHERITED = (
+    *("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL", "LC_CTYPE"),
+    *("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+)
+
+
+def server_environment() -> dict[str, str]:
+    """Return what a server needs of our environment to find its programs, and none of our settings and secrets."""
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ}
+
+
 @dataclass(frozen=True)
 class Account:
     """The user that a server runs as, if not the current one (PostgreSQL refuses root)."""
@@ -79,7 +90,7 @@ def spawn(
     log: Path,
     lock_fd: int,
     account: Account | None = None,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
     """Start a server in its own session, so that it outlives us; append its output to `log`.
 

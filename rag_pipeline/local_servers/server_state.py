@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from rag_pipeline.errors import ConfigError, RagError
 from rag_pipeline.local_servers.processes import free_port
+from rag_pipeline.private_files import make_home, write_private
 
 
 class ServerState(BaseModel):
@@ -63,14 +64,18 @@ class ServerStates(BaseModel):
         """Return the ports that are assigned."""
         return [server.port for server in (self.postgres, self.redis, self.milvus) if server]
 
-    def add(self, key: str, *, with_password: bool) -> ServerState:
+    def add(self, key: str) -> ServerState:
         """Add a server and return its state, saved before the server is started with it."""
-        # letters, digits, - and _: needs no quoting in a URL
-        password = secrets.token_urlsafe(24) if with_password else ""
-        server = ServerState(port=free_port(self.ports()), password=password)
+        server = ServerState(port=free_port(self.ports()), password=_new_password())
         setattr(self, key, server)
         self.save()
         return server
+
+    def add_password(self, server: ServerState) -> None:
+        """Give a password to a server that had none, and save it. Thread-safe."""
+        with self._lock:
+            server.password = _new_password()
+            self._write()
 
     def change_port(self, server: ServerState) -> None:
         """Assign a server another free port and save it. Thread-safe."""
@@ -87,18 +92,6 @@ class ServerStates(BaseModel):
         write_private(self._path, self.model_dump_json(indent=2, exclude_none=True) + "\n")
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace the content of `path` atomically; only its owner can read it."""
-    draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
 @contextmanager
 def exclusive(home: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Create `home` and hold its lock, so that one `up` or `down` runs at a time.
@@ -107,7 +100,7 @@ def exclusive(home: Path, report: Callable[[str], None]) -> Iterator[None]:
     example because it is full.
     """
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_home(home)
         descriptor = os.open(home / "stack.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise ConfigError(f"RAG_HOME {home} cannot be written ({error.strerror}): set another folder") from None
@@ -124,3 +117,7 @@ def exclusive(home: Path, report: Callable[[str], None]) -> Iterator[None]:
         ) from None
     finally:
         os.close(descriptor)
+
+
+def _new_password() -> str:
+    return secrets.token_urlsafe(24)  # letters, digits, - and _: needs no quoting in a URL

@@ -9,7 +9,7 @@ from pathlib import Path
 from rag_pipeline.errors import RagError
 from rag_pipeline.local_servers import processes
 from rag_pipeline.local_servers.embedded_server import EmbeddedServer, Report
-from rag_pipeline.local_servers.server_state import write_private
+from rag_pipeline.private_files import write_private
 from rag_pipeline.stores.probes import probe_redis
 
 
@@ -67,7 +67,11 @@ class Valkey(EmbeddedServer):
 
     def spawn(self, lock_fd: int) -> subprocess.Popen[bytes]:
         return processes.spawn(
-            [str(_binary()), str(self.configuration)], cwd=self.folder, log=self.log, lock_fd=lock_fd
+            [str(_binary()), str(self.configuration)],
+            cwd=self.folder,
+            log=self.log,
+            lock_fd=lock_fd,
+            env=processes.server_environment(),
         )
 
 

@@ -23,6 +23,7 @@ from rag_pipeline.errors import ConfigError, SourceError, one_line
 from rag_pipeline.sources import storage_options
 from rag_pipeline.sources.naming import printable
 from rag_pipeline.sources.patterns import split_pattern
+from rag_pipeline.urls import has_password
 
 SourceType = Literal["filesystem"]
 
@@ -46,6 +47,9 @@ class SourceConfig(BaseModel):
     """A folder (absolute after loading) or any fsspec URL."""
     include: tuple[_Text, ...] = Field(DEFAULT_INCLUDE, min_length=1, strict=False)
     exclude: tuple[_Text, ...] = Field((), strict=False)
+    follow_links: bool = False
+    """Whether links in a folder on this machine may lead out of it, and links to folders are followed. Elsewhere the
+    server decides."""
     language: str | None = None
     """Two lower-case letters (ISO 639-1); None: detected for each document."""
     category: Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]*$")] | None = None
@@ -68,7 +72,7 @@ class SourceConfig(BaseModel):
     @field_validator("path")
     @classmethod
     def _check_path(cls, path: str) -> str:
-        if storage_options.has_password(path):
+        if has_password(path):
             raise ValueError("the URL contains a password: put it into storage_options as ${VARIABLE} instead")
         if re.match(r"https?://[^?]*\?", path):
             raise ValueError(
@@ -118,7 +122,7 @@ class SourceConfig(BaseModel):
     def connection_config(self) -> dict[str, Any]:
         """Return the configuration as the `sources` table stores it: JSON types only, no secret.
 
-        A `${VARIABLE}` stays as written. A literal under a key that sounds like a secret becomes `***`.
+        A `${VARIABLE}` stays as written. A literal becomes `***` unless its key is known to hold no secret.
         """
         config = self.model_dump(mode="json", exclude={"name", "type", "schedule", "storage_options"})
         return config | {"storage_options": storage_options.masked(self.storage_options)}

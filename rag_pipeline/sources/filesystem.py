@@ -4,7 +4,7 @@ Keys are paths (as locators) and compare as plain strings. Within a folder, a su
 ended in `/`. So walking the tree yields its keys in order, and a scan that continues after a key skips whole
 folders without listing them. The walk holds the names in the folders it is in, never the whole tree.
 
-Links to files are followed, links to folders are not. Hidden files and folders (leading dot) are left out unless a
+Links are followed within the source's folder, and out of it only if `follow_links` is set (`local_tree`). Hidden files and folders (leading dot) are left out unless a
 pattern contains the dot. Something that matches but cannot be read (a broken link, a pipe) is an item all the
 same, so that it is quarantined with a reason instead of being overlooked.
 """
@@ -42,7 +42,7 @@ class FilesystemSource:
     def __init__(self, config: SourceConfig) -> None:
         self._name = config.name
         self._root = f"source {config.name}: {printable(config.path)}"
-        self._tree: Tree = LocalTree(config.name, config.path) if config.is_local else RemoteTree(config)
+        self._tree: Tree = LocalTree(config) if config.is_local else RemoteTree(config)
         self._include = Patterns(config.include, hidden=False)
         # Exclusions are complete: their wildcards match hidden names too.
         self._exclude = Patterns(config.exclude, hidden=True)
@@ -158,6 +158,8 @@ class FilesystemSource:
         self._tree.identity()
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             reason = "does not exist: it was removed, or it is a link to something that was"
+        elif error.errno == errno.EXDEV:
+            reason = plain_reason(error)
         elif error.errno == errno.ELOOP:
             reason = "is a symbolic link in a loop"
         elif error.errno in (errno.EISDIR, errno.EINVAL):

@@ -2,6 +2,9 @@
 
 Paths are bytes here, so that neither the locale of the process nor a name in another encoding changes what is
 found.
+
+A link must not lead out of the root unless the source follows links. That is decided again when a file is opened, from
+what is opened: the link can have another target by then.
 """
 
 from __future__ import annotations
@@ -12,23 +15,37 @@ import stat
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import BinaryIO
 from urllib.parse import quote
 
 from rag_pipeline.errors import SourceError
+from rag_pipeline.sources.config import SourceConfig
 from rag_pipeline.sources.tree import Entry, Facts, plain_reason
 
 _NO_TARGET = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 """Errors of `stat` for a broken link: to nothing, to itself, through a file, or to an impossible path."""
 
 
-class LocalTree:
-    """A `Tree` on this machine. Links to files are followed; links to folders are not, so nothing can loop."""
+_OUTSIDE = "is a link to outside the source's folder: set follow_links: true for the source if it may be read"
 
-    def __init__(self, source: str, root: str) -> None:
-        self._source = source
-        self._shown = root
-        self._root = root.encode("utf-8", "surrogateescape")
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""O_NONBLOCK returns at once even if the name belongs to a pipe by now."""
+
+
+class LocalTree:
+    """A `Tree` on this machine.
+
+    Links to files in the root are followed; links to folders in it are skipped, since their files are found anyway.
+    Links to anything outside are refused. If the source follows links, all are followed, but no folder is entered
+    within itself.
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._source = config.name
+        self._shown = config.path
+        self._root = config.path.encode("utf-8", "surrogateescape")
+        self._follow_links = config.follow_links
 
     def identity(self) -> Hashable:
         """Return the device and inode of the root, which change after an unmount or when a link is swapped."""
@@ -48,12 +65,17 @@ class LocalTree:
 
     def entries(self, folder: str) -> list[Entry]:
         """Return the entries of a folder. Raises `OSError`."""
-        with os.scandir(self._path(folder)) as found:
+        if self._follow_links and self._is_within_itself(folder):
+            return []
+        path = self._path(folder)
+        if not self._follow_links and not self._is_inside(path):
+            raise OSError(errno.EXDEV, _OUTSIDE)
+        with os.scandir(path) as found:
             return [
                 Entry(
                     entry.name.decode("utf-8", "surrogateescape"),
-                    entry.is_dir(follow_symlinks=False),
-                    _Stat(entry),
+                    self._is_folder(entry),
+                    partial(self._facts, entry),
                 )
                 for entry in found
             ]
@@ -62,13 +84,10 @@ class LocalTree:
     def open(self, path: str) -> Iterator[tuple[BinaryIO, int | None]]:
         """Open a regular file; yields the file and its size. Raises `OSError`."""
         full = self._path(path)
-        # Checked before opening, because opening a device can act on it, and after, because the name can point to
-        # something else by then; O_NONBLOCK returns at once even if that is a pipe.
-        _check_regular(full, os.stat(full))
-        descriptor = os.open(full, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        descriptor = _open_regular(full) if self._follow_links else self._open_inside(full)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
-            _check_regular(full, status)
+            _check_regular(status)
             yield file, status.st_size
 
     def url(self, path: str) -> str:
@@ -78,20 +97,19 @@ class LocalTree:
     def _path(self, path: str) -> bytes:
         return os.path.join(self._root, path.encode("utf-8", "surrogateescape")) if path else self._root
 
+    def _is_folder(self, entry: os.DirEntry[bytes]) -> bool:
+        """Whether to enter it; one outside is entered too, where it is refused as a whole."""
+        if not entry.is_symlink():
+            return entry.is_dir(follow_symlinks=False)
+        return os.path.isdir(entry.path) and (self._follow_links or not self._is_inside(entry.path))
 
-class _Stat:
-    """The facts of an entry, looked up on call."""
-
-    __slots__ = ("_entry",)
-
-    def __init__(self, entry: os.DirEntry[bytes]) -> None:
-        self._entry = entry
-
-    def __call__(self) -> Facts | None:
+    def _facts(self, entry: os.DirEntry[bytes]) -> Facts | None:
+        if entry.is_symlink() and not self._follow_links and not self._is_inside(entry.path):
+            return Facts("link to outside", None, None)
         try:
-            status = self._entry.stat()
+            status = entry.stat()
         except OSError as error:
-            if error.errno in _NO_TARGET and self._entry.is_symlink():
+            if error.errno in _NO_TARGET and entry.is_symlink():
                 return Facts("broken link", None, None)
             if error.errno == errno.ENOENT:
                 return None
@@ -103,12 +121,53 @@ class _Stat:
         modified_at = _moment(status.st_mtime_ns)
         return Facts(f"{status.st_size}-{status.st_mtime_ns}", status.st_size, modified_at)
 
+    def _is_inside(self, path: bytes) -> bool:
+        root = os.path.realpath(self._root)
+        return os.path.commonpath([root, os.path.realpath(path)]) == root
 
-def _check_regular(path: bytes, status: os.stat_result) -> None:
+    def _is_within_itself(self, folder: str) -> bool:
+        """Whether links have led back to a folder that contains this one."""
+        parts = folder.split("/") if folder else []
+        above = ["/".join(parts[:depth]) for depth in range(len(parts))]
+        return any(os.path.samefile(self._path(one), self._path(folder)) for one in above)
+
+    def _open_inside(self, path: bytes) -> int:
+        """Open a file by its real path, which has no links, one folder after the other without following any.
+
+        So whatever is replaced by a link meanwhile cannot be opened.
+        """
+        root = os.path.realpath(self._root)
+        real = os.path.realpath(path)
+        if os.path.commonpath([root, real]) != root:
+            raise OSError(errno.EXDEV, _OUTSIDE)
+        *folders, name = os.path.relpath(real, root).split(b"/")
+        parent = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for folder in folders:
+                child = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+                os.close(parent)
+                parent = child
+            return _open_regular(name, parent)
+        finally:
+            os.close(parent)
+
+
+def _open_regular(name: bytes, folder: int | None = None) -> int:
+    """Open a regular file; one in a folder that is already open must not be a link."""
+    is_path = folder is None
+    # Checked here, because opening a device can act on it, and by the caller, because the name can be of another file
+    # by the time that it is opened.
+    _check_regular(os.stat(name, dir_fd=folder, follow_symlinks=is_path))
+    return os.open(name, _OPEN if is_path else _OPEN | os.O_NOFOLLOW, dir_fd=folder)
+
+
+def _check_regular(status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise OSError(errno.EISDIR, "is a folder, not a file", path)
+        raise OSError(errno.EISDIR, "is a folder, not a file")
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(errno.ELOOP, "is a link that leads nowhere")
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "is not a regular file", path)
+        raise OSError(errno.EINVAL, "is not a regular file")
 
 
 def _moment(nanoseconds: int) -> datetime | None:

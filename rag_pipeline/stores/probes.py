@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from urllib.parse import urlsplit
 
+from rag_pipeline.endpoints import milvus_address
 from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
 from rag_pipeline.stores.redis_client import connect_redis
 from rag_pipeline.urls import mask_url
@@ -54,18 +54,13 @@ def probe_milvus(uri: str, timeout: float = 2) -> None:
     Written by hand after RFC 9113, section 3.4: pymilvus takes seconds to import, and gRPC, once in use, logs warnings
     about every process that is started afterwards.
     """
+    address = milvus_address(uri)
     try:
-        parts = urlsplit(uri)
-        secure = parts.scheme == "https"
-        address = parts.hostname or "", parts.port or (443 if secure else 19530)
-    except ValueError:
-        raise StoreUnavailableError("Milvus: the URI is malformed: check RAG_MILVUS_URI") from None
-    try:
-        with socket.create_connection(address, timeout) as connection:
-            if secure:
+        with socket.create_connection((address.host, address.port), timeout) as connection:
+            if address.secure:
                 context = ssl.create_default_context()
                 context.set_alpn_protocols(["h2"])
-                connection = context.wrap_socket(connection, server_hostname=parts.hostname)
+                connection = context.wrap_socket(connection, server_hostname=address.host)
             connection.sendall(_HTTP2_PREFACE + _HTTP2_SETTINGS)
             with connection.makefile("rb") as answer:
                 # The first frame holds the server's settings: three bytes of length, then the type.

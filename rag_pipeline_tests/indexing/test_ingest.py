@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from rag_pipeline.embedding.base import ChunkVectors
-from rag_pipeline.errors import DimensionMismatchError, LockLostError
+from rag_pipeline.errors import DimensionMismatchError, LockLostError, SourceError
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
@@ -317,3 +319,44 @@ def test_a_run_that_lost_its_month_writes_nothing_more(index: Index) -> None:
     index.assert_consistent()
     assert index.ingest().months == []
     assert index.rows("SELECT count(*) FROM document_chunks WHERE content LIKE '%%甲%%'") == [(0,)]
+
+
+def test_a_link_to_outside_the_source_is_quarantined_and_never_found(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private/passwords.txt").write_text("root hunter2\n", "utf-8")
+    index.write("a.md", paragraphs(1))
+    (index.docs / "link.txt").symlink_to(tmp_path / "private/passwords.txt")
+    (index.docs / "folder").symlink_to(tmp_path / "private")
+    result = index.ingest()
+    assert (result.stats.documents, result.stats.failed) == (1, 1)
+    assert index.rows("SELECT content FROM document_chunks WHERE content LIKE '%hunter2%'") == []
+    ((reason,),) = index.rows("SELECT error_message FROM source_items WHERE state = 'failed'")
+    assert "docs:link.txt is a link to outside the source's folder" in str(reason)
+    (warning,) = result.warnings
+    assert "docs: folder: is a link to outside the source's folder" in warning
+
+
+def test_a_file_system_that_quotes_its_options_puts_no_secret_anywhere(
+    index: Index, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Quoting(fsspec.AbstractFileSystem):
+        protocol = "quoting"
+
+        def info(self, path: str, **options: object) -> dict:
+            raise RuntimeError(f"401 for {path} with {self.storage_options}")
+
+    fsspec.register_implementation("quoting", Quoting, clobber=True)
+    monkeypatch.setenv("TEST_TOKEN", "hunter2-token")
+    index.sources.write_text(
+        "sources: [{name: docs, type: filesystem, path: 'quoting://docs', storage_options: "
+        "{headers: {Authorization: Bearer hunter2-literal}, auth: '${TEST_TOKEN}', X-Pin: 26112}}]",
+        "utf-8",
+    )
+    with index.open() as pipeline, pytest.raises(SourceError) as raised:
+        scan_source(pipeline, pipeline.source("docs"))
+    assert index.ingest().errors == [str(raised.value)]
+    stored = str(index.rows("SELECT connection_config, last_error FROM sources"))
+    shown = "".join(traceback.format_exception(raised.value)) + caplog.text
+    for text in (str(raised.value), stored, shown):
+        assert "401 for" in text
+        assert not any(secret in text for secret in ("hunter2", "26112"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -14,16 +16,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import psycopg
 import pytest
 import redis
+from pymilvus import MilvusClient
+from pymilvus.exceptions import MilvusException
+from pymilvus.grpc_gen.milvus_pb2 import DropCollectionRequest
+from pymilvus.grpc_gen.milvus_pb2_grpc import MilvusServiceStub
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError
 from rag_pipeline.local_servers import LocalServers, processes
 from rag_pipeline.local_servers.postgres_folders import outside_folder
 from rag_pipeline.pipeline import find_endpoints
+from rag_pipeline_tests.support.milvus import milvus_client
 from rag_pipeline_tests.support.servers import embedded, remove_home
 
 pytestmark = pytest.mark.servers
@@ -98,12 +106,10 @@ def running(local: LocalServers) -> dict[str, bool]:
 
 
 def passwords(urls: Endpoints) -> list[str]:
-    return [url.split("@")[0].rpartition(":")[2] for url in (urls.postgres_url, urls.redis_url)]
+    return [url.split("@")[0].rpartition(":")[2] for url in vars(urls).values()]
 
 
 def test_down_and_up_keep_data_and_addresses(local: LocalServers) -> None:
-    from pymilvus import MilvusClient
-
     before = local.up()
     assert running(local) == dict.fromkeys(KEYS, True)
     mark = secrets.token_hex(4)
@@ -223,9 +229,18 @@ def test_the_servers_listen_on_the_loopback_address_only(local: LocalServers, ho
 
 def test_nobody_enters_without_the_password(local: LocalServers) -> None:
     urls = local.up()
-    for password, url in zip(passwords(urls), (urls.postgres_url, urls.redis_url), strict=True):
+    for password, url in zip(passwords(urls), vars(urls).values(), strict=True):
         for other in ("", "wrong"):
-            if url.startswith("redis"):
+            if url.startswith("http"):
+                with pytest.raises(MilvusException, match="Fail connecting"):
+                    MilvusClient(url.replace(password, other))
+                with grpc.insecure_channel(url.rpartition("@")[2]) as channel:
+                    drop = MilvusServiceStub(channel).DropCollection
+                    for metadata in ((), (("authorization", other),), (("authorization", password),)):
+                        with pytest.raises(grpc.RpcError) as refused:
+                            drop(DropCollectionRequest(collection_name="x"), metadata=metadata)
+                        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+            elif url.startswith("redis"):
                 with (
                     redis.Redis.from_url(url.replace(password, other)) as client,
                     pytest.raises(redis.AuthenticationError),
@@ -252,9 +267,43 @@ def test_no_password_is_shown(local: LocalServers, home: Path) -> None:
 def test_what_is_secret_can_be_read_by_its_owner_only(local: LocalServers, home: Path) -> None:
     local.up()
     secret = [home / "stack.json", home / "valkey" / "valkey.conf", *(home / "logs").iterdir()]
+    secret.append(home / "milvus" / "password")
     assert [path for path in secret if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
     data = [pidfiles(home)["postgres"].parent, home / "valkey", home / "milvus", home / "logs"]
     assert [path for path in data if stat.S_IMODE(path.stat().st_mode) != 0o700] == []
+    # As root, PostgreSQL runs as another user, who has to pass through.
+    assert stat.S_IMODE(home.stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
+
+
+def test_a_home_of_an_earlier_version_is_closed_and_gets_a_login_for_milvus(new_home: Path) -> None:
+    local = LocalServers(embedded(new_home))
+    with milvus_client(local.up().milvus_uri) as client:
+        client.create_collection("kept", dimension=2)
+    local.down()
+    new_home.chmod(0o755)
+    state = new_home / "stack.json"
+    remembered = json.loads(state.read_text())
+    del remembered["milvus"]["password"]
+    state.write_text(json.dumps(remembered))
+    assert "@" not in find_endpoints(embedded(new_home)).milvus_uri
+
+    after = local.up()
+    with milvus_client(after.milvus_uri) as client:
+        assert client.list_collections() == ["kept"]
+    assert re.match("http://rag:.{24,}@", after.milvus_uri)
+    assert find_endpoints(embedded(new_home)) == after == local.up()
+    assert stat.S_IMODE(new_home.stat().st_mode) & 0o066 == 0
+    assert running(local) == dict.fromkeys(KEYS, True)
+
+
+def test_the_servers_get_none_of_our_settings_and_secrets(new_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAG_ALERT_URLS", "slack://geheim")
+    monkeypatch.setenv("COMPANY_TOKEN", "geheim")
+    LocalServers(embedded(new_home)).up()
+    for pid in pids(new_home).values():
+        environment = psutil.Process(pid).environ()
+        assert not any(name.startswith("RAG_") for name in environment)
+        assert "geheim" not in environment.values()
 
 
 def test_the_servers_outlive_a_start_in_the_background_and_still_stop_cleanly(

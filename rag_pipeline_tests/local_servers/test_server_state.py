@@ -14,8 +14,8 @@ from rag_pipeline.local_servers.server_state import ServerStates, exclusive, wri
 
 def test_what_was_added_is_loaded_again(tmp_path: Path) -> None:
     state = ServerStates.load(tmp_path)
-    added = [state.add("postgres", with_password=True), state.add("redis", with_password=True)]
-    state.add("milvus", with_password=False)
+    added = [state.add("postgres"), state.add("redis")]
+    state.add("milvus")
     assert ServerStates.load(tmp_path).model_dump() == state.model_dump()
     assert len(set(state.ports())) == 3
     assert len({part.password for part in added}) == 2
@@ -25,7 +25,7 @@ def test_what_was_added_is_loaded_again(tmp_path: Path) -> None:
 
 def test_a_changed_port_is_another_one_and_remembered(tmp_path: Path) -> None:
     state = ServerStates.load(tmp_path)
-    part = state.add("redis", with_password=True)
+    part = state.add("redis")
     before = part.port
     state.change_port(part)
     assert part.port != before
@@ -37,7 +37,7 @@ def test_a_changed_port_is_another_one_and_remembered(tmp_path: Path) -> None:
 
 def test_no_repr_has_a_password(tmp_path: Path) -> None:
     state = ServerStates.load(tmp_path)
-    part = state.add("redis", with_password=True)
+    part = state.add("redis")
     assert part.password not in repr(state) + repr(part) + str(state)
 
 

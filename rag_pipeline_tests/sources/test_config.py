@@ -107,6 +107,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, path: str, expected: str
         (entry(exclude=["/x"]), "starts with a slash"),
         (entry(category="x" * 101), "category: String should have at most 100 characters"),
         (entry(path="sftp://me:hunter2@host/docs"), "contains a password"),
+        (entry(path="sftp://me:hunter2 and more@host/docs"), "contains a password"),
         (entry(path="https://host/docs?sig=hunter2"), "the URL has a query"),
         (entry() + "\n" + entry().removeprefix("sources:\n"), "source handbook: duplicate name"),
         (
@@ -165,6 +166,46 @@ def test_secrets_are_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert bucket.redacted("403 for AKIA-visible-nowhere, s3cr3t, https://me:hunter2@x/") == (
         "403 for ***, ***, https://me:***@x/"
     )
+
+
+SECRETS = {
+    "headers": {"Authorization": "Bearer hunter2-bearer", "X-Auth": "hunter2-x", "Accept": "hunter2-accept"},
+    "auth": ["me", "hunter2-list"],
+    "pat": "hunter2 with spaces",
+    "pin": 26112,
+    "client_kwargs": {"config": {"proxies": [{"https": "http://me:hunter2-proxy@proxy"}]}},
+    "endpoint_url": "https://me:hunter2/odd@s3.example.com/?sig=hunter2-query",
+    "host": "me:hunter2-host@ftp.example.com",
+    "mixed": "prefix-${TEST_S3_SECRET}",
+    "region": "eu-1",
+    "anon": False,
+}
+
+
+def test_every_literal_that_is_not_known_to_be_harmless_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_S3_SECRET", "s3/cr3t")
+    config = SourceConfig.model_validate(
+        {"name": "bucket", "type": "filesystem", "path": "s3://docs", "storage_options": SECRETS}
+    )
+    assert config.connection_config()["storage_options"] == {
+        "headers": {"Authorization": "***", "X-Auth": "***", "Accept": "***"},
+        "auth": ["***", "***"],
+        "pat": "***",
+        "pin": "***",
+        "client_kwargs": {"config": {"proxies": [{"https": "***"}]}},
+        "endpoint_url": "https://me:***@s3.example.com/?***",
+        "host": "***",
+        "mixed": "***",
+        "region": "eu-1",
+        "anon": False,
+    }
+    quoted = config.redacted(f"refused: {SECRETS}")
+    assert quoted.startswith("refused: {'headers'")
+    assert not any(part in quoted for part in ("hunter2", "s3/cr3t", "26112"))
+    text = (
+        "401 Bearer hunter2-bearer, hunter2-bearer, hunter2/odd, prefix-s3/cr3t, ?k=s3%2Fcr3t, eu-1, 26112, 126112"
+    )
+    assert config.redacted(text) == "401 ***, ***, ***, ***, ?k=***, eu-1, ***, 126112"
 
 
 def test_an_unset_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

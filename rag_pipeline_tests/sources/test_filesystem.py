@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -199,20 +200,95 @@ def test_names_and_paths_of_maximum_length(tmp_path: Path) -> None:
     assert source(tmp_path).fetch(found[1].locator, 10_000) == f"content of {deep}/a.md".encode()
 
 
-def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    inside = tmp_path / "inside"
-    write(outside, "real.md", "folder/x.md")
-    inside.mkdir()
-    (inside / "link.md").symlink_to(outside / "real.md")
+def test_links_to_files_inside_are_followed_and_links_to_folders_inside_are_not(tmp_path: Path) -> None:
+    write(tmp_path, "notes/real.txt", "notes/x.md")
+    (tmp_path / "link.md").symlink_to(tmp_path / "notes/real.txt")
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up/relative.md").symlink_to("../notes/../link.md")
+    (tmp_path / "folder").symlink_to(tmp_path / "notes")
+    (tmp_path / "folder.md").symlink_to(tmp_path / "notes")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    connector = source(tmp_path)
+    assert paths(connector) == ["link.md", "notes/real.txt", "notes/x.md", "up/relative.md"]
+    assert items(connector)[0].size == len("content of notes/real.txt")
+    for locator in ("link.md", "up/relative.md"):
+        assert connector.fetch(locator, 100) == b"content of notes/real.txt"
+
+
+def test_a_root_that_is_a_link_is_its_folder(tmp_path: Path) -> None:
+    write(tmp_path, "real/a.md")
+    (tmp_path / "root").symlink_to("real")
+    assert source(tmp_path / "root").fetch("a.md", 100) == b"content of real/a.md"
+
+
+def test_links_do_not_leave_the_folder_unless_the_source_follows_links(tmp_path: Path) -> None:
+    outside, inside = tmp_path / "outside", tmp_path / "inside"
+    write(outside, "secret.md", "folder/x.md")
+    write(inside, "a.md")
+    write(tmp_path, "inside-too/x.md")
+    (inside / "link.md").symlink_to(outside / "secret.md")
+    (inside / "missing.md").symlink_to(outside / "missing.md")
+    (inside / "relative.md").symlink_to("../inside-too/x.md")
+    (inside / "twice.md").symlink_to("link.md")
     (inside / "folder").symlink_to(outside / "folder")
-    (inside / "folder.md").symlink_to(outside / "folder")
     (inside / "loop").symlink_to(inside)
+
     connector = source(inside)
-    (item,) = items(connector)
-    assert item.name == "link.md"
-    assert item.size == len("content of real.md")
-    assert connector.fetch(item.locator, 100) == b"content of real.md"
+    found = list(connector.scan())
+    assert [one.key for one in found] == ["a.md", "folder/", "link.md", "missing.md", "relative.md", "twice.md"]
+    folder = found[1]
+    assert isinstance(folder, ScanProblem)
+    assert (folder.path, folder.reason.split(":")[0]) == ("folder", "is a link to outside the source's folder")
+    for locator in ("link.md", "missing.md", "relative.md", "twice.md", "folder/x.md"):
+        assert refusal(connector, locator) == (
+            f"handbook:{locator} is a link to outside the source's folder: "
+            "set follow_links: true for the source if it may be read"
+        )
+    refused = found[2]
+
+    following = source(inside, follow_links=True)
+    assert paths(following) == ["a.md", "folder/x.md", "link.md", "missing.md", "relative.md", "twice.md"]
+    assert following.fetch("link.md", 100) == b"content of secret.md"
+    assert following.fetch("folder/x.md", 100) == b"content of folder/x.md"
+    assert isinstance(refused, Item)
+    assert items(following)[2].fingerprint != refused.fingerprint, "the setting makes it a change"
+
+
+def test_a_scan_that_follows_links_enters_no_folder_within_itself(tmp_path: Path) -> None:
+    write(tmp_path, "docs/a/x.md", "docs/b/y.md")
+    (tmp_path / "docs/a/to-b").symlink_to("../b")
+    (tmp_path / "docs/b/to-a").symlink_to("../a")
+    (tmp_path / "docs/up").symlink_to("..")
+    found = paths(source(tmp_path / "docs", follow_links=True))
+    assert found == ["a/to-b/y.md", "a/x.md", "b/to-a/x.md", "b/y.md"]
+
+
+def test_a_file_swapped_for_a_link_during_a_fetch_is_never_read_outside(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    write(docs, "folder/a.md")
+    write(tmp_path, "outside/a.md")
+    (docs / "spare").symlink_to(tmp_path / "outside")
+    (docs / "link.md").symlink_to("folder/a.md")
+    connector, stop = source(docs), threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for one, other in (("folder", "aside"), ("spare", "folder"), ("folder", "spare"), ("aside", "folder")):
+                (docs / one).rename(docs / other)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        read = set()
+        for locator in ["folder/a.md", "link.md"] * 2000:
+            try:
+                read.add(connector.fetch(locator, 100))
+            except DocumentError:
+                continue
+    finally:
+        stop.set()
+        swapper.join()
+    assert read == {b"content of folder/a.md"}
 
 
 def test_broken_links_are_items_that_fail_with_a_reason(tmp_path: Path) -> None:
@@ -236,7 +312,7 @@ def test_pipes_and_sockets_are_never_opened(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)  # a socket's path must be short
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.md")
-        connector = source(tmp_path)
+        connector = source(tmp_path, follow_links=True)
         assert paths(connector) == ["pipe.md", "socket.md", "zero.md"]
         for name in paths(connector):
             assert refusal(connector, name) == f"handbook:{name} is not a regular file"

@@ -11,6 +11,7 @@ import pytest
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.local_servers.processes import free_port
+from rag_pipeline.stores.milvus.client import Milvus
 from rag_pipeline.stores.probes import probe_milvus, probe_postgres, probe_redis
 
 PROBES = [
@@ -74,6 +75,33 @@ def test_a_malformed_address(probe: Callable[..., None], url: str) -> None:
     with pytest.raises(StoreUnavailableError, match="check RAG_") as caught:
         probe(url.replace("geheim", "geheim%zz").format("127.0.0.1:port"))
     assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("https://root:geheim@milvus.example/db", ("milvus.example", 443)),
+        ("http://milvus.example", ("milvus.example", 19530)),
+        ("tcp://milvus.example", ("milvus.example", 19530)),
+        ("https://milvus.example:19530", ("milvus.example", 19530)),
+        ("https://[::1]", ("::1", 443)),
+    ],
+)
+def test_the_probe_asks_where_the_client_connects(
+    uri: str, address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(where: tuple[str, int], timeout: float) -> socket.socket:
+        asked.append(where)
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(StoreUnavailableError, match="refused"):
+        probe_milvus(uri)
+    assert asked == [address]
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    assert Milvus(uri).where == f"{host}:{address[1]}"
 
 
 def test_a_wrong_password_is_refused(server_endpoints: Endpoints) -> None:

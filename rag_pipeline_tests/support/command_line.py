@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +47,22 @@ class CommandLine(Workspace):
         process = self.start(*arguments, **environment)
         out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def on_a_terminal(self, *arguments: str) -> str:
+        """Run on a terminal and return what it receives: from standard output and error, with every control."""
+        terminal, end = pty.openpty()
+        command = [sys.executable, "-m", "rag_pipeline.cli", *arguments]
+        process = subprocess.Popen(command, env=self.environment, cwd=self.folder, stdout=end, stderr=end)
+        os.close(end)
+        received = b""
+        with (
+            contextlib.suppress(OSError),
+            os.fdopen(terminal, "rb", buffering=0) as file,
+        ):  # EIO is the end on Linux
+            while piece := file.read(4096):
+                received += piece
+        process.wait()
+        return received.decode()
 
     def json(self, *arguments: str, code: int = 0, **environment: str) -> dict[str, Any]:
         """Run with --json, assert the exit code, and return the parsed output."""

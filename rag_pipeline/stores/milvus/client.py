@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from rag_pipeline.endpoints import milvus_address
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
 
 if TYPE_CHECKING:
@@ -30,14 +31,10 @@ class Milvus:
     """
 
     def __init__(self, uri: str) -> None:
+        address = milvus_address(uri)
+        self.where = str(address)
+        self._arguments: dict[str, Any] = {"uri": f"{'https' if address.secure else 'http'}://{self.where}"}
         parts = urlsplit(uri)
-        if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
-            raise StoreUnavailableError(
-                "RAG_MILVUS_URI is not the address of a server: write it as http://host:19530"
-            )
-        self.where = f"{parts.hostname}:{parts.port or 19530}"
-        scheme = "https" if parts.scheme == "https" else "http"
-        self._arguments: dict[str, Any] = {"uri": f"{scheme}://{self.where}"}
         if parts.username:
             self._arguments["user"] = unquote(parts.username)
             self._arguments["password"] = unquote(parts.password or "")
