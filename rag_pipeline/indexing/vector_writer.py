@@ -6,8 +6,9 @@ There is no transaction across the two stores, so a batch is a saga (Garcia-Moli
 2. their rows are written to the collections, side by side;
 3. their vectors' ids are written back, and they are `completed`.
 
-Each step registers its compensation. On a failure the compensations run in reverse order, and the batch is retried in
-halves, so that one bad chunk fails alone.
+Each step registers its compensation. On a failure the compensations run in reverse order. If a store refuses the data,
+the batch is retried in halves, so that one bad chunk fails alone. Any other failure is no chunk's fault: it is raised,
+and the chunks stay pending.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rag_pipeline.errors import DimensionMismatchError, StoreUnavailableError, one_line
+import psycopg
+
+from rag_pipeline.errors import DataRefusedError, StoreUnavailableError, one_line
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import document_chunks
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.document_chunks import ChunkToEmbed
 
 _log = logging.getLogger(__name__)
+
+_ABOUT_DATA = (DataRefusedError, psycopg.DataError, psycopg.IntegrityError)
+"""The errors of both stores that are about the rows they were given."""
 
 
 class VectorMappingService:
@@ -71,21 +77,36 @@ class VectorMappingService:
     def save(
         self, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]
     ) -> list[tuple[ChunkToEmbed, str]]:
-        """Write a batch. Return the chunks that could not be written and were marked `failed`, each with its error.
+        """Write a batch. Return the chunks whose data a store refuses and that were marked `failed`, each with its error.
 
-        Raises `StoreUnavailableError` if a store is down: then no chunk is to blame, and the next run resumes.
+        Raises `StoreUnavailableError` if a store is down or refuses every chunk alike: then no chunk is to blame, and
+        the next run resumes.
         """
+        refused = self._save_in_halves(batch, vectors)
+        reasons = {one_line(error) for _, error in refused}
+        if len(batch) > 1 and len(refused) == len(batch) and len(reasons) == 1:
+            raise StoreUnavailableError(
+                f"each of {len(batch)} chunks of {self._month} is refused alike, so no chunk is to blame: "
+                f"{reasons.pop()}; nothing was lost, correct the store and run again"
+            )
+        return [(chunk, self.fail(chunk, error)) for chunk, error in refused]
+
+    def _save_in_halves(
+        self, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]
+    ) -> list[tuple[ChunkToEmbed, Exception]]:
+        """Write a batch, in halves if its data is refused. Return the chunks that are refused alone, with the error."""
         if not batch:
             return []
         try:
             self._save(batch, vectors)
-        except (StoreUnavailableError, DimensionMismatchError):
-            raise
-        except Exception as error:
+        except _ABOUT_DATA as error:
             if len(batch) == 1:
-                return [(batch[0], self.fail(batch[0], error))]
+                return [(batch[0], error)]
             half = len(batch) // 2
-            return self.save(batch[:half], vectors[:half]) + self.save(batch[half:], vectors[half:])
+            return [
+                *self._save_in_halves(batch[:half], vectors[:half]),
+                *self._save_in_halves(batch[half:], vectors[half:]),
+            ]
         return []
 
     def fail(self, chunk: ChunkToEmbed, error: BaseException) -> str:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from rag_pipeline.consistency.repair import repair
-from rag_pipeline.errors import SourceError
+from rag_pipeline.errors import DataRefusedError, SourceError
 from rag_pipeline.indexing import vector_writer
 from rag_pipeline.indexing.chunk_documents import chunk_documents
 from rag_pipeline.indexing.index_vectors import index_vectors
@@ -227,7 +227,7 @@ def chunks_that_cannot_be_written(index: Index) -> None:
     def upsert(milvus: Any, collection: str, month: Month, rows: list[dict[str, Any]]) -> None:
         refused.append(rows[0]["id"][:36])
         if any(row["id"].startswith(refused[0]) for row in rows):
-            raise ValueError("refused")
+            raise DataRefusedError("refused")
         milvus_rows.upsert(milvus, collection, month, rows)
 
     with pytest.MonkeyPatch.context() as patch:

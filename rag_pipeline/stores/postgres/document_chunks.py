@@ -288,6 +288,17 @@ def map_vectors(
     )
 
 
+def release(connection: Connection, month: Month) -> None:
+    """Make the claimed chunks of a month pending. The caller holds the month's lock, so they are its own."""
+    connection.execute(
+        f"""
+        UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
+        WHERE c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {CHUNKS_OF_MONTH}
+        """,
+        month_bounds(month),
+    )
+
+
 def set_status(
     connection: Connection, month: Month, ids: Sequence[UUID], status: EmbeddingStatus, error: str | None = None
 ) -> None:
