@@ -57,7 +57,7 @@ CHECKS: dict[str, Check] = {
         ),
         Check(
             "missing_vectors",
-            "Completed chunks whose vectors are missing from this collection.",
+            "Chunks that should have vectors in this collection, and have none.",
             assets=_COLLECTIONS,
             of_month=vector_checks.missing_and_orphaned_vectors,
         ),

@@ -2,7 +2,7 @@
 
 Memory is bounded by a range; time grows with the month. A run can be writing meanwhile, so a difference is read
 again, in an order in which the write path cannot have produced it. A vector is in Milvus before its chunk is
-completed, and is deleted after its chunk is: a missing vector is read again from Milvus first, then from
+completed or has its id, and is deleted after its chunk is: a missing vector is read again from Milvus first, then from
 PostgreSQL. An orphaned vector's chunk is in PostgreSQL before the vector exists and in the outbox afterwards: it
 is read again in the opposite order.
 """
@@ -37,7 +37,7 @@ class Differences:
     """The differences within one range of chunk ids."""
 
     missing: list[UUID] = field(default_factory=list)
-    """Completed chunks with a missing vector."""
+    """Chunks with a missing vector, although they are completed or have its id."""
     orphaned: dict[str, str] = field(default_factory=dict)
     """Keys that belong to no chunk, with the reason."""
     misplaced: dict[str, Month] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class _Comparison:
         return [
             chunk
             for chunk, state in rows.items()
-            if state.status == EmbeddingStatus.COMPLETED
+            if (state.has_id or state.status == EmbeddingStatus.COMPLETED)
             and not (state.vectors and keys.issuperset(row_ids(self._kind, chunk, state.vectors)))
         ]
 

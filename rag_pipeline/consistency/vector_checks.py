@@ -69,7 +69,7 @@ def _compare(pipeline: Pipeline, month: Month, kind: VectorKind) -> list[Finding
     where = collection_asset(kind)
     found: list[Finding] = []
     if missing.count:
-        problem = f"completed chunks whose vectors are missing from {name}"
+        problem = f"chunks whose vectors are missing from {name}"
         what_to_do = (
             f"{repair_command(month)} restores them from embedding_cache, and embeds those that are not there"
         )

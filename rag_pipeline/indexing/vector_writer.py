@@ -127,12 +127,14 @@ class VectorMappingService:
                         connection, self._month, [(c.id, n) for c, n in zip(batch, multi_counts, strict=True)]
                     )
             for kind in self._kinds:
-                ids = [
+                # What was stored before is written again unchanged, and stays: a live chunk can be found by it.
+                new = [
                     row_id
                     for chunk, count in zip(batch, multi_counts, strict=True)
+                    if kind not in chunk.stored
                     for row_id in row_ids(kind, chunk.id, count)
                 ]
-                saga.on_failure(f"delete their {kind} vectors", partial(self._delete, kind, ids))
+                saga.on_failure(f"delete their new {kind} vectors", partial(self._delete, kind, new))
             written = [self._pool.submit(self._write, kind, batch, vectors) for kind in self._kinds]
             # All of them have to end before anything is compensated.
             errors = [error for future in written if (error := future.exception())]

@@ -8,6 +8,7 @@ from pymilvus import MilvusClient
 from rag_pipeline.months import Month
 from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.support.damaged_index import APRIL, MARCH, DamagedIndex
+from rag_pipeline_tests.support.milvus import refusing
 
 KINDS = ("dense", "sparse", "multi")
 
@@ -78,6 +79,35 @@ def test_a_chunk_stays_live_while_its_vector_is_missing(damaged: DamagedIndex) -
     )
     assert damaged.index.rows("SELECT live FROM document_chunks WHERE id = %s", lost) == [(True,)]
     damaged.restore()
+
+
+def test_a_refused_vector_leaves_the_others_of_its_chunk(damaged: DamagedIndex) -> None:
+    (lost,) = damaged.chunks()[:1]
+    with damaged.milvus() as client:
+        lose(damaged, client, "dense", [lost])
+    with refusing(1100, "row refused", lambda key: key.endswith("_dense")):
+        found = damaged.repair().remaining
+    assert [finding.check for finding in found.findings] == ["quarantined_documents"]
+    assert damaged.index.rows("SELECT live, embedding_status FROM document_chunks WHERE id = %s", lost) == [
+        (True, "failed")
+    ]
+    for kind in ("sparse", "multi"):
+        assert damaged.index.vector_ids(kind).issuperset(keys(lost, kind))
+    damaged.index.ingest(retry_failed=True)
+    damaged.repaired()
+
+
+@pytest.mark.parametrize("status", ["failed", "pending"])
+def test_missing_vectors_of_a_chunk_that_is_not_completed_are_found(damaged: DamagedIndex, status: str) -> None:
+    (lost,) = damaged.chunks()[:1]
+    with damaged.milvus() as client:
+        lose(damaged, client, "sparse", [lost])
+    assert damaged.sql(
+        f"UPDATE document_chunks SET embedding_status = '{status}', dense_vector_id = NULL WHERE id = %s", lost
+    )
+    (missing,) = damaged.check().missing_vectors
+    assert (missing.where, missing.count, str(missing.sample[0]["chunk_id"])) == ("sparse_collection", 1, lost)
+    damaged.repaired()
 
 
 def test_vectors_without_a_chunk_are_deleted(damaged: DamagedIndex) -> None:

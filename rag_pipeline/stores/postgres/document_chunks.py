@@ -86,6 +86,8 @@ class ChunkToEmbed:
     source_type: str
     source_id: str
     language: str
+    stored: Sequence[str] = ()
+    """The kinds of vectors that its row has the ids of: they were in the collections before."""
 
 
 _PLACE_CHANGES = """(c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id)
@@ -94,6 +96,7 @@ _MOVED = "(c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d
 """The chunk's rows in the collections hold another position or language."""
 
 _WITHOUT_A_VECTOR = " OR ".join(f"'{kind}' = ANY(%(kinds)s) AND c.{column(kind)} IS NULL" for kind in VECTOR_KINDS)
+_STORED_KINDS = ", ".join(f"CASE WHEN c.{column(kind)} IS NOT NULL THEN '{kind}' END" for kind in VECTOR_KINDS)
 _SET_MAPPED_IDS = ", ".join(
     f"{column(kind)} = CASE WHEN '{kind}' = ANY(%(kinds)s) "
     f"THEN {mapped_id_sql(kind, 'c.id')} ELSE c.{column(kind)} END"
@@ -224,7 +227,8 @@ def claim(
         UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PROCESSING.sql}, updated_at = now()
         FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at
         RETURNING c.id, c.document_id, c.document_created_at AS created_at, c.position,
-            coalesce(c.embedding_text, c.content) AS text, next.source_type, next.source_id, next.language
+            coalesce(c.embedding_text, c.content) AS text, next.source_type, next.source_id, next.language,
+            array_remove(ARRAY[{_STORED_KINDS}], NULL) AS stored
         """,
         {
             **month_bounds(month),

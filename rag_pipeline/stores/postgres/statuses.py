@@ -173,7 +173,8 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             # document_chunks.mark_failed_documents; from pending as above.
             (IndexingStatus.INDEXING, IndexingStatus.FAILED),
             (IndexingStatus.PENDING, IndexingStatus.FAILED),
-            # documents.retry_failed and retry_due; consistency_repairs.repair_statuses: no chunk of it has failed.
+            # documents.retry_failed and retry_due; consistency_repairs.repair_statuses: no chunk of it has failed;
+            # consistency_repairs.forget_vectors.
             (IndexingStatus.FAILED, IndexingStatus.INDEXING),
             # consistency_repairs.repair_statuses and forget_vectors: its chunks are not complete.
             (IndexingStatus.COMPLETED, IndexingStatus.INDEXING),
@@ -198,7 +199,8 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             # document_chunks.set_status: it cannot be embedded; from pending: it cannot be written.
             (EmbeddingStatus.PROCESSING, EmbeddingStatus.FAILED),
             (EmbeddingStatus.PENDING, EmbeddingStatus.FAILED),
-            # documents.retry_failed and retry_due; store_next_version, where an edit keeps the chunk.
+            # documents.retry_failed and retry_due; store_next_version, where an edit keeps the chunk;
+            # consistency_repairs.forget_vectors.
             (EmbeddingStatus.FAILED, EmbeddingStatus.PENDING),
             # consistency_repairs.forget_vectors: a vector is not stored.
             (EmbeddingStatus.COMPLETED, EmbeddingStatus.PENDING),
