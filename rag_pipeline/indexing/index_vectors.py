@@ -14,7 +14,7 @@ from uuid import UUID
 from rag_pipeline.errors import DimensionMismatchError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.vector_writer import VectorMappingService, name_of
 from rag_pipeline.stores.milvus import rows
-from rag_pipeline.stores.postgres import document_chunks
+from rag_pipeline.stores.postgres import consistency_repairs, document_chunks, vector_deletions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +97,8 @@ class _VectorStep:
             self._rewrite_moved()
             with self._database.connection() as connection:
                 document_chunks.mark_failed_documents(connection, month)
+                # Somebody can have deleted documents since this run stored them.
+                consistency_repairs.refetch_items(connection, month)
         if first or result.moved:
             with pipeline.stopwatch.stage("settle"):
                 pipeline.collections.flush()
@@ -205,6 +207,7 @@ class _VectorStep:
                 rows.update_metadata(self._pipeline.stores.milvus, kind, generation.name, month, states)
             with self._database.connection() as connection:
                 document_chunks.mark_positions_stored(connection, month, moved)
+                vector_deletions.add_gone(connection, month, list(counts.items()))
             self._result.moved += len(moved)
         if self._result.moved:
             self._switch(None)

@@ -4,7 +4,8 @@ There is no transaction across the two stores, so a batch is a saga (Garcia-Moli
 
 1. the chunks are `processing` in PostgreSQL;
 2. their rows are written to the collections, side by side;
-3. their vectors' ids are written back, and they are `completed`.
+3. their vectors' ids are written back, and they are `completed`. Chunks that somebody deleted meanwhile go into the
+   outbox of deletions instead.
 
 Each step registers its compensation. On a failure the compensations run in reverse order. If a store refuses the data,
 the batch is retried in halves, so that one bad chunk fails alone. Any other failure is no chunk's fault: it is raised,
@@ -23,13 +24,14 @@ import psycopg
 from rag_pipeline.errors import DataRefusedError, StoreUnavailableError, one_line
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
-from rag_pipeline.stores.postgres import document_chunks
+from rag_pipeline.stores.postgres import document_chunks, vector_deletions
 from rag_pipeline.stores.postgres.statuses import EmbeddingStatus
 from rag_pipeline.stores.vector_ids import row_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
+    from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors
     from rag_pipeline.months import Month
@@ -120,12 +122,11 @@ class VectorMappingService:
     def _save(self, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]) -> None:
         multi_counts = [0 if v.multi is None else len(v.multi) for v in vectors]
         with Saga(f"batch of {len(batch)} chunks of {self._month}") as saga:
-            saga.on_failure("set the chunks back to pending", partial(self._set_back, batch))
+            counted = [(chunk.id, count) for chunk, count in zip(batch, multi_counts, strict=True)]
+            saga.on_failure("set the chunks back to pending", partial(self._set_back, counted))
             if "multi" in self._kinds:
                 with self._database.connection() as connection:
-                    document_chunks.announce_multi(
-                        connection, self._month, [(c.id, n) for c, n in zip(batch, multi_counts, strict=True)]
-                    )
+                    document_chunks.announce_multi(connection, self._month, counted)
             for kind in self._kinds:
                 # What was stored before is written again unchanged, and stays: a live chunk can be found by it.
                 new = [
@@ -150,6 +151,7 @@ class VectorMappingService:
                     embedder=self._embedder,
                     multi_counts=multi_counts,
                 )
+                vector_deletions.add_gone(connection, self._month, counted)
 
     def _write(self, kind: VectorKind, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]) -> None:
         name = self._collections.generations[kind].name
@@ -164,11 +166,13 @@ class VectorMappingService:
     def _delete(self, kind: VectorKind, ids: Sequence[str]) -> None:
         rows.delete(self._collections.milvus, self._collections.generations[kind].name, ids)
 
-    def _set_back(self, batch: Sequence[ChunkToEmbed]) -> None:
+    def _set_back(self, counted: Sequence[tuple[UUID, int]]) -> None:
         with self._database.connection() as connection:
             document_chunks.set_status(
-                connection, self._month, [chunk.id for chunk in batch], EmbeddingStatus.PENDING
+                connection, self._month, [chunk for chunk, _ in counted], EmbeddingStatus.PENDING
             )
+            # In case that Milvus has their vectors and refuses to delete them: no later batch has these chunks.
+            vector_deletions.add_gone(connection, self._month, counted)
 
 
 class Saga:

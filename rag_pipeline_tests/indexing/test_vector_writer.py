@@ -10,6 +10,7 @@ import pytest
 
 from rag_pipeline.embedding.base import ChunkVectors
 from rag_pipeline.errors import StoreUnavailableError
+from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.vector_writer import Saga
 from rag_pipeline_tests.support.index import Index
 from rag_pipeline_tests.support.milvus import refusing
@@ -199,3 +200,69 @@ def test_an_embedder_that_fails_for_every_text_is_blamed_on_no_chunk(
     monkeypatch.undo()
     index.ingest()
     index.assert_consistent()
+
+
+def delete_by_hand(index: Index, name: str) -> None:
+    """Delete a document as somebody with `psql` does, and have the sensor delete its vectors at once."""
+    assert index.rows("DELETE FROM documents WHERE source_id = %s RETURNING id", f"docs:{name}")
+    with index.open() as pipeline:
+        drain_deletions(pipeline)
+
+
+@pytest.mark.parametrize("step", ["encode", "count_tokens"], ids=["claimed", "not chunked yet"])
+def test_a_document_deleted_during_a_run_leaves_no_vectors_and_comes_back(
+    index: Index, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    write_documents(index)
+    original = getattr(index.embedder, step)
+    deleted: list[str] = []
+
+    def delete_first(*arguments: object) -> object:
+        if not deleted:
+            deleted.append("3.md")
+            delete_by_hand(index, "3.md")
+        return original(*arguments)
+
+    monkeypatch.setattr(index.embedder, step, delete_first)
+    result = index.ingest()
+    assert (result.errors, result.stats.failed_chunks) == ([], 0)
+    assert index.rows("SELECT count(*) FROM documents") == [(5,)]
+    index.assert_consistent()
+    assert index.rows("SELECT source_id FROM source_items WHERE state = 'pending'") == [("docs:3.md",)]
+    assert index.ingest().stats.documents == 1
+    assert index.rows("SELECT count(*) FROM documents") == [(6,)]
+    index.assert_consistent()
+
+
+def test_a_moved_chunk_that_is_deleted_meanwhile_leaves_no_vectors(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag_pipeline.stores.milvus import rows
+
+    path = index.write("a.md", "# 見出し\n\n## 一\n\n本文。\n\n## 二\n\n本文二。\n")
+    index.ingest()
+    path.write_text(path.read_text("utf-8").replace("# 見出し\n", "# 見出し\n\n## 零\n\n新しい節。\n"), "utf-8")
+    fetch = rows.fetch
+    deleted: list[str] = []
+
+    def delete_after(*arguments: object) -> object:
+        found = fetch(*arguments)  # type: ignore[arg-type]
+        if not deleted:
+            deleted.append("a.md")
+            delete_by_hand(index, "a.md")
+        return found
+
+    monkeypatch.setattr(rows, "fetch", delete_after)
+    index.ingest()
+    assert deleted
+    index.assert_consistent()
+
+
+def test_what_was_deleted_by_hand_is_ingested_again(index: Index) -> None:
+    write_documents(index)
+    index.ingest()
+    assert len(index.rows("DELETE FROM documents WHERE source_id <> 'docs:0.md' RETURNING id")) == 5
+    result = index.ingest()
+    assert result.stats.documents == 5
+    index.assert_consistent()
+    assert index.rows("SELECT count(*) FROM documents") == [(6,)]

@@ -136,6 +136,13 @@ _CREATE_DRAFTED = """
         token_count INTEGER, char_count INTEGER, content_hash TEXT, embedding_text TEXT, words TEXT
     ) ON COMMIT DELETE ROWS"""
 
+_LEAVE_OUT_DELETED = f"""
+    WITH existing AS (
+        -- Locked, so that a document that is deleted now takes its new chunks along.
+        SELECT d.id FROM documents d WHERE d.id = ANY(%(documents)s) AND {DOCUMENTS_OF_MONTH} FOR KEY SHARE
+    )
+    DELETE FROM drafted WHERE document_id NOT IN (SELECT id FROM existing)"""
+
 _ADD_NEW = """
     INSERT INTO document_chunks (id, document_id, document_created_at, position, section_title, hierarchy_level,
         parent_chunk_id, content, chunk_type, token_count, char_count, content_hash, embedding_text, content_words)
@@ -178,7 +185,7 @@ def store_next_version(
     """Store the next version of these documents of a month beside the live one.
 
     `rows` are all the chunks of the next versions. A chunk that is not among them is deleted at once if it is not
-    live yet, else superseded. Returns the numbers of chunks added, and deleted or superseded.
+    live yet, else superseded. Documents that were deleted meanwhile are left out. Returns the numbers of chunks added, and deleted or superseded.
     """
     connection.execute(_CREATE_DRAFTED)
     columns = [field.name for field in fields(ChunkRow)]
@@ -186,6 +193,7 @@ def store_next_version(
         for row in rows:
             copy.write_row(attrgetter(*columns)(row))
     parameters = {"documents": [document for document, _ in documents], **month_bounds(month)}
+    connection.execute(_LEAVE_OUT_DELETED, parameters)
     added = connection.execute(_ADD_NEW).rowcount
     connection.execute(_NOTE_NEXT_PLACE_OF_LIVE, parameters)
     connection.execute(_MOVE_NOT_YET_LIVE, parameters)
