@@ -336,8 +336,7 @@ _READY_TO_SWITCH = f"""
             SELECT FROM document_chunks c WHERE {_ITS_CHUNKS}
                 AND NOT c.superseded AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql})
         -- Leave out the switched ones, whose rows in the collections only have to follow.
-        AND (d.indexing_status = {IndexingStatus.PENDING.sql}
-            OR EXISTS (
+        AND (EXISTS (
                 SELECT FROM document_chunks c WHERE {_ITS_CHUNKS}
                     AND (c.superseded OR NOT c.live OR c.next_place IS NOT NULL))
             OR NOT EXISTS (SELECT FROM document_chunks c WHERE {_ITS_CHUNKS} AND {_MOVED}))
