@@ -64,6 +64,19 @@ def add_gone(connection: Connection, month: Month, chunks: Sequence[tuple[UUID, 
     ).rowcount
 
 
+def of_month(connection: Connection, month: Month) -> list[Deletion]:
+    """Return the pending deletions of a month, each chunk once."""
+    return objects(
+        connection,
+        Deletion,
+        f"""
+        SELECT DISTINCT ON (chunk_id) id, chunk_id, document_created_at, multi_vector_count FROM vector_deletions
+        WHERE {in_month("document_created_at")} ORDER BY chunk_id, multi_vector_count DESC
+        """,
+        month_bounds(month),
+    )
+
+
 def pending(connection: Connection, month: Month) -> tuple[int, datetime | None]:
     """Return (number of pending deletions of a month, when the oldest was made)."""
     outbox = one(
