@@ -182,6 +182,23 @@ def test_a_partition_of_a_month_without_a_partition_in_postgresql(damaged: Damag
     damaged.repaired()
 
 
+@pytest.mark.parametrize("partition", ["", "scratch", "m_2024_13"])
+def test_vectors_in_a_partition_of_no_month(damaged: DamagedIndex, partition: str) -> None:
+    name, chunk = damaged.collection("dense"), damaged.chunks()[0]
+    stray = "00000000-0000-4000-8000-000000000000_dense"
+    with damaged.milvus() as client:
+        (row,) = client.get(name, ids=[f"{chunk}_dense"])
+        if partition:
+            client.create_partition(name, partition)
+        client.insert(name, [{**row, "id": key} for key in (stray, f"{chunk}_dense")], partition_name=partition)
+    (finding,) = damaged.only("orphaned_vectors")
+    assert (finding.where, finding.month, finding.count) == ("dense_collection", None, 2)
+    why = f"in partition {partition or '_default'}, of no month"
+    assert {one["id"]: one["why"] for one in finding.sample} == {stray: why, f"{chunk}_dense": why}
+    result = damaged.repaired()
+    assert (result.deleted_vectors, result.months, damaged.embedded) == (2, [MARCH], 0)
+
+
 def test_pending_deletions_are_not_orphaned(damaged: DamagedIndex) -> None:
     import psycopg
 
