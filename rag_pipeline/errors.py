@@ -2,8 +2,9 @@
 
     RagError                      anything that a person can fix; shown without a traceback
     ├── ConfigError               fix the setting, `sources.yaml` or the argument that it names
-    ├── StoreUnavailableError     start or free the store, then run again: nothing was lost
+    ├── StoreUnavailableError     start or free the store or the embedder, then run again: nothing was lost
     │   └── LockLostError         run again: another run may have begun on what this one was writing
+    ├── DataRefusedError          fix the document that the chunk is from; the chunk is marked `failed`
     ├── PrivilegeError            grant the privilege that it names, then run again
     ├── BusyError                 wait for the other run, then run again
     ├── SourceError               fix access to the source; its documents stay as they are
@@ -31,11 +32,18 @@ class ConfigError(RagError):
 
 
 class StoreUnavailableError(RagError):
-    """PostgreSQL, Milvus or Redis cannot be reached or refuses to work. Nothing was lost: run again when it is back."""
+    """PostgreSQL, Milvus, Redis or the embedder cannot be reached or refuses to work, whatever it is given.
+
+    Nothing was lost: run again when it is back.
+    """
 
 
 class LockLostError(StoreUnavailableError):
     """PostgreSQL ended the session that held a lock, so what the lock protects must not be written any more."""
+
+
+class DataRefusedError(RagError):
+    """A store that works refuses these rows because of the data in them, such as a value that is too long."""
 
 
 class PrivilegeError(RagError):

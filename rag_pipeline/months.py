@@ -79,7 +79,7 @@ class Month:
     @classmethod
     def from_milvus_partition(cls, name: str) -> Month | None:
         """Return the month of a Milvus partition; None if the name is not one of ours."""
-        match = re.match(r"^m_([0-9]{4})_([0-9]{2})$", name)
+        match = re.match(r"^m_(?!0000|9999)([0-9]{4})_(0[1-9]|1[0-2])$", name)
         return cls(int(match[1]), int(match[2])) if match else None
 
     def next(self) -> Month:

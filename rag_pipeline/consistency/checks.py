@@ -57,15 +57,16 @@ CHECKS: dict[str, Check] = {
         ),
         Check(
             "missing_vectors",
-            "Completed chunks whose vectors are missing from this collection.",
+            "Chunks that should have vectors in this collection, and have none.",
             assets=_COLLECTIONS,
             of_month=vector_checks.missing_and_orphaned_vectors,
         ),
         Check(
             "orphaned_vectors",
-            "Vectors in the month's partition that belong to no chunk of the month.",
+            "Vectors that belong to no chunk of the month, or are in a partition of no month.",
             assets=_COLLECTIONS,
             of_month=vector_checks.missing_and_orphaned_vectors,
+            of_index=vector_checks.vectors_outside_months,
         ),
         Check(
             "status_mismatches",

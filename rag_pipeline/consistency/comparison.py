@@ -2,7 +2,7 @@
 
 Memory is bounded by a range; time grows with the month. A run can be writing meanwhile, so a difference is read
 again, in an order in which the write path cannot have produced it. A vector is in Milvus before its chunk is
-completed, and is deleted after its chunk is: a missing vector is read again from Milvus first, then from
+completed or has its id, and is deleted after its chunk is: a missing vector is read again from Milvus first, then from
 PostgreSQL. An orphaned vector's chunk is in PostgreSQL before the vector exists and in the outbox afterwards: it
 is read again in the opposite order.
 """
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rag_pipeline.stores.milvus import key_ranges as milvus_keys
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.partitions import partitions_of_no_month
 from rag_pipeline.stores.postgres import consistency_queries, document_chunks
 from rag_pipeline.stores.postgres.statuses import TO_EMBED, EmbeddingStatus
 from rag_pipeline.stores.vector_ids import parse, row_ids
@@ -37,7 +39,7 @@ class Differences:
     """The differences within one range of chunk ids."""
 
     missing: list[UUID] = field(default_factory=list)
-    """Completed chunks with a missing vector."""
+    """Chunks with a missing vector, although they are completed or have its id."""
     orphaned: dict[str, str] = field(default_factory=dict)
     """Keys that belong to no chunk, with the reason."""
     misplaced: dict[str, Month] = field(default_factory=dict)
@@ -47,6 +49,23 @@ class Differences:
 def differences(pipeline: Pipeline, month: Month, kind: VectorKind) -> Iterator[Differences]:
     """Compare a month's chunks with its partition of a collection, which must be loaded if it exists."""
     return _Comparison(pipeline, month, kind).run()
+
+
+def vectors_of_no_month(pipeline: Pipeline, kind: VectorKind) -> Iterator[tuple[str, set[str]]]:
+    """Yield (partition, keys) of what is stored in partitions of no month, range by range.
+
+    The write path never writes there, so all of it is orphaned. The collection must be loaded if it exists.
+    """
+    collections, milvus = pipeline.collections, pipeline.stores.milvus
+    name = collections.generations[kind].name
+    with milvus.client() as client:
+        if not client.has_collection(name, timeout=TIMEOUT_SECONDS):
+            return
+    for partition in partitions_of_no_month(milvus, name):
+        if stored := collections.rows_in(kind, partition):
+            for within in milvus_keys.ranges(stored):
+                for _, keys in milvus_keys.read(milvus, name, partition, within):
+                    yield partition, keys
 
 
 class _Comparison:
@@ -62,13 +81,14 @@ class _Comparison:
         with self._database.connection() as connection:
             expected = document_chunks.expected_vectors(connection, self._month)[self._kind]
         stored = self._collections.stored(self._kind, self._month)
+        partition = self._month.milvus_partition
         for within in milvus_keys.ranges(max(expected, stored)):
             if milvus_keys.has_partition(self._milvus, self._name, self._month):
                 # Chunks before keys: a vector is never older than its chunk.
                 with self._database.connection() as connection:
                     rows = self._chunks(connection, within)
                     leaving = consistency_queries.pending_deletions(connection, within.first, within.after)
-                for part, keys in milvus_keys.read(self._milvus, self._name, self._month, within):
+                for part, keys in milvus_keys.read(self._milvus, self._name, partition, within):
                     yield self._compare({i: rows[i] for i in rows if _inside(part, i)}, leaving, keys)
             else:
                 with self._database.connection() as connection:
@@ -91,7 +111,7 @@ class _Comparison:
         return [
             chunk
             for chunk, state in rows.items()
-            if state.status == EmbeddingStatus.COMPLETED
+            if (state.has_id or state.status == EmbeddingStatus.COMPLETED)
             and not (state.vectors and keys.issuperset(row_ids(self._kind, chunk, state.vectors)))
         ]
 
@@ -127,7 +147,7 @@ class _Comparison:
     def _still_orphaned(self, suspects: dict[str, str]) -> dict[str, str]:
         if not suspects:
             return {}
-        ids = _chunks_of(suspects)
+        ids = chunks_of(suspects)
         with self._database.connection() as connection:
             states = consistency_queries.chunks_named(connection, self._month, self._kind, list(ids))
             leaving = consistency_queries.pending_deletions(connection, min(ids), None) if ids else set()
@@ -135,13 +155,13 @@ class _Comparison:
         return {key: why for key in sorted(there) if (why := self._why_orphaned(key, states, leaving))}
 
     def _find_misplaced(self, found: Differences) -> None:
-        ids = _chunks_of(found.orphaned)
+        ids = chunks_of(found.orphaned)
         if not ids:
             return
         with self._database.connection() as connection:
             months = consistency_queries.months_of(connection, list(ids))
         for key in list(found.orphaned):
-            month = next((months[chunk] for chunk in _chunks_of([key]) if chunk in months), self._month)
+            month = next((months[chunk] for chunk in chunks_of([key]) if chunk in months), self._month)
             if month != self._month:
                 found.misplaced[key] = month
                 found.orphaned[key] = f"in the wrong partition: its chunk is in {month}"
@@ -152,8 +172,8 @@ class _Comparison:
         return milvus_keys.present(self._milvus, self._name, self._month, list(keys))
 
 
-def _chunks_of(keys: Iterable[str]) -> set[UUID]:
-    """The chunks of these keys; keys in an unknown format are skipped."""
+def chunks_of(keys: Iterable[str]) -> set[UUID]:
+    """Return the chunks of these keys; keys in an unknown format are skipped."""
     return {parsed.chunk for key in keys if (parsed := parse(key))}
 
 

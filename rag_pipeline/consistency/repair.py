@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rag_pipeline.consistency.asset_names import collection_asset
 from rag_pipeline.consistency.checker import Consistency, DataConsistencyChecker
 from rag_pipeline.consistency.checks import check_index
-from rag_pipeline.consistency.comparison import differences
+from rag_pipeline.consistency.comparison import chunks_of, differences, vectors_of_no_month
 from rag_pipeline.indexing.month_run import MonthRun, run_steps
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
@@ -87,7 +87,7 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
     # Check again: until now a collection may have been unreadable, or it was recreated without its vectors.
     if any(finding.month is None for finding in found.index_issues):
         found = checker.check_consistency(months)
-    due = set(_inconsistent_months(found))
+    due = set(_inconsistent_months(found)) | _delete_vectors_of_no_month(pipeline, result)
     done: set[Month] = set()
     while due - done:
         month = min(due - done)
@@ -116,6 +116,24 @@ def _repair_structure(pipeline: Pipeline) -> None:
         if check_index(pipeline, names=("index_issues",), assets=(collection_asset(kind),)):
             for broken in milvus_inspection.collection_problems(collections, kind):
                 milvus_inspection.repair(collections, broken)
+
+
+def _delete_vectors_of_no_month(pipeline: Pipeline, result: RepairResult) -> set[Month]:
+    """Delete what is stored in partitions of no month. Return the months that lost vectors by it.
+
+    Deleting a key deletes it from every partition, also from that of its chunk's month.
+    """
+    database, milvus = pipeline.stores.database, pipeline.stores.milvus
+    months: set[Month] = set()
+    for kind in pipeline.settings.vectors:
+        name = pipeline.collections.generations[kind].name
+        for _, keys in vectors_of_no_month(pipeline, kind):
+            with sole_writer(database, milvus, name):
+                rows.delete(milvus, name, sorted(keys))
+            result.deleted_vectors += len(keys)
+            with database.connection() as connection:
+                months.update(consistency_queries.months_of(connection, list(chunks_of(keys))).values())
+    return months
 
 
 class _MonthRepair:

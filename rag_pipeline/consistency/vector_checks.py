@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.consistency.asset_names import collection_asset, kinds_among
-from rag_pipeline.consistency.comparison import differences
+from rag_pipeline.consistency.comparison import differences, vectors_of_no_month
 from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.stores.milvus import key_ranges
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
@@ -27,6 +27,30 @@ def missing_and_orphaned_vectors(pipeline: Pipeline, month: Month, assets: Seque
     found: list[Finding] = []
     for kind in kinds_among(assets, pipeline.settings.vectors):
         found += _compare(pipeline, month, kind) if _is_readable(pipeline, kind) else _unreadable(month, kind)
+    return found
+
+
+def vectors_outside_months(pipeline: Pipeline, assets: Sequence[str]) -> list[Finding]:
+    """Find vectors in partitions of no month, such as Milvus' default one: searches find them, and no chunk has them."""
+    found: list[Finding] = []
+    for kind in kinds_among(assets, pipeline.settings.vectors):
+        if not _is_readable(pipeline, kind):
+            continue  # The months' comparisons report that.
+        orphaned = _Sample()
+        for partition, keys in vectors_of_no_month(pipeline, kind):
+            orphaned.add({"id": key, "why": f"in partition {partition}, of no month"} for key in sorted(keys))
+        if orphaned.count:
+            found.append(
+                Finding(
+                    "orphaned_vectors",
+                    collection_asset(kind),
+                    None,
+                    f"vectors in {pipeline.collections.generations[kind].name} in partitions of no month",
+                    orphaned.count,
+                    orphaned.first,
+                    f"{repair_command(None)} deletes them",
+                )
+            )
     return found
 
 
@@ -69,7 +93,7 @@ def _compare(pipeline: Pipeline, month: Month, kind: VectorKind) -> list[Finding
     where = collection_asset(kind)
     found: list[Finding] = []
     if missing.count:
-        problem = f"completed chunks whose vectors are missing from {name}"
+        problem = f"chunks whose vectors are missing from {name}"
         what_to_do = (
             f"{repair_command(month)} restores them from embedding_cache, and embeds those that are not there"
         )

@@ -1,6 +1,8 @@
 """Deletions: the outbox `vector_deletions` is drained into Milvus. A row leaves it only after Milvus has confirmed.
 
 At least once, and idempotent: the ids of a deleted chunk are never reused, so deleting them twice is harmless.
+If it was somebody else who deleted the documents, their items become pending: what a source still holds is ingested
+again.
 """
 
 from __future__ import annotations
@@ -8,16 +10,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from rag_pipeline.months import Month
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.milvus.partitions import existing_collections
-from rag_pipeline.stores.postgres import vector_deletions
+from rag_pipeline.stores.postgres import consistency_repairs, vector_deletions
 from rag_pipeline.stores.vector_ids import row_ids
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.pipeline import Pipeline
-    from rag_pipeline.settings import VectorKind
+    from rag_pipeline.stores.postgres.vector_deletions import Deletion
 
 _BATCH = 500
 
@@ -28,31 +33,45 @@ def drain_deletions(pipeline: Pipeline, deadline: float | None = None) -> int:
     Stops at `deadline` (on the clock of `time.monotonic`). Milvus is only contacted when a deletion is pending. Raises
     `StoreUnavailableError` if it is down: the outbox keeps what was not confirmed.
     """
-    database, milvus = pipeline.stores.database, pipeline.stores.milvus
+    database = pipeline.stores.database
     drained = 0
+    months: set[Month] = set()
     with pipeline.stopwatch.stage("deletions"):
-        names: list[tuple[VectorKind, str]] | None = None
-        while deadline is None or time.monotonic() < deadline:
-            # One transaction per batch: its rows stay locked, so that two consumers do not do the same work.
-            with database.connection() as connection:
-                batch = vector_deletions.next_batch(connection, _BATCH)
-                if not batch:
-                    break
-                if names is None:
-                    # Every generation that exists: a deletion has to reach all of them.
-                    names = existing_collections(milvus, pipeline.settings.milvus_prefix)
-                for kind, name in names:
-                    ids = [
-                        row_id
-                        for deletion in batch
-                        for row_id in row_ids(kind, deletion.chunk_id, deletion.multi_vector_count)
-                    ]
-                    with sole_writer(database, milvus, name):
-                        rows.delete(milvus, name, ids)
-                vector_deletions.confirm(connection, batch)
-            drained += len(batch)
-            pipeline.progress("deletions", drained)
+        try:
+            while deadline is None or time.monotonic() < deadline:
+                # One transaction per batch: its rows stay locked, so that two consumers do not do the same work.
+                with database.connection() as connection:
+                    batch = vector_deletions.next_batch(connection, _BATCH)
+                    if not batch:
+                        break
+                    _delete(pipeline, batch)
+                    vector_deletions.confirm(connection, batch)
+                months.update(Month.of(deletion.document_created_at) for deletion in batch)
+                drained += len(batch)
+                pipeline.progress("deletions", drained)
+        finally:
+            _refetch(pipeline, months)
     return drained
+
+
+def _delete(pipeline: Pipeline, batch: Sequence[Deletion]) -> None:
+    database, milvus = pipeline.stores.database, pipeline.stores.milvus
+    # Every generation that exists: a deletion has to reach all of them.
+    for kind, name in existing_collections(milvus, pipeline.settings.milvus_prefix):
+        ids = [
+            row_id
+            for deletion in batch
+            for row_id in row_ids(kind, deletion.chunk_id, deletion.multi_vector_count)
+        ]
+        with sole_writer(database, milvus, name):
+            rows.delete(milvus, name, ids)
+
+
+def _refetch(pipeline: Pipeline, months: set[Month]) -> None:
+    """Make the items pending whose documents somebody deleted; the write path deletes an item with its document."""
+    for month in sorted(months):
+        with pipeline.stores.database.connection() as connection:
+            consistency_repairs.refetch_items(connection, month)
 
 
 def deletion_counts(drained: int) -> Counts:

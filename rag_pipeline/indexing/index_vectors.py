@@ -5,15 +5,16 @@ While one batch is being written, the next is being embedded.
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from rag_pipeline.errors import DimensionMismatchError, StoreUnavailableError
+from rag_pipeline.errors import DimensionMismatchError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.vector_writer import VectorMappingService, name_of
 from rag_pipeline.stores.milvus import rows
-from rag_pipeline.stores.postgres import document_chunks
+from rag_pipeline.stores.postgres import consistency_repairs, document_chunks, vector_deletions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.document_chunks import ChunkToEmbed
 
+_log = logging.getLogger(__name__)
+
+_PROBE = "probe"
+"""A text that any embedder can embed, unless it is down."""
 _SWITCH_BATCH = 200
 _MOVE_BATCH = 500
 
@@ -59,7 +64,8 @@ def index_vectors(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] 
     """Write the missing vectors of a month's chunks, of these kinds (default: all that are built).
 
     A chunk is complete with all the kinds in `RAG_VECTORS`; its document becomes searchable with its last chunk.
-    Raises `StoreUnavailableError` if a store goes down: what was written stays, and the next run resumes.
+    Raises `StoreUnavailableError` if a store or the embedder goes down or refuses to work: what was written stays, the
+    rest is pending, and the next run resumes.
     """
     built = pipeline.settings.vectors
     return _VectorStep(pipeline, month, tuple(kind for kind in built if kinds is None or kind in kinds)).run()
@@ -80,12 +86,19 @@ class _VectorStep:
         first = self._claim(None)
         if first:
             pipeline.collections.ensure(month)
-            self._index(first)
+            try:
+                self._index(first)
+            except RagError:
+                with self._database.connection() as connection:
+                    document_chunks.release(connection, month)
+                raise
         with pipeline.stopwatch.stage("switch"):
             self._switch(None)
             self._rewrite_moved()
             with self._database.connection() as connection:
                 document_chunks.mark_failed_documents(connection, month)
+                # Somebody can have deleted documents since this run stored them.
+                consistency_repairs.refetch_items(connection, month)
         if first or result.moved:
             with pipeline.stopwatch.stage("settle"):
                 pipeline.collections.flush()
@@ -121,7 +134,10 @@ class _VectorStep:
     def _embed(
         self, service: VectorMappingService, batch: Sequence[ChunkToEmbed]
     ) -> list[tuple[ChunkToEmbed, ChunkVectors]]:
-        """Return the batch with its vectors. A chunk that cannot be embedded is found by halving, and marked failed."""
+        """Return the batch with its vectors. A chunk that cannot be embedded is found by halving, and marked failed.
+
+        Raises `StoreUnavailableError` if it is not about the chunk: the embedder fails for any text.
+        """
         from rag_pipeline.embedding.cache import encode_cached
 
         pipeline, result = self._pipeline, self._result
@@ -134,6 +150,7 @@ class _VectorStep:
         except (StoreUnavailableError, DimensionMismatchError):
             raise
         except Exception as error:
+            self._check_embedder(error)
             if len(batch) == 1:
                 result.failed.append((name_of(batch[0]), service.fail(batch[0], error)))
                 return []
@@ -142,6 +159,19 @@ class _VectorStep:
         result.embedded += computed
         result.reused += reused
         return list(zip(batch, vectors, strict=True))
+
+    def _check_embedder(self, error: Exception) -> None:
+        """Raise `StoreUnavailableError`, with this error, if the embedder does not embed a harmless text either."""
+        from rag_pipeline.embedding.cache import encode_cached
+
+        try:
+            encode_cached(self._pipeline.embedder, None, [_PROBE], self._kinds)
+        except Exception as failure:
+            _log.warning("the embedder fails for the text %r: %s", _PROBE, one_line(failure))
+            raise StoreUnavailableError(
+                f"the embedder (RAG_EMBEDDER={self._pipeline.settings.embedder}) fails for every text: "
+                f"{one_line(error)}; nothing was lost, run again when it works"
+            ) from error
 
     def _write(self, service: VectorMappingService, embedded: Sequence[tuple[ChunkToEmbed, ChunkVectors]]) -> None:
         stopwatch, result = self._pipeline.stopwatch, self._result
@@ -177,6 +207,7 @@ class _VectorStep:
                 rows.update_metadata(self._pipeline.stores.milvus, kind, generation.name, month, states)
             with self._database.connection() as connection:
                 document_chunks.mark_positions_stored(connection, month, moved)
+                vector_deletions.add_gone(connection, month, list(counts.items()))
             self._result.moved += len(moved)
         if self._result.moved:
             self._switch(None)

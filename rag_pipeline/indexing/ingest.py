@@ -17,7 +17,7 @@ from rag_pipeline.indexing.retention import apply_retention
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.indexing.stats import IngestStats
 from rag_pipeline.months import Month
-from rag_pipeline.stores.postgres import documents, source_items, sources, vector_deletions
+from rag_pipeline.stores.postgres import documents, source_items, sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,13 +88,12 @@ def ingest(
             documents.retry_failed(connection)
     _scan(pipeline, configured, confirm_deletions, result)
     result.warnings += apply_retention(pipeline).busy
+    # Before the months: documents that somebody deleted and whose sources still hold them become pending.
+    result.stats.add(deletion_counts(drain_deletions(pipeline)))
     with pipeline.stores.database.connection() as connection:
         months = {*documents.months_with_work(connection), *also_months}
     _run_months(pipeline, sorted(months & set(only_months) if only_months else months), run, result)
-    with pipeline.stores.database.connection() as connection:
-        pending = vector_deletions.backlog(connection)
-    if pending:
-        result.stats.add(deletion_counts(drain_deletions(pipeline)))
+    result.stats.add(deletion_counts(drain_deletions(pipeline)))
     result.warnings += [
         f"source {name} is no longer in {pipeline.settings.sources}; its documents stay until "
         f"`rag-pipeline sources --remove {name}`"

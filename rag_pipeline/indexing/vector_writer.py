@@ -4,10 +4,12 @@ There is no transaction across the two stores, so a batch is a saga (Garcia-Moli
 
 1. the chunks are `processing` in PostgreSQL;
 2. their rows are written to the collections, side by side;
-3. their vectors' ids are written back, and they are `completed`.
+3. their vectors' ids are written back, and they are `completed`. Chunks that somebody deleted meanwhile go into the
+   outbox of deletions instead.
 
-Each step registers its compensation. On a failure the compensations run in reverse order, and the batch is retried in
-halves, so that one bad chunk fails alone.
+Each step registers its compensation. On a failure the compensations run in reverse order. If a store refuses the data,
+the batch is retried in halves, so that one bad chunk fails alone. Any other failure is no chunk's fault: it is raised,
+and the chunks stay pending.
 """
 
 from __future__ import annotations
@@ -17,16 +19,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rag_pipeline.errors import DimensionMismatchError, LockLostError, StoreUnavailableError, one_line
+import psycopg
+
+from rag_pipeline.errors import DataRefusedError, LockLostError, StoreUnavailableError, one_line
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
-from rag_pipeline.stores.postgres import document_chunks
+from rag_pipeline.stores.postgres import document_chunks, vector_deletions
 from rag_pipeline.stores.postgres.statuses import EmbeddingStatus
 from rag_pipeline.stores.vector_ids import row_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
+    from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors
     from rag_pipeline.months import Month
@@ -36,6 +41,9 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.document_chunks import ChunkToEmbed
 
 _log = logging.getLogger(__name__)
+
+_ABOUT_DATA = (DataRefusedError, psycopg.DataError, psycopg.IntegrityError)
+"""The errors of both stores that are about the rows they were given."""
 
 
 class VectorMappingService:
@@ -71,21 +79,36 @@ class VectorMappingService:
     def save(
         self, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]
     ) -> list[tuple[ChunkToEmbed, str]]:
-        """Write a batch. Return the chunks that could not be written and were marked `failed`, each with its error.
+        """Write a batch. Return the chunks whose data a store refuses and that were marked `failed`, each with its error.
 
-        Raises `StoreUnavailableError` if a store is down: then no chunk is to blame, and the next run resumes.
+        Raises `StoreUnavailableError` if a store is down or refuses every chunk alike: then no chunk is to blame, and
+        the next run resumes.
         """
+        refused = self._save_in_halves(batch, vectors)
+        reasons = {one_line(error) for _, error in refused}
+        if len(batch) > 1 and len(refused) == len(batch) and len(reasons) == 1:
+            raise StoreUnavailableError(
+                f"each of {len(batch)} chunks of {self._month} is refused alike, so no chunk is to blame: "
+                f"{reasons.pop()}; nothing was lost, correct the store and run again"
+            )
+        return [(chunk, self.fail(chunk, error)) for chunk, error in refused]
+
+    def _save_in_halves(
+        self, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]
+    ) -> list[tuple[ChunkToEmbed, Exception]]:
+        """Write a batch, in halves if its data is refused. Return the chunks that are refused alone, with the error."""
         if not batch:
             return []
         try:
             self._save(batch, vectors)
-        except (StoreUnavailableError, DimensionMismatchError):
-            raise
-        except Exception as error:
+        except _ABOUT_DATA as error:
             if len(batch) == 1:
-                return [(batch[0], self.fail(batch[0], error))]
+                return [(batch[0], error)]
             half = len(batch) // 2
-            return self.save(batch[:half], vectors[:half]) + self.save(batch[half:], vectors[half:])
+            return [
+                *self._save_in_halves(batch[:half], vectors[:half]),
+                *self._save_in_halves(batch[half:], vectors[half:]),
+            ]
         return []
 
     def fail(self, chunk: ChunkToEmbed, error: BaseException) -> str:
@@ -99,19 +122,20 @@ class VectorMappingService:
     def _save(self, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]) -> None:
         multi_counts = [0 if v.multi is None else len(v.multi) for v in vectors]
         with Saga(f"batch of {len(batch)} chunks of {self._month}") as saga:
-            saga.on_failure("set the chunks back to pending", partial(self._set_back, batch))
+            counted = [(chunk.id, count) for chunk, count in zip(batch, multi_counts, strict=True)]
+            saga.on_failure("set the chunks back to pending", partial(self._set_back, counted))
             if "multi" in self._kinds:
                 with self._database.connection() as connection:
-                    document_chunks.announce_multi(
-                        connection, self._month, [(c.id, n) for c, n in zip(batch, multi_counts, strict=True)]
-                    )
+                    document_chunks.announce_multi(connection, self._month, counted)
             for kind in self._kinds:
-                ids = [
+                # What was stored before is written again unchanged, and stays: a live chunk can be found by it.
+                new = [
                     row_id
                     for chunk, count in zip(batch, multi_counts, strict=True)
+                    if kind not in chunk.stored
                     for row_id in row_ids(kind, chunk.id, count)
                 ]
-                saga.on_failure(f"delete their {kind} vectors", partial(self._delete, kind, ids))
+                saga.on_failure(f"delete their new {kind} vectors", partial(self._delete, kind, new))
             written = [self._pool.submit(self._write, kind, batch, vectors) for kind in self._kinds]
             # All of them have to end before anything is compensated.
             errors = [error for future in written if (error := future.exception())]
@@ -127,6 +151,7 @@ class VectorMappingService:
                     embedder=self._embedder,
                     multi_counts=multi_counts,
                 )
+                vector_deletions.add_gone(connection, self._month, counted)
 
     def _write(self, kind: VectorKind, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]) -> None:
         name = self._collections.generations[kind].name
@@ -141,11 +166,13 @@ class VectorMappingService:
     def _delete(self, kind: VectorKind, ids: Sequence[str]) -> None:
         rows.delete(self._collections.milvus, self._collections.generations[kind].name, ids)
 
-    def _set_back(self, batch: Sequence[ChunkToEmbed]) -> None:
+    def _set_back(self, counted: Sequence[tuple[UUID, int]]) -> None:
         with self._database.connection() as connection:
             document_chunks.set_status(
-                connection, self._month, [chunk.id for chunk in batch], EmbeddingStatus.PENDING
+                connection, self._month, [chunk for chunk, _ in counted], EmbeddingStatus.PENDING
             )
+            # In case that Milvus has their vectors and refuses to delete them: no later batch has these chunks.
+            vector_deletions.add_gone(connection, self._month, counted)
 
 
 class Saga:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import pytest
 from pymilvus import MilvusClient
 
+from rag_pipeline.indexing.drain_deletions import drain_deletions
+from rag_pipeline.indexing.verify import verify
 from rag_pipeline.months import Month
+from rag_pipeline.settings import VectorKind
+from rag_pipeline.stores.milvus.collections import Collections
 from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.support.damaged_index import APRIL, MARCH, DamagedIndex
+from rag_pipeline_tests.support.milvus import refusing
 
-KINDS = ("dense", "sparse", "multi")
+KINDS: tuple[VectorKind, ...] = ("dense", "sparse", "multi")
 
 
-def keys(chunk: str, kind: str) -> list[str]:
+def keys(chunk: str, kind: VectorKind) -> list[str]:
     return row_ids(kind, chunk, 4)
 
 
-def lose(damaged: DamagedIndex, client: MilvusClient, kind: str, chunks: list[str]) -> None:
+def lose(damaged: DamagedIndex, client: MilvusClient, kind: VectorKind, chunks: list[str]) -> None:
     client.delete(damaged.collection(kind), ids=[key for chunk in chunks for key in keys(chunk, kind)])
 
 
@@ -28,7 +33,7 @@ def test_a_consistent_index_has_no_findings(damaged: DamagedIndex) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_deleted_vectors_are_found_and_restored_from_the_cache(damaged: DamagedIndex, kind: str) -> None:
+def test_deleted_vectors_are_found_and_restored_from_the_cache(damaged: DamagedIndex, kind: VectorKind) -> None:
     chunks = damaged.chunks()[:20]
     with damaged.milvus() as client:
         lose(damaged, client, kind, chunks)
@@ -78,6 +83,35 @@ def test_a_chunk_stays_live_while_its_vector_is_missing(damaged: DamagedIndex) -
     )
     assert damaged.index.rows("SELECT live FROM document_chunks WHERE id = %s", lost) == [(True,)]
     damaged.restore()
+
+
+def test_a_refused_vector_leaves_the_others_of_its_chunk(damaged: DamagedIndex) -> None:
+    (lost,) = damaged.chunks()[:1]
+    with damaged.milvus() as client:
+        lose(damaged, client, "dense", [lost])
+    with refusing(1100, "row refused", lambda key: key.endswith("_dense")):
+        found = damaged.repair().remaining
+    assert [finding.check for finding in found.findings] == ["quarantined_documents"]
+    assert damaged.index.rows("SELECT live, embedding_status FROM document_chunks WHERE id = %s", lost) == [
+        (True, "failed")
+    ]
+    for kind in ("sparse", "multi"):
+        assert damaged.index.vector_ids(kind).issuperset(keys(lost, kind))
+    damaged.index.ingest(retry_failed=True)
+    damaged.repaired()
+
+
+@pytest.mark.parametrize("status", ["failed", "pending"])
+def test_missing_vectors_of_a_chunk_that_is_not_completed_are_found(damaged: DamagedIndex, status: str) -> None:
+    (lost,) = damaged.chunks()[:1]
+    with damaged.milvus() as client:
+        lose(damaged, client, "sparse", [lost])
+    assert damaged.sql(
+        f"UPDATE document_chunks SET embedding_status = '{status}', dense_vector_id = NULL WHERE id = %s", lost
+    )
+    (missing,) = damaged.check().missing_vectors
+    assert (missing.where, missing.count, str(missing.sample[0]["chunk_id"])) == ("sparse_collection", 1, lost)
+    damaged.repaired()
 
 
 def test_vectors_without_a_chunk_are_deleted(damaged: DamagedIndex) -> None:
@@ -148,6 +182,23 @@ def test_a_partition_of_a_month_without_a_partition_in_postgresql(damaged: Damag
     damaged.repaired()
 
 
+@pytest.mark.parametrize("partition", ["", "scratch", "m_2024_13"])
+def test_vectors_in_a_partition_of_no_month(damaged: DamagedIndex, partition: str) -> None:
+    name, chunk = damaged.collection("dense"), damaged.chunks()[0]
+    stray = "00000000-0000-4000-8000-000000000000_dense"
+    with damaged.milvus() as client:
+        (row,) = client.get(name, ids=[f"{chunk}_dense"])
+        if partition:
+            client.create_partition(name, partition)
+        client.insert(name, [{**row, "id": key} for key in (stray, f"{chunk}_dense")], partition_name=partition)
+    (finding,) = damaged.only("orphaned_vectors")
+    assert (finding.where, finding.month, finding.count) == ("dense_collection", None, 2)
+    why = f"in partition {partition or '_default'}, of no month"
+    assert {one["id"]: one["why"] for one in finding.sample} == {stray: why, f"{chunk}_dense": why}
+    result = damaged.repaired()
+    assert (result.deleted_vectors, result.months, damaged.embedded) == (2, [MARCH], 0)
+
+
 def test_pending_deletions_are_not_orphaned(damaged: DamagedIndex) -> None:
     import psycopg
 
@@ -158,6 +209,48 @@ def test_pending_deletions_are_not_orphaned(damaged: DamagedIndex) -> None:
     found = damaged.check()
     assert found.orphaned_vectors == []
     damaged.restore()
+
+
+def delete_by_hand(damaged: DamagedIndex, chunk: str) -> None:
+    """Delete a chunk as somebody with `psql` does: its vectors are in the outbox."""
+    damaged.index.rows("DELETE FROM document_chunks WHERE id = %s", chunk)
+
+
+def test_a_pending_deletion_is_no_difference_and_hides_none(damaged: DamagedIndex) -> None:
+    deleted, lost = damaged.chunks()[:2]
+    delete_by_hand(damaged, deleted)
+    with damaged.index.open() as pipeline:
+        for counts in verify(pipeline, MARCH, KINDS):
+            assert counts.equal, str(counts)
+            assert counts.pending_deletions == len(keys(deleted, counts.kind))
+        with damaged.milvus() as client:
+            lose(damaged, client, "dense", [lost])
+        assert [counts.equal for counts in verify(pipeline, MARCH, KINDS)] == [False, True, True]
+        drain_deletions(pipeline)
+        assert [counts.equal for counts in verify(pipeline, MARCH, KINDS)] == [False, True, True]
+    damaged.repaired()
+
+
+@pytest.mark.parametrize("moment", ["stored", "searchable"])
+def test_an_outbox_drained_between_the_counts_is_no_difference(
+    damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    original = getattr(Collections, moment)
+    drained: list[int] = []
+
+    def count(*arguments: object) -> int:
+        if not drained:
+            with damaged.index.open() as other:
+                drained.append(drain_deletions(other))
+        return original(*arguments)
+
+    monkeypatch.setattr(Collections, moment, count)
+    delete_by_hand(damaged, damaged.chunks()[0])
+    with damaged.index.open() as pipeline:
+        (counts,) = verify(pipeline, MARCH, ["dense"])
+    assert drained == [1]
+    assert counts.equal, str(counts)
+    damaged.repaired()
 
 
 def test_a_lost_collection_is_recreated(damaged: DamagedIndex) -> None:

@@ -13,6 +13,7 @@ import pytest
 from rag_pipeline.embedding.base import ChunkVectors
 from rag_pipeline.errors import DimensionMismatchError, LockLostError, SourceError
 from rag_pipeline.indexing.ingest import ingest
+from rag_pipeline.indexing.ingest_documents import ingest_documents
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -169,6 +170,24 @@ def test_a_document_that_cannot_be_read_is_quarantined_and_its_previous_version_
     path.write_bytes(good)
     result = index.ingest()
     assert result.stats.failed == 0
+    index.assert_consistent()
+
+
+def test_what_was_stored_is_chunked_even_if_newer_bytes_cannot_be_read(index: Index) -> None:
+    path = index.write("a.md", "# 一\n\n最初の本文。\n")
+    index.ingest()
+    path = index.write("a.md", "# 一\n\n次の本文。\n")
+    second = path.read_bytes()
+    with index.open() as pipeline:  # A run that is killed before the chunks.
+        scan_source(pipeline, pipeline.source("docs"))
+        assert ingest_documents(pipeline, Month(2024, 3)).stored == 1
+    path.write_bytes(b"\x00\x01\x02binary")
+    assert index.ingest().stats.failed == 1
+    live = "SELECT content FROM document_chunks WHERE live"
+    assert index.rows(live) == [("# 一\n\n次の本文。",)]
+    path.write_bytes(second)
+    assert index.ingest().stats.failed == 0
+    assert index.rows(live) == [("# 一\n\n次の本文。",)]
     index.assert_consistent()
 
 

@@ -1,11 +1,21 @@
-"""Saga: compensations in reverse, all of them, and the first error raised."""
+"""Saga: compensations in reverse, all of them, and the first error raised. A refused batch: who is to blame."""
+
+from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
-from rag_pipeline.errors import LockLostError
+from rag_pipeline.embedding.base import ChunkVectors
+from rag_pipeline.errors import LockLostError, StoreUnavailableError
+from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.vector_writer import Saga
+from rag_pipeline_tests.support.index import Index
+from rag_pipeline_tests.support.milvus import refusing
+
+UNFINISHED = "SELECT DISTINCT embedding_status FROM document_chunks"
 
 
 def test_nothing_is_compensated_on_success() -> None:
@@ -53,3 +63,214 @@ def test_an_interrupt_is_compensated_too() -> None:
         saga.on_failure("undo", lambda: done.append("undo"))
         raise KeyboardInterrupt
     assert done == ["undo"]
+
+
+REFUSALS = {
+    "not ready": (1, "service not ready"),
+    "memory limit": (3, "memory limit exceeded"),
+    "quota": (9, "quota exceeded[reason=memory quota exhausted, please allocate more resources]"),
+    "not loaded": (101, "collection not loaded"),
+    "permission": (1401, "privilege not permitted"),
+    "deadline": (10001, "context deadline exceeded"),
+    "unknown": (65535, "unexpected error"),
+}
+TOO_LONG = (1100, "length of varchar field id exceeds max length")
+
+
+def write_documents(index: Index, count: int = 6) -> None:
+    for n in range(count):
+        index.write(f"{n}.md", f"# 見出し{n}\n\n本文{n}。\n")
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refusal_of_the_whole_server_is_blamed_on_no_chunk(index: Index, refusal: str) -> None:
+    write_documents(index)
+    code, message = REFUSALS[refusal]
+    with refusing(code, message) as refused, pytest.raises(StoreUnavailableError, match="Milvus at") as raised:
+        index.ingest()
+    assert "nothing was lost" in str(raised.value)
+    assert len(refused) == 3, "one batch, once for each collection"
+    assert index.rows(UNFINISHED) == [("pending",)]
+    assert index.rows("SELECT count(*) FROM documents WHERE indexing_status = 'failed'") == [(0,)]
+    result = index.ingest()
+    assert (result.errors, result.stats.failed_chunks) == ([], 0)
+    index.assert_consistent()
+
+
+def test_only_the_chunk_whose_data_are_refused_fails(index: Index) -> None:
+    write_documents(index)
+    with index.open() as pipeline:
+        pipeline.collections.ensure()
+    seen: list[str] = []
+
+    def is_of_the_first_chunk(key: str) -> bool:
+        seen.append(key[:36])
+        return key.startswith(seen[0])
+
+    with refusing(*TOO_LONG, is_of_the_first_chunk):
+        result = index.ingest()
+    assert (result.errors, result.stats.failed_chunks) == ([], 1)
+    ((chunk, error),) = index.rows(
+        "SELECT id::text, embedding_error FROM document_chunks WHERE embedding_status = 'failed'"
+    )
+    assert chunk == seen[0]
+    assert "exceeds max length" in error
+    index.ingest(retry_failed=True)
+    index.assert_consistent()
+
+
+def test_data_that_lite_itself_refuses_fail_their_chunk(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rag_pipeline.stores.milvus import rows
+
+    write_documents(index)
+    made = rows.make_rows
+    first: list[object] = []
+
+    def make_rows(kind: str, chunk: object, vectors: object) -> list[rows.Row]:
+        first.append(chunk.id)  # type: ignore[attr-defined]
+        key = {"source_type": "x" * 51} if chunk.id == first[0] else {}  # type: ignore[attr-defined]
+        return [{**row, **key} for row in made(kind, chunk, vectors)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rows, "make_rows", make_rows)
+    assert index.ingest().stats.failed_chunks == 1
+    monkeypatch.undo()
+    index.ingest(retry_failed=True)
+    index.assert_consistent()
+
+
+def test_data_that_are_refused_alike_for_every_chunk_are_blamed_on_none(index: Index) -> None:
+    write_documents(index)
+    with refusing(*TOO_LONG), pytest.raises(StoreUnavailableError, match="refused alike"):
+        index.ingest()
+    assert index.rows(UNFINISHED) == [("pending",)]
+    index.ingest()
+    index.assert_consistent()
+
+
+@contextmanager
+def refusing_postgres(index: Index, statement: str, undo: str) -> Iterator[None]:
+    """Have PostgreSQL refuse to write ids: from the moment when the vectors are embedded."""
+    encode = index.embedder.encode
+
+    def refuse(texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
+        index.rows(statement)
+        return encode(texts, kinds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index.embedder, "encode", refuse)
+        yield
+    index.rows(undo)
+
+
+REFUSE = """
+    CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN
+        IF NEW.dense_vector_id IS NOT NULL THEN RAISE EXCEPTION 'refused' USING ERRCODE = '{}'; END IF;
+        RETURN NEW;
+    END $$ LANGUAGE plpgsql;
+    CREATE TRIGGER refuse BEFORE UPDATE ON document_chunks FOR EACH ROW EXECUTE FUNCTION refuse()"""
+
+
+@pytest.mark.parametrize(
+    "code", ["53100", "53200", "25006", "42501"], ids=["disk", "memory", "read only", "denied"]
+)
+def test_a_refusal_of_postgresql_is_blamed_on_no_chunk(index: Index, code: str) -> None:
+    write_documents(index)
+    with (
+        refusing_postgres(index, REFUSE.format(code), "DROP FUNCTION refuse CASCADE"),
+        pytest.raises(StoreUnavailableError, match=r"PostgreSQL at .*refused"),
+    ):
+        index.ingest()
+    assert index.rows(UNFINISHED) == [("pending",)]
+    assert {kind: index.vector_ids(kind) for kind in ("dense", "sparse", "multi")} == {
+        "dense": set(),
+        "sparse": set(),
+        "multi": set(),
+    }
+    index.ingest()
+    index.assert_consistent()
+
+
+def test_an_embedder_that_fails_for_every_text_is_blamed_on_no_chunk(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_documents(index, 20)
+    calls: list[int] = []
+
+    def fail(texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
+        calls.append(len(texts))
+        raise ConnectionError("model server answered 429")
+
+    monkeypatch.setattr(index.embedder, "encode", fail)
+    with pytest.raises(StoreUnavailableError, match="fails for every text: model server answered 429"):
+        index.ingest()
+    assert calls == [16, 1], "a batch, and a harmless text"
+    assert index.rows(UNFINISHED) == [("pending",)]
+    monkeypatch.undo()
+    index.ingest()
+    index.assert_consistent()
+
+
+def delete_by_hand(index: Index, name: str) -> None:
+    """Delete a document as somebody with `psql` does, and have the sensor delete its vectors at once."""
+    assert index.rows("DELETE FROM documents WHERE source_id = %s RETURNING id", f"docs:{name}")
+    with index.open() as pipeline:
+        drain_deletions(pipeline)
+
+
+@pytest.mark.parametrize("step", ["encode", "count_tokens"], ids=["claimed", "not chunked yet"])
+def test_a_document_deleted_during_a_run_leaves_no_vectors_and_comes_back(
+    index: Index, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    write_documents(index)
+    original = getattr(index.embedder, step)
+    deleted: list[str] = []
+
+    def delete_first(*arguments: object) -> object:
+        if not deleted:
+            deleted.append("3.md")
+            delete_by_hand(index, "3.md")
+        return original(*arguments)
+
+    monkeypatch.setattr(index.embedder, step, delete_first)
+    result = index.ingest()
+    assert (result.errors, result.stats.failed_chunks) == ([], 0)
+    assert index.rows("SELECT count(*) FROM documents") == [(5,)]
+    index.assert_consistent()
+    assert index.rows("SELECT source_id FROM source_items WHERE state = 'pending'") == [("docs:3.md",)]
+    assert index.ingest().stats.documents == 1
+    assert index.rows("SELECT count(*) FROM documents") == [(6,)]
+    index.assert_consistent()
+
+
+def test_a_moved_chunk_that_is_deleted_meanwhile_leaves_no_vectors(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag_pipeline.stores.milvus import rows
+
+    path = index.write("a.md", "# 見出し\n\n## 一\n\n本文。\n\n## 二\n\n本文二。\n")
+    index.ingest()
+    path.write_text(path.read_text("utf-8").replace("# 見出し\n", "# 見出し\n\n## 零\n\n新しい節。\n"), "utf-8")
+    fetch = rows.fetch
+    deleted: list[str] = []
+
+    def delete_after(*arguments: object) -> object:
+        found = fetch(*arguments)  # type: ignore[arg-type]
+        if not deleted:
+            deleted.append("a.md")
+            delete_by_hand(index, "a.md")
+        return found
+
+    monkeypatch.setattr(rows, "fetch", delete_after)
+    index.ingest()
+    assert deleted
+    index.assert_consistent()
+
+
+def test_what_was_deleted_by_hand_is_ingested_again(index: Index) -> None:
+    write_documents(index)
+    index.ingest()
+    assert len(index.rows("DELETE FROM documents WHERE source_id <> 'docs:0.md' RETURNING id")) == 5
+    result = index.ingest()
+    assert result.stats.documents == 5
+    index.assert_consistent()
+    assert index.rows("SELECT count(*) FROM documents") == [(6,)]

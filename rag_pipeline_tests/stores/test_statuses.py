@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from rag_pipeline.consistency.repair import repair
-from rag_pipeline.errors import SourceError
+from rag_pipeline.errors import DataRefusedError, SourceError
 from rag_pipeline.indexing import vector_writer
 from rag_pipeline.indexing.chunk_documents import chunk_documents
 from rag_pipeline.indexing.index_vectors import index_vectors
@@ -191,7 +191,8 @@ def unreadable_documents(index: Index) -> None:
     index.write("unreadable.md", TEXT.format("まだ切られていない。"))
     _store(index)
     _unreadable(index, "unreadable.md")
-    _ingest(index)
+    _ingest(index)  # chunked all the same
+    index.ingest(retry_failed=True)
     path.unlink()
     _ingest(index)
 
@@ -209,11 +210,6 @@ def poison_chunks(index: Index) -> None:
     _ingest(index)
     index.write("poison.md", TEXT.format(f"{POISON}が変わった") + "\n## 三\n\n加えた。\n")
     _ingest(index)
-    # Stored, and replaced by bytes that cannot be read before they are chunked.
-    index.write("poison.md", TEXT.format("まだ切られていない。"))
-    _store(index)
-    _unreadable(index, "poison.md")
-    _ingest(index)
     index.docs.joinpath("poison.md").unlink()
     _ingest(index)
     index.embedder.poison = None
@@ -227,7 +223,7 @@ def chunks_that_cannot_be_written(index: Index) -> None:
     def upsert(milvus: Any, collection: str, month: Month, rows: list[dict[str, Any]]) -> None:
         refused.append(rows[0]["id"][:36])
         if any(row["id"].startswith(refused[0]) for row in rows):
-            raise ValueError("refused")
+            raise DataRefusedError("refused")
         milvus_rows.upsert(milvus, collection, month, rows)
 
     with pytest.MonkeyPatch.context() as patch:

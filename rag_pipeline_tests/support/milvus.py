@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -53,3 +53,29 @@ def quick_index_creation() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grpc_handler, "time", clock)
         yield
+
+
+@contextmanager
+def refusing(
+    code: int, message: str, refused: Callable[[str], bool] = lambda _: True, *, method: str = "upsert"
+) -> Iterator[list[str]]:
+    """Have the client refuse writes as a server would, with a code of its own, if `refused` is true of a row's key.
+
+    Yields the collections of the calls that were refused.
+    """
+    from pymilvus import MilvusClient
+    from pymilvus.exceptions import MilvusException
+
+    original = getattr(MilvusClient, method)
+    calls: list[str] = []
+
+    def call(client: MilvusClient, collection: str, *arguments: Any, **options: Any) -> Any:
+        rows = options.get("ids") or options.get("data") or arguments[0]
+        if any(refused(row if isinstance(row, str) else row["id"]) for row in rows):
+            calls.append(collection)
+            raise MilvusException(code=code, message=message)
+        return original(client, collection, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MilvusClient, method, call)
+        yield calls

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from rag_pipeline.endpoints import milvus_address
-from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
+from rag_pipeline.errors import DataRefusedError, RagError, StoreUnavailableError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +22,12 @@ _POOL = 10
 _KEEPALIVE_MS = 330_000
 """pymilvus pings every 10 s, also when idle. A server with gRPC's defaults, such as Lite, treats more than a few pings
 in five minutes as an attack and closes the connection; the next call then fails although nothing is wrong."""
+
+_DATA_CODES = frozenset({1100, 1101, 1102, 1804})
+"""The server's codes for an error in the rows of a request: a parameter that is invalid, missing or too large, and
+invalid data. Its other codes are about itself: not ready, limits and quotas, nothing loaded, no permission."""
+_LITE_ILLEGAL_ARGUMENT = 6
+"""The code, new and old alike, under which Lite refuses rows. A server has another meaning for the new one."""
 
 
 class Milvus:
@@ -52,8 +58,8 @@ class Milvus:
     def client(self) -> Iterator[MilvusClient]:
         """Lend the client for one call or a few.
 
-        Raises `StoreUnavailableError` if the server cannot be reached or refuses the connection, and a `RagError` with
-        the server's own words if it refuses the request.
+        Raises `DataRefusedError` if the server refuses the data of a request, and `StoreUnavailableError` for anything
+        else: it cannot be reached, refuses the connection, or refuses to work. Both have the server's own words.
         """
         import grpc
         from pymilvus.exceptions import MilvusException
@@ -99,6 +105,8 @@ class Milvus:
 
     def _translate(self, error: Any) -> RagError:
         text = one_line(getattr(error, "message", None) or error)
+        if _is_about_data(error):
+            return DataRefusedError(f"Milvus at {self.where} refuses the data: {text}")
         lowered = text.lower()
         if (
             "fail connecting" in lowered
@@ -114,10 +122,31 @@ class Milvus:
             return StoreUnavailableError(self._down(f"did not answer within {TIMEOUT_SECONDS} s"))
         if "no space" in lowered or ("disk" in lowered and "full" in lowered):
             return StoreUnavailableError(f"Milvus at {self.where}: {text}; free some space there and run again")
-        return RagError(f"Milvus at {self.where}: {text}")
+        return StoreUnavailableError(
+            f"Milvus at {self.where} refuses to work: {text}; nothing was lost, run again when it accepts requests"
+        )
 
     def _down(self, reason: str) -> str:
         return (
             f"Milvus at {self.where} {reason}; start it (the embedded one: `rag-pipeline up`) and run again, "
             "nothing was lost"
         )
+
+
+def _is_about_data(error: Any) -> bool:
+    """Whether an error of pymilvus is about the data of the request. A list of those that are: new codes are not."""
+    from pymilvus.exceptions import (
+        DataNotMatchException,
+        DataTypeNotMatchException,
+        DataTypeNotSupportException,
+        ParamError,
+    )
+
+    # Raised by the client before it sends anything.
+    if isinstance(
+        error, DataNotMatchException | DataTypeNotMatchException | DataTypeNotSupportException | ParamError
+    ):
+        return True
+    if error.code == error.compatible_code == _LITE_ILLEGAL_ARGUMENT:
+        return True
+    return error.code in _DATA_CODES

@@ -123,7 +123,11 @@ class Collections:
 
     def stored(self, kind: VectorKind, month: Month) -> int:
         """Return the number of rows in a month's partition."""
-        name, partition = self.generations[kind].name, month.milvus_partition
+        return self.rows_in(kind, month.milvus_partition)
+
+    def rows_in(self, kind: VectorKind, partition: str) -> int:
+        """Return the number of rows in a partition."""
+        name = self.generations[kind].name
         lite = self.milvus.is_lite
         with self.milvus.client() as client:
             if not client.has_collection(name, timeout=TIMEOUT_SECONDS) or not client.has_partition(

@@ -1,4 +1,4 @@
-"""Reads the keys of a month's partition in ranges of chunk ids.
+"""Reads the keys of a partition in ranges of chunk ids.
 
 Keys begin with their chunk's id, so a range of ids is the same range in both stores, and every key, whatever its form,
 is in one of the ranges. Ranges, not pages: only a query iterator returns rows in key order on every server, and on
@@ -86,7 +86,7 @@ def is_loaded(milvus: Milvus, collection: str) -> bool:
         return client.get_load_state(collection, timeout=TIMEOUT_SECONDS)["state"].name == "Loaded"
 
 
-def read(milvus: Milvus, collection: str, month: Month, within: Range) -> Iterator[tuple[Range, set[str]]]:
+def read(milvus: Milvus, collection: str, partition: str, within: Range) -> Iterator[tuple[Range, set[str]]]:
     """Yield the keys of a partition within a range, split into smaller ranges if one query cannot return them all.
 
     The partition must exist: a real server refuses to read a missing one.
@@ -96,7 +96,7 @@ def read(milvus: Milvus, collection: str, month: Month, within: Range) -> Iterat
             collection,
             filter=within.filter,
             output_fields=["id"],
-            partition_names=[month.milvus_partition],
+            partition_names=[partition],
             limit=MAX_ROWS,
             consistency_level="Strong",
             timeout=TIMEOUT_SECONDS,
@@ -107,7 +107,7 @@ def read(milvus: Milvus, collection: str, month: Month, within: Range) -> Iterat
         return
     del rows, keys
     for half in within.halves():
-        yield from read(milvus, collection, month, half)
+        yield from read(milvus, collection, partition, half)
 
 
 def present(milvus: Milvus, collection: str, month: Month, keys: Sequence[str]) -> set[str]:

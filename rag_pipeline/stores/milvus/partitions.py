@@ -1,15 +1,15 @@
-"""Lists the existing collections, and creates and drops their monthly partitions."""
+"""Lists the existing collections and their partitions, and creates and drops those of the months."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import RagError
+from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
-    from rag_pipeline.months import Month
     from rag_pipeline.stores.milvus.client import Milvus
 
 MAX_PARTITIONS = 1024
@@ -26,6 +26,16 @@ def existing_collections(milvus: Milvus, prefix: str) -> list[tuple[VectorKind, 
         for kind in VECTOR_KINDS
         if name.startswith(f"{prefix}{kind}_") and "_" not in name.removeprefix(f"{prefix}{kind}_")
     ]
+
+
+def partitions_of_no_month(milvus: Milvus, collection: str) -> list[str]:
+    """Return a collection's other partitions: Milvus' default one, and those that somebody else created.
+
+    Only others write there, but searches that name no partition find it. The collection must exist.
+    """
+    with milvus.client() as client:
+        names = client.list_partitions(collection, timeout=TIMEOUT_SECONDS)
+    return sorted(name for name in names if Month.from_milvus_partition(name) is None)
 
 
 def create_partition(milvus: Milvus, collection: str, month: Month) -> bool:

@@ -21,7 +21,13 @@ from rag_pipeline.stores.postgres.consistency_queries import (
     of_month,
 )
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH
-from rag_pipeline.stores.postgres.statuses import EmbeddingStatus, IndexingStatus, ItemState, ProcessingStatus
+from rag_pipeline.stores.postgres.statuses import (
+    EmbeddingStatus,
+    IndexingStatus,
+    ItemState,
+    ProcessingStatus,
+    one_of,
+)
 from rag_pipeline.stores.vector_ids import column, mapped_id_sql
 
 if TYPE_CHECKING:
@@ -98,7 +104,7 @@ def repair_statuses(connection: Connection, month: Month, built: Sequence[Vector
 
 
 def forget_vectors(connection: Connection, month: Month, kind: VectorKind, ids: Sequence[UUID]) -> int:
-    """Make completed chunks whose vectors of this kind are not stored pending; return the number of chunks.
+    """Make chunks whose vectors of this kind are not stored pending, whatever they were; return their number.
 
     Their other vectors keep their ids, and a live chunk stays live.
     """
@@ -106,15 +112,17 @@ def forget_vectors(connection: Connection, month: Month, kind: VectorKind, ids: 
     count = connection.execute(
         f"""
         UPDATE document_chunks c SET
-            {column(kind)} = NULL, embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
-        WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s) AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
+            {column(kind)} = NULL, embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL,
+            updated_at = now()
+        WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s)
         """,
         parameters,
     ).rowcount
     connection.execute(
         f"""
         UPDATE documents d SET indexing_status = {IndexingStatus.INDEXING.sql}, updated_at = now()
-        WHERE {DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND d.id IN (
+        WHERE {DOCUMENTS_OF_MONTH}
+            AND d.indexing_status IN {one_of(IndexingStatus.COMPLETED, IndexingStatus.FAILED)} AND d.id IN (
             SELECT c.document_id FROM document_chunks c WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s))
         """,
         parameters,

@@ -84,8 +84,8 @@ class Database:
     def connection(self) -> Iterator[Connection]:
         """Lend a connection from the pool for one transaction: committed at the end, rolled back on an error.
 
-        Raises `StoreUnavailableError` if the server is unreachable, refuses the connection, or goes down
-        meanwhile.
+        Raises `StoreUnavailableError` if the server is unreachable, refuses the connection, goes down meanwhile, or
+        refuses to work: a full disk, no memory, read-only, a missing privilege.
         """
         with self._translated():
             if self._pool is None:
@@ -123,6 +123,11 @@ class Database:
             if isinstance(error, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
                 raise
             raise StoreUnavailableError(f"PostgreSQL at {self.where}: {self._reason(error)}") from None
+        except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
+            raise StoreUnavailableError(
+                f"PostgreSQL at {self.where}: {one_line(error)}; make it writable for this user and run again, "
+                "nothing was lost"
+            ) from None
         except psycopg.ProgrammingError as error:
             if error.sqlstate is None and "conninfo" in str(error):
                 raise StoreUnavailableError(f"{self.where}: correct it") from None

@@ -86,6 +86,8 @@ class ChunkToEmbed:
     source_type: str
     source_id: str
     language: str
+    stored: Sequence[str] = ()
+    """The kinds of vectors that its row has the ids of: they were in the collections before."""
 
 
 _PLACE_CHANGES = """(c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id)
@@ -94,6 +96,7 @@ _MOVED = "(c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d
 """The chunk's rows in the collections hold another position or language."""
 
 _WITHOUT_A_VECTOR = " OR ".join(f"'{kind}' = ANY(%(kinds)s) AND c.{column(kind)} IS NULL" for kind in VECTOR_KINDS)
+_STORED_KINDS = ", ".join(f"CASE WHEN c.{column(kind)} IS NOT NULL THEN '{kind}' END" for kind in VECTOR_KINDS)
 _SET_MAPPED_IDS = ", ".join(
     f"{column(kind)} = CASE WHEN '{kind}' = ANY(%(kinds)s) "
     f"THEN {mapped_id_sql(kind, 'c.id')} ELSE c.{column(kind)} END"
@@ -132,6 +135,13 @@ _CREATE_DRAFTED = """
         section_title TEXT, hierarchy_level INTEGER, parent_chunk_id UUID, content TEXT, chunk_type TEXT,
         token_count INTEGER, char_count INTEGER, content_hash TEXT, embedding_text TEXT, words TEXT
     ) ON COMMIT DELETE ROWS"""
+
+_LEAVE_OUT_DELETED = f"""
+    WITH existing AS (
+        -- Locked, so that a document that is deleted now takes its new chunks along.
+        SELECT d.id FROM documents d WHERE d.id = ANY(%(documents)s) AND {DOCUMENTS_OF_MONTH} FOR KEY SHARE
+    )
+    DELETE FROM drafted WHERE document_id NOT IN (SELECT id FROM existing)"""
 
 _ADD_NEW = """
     INSERT INTO document_chunks (id, document_id, document_created_at, position, section_title, hierarchy_level,
@@ -175,7 +185,7 @@ def store_next_version(
     """Store the next version of these documents of a month beside the live one.
 
     `rows` are all the chunks of the next versions. A chunk that is not among them is deleted at once if it is not
-    live yet, else superseded. Returns the numbers of chunks added, and deleted or superseded.
+    live yet, else superseded. Documents that were deleted meanwhile are left out. Returns the numbers of chunks added, and deleted or superseded.
     """
     connection.execute(_CREATE_DRAFTED)
     columns = [field.name for field in fields(ChunkRow)]
@@ -183,6 +193,7 @@ def store_next_version(
         for row in rows:
             copy.write_row(attrgetter(*columns)(row))
     parameters = {"documents": [document for document, _ in documents], **month_bounds(month)}
+    connection.execute(_LEAVE_OUT_DELETED, parameters)
     added = connection.execute(_ADD_NEW).rowcount
     connection.execute(_NOTE_NEXT_PLACE_OF_LIVE, parameters)
     connection.execute(_MOVE_NOT_YET_LIVE, parameters)
@@ -224,7 +235,8 @@ def claim(
         UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PROCESSING.sql}, updated_at = now()
         FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at
         RETURNING c.id, c.document_id, c.document_created_at AS created_at, c.position,
-            coalesce(c.embedding_text, c.content) AS text, next.source_type, next.source_id, next.language
+            coalesce(c.embedding_text, c.content) AS text, next.source_type, next.source_id, next.language,
+            array_remove(ARRAY[{_STORED_KINDS}], NULL) AS stored
         """,
         {
             **month_bounds(month),
@@ -288,6 +300,17 @@ def map_vectors(
     )
 
 
+def release(connection: Connection, month: Month) -> None:
+    """Make the claimed chunks of a month pending. The caller holds the month's lock, so they are its own."""
+    connection.execute(
+        f"""
+        UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
+        WHERE c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {CHUNKS_OF_MONTH}
+        """,
+        month_bounds(month),
+    )
+
+
 def set_status(
     connection: Connection, month: Month, ids: Sequence[UUID], status: EmbeddingStatus, error: str | None = None
 ) -> None:
@@ -313,8 +336,7 @@ _READY_TO_SWITCH = f"""
             SELECT FROM document_chunks c WHERE {_ITS_CHUNKS}
                 AND NOT c.superseded AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql})
         -- Leave out the switched ones, whose rows in the collections only have to follow.
-        AND (d.indexing_status = {IndexingStatus.PENDING.sql}
-            OR EXISTS (
+        AND (EXISTS (
                 SELECT FROM document_chunks c WHERE {_ITS_CHUNKS}
                     AND (c.superseded OR NOT c.live OR c.next_place IS NOT NULL))
             OR NOT EXISTS (SELECT FROM document_chunks c WHERE {_ITS_CHUNKS} AND {_MOVED}))

@@ -106,12 +106,15 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
 
 
 def quarantine(connection: Connection, failures: Sequence[tuple[UUID, datetime, str]]) -> None:
-    """Mark documents whose newest bytes cannot be read, as (id, created_at, reason). Their old version stays."""
+    """Mark documents whose newest bytes cannot be read, as (id, created_at, reason). Their old version stays.
+
+    One that is not chunked yet still has to be: its content is the last that could be read, and its chunks are older.
+    """
     connection.cursor().executemany(
         f"""
         UPDATE documents SET
             processing_status = {ProcessingStatus.FAILED.sql}, error_message = %s, updated_at = now()
-        WHERE id = %s AND created_at = %s
+        WHERE id = %s AND created_at = %s AND processing_status NOT IN {one_of(*TO_CHUNK)}
         """,
         [(reason, document_id, created_at) for document_id, created_at, reason in failures],
     )

@@ -45,7 +45,7 @@ class ProcessingStatus(Status):
     COMPLETED = "completed"
     """Its chunks match its content."""
     FAILED = "failed"
-    """Its newest bytes cannot be read: quarantined, with its previous version still in place."""
+    """Its newest bytes cannot be read: quarantined, with its previous version, which is chunked, still in place."""
 
 
 class IndexingStatus(Status):
@@ -147,8 +147,7 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             (ProcessingStatus.FAILED, ProcessingStatus.PROCESSING),
             # documents.mark_chunked
             (ProcessingStatus.PROCESSING, ProcessingStatus.COMPLETED),
-            # documents.quarantine: its newest bytes cannot be read.
-            (ProcessingStatus.PROCESSING, ProcessingStatus.FAILED),
+            # documents.quarantine: its newest bytes cannot be read, and it is not waiting to be chunked.
             (ProcessingStatus.COMPLETED, ProcessingStatus.FAILED),
             # documents.restore: its source has the stored version again.
             (ProcessingStatus.FAILED, ProcessingStatus.COMPLETED),
@@ -167,13 +166,12 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             (IndexingStatus.FAILED, IndexingStatus.PENDING),
             # documents.mark_chunked
             (IndexingStatus.PENDING, IndexingStatus.INDEXING),
-            # document_chunks.switch; from pending where newer bytes could not be read before they were chunked.
+            # document_chunks.switch
             (IndexingStatus.INDEXING, IndexingStatus.COMPLETED),
-            (IndexingStatus.PENDING, IndexingStatus.COMPLETED),
-            # document_chunks.mark_failed_documents; from pending as above.
+            # document_chunks.mark_failed_documents
             (IndexingStatus.INDEXING, IndexingStatus.FAILED),
-            (IndexingStatus.PENDING, IndexingStatus.FAILED),
-            # documents.retry_failed and retry_due; consistency_repairs.repair_statuses: no chunk of it has failed.
+            # documents.retry_failed and retry_due; consistency_repairs.repair_statuses: no chunk of it has failed;
+            # consistency_repairs.forget_vectors.
             (IndexingStatus.FAILED, IndexingStatus.INDEXING),
             # consistency_repairs.repair_statuses and forget_vectors: its chunks are not complete.
             (IndexingStatus.COMPLETED, IndexingStatus.INDEXING),
@@ -198,7 +196,8 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             # document_chunks.set_status: it cannot be embedded; from pending: it cannot be written.
             (EmbeddingStatus.PROCESSING, EmbeddingStatus.FAILED),
             (EmbeddingStatus.PENDING, EmbeddingStatus.FAILED),
-            # documents.retry_failed and retry_due; store_next_version, where an edit keeps the chunk.
+            # documents.retry_failed and retry_due; store_next_version, where an edit keeps the chunk;
+            # consistency_repairs.forget_vectors.
             (EmbeddingStatus.FAILED, EmbeddingStatus.PENDING),
             # consistency_repairs.forget_vectors: a vector is not stored.
             (EmbeddingStatus.COMPLETED, EmbeddingStatus.PENDING),

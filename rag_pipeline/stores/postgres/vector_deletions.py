@@ -1,17 +1,21 @@
-"""`vector_deletions`: the outbox of chunks whose vectors have to be deleted from Milvus, filled by a trigger."""
+"""`vector_deletions`: the outbox of chunks whose vectors have to be deleted from Milvus.
+
+A trigger fills it in the transaction that deletes the chunks. What is written to Milvus after that transaction is added
+by whoever wrote it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rag_pipeline.stores.postgres.database import objects, one, value
-from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
+from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, in_month, month_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from rag_pipeline.months import Month
     from rag_pipeline.stores.postgres.database import Connection
@@ -23,6 +27,7 @@ class Deletion:
 
     id: int
     chunk_id: UUID
+    document_created_at: datetime
     multi_vector_count: int
 
 
@@ -32,7 +37,7 @@ def next_batch(connection: Connection, limit: int) -> list[Deletion]:
         connection,
         Deletion,
         """
-        SELECT id, chunk_id, multi_vector_count FROM vector_deletions
+        SELECT id, chunk_id, document_created_at, multi_vector_count FROM vector_deletions
         ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
         """,
         (limit,),
@@ -42,6 +47,34 @@ def next_batch(connection: Connection, limit: int) -> list[Deletion]:
 def confirm(connection: Connection, deletions: Sequence[Deletion]) -> None:
     """Remove from the outbox what Milvus has confirmed."""
     connection.execute("DELETE FROM vector_deletions WHERE id = ANY(%s)", ([d.id for d in deletions],))
+
+
+def add_gone(connection: Connection, month: Month, chunks: Sequence[tuple[UUID, int]]) -> int:
+    """Add those of these chunks whose rows are gone, given with their numbers of multi-vectors; return their number.
+
+    Their rows can have been deleted, and their deletions confirmed, before their vectors were written.
+    """
+    return connection.execute(
+        f"""
+        INSERT INTO vector_deletions (chunk_id, document_created_at, multi_vector_count)
+        SELECT n.id, %(start)s, n.count FROM unnest(%(ids)s::uuid[], %(counts)s::int[]) AS n(id, count)
+        WHERE NOT EXISTS (SELECT FROM document_chunks c WHERE c.id = n.id AND {CHUNKS_OF_MONTH})
+        """,
+        {"ids": [chunk for chunk, _ in chunks], "counts": [count for _, count in chunks], **month_bounds(month)},
+    ).rowcount
+
+
+def of_month(connection: Connection, month: Month) -> list[Deletion]:
+    """Return the pending deletions of a month, each chunk once."""
+    return objects(
+        connection,
+        Deletion,
+        f"""
+        SELECT DISTINCT ON (chunk_id) id, chunk_id, document_created_at, multi_vector_count FROM vector_deletions
+        WHERE {in_month("document_created_at")} ORDER BY chunk_id, multi_vector_count DESC
+        """,
+        month_bounds(month),
+    )
 
 
 def pending(connection: Connection, month: Month) -> tuple[int, datetime | None]:
