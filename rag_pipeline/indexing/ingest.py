@@ -78,7 +78,8 @@ def ingest(
         result.unconfigured = sources.deactivate_unconfigured(
             connection, [(source.type, source.name) for source in pipeline.sources.values()]
         )
-        if retry_failed:
+    if retry_failed:
+        with pipeline.stores.database.connection() as connection:
             source_items.retry_failed(connection, list(only_sources) or None)
             documents.retry_failed(connection)
     _scan(pipeline, configured, confirm_deletions, result)
