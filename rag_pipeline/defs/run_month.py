@@ -22,14 +22,17 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
     error, or the description of the failed check.
     """
     from rag_pipeline.defs.jobs import INDEX_MONTH
+    from rag_pipeline.defs.month_partitions import show_months
 
+    instance = _instance(pipeline)
     try:
+        show_months(instance, pipeline)
         result = (
             _definitions(pipeline)
             .resolve_job_def(INDEX_MONTH)
             .execute_in_process(
                 partition_key=month.partition_key,
-                instance=_instance(pipeline),
+                instance=instance,
                 resources={"month_run": run},
                 raise_on_error=False,
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},

@@ -13,6 +13,7 @@ import dagster as dg
 
 from rag_pipeline.defs.assets import source_key
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, months_in_runs
+from rag_pipeline.defs.month_partitions import show_months
 from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.run_selection import RequestedRun, due_months, pending_work
 from rag_pipeline.indexing.scan import ScanResult, is_due, scan_source
@@ -87,6 +88,7 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
         with pipeline.stores.database.connection() as connection:
             table.deactivate_unconfigured(connection, [(source.type, source.name) for source in sources])
         work = pending_work(pipeline)
+        show_months(context.instance, pipeline)
         due, requested = due_months(
             work,
             # A month whose checks are queued can be requested: it runs before them.

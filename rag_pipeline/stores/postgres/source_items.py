@@ -8,7 +8,14 @@ from uuid import UUID
 
 from rag_pipeline.stores.postgres.database import dicts, objects, one, values
 from rag_pipeline.stores.postgres.month_bounds import ITEMS_OF_MONTH, month_bounds
-from rag_pipeline.stores.postgres.statuses import RETRY_AT, IndexingStatus, ItemState, ProcessingStatus, one_of
+from rag_pipeline.stores.postgres.statuses import (
+    ITEM_KEPT,
+    RETRY_AT,
+    IndexingStatus,
+    ItemState,
+    ProcessingStatus,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -294,6 +301,21 @@ def delete_gone(connection: Connection, month: Month, limit: int) -> list[UUID]:
         """,
         {**month_bounds(month), "limit": limit},
     )
+
+
+def months_with_items(connection: Connection, months: Sequence[Month]) -> list[Month]:
+    """Return those of these months that a source has items for, without expired and gone ones."""
+    numbers = values(
+        connection,
+        f"""
+        SELECT month.number FROM unnest(%s::timestamptz[], %s::timestamptz[])
+            WITH ORDINALITY AS month(start, until, number)
+        WHERE EXISTS (SELECT FROM source_items WHERE state IN {one_of(*ITEM_KEPT)}
+            AND document_created_at >= month.start AND document_created_at < month.until)
+        """,
+        ([month.start for month in months], [month.end for month in months]),
+    )
+    return [months[number - 1] for number in numbers]
 
 
 def overview(connection: Connection, failed_only: bool, limit: int | None = None) -> list[dict[str, Any]]:
