@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from rag_pipeline.endpoints import VARIABLES, Endpoints, external_urls
-from rag_pipeline.errors import ConfigError
+from rag_pipeline.errors import ConfigError, SourceError
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
 from rag_pipeline.stores.postgres import schema
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rag_pipeline.embedding.cache import EmbeddingCache
     from rag_pipeline.months import Month
     from rag_pipeline.settings import Settings
-    from rag_pipeline.sources.config import SourceConfig
+    from rag_pipeline.sources.config import SourceConfig, SourcesFile
     from rag_pipeline.stores.milvus.collections import Collections
 
 _LOCK_WAIT_SECONDS = 3600
@@ -84,15 +84,26 @@ class Pipeline:
         self._embedder = embedder
 
     @cached_property
-    def sources(self) -> dict[str, SourceConfig]:
-        """The configured sources by name."""
-        from rag_pipeline.sources.config import load_sources
+    def sources_file(self) -> SourcesFile:
+        """What `sources.yaml` says, mistakes included."""
+        from rag_pipeline.sources.config import read_sources
 
-        return {source.name: source for source in load_sources(self.settings.sources)}
+        return read_sources(self.settings.sources)
+
+    @cached_property
+    def sources(self) -> dict[str, SourceConfig]:
+        """The configured sources by name, without those whose entry has a mistake."""
+        return {source.name: source for source in self.sources_file.sources}
 
     def source(self, name: str) -> SourceConfig:
-        """Return a configured source. Raises `ConfigError` if none has this name."""
+        """Return a configured source.
+
+        Raises `SourceError` if its entry has a mistake, or one that could be its entry, and `ConfigError` if no entry
+        has this name.
+        """
         if name not in self.sources:
+            if mistake := self.sources_file.mistake_about(name):
+                raise SourceError(mistake)
             known = ", ".join(self.sources) or "none"
             raise ConfigError(f"no source {name!r} in {self.settings.sources}: it lists {known}")
         return self.sources[name]

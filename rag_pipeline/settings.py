@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     )
     parse_workers: int = Field(4, ge=1, le=64, description="Documents fetched and parsed in parallel.")
     first_month: Annotated[Month, NoDecode] = Field(
-        Month(2000, 1), description="The first month; documents with an earlier date are put there."
+        Month(2000, 1), description="The first month; new documents with an earlier date are put there."
     )
     max_deleted_share: float = Field(
         0.5, gt=0, le=1, description="The share of a source's documents that one scan may find gone."

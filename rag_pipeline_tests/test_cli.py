@@ -273,3 +273,20 @@ def test_loading_the_command_line_is_quick_because_it_imports_little(cli: Comman
     program = f"import sys, rag_pipeline.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_mistake_in_one_source_stops_only_that_source(cli: CommandLine) -> None:
+    fill(cli, 1)
+    cli.sources.write_text(
+        "sources: [{name: docs, type: filesystem, path: ./docs}, {name: faq, type: filesystem, pth: ./faq}]\n",
+        "utf-8",
+    )
+    done = cli.run("ingest")
+    assert done.returncode == 1
+    assert "source faq: unknown key 'pth': did you mean path?" in done.stderr
+    assert len(cli.json("documents")["documents"]) == 1
+    assert one_line(cli.run("ingest", "--source", "faq").stderr).endswith("did you mean path?")
+    assert cli.run("ingest", "--source", "docs").returncode == 0
+    cli.sources.write_text("sources: [\n", "utf-8")
+    assert "line 2, column 1" in one_line(cli.run("ingest").stderr)
+    assert cli.rows("SELECT name, is_active FROM sources") == [("docs", True)]

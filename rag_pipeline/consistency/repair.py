@@ -27,11 +27,14 @@ from rag_pipeline.stores.postgres import (
     schema_inspection,
     sources,
 )
+from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 from rag_pipeline.stores.postgres.schema_rebuild import rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
+    from rag_pipeline.consistency.findings import Finding
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
@@ -74,19 +77,19 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
 
     `dry_run` only checks; its findings say what would be done. Raises `StoreUnavailableError` if a store is
     unreachable, and a `RagError` for something that cannot be repaired. What was done stays, and the next repair
-    continues from there.
+    continues from there. Repairs of several months can run side by side.
     """
     checker = DataConsistencyChecker(pipeline)
-    found = checker.check_consistency(months)
     if dry_run:
+        found = checker.check_consistency(months)
         return RepairResult(found, found, _inconsistent_months(found), dry_run=True)
+    # First: without it a collection can be unreadable, or is recreated without its vectors.
+    broken = _repair_structure(pipeline)
+    found = checker.check_consistency(months)
+    found.add(finding for finding in broken if finding not in found.findings)
     result = RepairResult(found, found)
     if found.consistent:
         return result
-    _repair_structure(pipeline)
-    # Check again: until now a collection may have been unreadable, or it was recreated without its vectors.
-    if any(finding.month is None for finding in found.index_issues):
-        found = checker.check_consistency(months)
     due = set(_inconsistent_months(found)) | _delete_vectors_of_no_month(pipeline, result)
     done: set[Month] = set()
     while due - done:
@@ -106,16 +109,26 @@ def _inconsistent_months(found: Consistency) -> list[Month]:
     return sorted({finding.month for finding in found.errors if finding.month is not None})
 
 
-def _repair_structure(pipeline: Pipeline) -> None:
-    """Rebuild what differs from the specification of the schema and of the collections that should exist."""
+def _structure_lock(pipeline: Pipeline) -> AbstractContextManager[None]:
+    """Hold the lock on what all months share: repairs of several months would build the same index side by side."""
+    return advisory_lock(pipeline.stores.database, "the structure of the index", _LOCK_WAIT_SECONDS)
+
+
+def _repair_structure(pipeline: Pipeline) -> list[Finding]:
+    """Rebuild what differs from the specification of the schema and of the collections; return what differed."""
     database, collections = pipeline.stores.database, pipeline.collections
-    collections.invalidate()
-    for problem in schema_inspection.schema_problems(database):
-        rebuild(database, problem)
-    for kind in pipeline.settings.vectors:
-        if check_index(pipeline, names=("index_issues",), assets=(collection_asset(kind),)):
-            for broken in milvus_inspection.collection_problems(collections, kind):
-                milvus_inspection.repair(collections, broken)
+    with _structure_lock(pipeline):
+        found = check_index(pipeline, names=("index_issues",))
+        if not found:
+            return []
+        collections.invalidate()
+        for problem in schema_inspection.schema_problems(database):
+            rebuild(database, problem)
+        for kind in pipeline.settings.vectors:
+            if any(finding.where == collection_asset(kind) for finding in found):
+                for broken in milvus_inspection.collection_problems(collections, kind):
+                    milvus_inspection.repair(collections, broken)
+    return found
 
 
 def _delete_vectors_of_no_month(pipeline: Pipeline, result: RepairResult) -> set[Month]:
@@ -173,12 +186,13 @@ class _MonthRepair:
     def _restore_partitions(self) -> bool:
         """Restore the month's partitions; False if PostgreSQL has none, so that Milvus must not have any either."""
         month = self._month
-        # A missing table shows its own problems only once it exists again.
-        for _ in range(_MOST_REBUILDS):
-            problems = schema_inspection.partition_problems(self._database, month)
-            if not problems:
-                break
-            rebuild(self._database, problems[0])
+        with _structure_lock(self._pipeline):
+            # A missing table shows its own problems only once it exists again.
+            for _ in range(_MOST_REBUILDS):
+                problems = schema_inspection.partition_problems(self._database, month)
+                if not problems:
+                    break
+                rebuild(self._database, problems[0])
         if month in schema.existing_months(self._database):
             with self._database.connection() as connection:
                 expected = consistency_queries.expects_vectors(connection, month)

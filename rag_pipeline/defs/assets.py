@@ -50,17 +50,24 @@ def source_assets(sources: Sequence[SourceConfig]) -> list[dg.AssetSpec]:
     ]
 
 
+def invalid_source_asset(name: str, message: str) -> dg.AssetSpec:
+    """Return the asset of a source whose entry in `sources.yaml` has a mistake: the graph keeps its place."""
+    return dg.AssetSpec(
+        source_key(name), group_name="sources", owners=OWNERS, description=f"Not scanned: {message}"
+    )
+
+
 def source_key(name: str) -> dg.AssetKey:
     """Return the asset key of a source."""
     return dg.AssetKey(["sources", name])
 
 
-def index_assets(sources: Sequence[SourceConfig], built: Sequence[VectorKind]) -> list[dg.AssetsDefinition]:
+def index_assets(sources: Sequence[dg.AssetSpec], built: Sequence[VectorKind]) -> list[dg.AssetsDefinition]:
     """Return the assets of the write path, with a collection for each kind of vector that is built."""
     return [documents_asset(sources), document_chunks, vector_collections(built)]
 
 
-def documents_asset(sources: Sequence[SourceConfig]) -> dg.AssetsDefinition:
+def documents_asset(sources: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
     """Return the asset `documents`, downstream of all sources."""
 
     @dg.asset(
@@ -68,7 +75,7 @@ def documents_asset(sources: Sequence[SourceConfig]) -> dg.AssetsDefinition:
         group_name=GROUP,
         owners=OWNERS,
         kinds={"postgres"},
-        deps=[source_key(source.name) for source in sources],
+        deps=[source.key for source in sources],
         description="A month's documents as Markdown, one row per readable item of a source. An item that cannot "
         "be read is quarantined with the reason; a document that is gone from its source is deleted.",
     )

@@ -7,14 +7,20 @@ import dagster as dg
 
 from rag_pipeline.defs.alert_sensor import alerts
 from rag_pipeline.defs.asset_checks import index_checks
-from rag_pipeline.defs.assets import index_assets, source_assets
+from rag_pipeline.defs.assets import index_assets, invalid_source_asset, source_assets
 from rag_pipeline.defs.jobs import check_month, index_month
 from rag_pipeline.defs.repair_job import repair_month
 from rag_pipeline.defs.resources import MonthRunResource, PipelineResource
 from rag_pipeline.defs.schedules import maintenance_jobs, schedules
-from rag_pipeline.defs.sensors import drain_vector_deletions, index_pending_months, sync_sensor
+from rag_pipeline.defs.sensors import (
+    drain_vector_deletions,
+    index_pending_months,
+    invalid_sensor,
+    sources_file_sensor,
+    sync_sensor,
+)
 from rag_pipeline.settings import load_settings
-from rag_pipeline.sources.config import load_sources
+from rag_pipeline.sources.config import read_sources
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -23,15 +29,23 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     `resource_overrides` replaces resources by name, everywhere: `{"pipeline": pipeline}` uses an open pipeline.
     """
     settings = load_settings()
-    sources = load_sources(settings.sources)
+    file = read_sources(settings.sources)
+    # A mistake in the file fails sensors that say so; the other sources and the maintenance go on.
+    invalid = {entry.name: entry.message for entry in file.invalid if entry.name is not None}
+    sources = [
+        *source_assets(file.sources),
+        *(invalid_source_asset(name, message) for name, message in invalid.items()),
+    ]
     return dg.Definitions(
-        assets=[*source_assets(sources), *index_assets(sources, settings.vectors)],
+        assets=[*sources, *index_assets(sources, settings.vectors)],
         asset_checks=index_checks(settings.vectors),
         jobs=[index_month, check_month, repair_month, *maintenance_jobs],
         schedules=schedules(settings),
         sensors=[
-            *(sync_sensor(source) for source in sources),
-            index_pending_months(sources),
+            *(sync_sensor(source) for source in file.sources),
+            *(invalid_sensor(name, message) for name, message in invalid.items()),
+            sources_file_sensor(file, list(invalid.values())),
+            index_pending_months(file),
             drain_vector_deletions,
             alerts,
         ],

@@ -1,17 +1,44 @@
-"""The monthly partitions that all assets and checks share."""
+"""The monthly partitions that all assets and checks share: the months that exist in PostgreSQL, in their order.
+
+They are dynamic, because the data decide which months exist: a document of an older month adds one, an expired month
+goes. Dagster keeps their keys in its instance. Whatever creates or drops the partitions of a month, or requests a run,
+calls `show_months` first: Dagster refuses a run of a month that it does not know.
+"""
 
 import dagster as dg
 
+from rag_pipeline.indexing.create_partitions import months_in_use
 from rag_pipeline.months import Month
-from rag_pipeline.settings import load_settings
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 
 PARTITION_TAG = "dagster/partition"
 """Dagster's tag for the partition of a run."""
 
-# Without `end_offset` the definition stops before the current month.
-months = dg.MonthlyPartitionsDefinition(
-    start_date=load_settings().first_month.partition_key, timezone="UTC", end_offset=1
-)
+_NAME = "months"
+_LOCK_WAIT_SECONDS = 30
+
+months = dg.DynamicPartitionsDefinition(name=_NAME)
+
+
+def show_months(instance: dg.DagsterInstance, pipeline: Pipeline) -> None:
+    """Make the months that Dagster knows those that are in use. Cheap if they are."""
+    if _wanted(instance, pipeline) == instance.get_dynamic_partitions(_NAME):
+        return
+    with advisory_lock(pipeline.stores.database, "the list of months in Dagster", _LOCK_WAIT_SECONDS):
+        wanted, shown = _wanted(instance, pipeline), instance.get_dynamic_partitions(_NAME)
+        same = 0
+        while same < min(len(wanted), len(shown)) and wanted[same] == shown[same]:
+            same += 1
+        # Dagster lists keys in the order in which they were added, so those after a new month are added again.
+        for key in shown[same:]:
+            instance.delete_dynamic_partition(_NAME, key)
+        instance.add_dynamic_partitions(_NAME, wanted[same:])
+
+
+def _wanted(instance: dg.DagsterInstance, pipeline: Pipeline) -> list[str]:
+    shown = [Month.parse(key) for key in instance.get_dynamic_partitions(_NAME)]
+    return [month.partition_key for month in months_in_use(pipeline, shown)]
 
 
 def month_of(

@@ -25,9 +25,12 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
     error, or the description of the failed check.
     """
     from rag_pipeline.defs.jobs import INDEX_MONTH
+    from rag_pipeline.defs.month_partitions import show_months
 
+    instance = _instance(pipeline)
     run_id = str(uuid4())
     try:
+        show_months(instance, pipeline)
         with owned(pipeline.stores.database, run_id):
             result = (
                 _definitions(pipeline)
@@ -35,7 +38,7 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
                 .execute_in_process(
                     run_id=run_id,
                     partition_key=month.partition_key,
-                    instance=_instance(pipeline),
+                    instance=instance,
                     resources={"month_run": run},
                     tags={PROCESS_TAG: this_process()},
                     raise_on_error=False,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from rag_pipeline.defs.jobs import CHECK_MONTH, months_in_runs
+from rag_pipeline.defs.month_partitions import show_months
 from rag_pipeline.indexing import retention
 from rag_pipeline.indexing.create_partitions import create_partitions as create_missing_partitions
 from rag_pipeline.pipeline import Pipeline
@@ -26,6 +27,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
 @dg.op(name="create_missing_partitions")
 def _create_partitions(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> None:
     created = create_missing_partitions(pipeline)
+    show_months(context.instance, pipeline)
     context.log.info(f"PostgreSQL: created {_listed(created.months)}")
     for collection, months in created.collections.items():
         context.log.info(f"{collection}: created {_listed(months)}")
@@ -42,6 +44,7 @@ def create_partitions_job() -> None:
 @dg.op(name="expire_old_months")
 def _expire_months(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> None:
     result = retention.apply_retention(pipeline)
+    show_months(context.instance, pipeline)
     for line in result.busy:
         context.log.warning(line)
     context.log.info(f"expired {_listed(result.expired)}; {result.restored} items are pending again")
@@ -105,6 +108,7 @@ def nightly_checks(cron: str) -> dg.ScheduleDefinition:
         months = schema.months_with_documents(pipeline.stores.database)
         if not months:
             return dg.SkipReason("no month has documents")
+        show_months(context.instance, pipeline)
         # The checks of all months can take longer than a day: those still queued are not requested again.
         queued = months_in_runs(context.instance, only_job=CHECK_MONTH)
         night = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"

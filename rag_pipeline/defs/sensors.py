@@ -13,15 +13,17 @@ import dagster as dg
 
 from rag_pipeline.defs.assets import source_key
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, last_run_failed, months_failed_since, months_in_runs
+from rag_pipeline.defs.month_partitions import show_months
 from rag_pipeline.defs.run_owners import end_ownerless_runs
+from rag_pipeline.errors import ConfigError
 from rag_pipeline.indexing.drain_deletions import drain_deletions
+from rag_pipeline.indexing.ingest import deactivate_unconfigured
 from rag_pipeline.indexing.run_selection import RequestedRun, due_months, pending_work
 from rag_pipeline.indexing.scan import ScanResult, is_due, scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.sources.config import SourceConfig
+from rag_pipeline.sources.config import SourceConfig, SourcesFile
 from rag_pipeline.stores.postgres import alert_outbox, vector_deletions
-from rag_pipeline.stores.postgres import sources as table
 
 NOT_DUE = "is not due yet"
 """Part of the skip reason of a tick that did not scan: such a tick says nothing about the source's health."""
@@ -72,7 +74,41 @@ def _source_scanned(config: SourceConfig, result: ScanResult, summary: str) -> d
     )
 
 
-def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition:
+def sources_file_sensor(file: SourcesFile, elsewhere: Sequence[str]) -> dg.SensorDefinition:
+    """Return the sensor that fails for each mistake in `sources.yaml` except those reported `elsewhere`."""
+    mistakes = [entry.message for entry in file.invalid if entry.message not in elsewhere]
+
+    @dg.sensor(
+        name="sources_file",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Fails while sources.yaml cannot be read or an entry in it has a mistake. After correcting the "
+        "file, reload the code location.",
+    )
+    def sources_file(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        if mistakes:
+            raise ConfigError("; ".join(mistakes))
+        return dg.SkipReason(f"valid sources: {len(file.sources)}")
+
+    return sources_file
+
+
+def invalid_sensor(name: str, message: str) -> dg.SensorDefinition:
+    """Return the sensor of a source whose entry in `sources.yaml` has a mistake: it fails with that."""
+
+    @dg.sensor(
+        name=f"sync_{name}",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"The source {name} is not scanned: {message}. After correcting it, reload the code location.",
+    )
+    def invalid(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        raise ConfigError(message)
+
+    return invalid
+
+
+def index_pending_months(file: SourcesFile) -> dg.SensorDefinition:
     """Return the sensor that runs the months with pending work, oldest first.
 
     A month whose run failed is retried after a pause, as are quarantined documents and chunks that failed.
@@ -86,11 +122,11 @@ def index_pending_months(sources: Sequence[SourceConfig]) -> dg.SensorDefinition
         description="Runs index_month for the months with pending work, oldest first.",
     )
     def pending(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
-        with pipeline.stores.database.connection() as connection:
-            table.deactivate_unconfigured(connection, [(source.type, source.name) for source in sources])
         instance, now = context.instance, datetime.now(UTC)
+        deactivate_unconfigured(pipeline, file)
         end_ownerless_runs(instance, pipeline.stores.database)
         work = _months_to_repeat(pipeline, instance) | pending_work(pipeline)
+        show_months(instance, pipeline)
         due, requested = due_months(
             work,
             # A month whose checks are queued can be requested: it runs before them. One whose run has just failed

@@ -1,4 +1,4 @@
-"""Partitions ahead of time: those of the current month and the next two, in PostgreSQL and in every collection."""
+"""The months in use, and partitions ahead of time: those of the current month and the next two, in every store."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from rag_pipeline.months import Month
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus.partitions import create_partition, existing_collections
-from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres import documents, schema, source_items
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rag_pipeline.pipeline import Pipeline
 
 
@@ -40,3 +42,17 @@ def create_partitions(pipeline: Pipeline, now: Month | None = None) -> Partition
         if created:
             result.collections[collection] = created
     return result
+
+
+def months_in_use(pipeline: Pipeline, known: Sequence[Month]) -> list[Month]:
+    """Return the months that have a partition in PostgreSQL or pending work, in order.
+
+    A month among the `known` ones whose partition was lost stays while a source holds items of it: it can be repaired.
+    """
+    database = pipeline.stores.database
+    found = set(schema.existing_months(database))
+    with database.connection() as connection:
+        found.update(documents.months_with_work(connection))
+        if lost := [month for month in known if month not in found]:
+            found.update(source_items.months_with_items(connection, lost))
+    return sorted(found)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
+from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.month_run import MonthRun, run_month
 from rag_pipeline.indexing.retention import apply_retention
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rag_pipeline.pipeline import Pipeline
-    from rag_pipeline.sources.config import SourceConfig
+    from rag_pipeline.sources.config import SourceConfig, SourcesFile
 
 RunMonth = Callable[["Pipeline", Month, MonthRun], None]
 """Runs a month and adds what it does to the `MonthRun`; raises a `RagError` if the month fails."""
@@ -74,16 +74,21 @@ def ingest(
     `also_months` are run even if they have no pending work. What is done is added to `result` at once, so that its
     owner knows it whatever happens; the same object is returned.
 
-    Raises `StoreUnavailableError` if a store is down, and `DimensionMismatchError` or a `RagError` if the collections
-    hold another embedder's vectors. What was done stays, and the next ingest resumes.
+    A source whose entry in `sources.yaml` has a mistake is an error of the result; the others are ingested. Raises
+    `ConfigError` if the file cannot be read, `StoreUnavailableError` if a store is down, and `DimensionMismatchError`
+    or a `RagError` if the collections hold another embedder's vectors. What was done stays, and the next ingest
+    resumes.
     """
     result = IngestResult() if result is None else result
-    configured = [pipeline.source(name) for name in only_sources] or list(pipeline.sources.values())
-    with pipeline.stores.database.connection() as connection:
-        result.unconfigured = sources.deactivate_unconfigured(
-            connection, [(source.type, source.name) for source in pipeline.sources.values()]
-        )
-        if retry_failed:
+    file = pipeline.sources_file
+    if not file.is_readable:
+        raise ConfigError(file.invalid[0].message)
+    configured = [pipeline.source(name) for name in only_sources] or file.sources
+    if not only_sources:
+        result.errors += [entry.message for entry in file.invalid]
+    result.unconfigured = deactivate_unconfigured(pipeline, file)
+    if retry_failed:
+        with pipeline.stores.database.connection() as connection:
             source_items.retry_failed(connection, list(only_sources) or None)
             documents.retry_failed(connection)
     _scan(pipeline, configured, confirm_deletions, result)
@@ -100,6 +105,17 @@ def ingest(
         for name in result.unconfigured
     ]
     return result
+
+
+def deactivate_unconfigured(pipeline: Pipeline, file: SourcesFile) -> list[str]:
+    """Mark sources that the file no longer lists as inactive, and return their names.
+
+    None if the file has a mistake: the entry with the mistake could be theirs.
+    """
+    if file.invalid:
+        return []
+    with pipeline.stores.database.connection() as connection:
+        return sources.deactivate_unconfigured(connection, [(source.type, source.name) for source in file.sources])
 
 
 def _scan(

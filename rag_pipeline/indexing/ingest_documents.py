@@ -16,6 +16,8 @@ from rag_pipeline.stores.postgres.documents import DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome, PendingItem
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
@@ -38,6 +40,8 @@ class DocumentsResult:
     """(source_id, reason)"""
     unreachable: dict[str, str] = field(default_factory=dict)
     """Source → reason. Its items stay pending: they are not to blame."""
+    touched: set[UUID] = field(default_factory=set)
+    """The rows of the sources whose documents were stored, quarantined or deleted."""
 
     def counts(self) -> Counts:
         """The fields of `IngestStats` that this step counts."""
@@ -48,24 +52,24 @@ def ingest_documents(pipeline: Pipeline, month: Month) -> DocumentsResult:
     """Bring a month's documents up to date with their sources."""
     result = DocumentsResult()
     with pipeline.stopwatch.stage("delete"):
-        result.deleted = _delete_gone(pipeline, month)
+        _delete_gone(pipeline, month, result)
     with pipeline.stopwatch.stage("documents"):
         _ingest_pending(pipeline, month, result)
-    if result.deleted or result.stored or result.quarantined:
+    if result.touched:
         with pipeline.stores.database.connection() as connection:
-            sources.refresh_statistics(connection)
+            sources.refresh_statistics(connection, list(result.touched))
     return result
 
 
-def _delete_gone(pipeline: Pipeline, month: Month) -> int:
-    deleted = 0
+def _delete_gone(pipeline: Pipeline, month: Month, result: DocumentsResult) -> None:
     while True:
         with pipeline.stores.database.connection() as connection:
-            count = source_items.delete_gone(connection, month, _DELETE_BATCH)
-        deleted += count
-        if count < _DELETE_BATCH:
-            return deleted
-        pipeline.progress(f"{month} delete", deleted)
+            deleted = source_items.delete_gone(connection, month, _DELETE_BATCH)
+        result.deleted += len(deleted)
+        result.touched.update(deleted)
+        if len(deleted) < _DELETE_BATCH:
+            return
+        pipeline.progress(f"{month} delete", result.deleted)
 
 
 def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -> None:
@@ -101,6 +105,7 @@ def _store(pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], r
     result.stored += len(rows)
     result.unchanged += len(unchanged)
     result.quarantined += [(outcome.item.source_id, outcome.error or "") for outcome in failures]
+    result.touched.update(outcome.item.source_key for outcome, _ in read)
 
 
 class _Reader:

@@ -19,7 +19,7 @@ from rag_pipeline.errors import BusyError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus.partitions import drop_partition, existing_collections
-from rag_pipeline.stores.postgres import expiring_months, schema, source_items
+from rag_pipeline.stores.postgres import expiring_months, schema, source_items, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +97,7 @@ def _expire(pipeline: Pipeline, month: Month) -> None:
     database, milvus = pipeline.stores.database, pipeline.stores.milvus
     with database.connection() as connection:
         expiring_months.begin(connection, month)
-    _in_batches(pipeline, month, "gone items", source_items.delete_gone, _DOCUMENTS)
+    _in_batches(pipeline, month, "gone items", lambda *of: len(source_items.delete_gone(*of)), _DOCUMENTS)
     _in_batches(pipeline, month, "items", expiring_months.expire_items, _ITEMS)
     _in_batches(pipeline, month, "documents", expiring_months.delete_documents, _DOCUMENTS)
     _drop_in_postgres(pipeline, month)
@@ -106,6 +106,7 @@ def _expire(pipeline: Pipeline, month: Month) -> None:
             drop_partition(milvus, collection, month)
     with database.connection() as connection:
         expiring_months.finish(connection, month)
+        sources.refresh_statistics(connection)
 
 
 def _in_batches(

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -146,11 +147,67 @@ class SourceConfig(BaseModel):
         return storage_options.redacted(text, self.storage_options)
 
 
+@dataclass(frozen=True)
+class InvalidSource:
+    """An entry of `sources.yaml` that cannot be used, or the whole file."""
+
+    name: str | None
+    """The name of the source, if the entry has one that no other source has."""
+    message: str
+    """One line with the file, the source and the key, and what to do."""
+
+
+@dataclass(frozen=True)
+class SourcesFile:
+    """What `sources.yaml` says: the sources, and the mistakes, which do not stop the others."""
+
+    sources: list[SourceConfig]
+    invalid: list[InvalidSource]
+    is_readable: bool = True
+
+    def mistake_about(self, name: str) -> str | None:
+        """Return the mistake for which a source of this name is not among the sources; None if it is not listed."""
+        mistakes = {entry.name: entry.message for entry in self.invalid}
+        return mistakes.get(name, mistakes.get(None))
+
+
 def load_sources(path: Path) -> list[SourceConfig]:
     """Return the sources of a YAML file, in order. Relative paths are relative to the file's folder.
 
     Raises `ConfigError`, one line with the file, the source and the key, if anything is wrong.
     """
+    file = read_sources(path)
+    for entry in file.invalid:
+        raise ConfigError(entry.message)
+    return file.sources
+
+
+def read_sources(path: Path) -> SourcesFile:
+    """Return the valid sources of a YAML file and what is wrong with the others. Raises nothing."""
+    try:
+        entries = _entries(path)
+    except ConfigError as error:
+        return SourcesFile([], [InvalidSource(None, str(error))], is_readable=False)
+    sources: dict[str, SourceConfig] = {}
+    mistakes: list[tuple[str | None, str]] = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            source = _source(path, number, entry)
+            if source.name in sources:
+                raise ConfigError(f"{path}: source {source.name}: duplicate name: give each source its own")
+        except ConfigError as error:
+            mistakes.append((_name_of(entry), str(error)))
+        else:
+            sources[source.name] = source
+    taken = set(sources)
+    invalid = []
+    for name, message in mistakes:
+        invalid.append(InvalidSource(None if name in taken else name, message))
+        taken.update({name} if name else ())
+    return SourcesFile(list(sources.values()), invalid)
+
+
+def _entries(path: Path) -> list[object]:
     content = _read(path)
     if not isinstance(content, dict) or "sources" not in content:
         raise ConfigError(f"{path}: no key `sources`: begin with `sources:` and one `- name: …` for each source")
@@ -160,14 +217,17 @@ def load_sources(path: Path) -> list[SourceConfig]:
     entries = content["sources"] or []
     if not isinstance(entries, list):
         raise ConfigError(f"{path}: sources must be a list, with one `- name: …` for each source")
+    return entries
 
-    sources: list[SourceConfig] = []
-    for number, entry in enumerate(entries, 1):
-        source = _source(path, number, entry)
-        if any(other.name == source.name for other in sources):
-            raise ConfigError(f"{path}: source {source.name}: duplicate name: give each source its own")
-        sources.append(source)
-    return sources
+
+def _name_of(entry: object) -> str | None:
+    """Return the name of an entry, if at least that is valid."""
+    if not isinstance(entry, dict):
+        return None
+    try:
+        return SourceConfig.model_validate({"name": entry.get("name"), "type": "filesystem", "path": "."}).name
+    except ValidationError:
+        return None
 
 
 def _read(path: Path) -> object:

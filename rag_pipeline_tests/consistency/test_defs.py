@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
+from rag_pipeline.defs.month_partitions import show_months
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline_tests.support.damaged_index import MARCH, DamagedIndex
 
@@ -28,6 +29,7 @@ class Jobs:
 
         self.defs = build_defs({"pipeline": pipeline})
         self.instance = dg.DagsterInstance.ephemeral()
+        show_months(self.instance, pipeline)
 
     def run(self, job: str, **arguments: object) -> tuple[dg.ExecuteInProcessResult, Evaluated]:
         """Return the result and the evaluations of the consistency checks. vectors_verified, which fails runs, is left out."""

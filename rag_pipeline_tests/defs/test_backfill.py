@@ -28,6 +28,7 @@ def test_each_month_has_one_evaluation_per_check_and_nothing_stays_planned(
     for month in MONTHS:
         location.write(f"{month}.md", f"{month}-05")
     location.scan()
+    location.show_months(instance)
     job = defs.resolve_job_def("index_month")
     for month in MONTHS:
         assert job.execute_in_process(partition_key=month.partition_key, instance=instance).success

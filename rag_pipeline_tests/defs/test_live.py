@@ -52,6 +52,9 @@ query Checks($asset: AssetKeyInput!, $check: String!) {
   assetCheckExecutions(assetKey: $asset, checkName: $check, limit: 50) { status partition }
 }
 """
+PARTITIONS = """
+query { assetNodeOrError(assetKey: {path: ["documents"]}) { ... on AssetNode { partitionKeys } } }
+"""
 
 
 class Live:
@@ -89,6 +92,10 @@ class Live:
 
     def write(self, name: str, date: str, text: str) -> None:
         self.workspace.write(name, f"{text}\n", date)
+
+    def months(self) -> list[str]:
+        """Return the partitions of `documents` in the order in which the UI shows them."""
+        return self.ask(PARTITIONS)["assetNodeOrError"]["partitionKeys"]
 
     def rows(self, statement: str) -> list[tuple]:
         return self.workspace.rows(statement)
@@ -159,7 +166,12 @@ def stored(month: Month) -> int:
         return pipeline.collections.stored("dense", month)
 
 
-def test_a_run_and_a_backfill_of_two_months_launched_by_hand_succeed(live: Live) -> None:
+def test_months_appear_with_their_documents_and_a_run_and_a_backfill_by_hand_succeed(live: Live) -> None:
+    wait("the month of the document appears", 90, lambda: live.months() == [JANUARY.partition_key])
+    for month in (APRIL, FEBRUARY, MARCH):
+        live.rows(f"SELECT create_monthly_partition('{month.partition_key}')")
+    wait("the other months appear", 60, lambda: len(live.months()) == 4)
+    assert live.months() == [month.partition_key for month in (JANUARY, FEBRUARY, MARCH, APRIL)]
     answer = live.ask(
         BACKFILL,
         params={

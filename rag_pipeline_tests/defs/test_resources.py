@@ -9,6 +9,7 @@ import pytest
 
 from rag_pipeline.defs import assets
 from rag_pipeline.defs.build import build_defs
+from rag_pipeline.defs.month_partitions import show_months
 from rag_pipeline.defs.resources import PipelineResource
 from rag_pipeline.errors import RagError
 from rag_pipeline.indexing.month_run import MonthRun
@@ -98,6 +99,7 @@ def test_a_run_that_fails_counts_the_steps_that_were_done(
     done = MonthRun()
     job = build_defs({"pipeline": opened, "month_run": done}).resolve_job_def("index_month")
     with dg.instance_for_test() as instance:
+        show_months(instance, opened)
         assert not job.execute_in_process(
             partition_key=JANUARY.partition_key, instance=instance, raise_on_error=False
         ).success

@@ -108,6 +108,7 @@ def test_a_backlog_of_deletions_is_reported_and_fails_past_the_limit(
     location.write("b.md", "2024-02-05")
     location.ingest()
     location.sql("DELETE FROM documents WHERE source_id = 'docs:a.md'")
+    location.show_months(instance)
     for limit, month, pending, passed in (
         ("1", JANUARY, 1, True),
         ("0", JANUARY, 1, False),

@@ -14,6 +14,7 @@ def tick_of_schedule(
     repository = defs.get_repository_def()
     with dg.build_schedule_context(
         instance=instance,
+        instance_ref=instance and instance.get_ref(),
         scheduled_execution_time=datetime(2024, 6, 1, 18, tzinfo=UTC),
         repository_def=repository,
         resources=repository.get_top_level_resources(),
@@ -28,6 +29,7 @@ def tick_of_sensor(
     repository = defs.get_repository_def()
     with dg.build_sensor_context(
         instance=instance,
+        instance_ref=instance and instance.get_ref(),
         cursor=cursor,
         repository_def=repository,
         resources=repository.get_top_level_resources(),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dagster as dg
+
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -33,6 +35,13 @@ class CodeLocation:
             pipeline.prepare()
             result = ingest(pipeline)
         assert result.errors == []
+
+    def show_months(self, instance: dg.DagsterInstance) -> None:
+        """Make the months that exist known to Dagster, as the sensor does before it requests their runs."""
+        from rag_pipeline.defs.month_partitions import show_months
+
+        with Pipeline(load_settings()) as pipeline:
+            show_months(instance, pipeline)
 
     def sql(self, statement: str, *values: object) -> list[tuple]:
         return self._workspace.rows(statement, *values)

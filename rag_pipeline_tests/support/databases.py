@@ -6,6 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,3 +69,13 @@ def end_idle_lock_sessions(database: Database) -> None:
             WHERE l.locktype = 'advisory' AND a.datname = current_database() AND a.state = 'idle'
             """
         )
+
+
+def wait_for_blocked_session(url: str) -> None:
+    """Return once a session of this database waits for a lock that another one holds."""
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(url, autocommit=True) as connection:
+        deadline = time.monotonic() + 30
+        while connection.execute(waiting).fetchone() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)

@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.stores.postgres.database import dicts, objects, one, values
-from rag_pipeline.stores.postgres.month_bounds import ITEMS_OF_MONTH, in_month, month_bounds
-from rag_pipeline.stores.postgres.statuses import RETRY_AT, IndexingStatus, ItemState, ProcessingStatus, one_of
+from rag_pipeline.stores.postgres.month_bounds import ITEMS_OF_MONTH, month_bounds
+from rag_pipeline.stores.postgres.statuses import (
+    ITEM_KEPT,
+    RETRY_AT,
+    IndexingStatus,
+    ItemState,
+    ProcessingStatus,
+    one_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +34,8 @@ class PendingItem:
     source_id: str
     source: str
     """The source's name."""
+    source_key: UUID
+    """The id of the source's row."""
     name: str
     locator: str
     url: str | None
@@ -72,6 +81,9 @@ class Pass:
     """Items dated before this are not ingested. None: all are."""
 
 
+_IN_ORDER = "ORDER BY i.source_type, i.source_id"
+"""Whatever changes several items locks them in this order: a scan and a month's run then never wait for each other."""
+
 _CREATE_SCANNED = """
     CREATE TEMPORARY TABLE IF NOT EXISTS scanned (
         source_id TEXT, name TEXT, locator TEXT, url TEXT, fingerprint TEXT, created_at TIMESTAMPTZ
@@ -101,7 +113,7 @@ _MERGE_SCANNED = f"""
             seen_fingerprint, seen_recipe, seen_pass, state)
         SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s,
             CASE WHEN created_at < %(oldest_kept)s THEN {ItemState.EXPIRED.sql} ELSE {ItemState.PENDING.sql} END
-        FROM scanned
+        FROM scanned ORDER BY source_id
         ON CONFLICT (source_type, source_id) DO UPDATE SET
             source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
             seen_pass = excluded.seen_pass, last_seen_at = now(),
@@ -169,10 +181,15 @@ def mark_gone(connection: Connection, source: UUID, number: int) -> int:
     """Mark what a complete pass did not see as gone, except below what it could not list; return the number."""
     return connection.execute(
         f"""
+        WITH unseen AS (
+            SELECT i.source_type, i.source_id FROM source_items i
+            WHERE i.source = %s AND i.seen_pass < %s AND i.state <> {ItemState.GONE.sql} AND NOT EXISTS (
+                SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
+                WHERE s.source = i.source AND starts_with(i.locator, prefix))
+            {_IN_ORDER} FOR NO KEY UPDATE OF i
+        )
         UPDATE source_items i SET state = {ItemState.GONE.sql}
-        WHERE i.source = %s AND i.seen_pass < %s AND i.state <> {ItemState.GONE.sql} AND NOT EXISTS (
-            SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
-            WHERE s.source = i.source AND starts_with(i.locator, prefix))
+        FROM unseen WHERE (i.source_type, i.source_id) = (unseen.source_type, unseen.source_id)
         """,
         (source, number),
     ).rowcount
@@ -182,9 +199,13 @@ def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -
     """Make quarantined items of all sources, or the named ones, pending; return their number."""
     return connection.execute(
         f"""
-        UPDATE source_items i SET state = {ItemState.PENDING.sql} FROM sources s
-        WHERE s.id = i.source AND i.state = {ItemState.FAILED.sql}
-            AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
+        WITH failed AS (
+            SELECT i.source_type, i.source_id FROM source_items i JOIN sources s ON s.id = i.source
+            WHERE i.state = {ItemState.FAILED.sql} AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
+            {_IN_ORDER} FOR NO KEY UPDATE OF i
+        )
+        UPDATE source_items i SET state = {ItemState.PENDING.sql}
+        FROM failed WHERE (i.source_type, i.source_id) = (failed.source_type, failed.source_id)
         """,
         {"names": None if sources is None else list(sources)},
     ).rowcount
@@ -194,10 +215,15 @@ def retry_due(connection: Connection, limit: int) -> int:
     """Make up to `limit` quarantined items due for a retry (see `RETRY_AT`) pending; return their number."""
     return connection.execute(
         f"""
-        UPDATE source_items SET state = {ItemState.PENDING.sql} WHERE (source_type, source_id) IN (
-            SELECT source_type, source_id FROM source_items
-            WHERE state = {ItemState.FAILED.sql} AND retry_at <= now() ORDER BY retry_at LIMIT %s
+        WITH due AS (
+            SELECT i.source_type, i.source_id FROM source_items i
+            WHERE i.state = {ItemState.FAILED.sql} AND (i.source_type, i.source_id) IN (
+                SELECT source_type, source_id FROM source_items
+                WHERE state = {ItemState.FAILED.sql} AND retry_at <= now() ORDER BY retry_at LIMIT %s)
+            {_IN_ORDER} FOR NO KEY UPDATE
         )
+        UPDATE source_items i SET state = {ItemState.PENDING.sql}
+        FROM due WHERE (i.source_type, i.source_id) = (due.source_type, due.source_id)
         """,
         (limit,),
     ).rowcount
@@ -211,7 +237,7 @@ def pending(
         connection,
         PendingItem,
         f"""
-        SELECT i.source_type, i.source_id, s.name AS source, i.name, i.locator, i.url, i.document_id,
+        SELECT i.source_type, i.source_id, s.name AS source, s.id AS source_key, i.name, i.locator, i.url, i.document_id,
             i.document_created_at AS created_at, i.seen_fingerprint AS fingerprint, i.seen_recipe AS recipe,
             CASE WHEN i.ingested_recipe = i.seen_recipe THEN i.content_hash END AS content_hash
         FROM source_items i JOIN sources s ON s.id = i.source
@@ -257,20 +283,39 @@ def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
     )
 
 
-def delete_gone(connection: Connection, month: Month, limit: int) -> int:
-    """Delete up to `limit` gone items of a month with their documents and chunks; return their number.
+def delete_gone(connection: Connection, month: Month, limit: int) -> list[UUID]:
+    """Delete up to `limit` gone items of a month with their documents and chunks; return the source of each.
 
     The trigger on the chunks puts their vectors into the outbox in the same transaction.
     """
-    return connection.execute(
+    return values(
+        connection,
         f"""
-        DELETE FROM source_items WHERE (source_type, source_id) IN (
-            SELECT source_type, source_id FROM source_items
-            WHERE state = {ItemState.GONE.sql} AND {in_month("document_created_at")} LIMIT %(limit)s
+        WITH gone AS (
+            SELECT i.source_type, i.source_id FROM source_items i
+            WHERE i.state = {ItemState.GONE.sql} AND {ITEMS_OF_MONTH}
+            {_IN_ORDER} LIMIT %(limit)s FOR UPDATE
         )
+        DELETE FROM source_items i USING gone
+        WHERE (i.source_type, i.source_id) = (gone.source_type, gone.source_id) RETURNING i.source
         """,
         {**month_bounds(month), "limit": limit},
-    ).rowcount
+    )
+
+
+def months_with_items(connection: Connection, months: Sequence[Month]) -> list[Month]:
+    """Return those of these months that a source has items for, without expired and gone ones."""
+    numbers = values(
+        connection,
+        f"""
+        SELECT month.number FROM unnest(%s::timestamptz[], %s::timestamptz[])
+            WITH ORDINALITY AS month(start, until, number)
+        WHERE EXISTS (SELECT FROM source_items WHERE state IN {one_of(*ITEM_KEPT)}
+            AND document_created_at >= month.start AND document_created_at < month.until)
+        """,
+        ([month.start for month in months], [month.end for month in months]),
+    )
+    return [months[number - 1] for number in numbers]
 
 
 def overview(connection: Connection, failed_only: bool, limit: int | None = None) -> list[dict[str, Any]]:

@@ -54,12 +54,16 @@ def deactivate_unconfigured(connection: Connection, names: Sequence[tuple[str, s
     return values(
         connection,
         """
-        UPDATE sources SET is_active = false, next_sync_at = NULL, updated_at = now()
-        WHERE is_active AND NOT EXISTS (
-            SELECT FROM unnest(%s::text[], %s::text[]) AS configured(source_type, name)
-            WHERE configured.source_type = sources.source_type AND configured.name = sources.name
+        WITH unconfigured AS (
+            SELECT id FROM sources
+            WHERE is_active AND NOT EXISTS (
+                SELECT FROM unnest(%s::text[], %s::text[]) AS configured(source_type, name)
+                WHERE configured.source_type = sources.source_type AND configured.name = sources.name)
+            ORDER BY id FOR NO KEY UPDATE
         )
-        RETURNING name
+        UPDATE sources s SET is_active = false, next_sync_at = NULL, updated_at = now()
+        FROM unconfigured WHERE s.id = unconfigured.id
+        RETURNING s.name
         """,
         ([kind for kind, _ in names], [name for _, name in names]),
     )
@@ -116,7 +120,7 @@ def finish_pass(connection: Connection, source: UUID, next_sync_at: datetime | N
         """,
         {"source": source, "next": next_sync_at, "problems": problems},
     )
-    refresh_statistics(connection)
+    refresh_statistics(connection, [source])
 
 
 def restart_pass(connection: Connection, source: UUID) -> None:
@@ -138,25 +142,36 @@ def fail_sync(connection: Connection, source: UUID, error: str, next_sync_at: da
     )
 
 
-_COUNTED = f"""
-    SELECT s.id, count(i.source) AS total,
-        count(*) FILTER (WHERE i.state = {ItemState.INGESTED.sql}) AS ingested,
-        count(*) FILTER (WHERE i.state = {ItemState.FAILED.sql}) AS failed,
-        count(*) FILTER (WHERE i.state IN {one_of(*ITEM_WORK)}) AS waiting
-    FROM sources s LEFT JOIN source_items i ON i.source = s.id GROUP BY s.id
-"""
+def _counted(condition: str) -> str:
+    """The counts of the items of each source `s` that meets the condition."""
+    return f"""
+        SELECT s.id, count(i.source) AS total,
+            count(*) FILTER (WHERE i.state = {ItemState.INGESTED.sql}) AS ingested,
+            count(*) FILTER (WHERE i.state = {ItemState.FAILED.sql}) AS failed,
+            count(*) FILTER (WHERE i.state IN {one_of(*ITEM_WORK)}) AS waiting
+        FROM sources s LEFT JOIN source_items i ON i.source = s.id WHERE {condition} GROUP BY s.id
+    """
 
 
-def refresh_statistics(connection: Connection) -> None:
-    """Recount each source's documents and update the counts that have changed."""
+def refresh_statistics(connection: Connection, chosen: Sequence[UUID] | None = None) -> None:
+    """Recount the documents of these sources (default: all) and update the counts that have changed.
+
+    A transaction that has locked items calls this last. One that locks several sources locks them in order, so that
+    two of them never wait for each other.
+    """
+    of_chosen = "(%(chosen)s::uuid[] IS NULL OR s.id = ANY(%(chosen)s))"
+    parameters = {"chosen": None if chosen is None else list(chosen)}
+    # Locked before they are counted: of two transactions that count, the second sees what the first has stored.
+    connection.execute(f"SELECT FROM sources s WHERE {of_chosen} ORDER BY id FOR NO KEY UPDATE", parameters)
     connection.execute(
         f"""
         UPDATE sources s SET total_documents = c.total, successful_documents = c.ingested,
             failed_documents = c.failed
-        FROM ({_COUNTED}) c
+        FROM ({_counted(of_chosen)}) c
         WHERE c.id = s.id AND (s.total_documents, s.successful_documents, s.failed_documents)
             IS DISTINCT FROM (c.total, c.ingested, c.failed)
-        """
+        """,
+        parameters,
     )
 
 
@@ -170,7 +185,7 @@ def wrong_statistics(connection: Connection) -> list[dict[str, Any]]:
         f"""
         SELECT s.name AS source, s.total_documents, c.total AS items, s.successful_documents, c.ingested,
             s.failed_documents, c.failed
-        FROM sources s JOIN ({_COUNTED}) c ON c.id = s.id
+        FROM sources s JOIN ({_counted("true")}) c ON c.id = s.id
         WHERE c.waiting = 0 AND NOT EXISTS (
                 SELECT FROM source_scans p WHERE p.source = s.id AND p.finished_at IS NULL)
             AND (s.total_documents, s.successful_documents, s.failed_documents)

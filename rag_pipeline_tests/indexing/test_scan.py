@@ -1,0 +1,90 @@
+"""Scans of several sources, and runs of months, at the same time."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from rag_pipeline.indexing.scan import scan_source
+from rag_pipeline.months import Month
+from rag_pipeline.sources import connect
+from rag_pipeline.sources.interface import Item
+from rag_pipeline.stores.postgres import source_items, sources
+from rag_pipeline_tests.support.databases import wait_for_blocked_session
+from rag_pipeline_tests.support.index import Index
+
+MARCH = Month(2024, 3)
+STATISTICS = "SELECT name, total_documents, successful_documents, failed_documents FROM sources ORDER BY name"
+
+
+def several_sources(index: Index, names: str, documents: int) -> None:
+    for name in names:
+        for number in range(documents):
+            index.write(f"{name}/{number}.md", f"# {name}\n\n本文{number}。\n")
+    entries = ", ".join(f"{{name: {name}, type: filesystem, path: ./docs/{name}}}" for name in names)
+    index.sources.write_text(f"sources: [{entries}]\n", "utf-8")
+
+
+def test_the_end_of_a_scan_waits_for_no_other_source(index: Index) -> None:
+    several_sources(index, "ab", 3)
+    with index.open() as pipeline:
+        for name in "ab":
+            scan_source(pipeline, pipeline.source(name))
+        index.rows("UPDATE sources SET total_documents = 0")
+        ids = [row[0] for row in index.rows("SELECT id FROM sources ORDER BY name")]
+        with pipeline.stores.database.connection() as first, pipeline.stores.database.connection() as second:
+            second.execute("SET LOCAL lock_timeout = '1s'")
+            sources.finish_pass(first, ids[0], None, 0)
+            sources.finish_pass(second, ids[1], None, 0)
+    assert index.rows(STATISTICS) == [("a", 3, 0, 0), ("b", 3, 0, 0)]
+
+
+def test_scans_of_four_sources_at_once_and_a_run_of_their_month(index: Index) -> None:
+    names = "abcd"
+    several_sources(index, names, 30)
+    index.ingest()
+    for round_ in range(3):
+        several_sources(index, names, 30 + round_ * 5)
+        start = threading.Barrier(len(names) + 1)
+
+        def scan(name: str, start: threading.Barrier = start) -> bool:
+            with index.open() as pipeline:
+                config = pipeline.source(name)
+                start.wait()
+                return scan_source(pipeline, config, wait_seconds=0).complete
+
+        def run(start: threading.Barrier = start) -> list[str]:
+            start.wait()
+            return index.ingest().errors
+
+        with ThreadPoolExecutor(len(names) + 1) as pool:
+            ingested = pool.submit(run)
+            assert all(pool.map(scan, names))
+            assert ingested.result() == []
+    assert index.ingest().errors == []
+    assert index.rows(STATISTICS) == [(name, 40, 40, 0) for name in names]
+
+
+def test_a_scan_and_a_run_that_change_the_same_items_do_not_deadlock(index: Index) -> None:
+    """The scan lists the items in another order than the run stores them."""
+    several_sources(index, "a", 2)
+    with index.open() as pipeline:
+        scan_source(pipeline, pipeline.source("a"))
+        database = pipeline.stores.database
+        with database.connection() as connection:
+            first, second = source_items.pending(connection, MARCH, 10)
+        [(source,)] = index.rows("SELECT id FROM sources")
+        listed = [item for item in connect(pipeline.source("a")).scan(after=None) if isinstance(item, Item)]
+
+        def merge() -> None:
+            with database.connection() as connection:
+                seen = source_items.Pass("filesystem", source, 2, "recipe")
+                source_items.merge(connection, seen, [(item, MARCH.start) for item in reversed(listed)])
+
+        with ThreadPoolExecutor(1) as pool:
+            with database.connection() as connection:
+                source_items.record(connection, [source_items.Outcome(first, "0" * 64)])
+                merged = pool.submit(merge)
+                wait_for_blocked_session(index.endpoints.postgres_url)
+                source_items.record(connection, [source_items.Outcome(second, "0" * 64)])
+            merged.result()
