@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
-import psutil
 import pytest
-from dagster_graphql import DagsterGraphQLClient
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import search
 from rag_pipeline.settings import load_settings
+from rag_pipeline_tests.support.live import Live, wait
 from rag_pipeline_tests.support.stores import temporary_stores
 from rag_pipeline_tests.support.workspace import Workspace, clean_environment
 
@@ -29,7 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using variable_values and operation_name:DeprecationWarning"),
 ]
 
-T = TypeVar("T")
 JANUARY, FEBRUARY, MARCH, APRIL = (Month(2024, number) for number in range(1, 5))
 COLLECTIONS = ("dense_collection", "sparse_collection", "multi_collection")
 
@@ -54,84 +47,8 @@ query Checks($asset: AssetKeyInput!, $check: String!) {
 """
 
 
-class Live:
-    """A running `rag-pipeline dev` with a folder of documents."""
-
-    def __init__(self, workspace: Workspace, port: int) -> None:
-        self.workspace = workspace
-        self.log = workspace.folder / "dev.log"
-        self.dropped_at = 0.0
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "rag_pipeline.cli", "dev", "--port", str(port)],
-                cwd=workspace.folder,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        try:
-            self.client = wait("the UI answers", 90, lambda: self._client(port))
-        except BaseException:
-            self.kill()
-            raise
-
-    def _client(self, port: int) -> DagsterGraphQLClient | None:
-        assert self.process.poll() is None, self.log.read_text("utf-8")[-3000:]
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return None
-        return DagsterGraphQLClient("127.0.0.1", port_number=port)
-
-    def ask(self, query: str, **variables: object) -> dict:
-        return self.client._execute(query, variables)
-
-    def write(self, name: str, date: str, text: str) -> None:
-        self.workspace.write(name, f"{text}\n", date)
-
-    def rows(self, statement: str) -> list[tuple]:
-        return self.workspace.rows(statement)
-
-    def processes(self) -> list[psutil.Process]:
-        """Return its process, its descendants, and everything in their sessions, orphans included."""
-        main = psutil.Process(self.process.pid)
-        sessions = {os.getsid(process.pid) for process in (main, *main.children(recursive=True))}
-        return [process for process in psutil.process_iter() if _session(process) in sessions]
-
-    def stop(self) -> list[psutil.Process]:
-        """Send TERM; return the processes that still run after 30 s."""
-        processes = self.processes()
-        self.process.send_signal(signal.SIGTERM)
-        return psutil.wait_procs(processes, timeout=30)[1]
-
-    def kill(self) -> None:
-        """Clean up after a failed test."""
-        if self.process.poll() is None:
-            for process in self.stop():
-                process.kill()
-
-
-def _session(process: psutil.Process) -> int | None:
-    try:
-        return os.getsid(process.pid)
-    except ProcessLookupError:
-        return None
-
-
-def wait(what: str, seconds: float, ask: Callable[[], T | None]) -> T:
-    """Return the first true answer."""
-    deadline = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.5)
-    return answer
-
-
 @pytest.fixture(scope="module")
 def live(server_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with (
         temporary_stores(server_endpoints, "live", redis_number=4) as stores,
         pytest.MonkeyPatch.context() as patch,
@@ -144,7 +61,7 @@ def live(server_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) 
             patch.delenv(variable)
         for variable, value in {**clean_environment(), **workspace.variables}.items():
             patch.setenv(variable, value)
-        live = Live(workspace, port)
+        live = Live(workspace)
         try:
             live.write("backup.md", "2024-01-05", "# バックアップ\n\n毎晩三時に世代を取る。")
             live.dropped_at = time.monotonic()
