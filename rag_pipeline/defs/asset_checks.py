@@ -14,11 +14,14 @@ from rag_pipeline.consistency.checks import Check, check_index, check_month, che
 from rag_pipeline.consistency.findings import Finding
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
-from rag_pipeline.indexing.verify import verify
+from rag_pipeline.indexing.verify import VectorCounts, verify
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
 from rag_pipeline.stores.postgres import vector_deletions
+
+Outcome = dict[str, Any]
+"""What a check found: the fields that Dagster's results and evaluations of checks have in common."""
 
 
 def index_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefinition]:
@@ -30,20 +33,31 @@ def index_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefinition]:
     ]
 
 
-def evaluations(
+def consistency_evaluations(
     found: Sequence[Finding], month: Month, built: Sequence[VectorKind]
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Evaluate every consistency check of a month from the findings of a full check, such as a repair's last."""
     for asset, checks in checks_by_asset(built).items():
         for check in checks:
             findings = [f for f in found if (f.where, f.check) == (asset, check.name) and f.month in (month, None)]
-            yield dg.AssetCheckEvaluation(
-                asset_key=dg.AssetKey(asset),
-                check_name=check.name,
-                partition=month.partition_key,
-                blocking=False,
-                **_evaluation(check, findings),
-            )
+            yield _evaluation(month, asset, check.name, _findings_outcome(check, findings))
+
+
+def count_evaluations(pipeline: Pipeline, month: Month) -> Iterator[dg.AssetCheckEvaluation]:
+    """Count a month's vectors and pending deletions, and evaluate the checks that compare them."""
+    for counts in verify(pipeline, month, pipeline.settings.vectors):
+        yield _evaluation(month, collection_asset(counts.kind), "vectors_verified", _counts_outcome(counts))
+    yield _evaluation(month, "document_chunks", "vector_deletions_backlog", _backlog_outcome(pipeline, month))
+
+
+def _evaluation(month: Month, asset: str, check: str, outcome: Outcome) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(asset),
+        check_name=check,
+        partition=month.partition_key,
+        blocking=False,
+        **outcome,
+    )
 
 
 def _consistency(asset: str, checks: Sequence[Check]) -> dg.AssetChecksDefinition:
@@ -68,12 +82,14 @@ def _consistency(asset: str, checks: Sequence[Check]) -> dg.AssetChecksDefinitio
         for check in checks:
             if check.name in selected:
                 findings = [finding for finding in found if finding.check == check.name]
-                yield dg.AssetCheckResult(check_name=check.name, asset_key=asset, **_evaluation(check, findings))
+                yield dg.AssetCheckResult(
+                    check_name=check.name, asset_key=asset, **_findings_outcome(check, findings)
+                )
 
     return consistency
 
 
-def _evaluation(check: Check, findings: Sequence[Finding]) -> dict[str, Any]:
+def _findings_outcome(check: Check, findings: Sequence[Finding]) -> Outcome:
     rows = [
         (finding.problem, ", ".join(f"{name} {value}" for name, value in one.items()))
         for finding in findings
@@ -104,14 +120,18 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
         context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
     ) -> dg.AssetCheckResult:
         (counts,) = verify(pipeline, month_of(context), [kind])
-        return dg.AssetCheckResult(
-            passed=counts.equal,
-            severity=dg.AssetCheckSeverity.ERROR,
-            description=str(counts),
-            metadata=counts.as_dict(),
-        )
+        return dg.AssetCheckResult(**_counts_outcome(counts))
 
     return vectors_verified
+
+
+def _counts_outcome(counts: VectorCounts) -> Outcome:
+    return {
+        "passed": counts.equal,
+        "severity": dg.AssetCheckSeverity.ERROR,
+        "description": str(counts),
+        "metadata": counts.as_dict(),
+    }
 
 
 @dg.asset_check(
@@ -125,21 +145,25 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
 def vector_deletions_backlog(
     context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(**_backlog_outcome(pipeline, month_of(context)))
+
+
+def _backlog_outcome(pipeline: Pipeline, month: Month) -> Outcome:
     limit = pipeline.settings.deletions_backlog
     with pipeline.stores.database.connection() as connection:
-        pending, since = vector_deletions.pending(connection, month_of(context))
+        pending, since = vector_deletions.pending(connection, month)
     description = f"pending deletions in Milvus: {pending}"
     if pending > limit:
         description += (
             f", more than RAG_DELETIONS_BACKLOG ({limit}): see the ticks of the sensor drain_vector_deletions"
         )
-    return dg.AssetCheckResult(
-        passed=pending <= limit,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=description,
-        metadata={
+    return {
+        "passed": pending <= limit,
+        "severity": dg.AssetCheckSeverity.ERROR,
+        "description": description,
+        "metadata": {
             "pending": pending,
             "limit": limit,
             "oldest_seconds": (datetime.now(UTC) - since).total_seconds() if since else 0.0,
         },
-    )
+    }
