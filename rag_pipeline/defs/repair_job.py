@@ -12,6 +12,8 @@ from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.pipeline import Pipeline
 
+REPAIR_MONTH = "repair_month"
+
 
 class RepairOptions(dg.Config):
     """Options of a repair; with `dry_run` nothing is changed."""
@@ -56,7 +58,7 @@ def _findings(findings: Sequence[Finding]) -> dg.TableMetadataValue:
 
 
 @dg.job(
-    name="repair_month",
+    name=REPAIR_MONTH,
     partitions_def=months,
     description="Repair what the consistency checks find in one month; re-embed only chunks with missing vectors.",
 )

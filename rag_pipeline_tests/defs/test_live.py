@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -42,7 +43,18 @@ query Runs($tag: String!) {
 """
 CHECKS = """
 query Checks($asset: AssetKeyInput!, $check: String!) {
-  assetCheckExecutions(assetKey: $asset, checkName: $check, limit: 50) { status partition }
+  assetCheckExecutions(assetKey: $asset, checkName: $check, limit: 50) {
+    runId status partition
+    evaluation { description metadataEntries { ... on TableMetadataEntry { table { records } } } }
+  }
+}
+"""
+INDEXED = "SELECT count(*) FROM documents WHERE indexing_status = 'completed'"
+EXECUTE_CHECKS = """
+mutation LaunchPipelineExecution($executionParams: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $executionParams) {
+    __typename ... on LaunchRunSuccess { run { id } } ... on PythonError { message }
+  }
 }
 """
 
@@ -64,6 +76,7 @@ def live(server_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) 
         live = Live(workspace)
         try:
             live.write("backup.md", "2024-01-05", "# バックアップ\n\n毎晩三時に世代を取る。")
+            live.write("restore.md", "2024-05-05", "# 復元\n\n新しい世代から戻す。")
             live.dropped_at = time.monotonic()
             yield live
         finally:
@@ -101,6 +114,48 @@ def test_a_run_and_a_backfill_of_two_months_launched_by_hand_succeed(live: Live)
         assert by_month >= {(month.partition_key, "SUCCEEDED") for month in (FEBRUARY, MARCH, APRIL)}
         assert len(by_month) == len(rows), "one evaluation per month"
         assert all(row["partition"] for row in rows)
+
+
+def test_execute_all_on_a_checks_tab_checks_all_months(live: Live) -> None:
+    """The button launches partitioned checks without a partition."""
+    wait("documents of two months are indexed", 60, lambda: live.rows(INDEXED) == [(2,)])
+    live.rows("UPDATE documents SET chunk_count = 99 WHERE source_id = 'docs:restore.md'")
+    names = ["status_mismatches", "index_issues", "quarantined_documents"]
+    answer = live.ask(
+        EXECUTE_CHECKS,
+        executionParams={
+            "mode": "default",
+            "executionMetadata": {"tags": []},
+            "runConfigData": "{}",
+            "selector": {
+                "repositoryLocationName": "rag_pipeline",
+                "repositoryName": "__repository__",
+                "pipelineName": "__ASSET_JOB",
+                "assetSelection": [],
+                "assetCheckSelection": [{"assetKey": {"path": ["documents"]}, "name": name} for name in names],
+            },
+        },
+    )["launchPipelineExecution"]
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    run = answer["run"]["id"]
+    ended = ("SUCCESS", "FAILURE", "CANCELED")
+    status = wait("the run ends", 60, lambda: (s := live.client.get_run_status(run).value) in ended and s)
+    assert status == "SUCCESS", live.log.read_text("utf-8")[-3000:]
+    for name, status in zip(names, ("FAILED", "SUCCEEDED", "SUCCEEDED"), strict=True):
+        rows = live.ask(CHECKS, asset={"path": ["documents"]}, check=name)["assetCheckExecutions"]
+        [row] = [row for row in rows if row["runId"] == run]
+        assert (row["status"], row["partition"]) == (status, None)
+    [found] = [
+        row
+        for row in live.ask(CHECKS, asset={"path": ["documents"]}, check=names[0])["assetCheckExecutions"]
+        if row["runId"] == run
+    ]
+    assert found["evaluation"]["description"] == "months checked: 2, failing: 2024-05"
+    [records] = [entry["table"]["records"] for entry in found["evaluation"]["metadataEntries"] if entry]
+    assert [json.loads(record)["month"] for record in records] == ["2024-05", "2024-01"]
+    live.rows(
+        "UPDATE documents SET chunk_count = (SELECT count(*) FROM document_chunks WHERE document_id = documents.id)"
+    )
 
 
 def test_a_file_dropped_into_the_folder_is_searchable_without_a_click(live: Live) -> None:
