@@ -34,16 +34,21 @@ def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, s
             f"cannot write {home}: {one_line(error)}; fix that, or set RAG_HOME to another folder"
         ) from None
 
-    from rag_pipeline.stores.postgres import schema
-    from rag_pipeline.stores.postgres.database import Database
-
-    schema.create_schema(Database(endpoints.postgres_url), SCHEMA)
+    create_storage_schema(endpoints.postgres_url)
     return {
         "DAGSTER_HOME": str(home),
         "DAGSTER_PG_URL": storage_url(endpoints.postgres_url),
         "RAG_HOME": str(settings.home_path),
         "RAG_SOURCES": str(settings.sources.expanduser().absolute()),
     }
+
+
+def create_storage_schema(postgres_url: str) -> None:
+    """Create the schema for Dagster's tables if it is missing. Raises `StoreUnavailableError`."""
+    from rag_pipeline.stores.postgres import schema
+    from rag_pipeline.stores.postgres.database import Database
+
+    schema.create_schema(Database(postgres_url), SCHEMA)
 
 
 def storage_url(postgres_url: str) -> str:

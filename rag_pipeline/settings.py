@@ -1,8 +1,8 @@
 """Every setting, typed, from `RAG_*` variables.
 
-No other module reads a setting from the environment. (The environment is read in three more places, none of them for a
+No other module reads a setting from the environment. (The environment is read in four more places, none of them for a
 setting: `sources/storage_options.py` replaces the `${VARIABLE}`s that a source names, `defs/run_month.py` and
-`dev.py` pass it on to Dagster.) A wrong value is a `ConfigError` that names the variable.
+`dev.py` pass it on to Dagster, `defs/instance_storage.py` reads Dagster's own.) A wrong value is a `ConfigError` that names the variable.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """The asset checks: each collection's vectors, the backlog of deletions, and the table of consistency checks.
 
-All are partitioned by month: an unpartitioned one leaves a row that stays "planned" in every run.
+All are partitioned by month: an unpartitioned one leaves a row that stays "planned" in every run. The button
+"Execute all" in the UI starts them without a month; they then check every month that has documents, and report them in
+one evaluation. It raises no alert: nothing would close it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,11 +16,14 @@ from rag_pipeline.consistency.checks import Check, check_index, check_month, che
 from rag_pipeline.consistency.findings import Finding
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
-from rag_pipeline.indexing.verify import verify
+from rag_pipeline.indexing.verify import VectorCounts, verify
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
-from rag_pipeline.stores.postgres import vector_deletions
+from rag_pipeline.stores.postgres import schema, vector_deletions
+
+Outcome = dict[str, Any]
+"""What a check found: the fields that Dagster's results and evaluations of checks have in common."""
 
 
 def index_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefinition]:
@@ -30,20 +35,31 @@ def index_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefinition]:
     ]
 
 
-def evaluations(
+def consistency_evaluations(
     found: Sequence[Finding], month: Month, built: Sequence[VectorKind]
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Evaluate every consistency check of a month from the findings of a full check, such as a repair's last."""
     for asset, checks in checks_by_asset(built).items():
         for check in checks:
             findings = [f for f in found if (f.where, f.check) == (asset, check.name) and f.month in (month, None)]
-            yield dg.AssetCheckEvaluation(
-                asset_key=dg.AssetKey(asset),
-                check_name=check.name,
-                partition=month.partition_key,
-                blocking=False,
-                **_evaluation(check, findings),
-            )
+            yield _evaluation(month, asset, check.name, _findings_outcome(check, findings))
+
+
+def count_evaluations(pipeline: Pipeline, month: Month) -> Iterator[dg.AssetCheckEvaluation]:
+    """Count a month's vectors and pending deletions, and evaluate the checks that compare them."""
+    for counts in verify(pipeline, month, pipeline.settings.vectors):
+        yield _evaluation(month, collection_asset(counts.kind), "vectors_verified", _counts_outcome(counts))
+    yield _evaluation(month, "document_chunks", "vector_deletions_backlog", _backlog_outcome(pipeline, month))
+
+
+def _evaluation(month: Month, asset: str, check: str, outcome: Outcome) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(asset),
+        check_name=check,
+        partition=month.partition_key,
+        blocking=False,
+        **outcome,
+    )
 
 
 def _consistency(asset: str, checks: Sequence[Check]) -> dg.AssetChecksDefinition:
@@ -63,17 +79,23 @@ def _consistency(asset: str, checks: Sequence[Check]) -> dg.AssetChecksDefinitio
         context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
     ) -> Iterator[dg.AssetCheckResult]:
         selected = {key.name for key in context.selected_asset_check_keys}
-        found = check_index(pipeline, names=selected, assets=(asset,))
-        found += check_month(pipeline, month_of(context), names=selected, assets=(asset,))
+        of_index = check_index(pipeline, names=selected, assets=(asset,))
+        by_month = {
+            month: [*of_index, *check_month(pipeline, month, names=selected, assets=(asset,))]
+            for month in _months_to_check(context, pipeline)
+        }
         for check in checks:
             if check.name in selected:
-                findings = [finding for finding in found if finding.check == check.name]
-                yield dg.AssetCheckResult(check_name=check.name, asset_key=asset, **_evaluation(check, findings))
+                outcomes = {
+                    month: _findings_outcome(check, [finding for finding in found if finding.check == check.name])
+                    for month, found in by_month.items()
+                }
+                yield _result(context, outcomes, check_name=check.name, asset_key=asset)
 
     return consistency
 
 
-def _evaluation(check: Check, findings: Sequence[Finding]) -> dict[str, Any]:
+def _findings_outcome(check: Check, findings: Sequence[Finding]) -> Outcome:
     rows = [
         (finding.problem, ", ".join(f"{name} {value}" for name, value in one.items()))
         for finding in findings
@@ -103,15 +125,23 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
     def vectors_verified(
         context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
     ) -> dg.AssetCheckResult:
-        (counts,) = verify(pipeline, month_of(context), [kind])
-        return dg.AssetCheckResult(
-            passed=counts.equal,
-            severity=dg.AssetCheckSeverity.ERROR,
-            description=str(counts),
-            metadata=counts.as_dict(),
-        )
+        outcomes = {
+            month: _counts_outcome(counts)
+            for month in _months_to_check(context, pipeline)
+            for counts in verify(pipeline, month, [kind])
+        }
+        return _result(context, outcomes)
 
     return vectors_verified
+
+
+def _counts_outcome(counts: VectorCounts) -> Outcome:
+    return {
+        "passed": counts.equal,
+        "severity": dg.AssetCheckSeverity.ERROR,
+        "description": str(counts),
+        "metadata": counts.as_dict(),
+    }
 
 
 @dg.asset_check(
@@ -125,21 +155,58 @@ def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
 def vector_deletions_backlog(
     context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.AssetCheckResult:
+    outcomes = {month: _backlog_outcome(pipeline, month) for month in _months_to_check(context, pipeline)}
+    return _result(context, outcomes)
+
+
+def _backlog_outcome(pipeline: Pipeline, month: Month) -> Outcome:
     limit = pipeline.settings.deletions_backlog
     with pipeline.stores.database.connection() as connection:
-        pending, since = vector_deletions.pending(connection, month_of(context))
+        pending, since = vector_deletions.pending(connection, month)
     description = f"pending deletions in Milvus: {pending}"
     if pending > limit:
         description += (
             f", more than RAG_DELETIONS_BACKLOG ({limit}): see the ticks of the sensor drain_vector_deletions"
         )
-    return dg.AssetCheckResult(
-        passed=pending <= limit,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=description,
-        metadata={
+    return {
+        "passed": pending <= limit,
+        "severity": dg.AssetCheckSeverity.ERROR,
+        "description": description,
+        "metadata": {
             "pending": pending,
             "limit": limit,
             "oldest_seconds": (datetime.now(UTC) - since).total_seconds() if since else 0.0,
         },
+    }
+
+
+def _months_to_check(context: dg.AssetCheckExecutionContext, pipeline: Pipeline) -> list[Month]:
+    """Return the month of the run; without one, all months that have documents."""
+    if context.has_partition_key:
+        return [month_of(context)]
+    return schema.months_with_documents(pipeline.stores.database)
+
+
+def _result(
+    context: dg.AssetCheckExecutionContext, outcomes: Mapping[Month, Outcome], **check: Any
+) -> dg.AssetCheckResult:
+    """Return the result of the run's month; without one, a summary with a table of all months, failing ones first."""
+    if context.has_partition_key:
+        (outcome,) = outcomes.values()
+        return dg.AssetCheckResult(**check, **outcome)
+    failing = [month for month, outcome in outcomes.items() if not outcome["passed"]]
+    rows = [(month, outcomes[month]["description"]) for month in sorted(outcomes, key=lambda m: m not in failing)]
+    return _ResultOfAllMonths(
+        **check,
+        passed=not failing,
+        severity=outcomes[failing[0]]["severity"] if failing else dg.AssetCheckSeverity.ERROR,
+        description=f"months checked: {len(outcomes)}, failing: {', '.join(map(str, failing)) or 'none'}",
+        metadata={"months": table(("month", "result"), rows, limit=len(rows))},
     )
+
+
+class _ResultOfAllMonths(dg.AssetCheckResult):
+    """A result without a month. Dagster would look up the month that was materialized, and fail the step."""
+
+    def _get_target_materialization_data(self, step_context: object, check_key: object) -> None:
+        return None

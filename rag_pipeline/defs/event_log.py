@@ -20,9 +20,13 @@ from dagster._core.storage.runs import SqlRunStorage
 from dagster._utils.error import SerializableErrorInfo
 
 from rag_pipeline.alerts.state_changes import Observation
+from rag_pipeline.consistency.asset_names import built_assets
+from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH
 from rag_pipeline.defs.month_partitions import PARTITION_TAG
+from rag_pipeline.defs.repair_job import REPAIR_MONTH
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.errors import RagError, one_line
+from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres.alert_outbox import Subject
 
 LATE_EVENTS = 200
@@ -34,6 +38,7 @@ _TICKS = 25
 _COUNTS = 8
 _RUN_TYPES = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 _OUR_ERROR = re.compile(r"^rag_pipeline\.errors\.\w+: ")
+_MONTHLY_ASSETS = {dg.AssetKey(asset) for asset in built_assets(VECTOR_KINDS)}
 _ADHOC_JOB = "__ASSET_JOB"
 """Dagster's job name for a run of assets selected by hand."""
 
@@ -117,9 +122,25 @@ def _observations(instance: dg.DagsterInstance, records: Sequence[dg.EventLogRec
     runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=sorted(ended)))} if ended else {}
     for record in records:
         if record.event_type not in _RUN_TYPES:
-            yield _check_observed(record)
-        elif record.run_id in runs and not _failed_by_checks(instance, record):
-            yield _run_observed(record, runs[record.run_id])
+            if not _failed_without_month(_event(record).asset_check_evaluation_data):
+                yield _check_observed(record)
+        elif (run := runs.get(record.run_id)) and not (
+            _lacks_its_month(run, record) or _failed_by_checks(instance, record)
+        ):
+            yield _run_observed(record, run)
+
+
+def _failed_without_month(evaluation: dg.AssetCheckEvaluation) -> bool:
+    """Whether a monthly check failed in a run without a month: its evaluations of months report and close the alert."""
+    return not evaluation.passed and evaluation.partition is None and evaluation.asset_key in _MONTHLY_ASSETS
+
+
+def _lacks_its_month(run: dg.DagsterRun, end: dg.EventLogRecord) -> bool:
+    """Whether a run failed that was launched without the month that it needs: no run of a month would close an alert."""
+    if end.event_type != dg.DagsterEventType.RUN_FAILURE or PARTITION_TAG in run.tags:
+        return False
+    selected = {*(run.asset_selection or ()), *(key.asset_key for key in run.asset_check_selection or ())}
+    return run.job_name in (INDEX_MONTH, CHECK_MONTH, REPAIR_MONTH) or bool(selected & _MONTHLY_ASSETS)
 
 
 def _check_observed(record: dg.EventLogRecord) -> Observation:

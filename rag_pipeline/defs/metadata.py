@@ -8,8 +8,8 @@ import dagster as dg
 _ROWS = 20
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.TableMetadataValue:
-    """Return the first 20 rows as a table; integers stay numbers, everything else becomes text."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], limit: int = _ROWS) -> dg.TableMetadataValue:
+    """Return the first rows, 20 by default, as a table; integers stay numbers, everything else becomes text."""
     schema = dg.TableSchema(
         columns=[
             dg.TableColumn(name, "int" if rows and isinstance(rows[0][n], int) else "string")
@@ -23,6 +23,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dg.TableMeta
                 for name, value in zip(columns, row, strict=True)
             }
         )
-        for row in rows[:_ROWS]
+        for row in rows[:limit]
     ]
     return dg.MetadataValue.table(records, schema)

@@ -171,6 +171,26 @@ def test_a_run_failed_by_a_blocking_check_alone_is_reported_by_the_check(
     assert inbox.titles == ["rag-pipeline: Failing: vectors_verified on dense_collection, 2024-01"]
 
 
+def test_what_was_launched_without_its_month_does_not_alert(
+    listening: DagsterHome, inbox: Inbox, world: World
+) -> None:
+    """No run of a month would ever close such an alert. One that is open is closed by a success."""
+    world.raises = "Cannot access partition_key for a non-partitioned run"
+    for _ in range(2):
+        world.definitions().resolve_job_def("index_month").execute_in_process(
+            instance=listening.instance, raise_on_error=False
+        )
+        for passed in (False, True):
+            listening.instance.report_runless_asset_event(
+                dg.AssetCheckEvaluation(
+                    dg.AssetKey("dense_collection"), "vectors_verified", passed=passed, metadata={}
+                )
+            )
+        assert next(run.status for run in listening.instance.get_runs()) == dg.DagsterRunStatus.FAILURE
+        tick(listening)
+    assert inbox.titles == []
+
+
 def test_runs_of_selected_assets_are_reported_by_their_names(
     listening: DagsterHome, inbox: Inbox, world: World
 ) -> None:

@@ -49,6 +49,16 @@ class Jobs:
         assert len(found) == len(evaluations), "one evaluation per check"
         return result, {key: found[key] for key in CHECKS}
 
+    @staticmethod
+    def outcomes(result: dg.ExecuteInProcessResult) -> dict[tuple[str, str], bool]:
+        """Return whether each check passed, those that fail runs included."""
+        found = [
+            event.asset_check_evaluation_data
+            for event in result.all_events
+            if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        ]
+        return {(e.asset_key.to_user_string(), e.check_name): e.passed for e in found}
+
 
 @pytest.fixture
 def jobs(damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch) -> Jobs:
@@ -95,6 +105,19 @@ def test_a_repair_fixes_a_failing_check_and_evaluates_it(damaged: DamagedIndex, 
     assert failing(evaluated) == set()
     _, evaluated = jobs.run("check_month")
     assert failing(evaluated) == set()
+    damaged.repaired()
+
+
+def test_a_repair_evaluates_every_check_of_its_month(damaged: DamagedIndex, jobs: Jobs) -> None:
+    with damaged.milvus() as client:
+        client.delete(damaged.collection("sparse"), ids=[f"{chunk}_sparse" for chunk in damaged.chunks()[:3]])
+    checked = jobs.outcomes(jobs.run("check_month")[0])
+    assert not checked["sparse_collection", "vectors_verified"]
+    result, _ = jobs.run("repair_month")
+    assert result.success
+    assert jobs.outcomes(result) == dict.fromkeys(checked, True)
+    result, _ = jobs.run("repair_month")
+    assert jobs.outcomes(result) == dict.fromkeys(checked, True), "also if nothing had to be repaired"
     damaged.repaired()
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
-import psutil
 import pytest
-from dagster_graphql import DagsterGraphQLClient
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import search
 from rag_pipeline.settings import load_settings
+from rag_pipeline_tests.support.live import Live, wait
 from rag_pipeline_tests.support.stores import temporary_stores
 from rag_pipeline_tests.support.workspace import Workspace, clean_environment
 
@@ -29,7 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using variable_values and operation_name:DeprecationWarning"),
 ]
 
-T = TypeVar("T")
 JANUARY, FEBRUARY, MARCH, APRIL = (Month(2024, number) for number in range(1, 5))
 COLLECTIONS = ("dense_collection", "sparse_collection", "multi_collection")
 
@@ -49,97 +43,24 @@ query Runs($tag: String!) {
 """
 CHECKS = """
 query Checks($asset: AssetKeyInput!, $check: String!) {
-  assetCheckExecutions(assetKey: $asset, checkName: $check, limit: 50) { status partition }
+  assetCheckExecutions(assetKey: $asset, checkName: $check, limit: 50) {
+    runId status partition
+    evaluation { description metadataEntries { ... on TableMetadataEntry { table { records } } } }
+  }
 }
 """
-PARTITIONS = """
-query { assetNodeOrError(assetKey: {path: ["documents"]}) { ... on AssetNode { partitionKeys } } }
+INDEXED = "SELECT count(*) FROM documents WHERE indexing_status = 'completed'"
+EXECUTE_CHECKS = """
+mutation LaunchPipelineExecution($executionParams: ExecutionParams!) {
+  launchPipelineExecution(executionParams: $executionParams) {
+    __typename ... on LaunchRunSuccess { run { id } } ... on PythonError { message }
+  }
+}
 """
-
-
-class Live:
-    """A running `rag-pipeline dev` with a folder of documents."""
-
-    def __init__(self, workspace: Workspace, port: int) -> None:
-        self.workspace = workspace
-        self.log = workspace.folder / "dev.log"
-        self.dropped_at = 0.0
-        self.port = port
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "rag_pipeline.cli", "dev", "--port", str(port)],
-                cwd=workspace.folder,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        try:
-            self.client = wait("the UI answers", 90, lambda: self._client(port))
-        except BaseException:
-            self.kill()
-            raise
-
-    def _client(self, port: int) -> DagsterGraphQLClient | None:
-        assert self.process.poll() is None, self.log.read_text("utf-8")[-3000:]
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return None
-        return DagsterGraphQLClient("127.0.0.1", port_number=port)
-
-    def ask(self, query: str, **variables: object) -> dict:
-        return self.client._execute(query, variables)
-
-    def write(self, name: str, date: str, text: str) -> None:
-        self.workspace.write(name, f"{text}\n", date)
-
-    def months(self) -> list[str]:
-        """Return the partitions of `documents` in the order in which the UI shows them."""
-        return self.ask(PARTITIONS)["assetNodeOrError"]["partitionKeys"]
-
-    def rows(self, statement: str) -> list[tuple]:
-        return self.workspace.rows(statement)
-
-    def processes(self) -> list[psutil.Process]:
-        """Return its process, its descendants, and everything in their sessions, orphans included."""
-        main = psutil.Process(self.process.pid)
-        sessions = {os.getsid(process.pid) for process in (main, *main.children(recursive=True))}
-        return [process for process in psutil.process_iter() if _session(process) in sessions]
-
-    def stop(self) -> list[psutil.Process]:
-        """Send TERM; return the processes that still run after 30 s."""
-        processes = self.processes()
-        self.process.send_signal(signal.SIGTERM)
-        return psutil.wait_procs(processes, timeout=30)[1]
-
-    def kill(self) -> None:
-        """Clean up after a failed test."""
-        if self.process.poll() is None:
-            for process in self.stop():
-                process.kill()
-
-
-def _session(process: psutil.Process) -> int | None:
-    try:
-        return os.getsid(process.pid)
-    except ProcessLookupError:
-        return None
-
-
-def wait(what: str, seconds: float, ask: Callable[[], T | None]) -> T:
-    """Return the first true answer."""
-    deadline = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} s"
-        time.sleep(0.5)
-    return answer
 
 
 @pytest.fixture(scope="module")
 def live(server_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with (
         temporary_stores(server_endpoints, "live", redis_number=4) as stores,
         pytest.MonkeyPatch.context() as patch,
@@ -152,9 +73,10 @@ def live(server_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) 
             patch.delenv(variable)
         for variable, value in {**clean_environment(), **workspace.variables}.items():
             patch.setenv(variable, value)
-        live = Live(workspace, port)
+        live = Live(workspace)
         try:
             live.write("backup.md", "2024-01-05", "# バックアップ\n\n毎晩三時に世代を取る。")
+            live.write("restore.md", "2024-05-05", "# 復元\n\n新しい世代から戻す。")
             live.dropped_at = time.monotonic()
             yield live
         finally:
@@ -197,6 +119,48 @@ def test_months_appear_with_their_documents_and_a_run_and_a_backfill_by_hand_suc
         assert by_month >= {(month.partition_key, "SUCCEEDED") for month in (FEBRUARY, MARCH, APRIL)}
         assert len(by_month) == len(rows), "one evaluation per month"
         assert all(row["partition"] for row in rows)
+
+
+def test_execute_all_on_a_checks_tab_checks_all_months(live: Live) -> None:
+    """The button launches partitioned checks without a partition."""
+    wait("documents of two months are indexed", 60, lambda: live.rows(INDEXED) == [(2,)])
+    live.rows("UPDATE documents SET chunk_count = 99 WHERE source_id = 'docs:restore.md'")
+    names = ["status_mismatches", "index_issues", "quarantined_documents"]
+    answer = live.ask(
+        EXECUTE_CHECKS,
+        executionParams={
+            "mode": "default",
+            "executionMetadata": {"tags": []},
+            "runConfigData": "{}",
+            "selector": {
+                "repositoryLocationName": "rag_pipeline",
+                "repositoryName": "__repository__",
+                "pipelineName": "__ASSET_JOB",
+                "assetSelection": [],
+                "assetCheckSelection": [{"assetKey": {"path": ["documents"]}, "name": name} for name in names],
+            },
+        },
+    )["launchPipelineExecution"]
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    run = answer["run"]["id"]
+    ended = ("SUCCESS", "FAILURE", "CANCELED")
+    status = wait("the run ends", 60, lambda: (s := live.client.get_run_status(run).value) in ended and s)
+    assert status == "SUCCESS", live.log.read_text("utf-8")[-3000:]
+    for name, status in zip(names, ("FAILED", "SUCCEEDED", "SUCCEEDED"), strict=True):
+        rows = live.ask(CHECKS, asset={"path": ["documents"]}, check=name)["assetCheckExecutions"]
+        [row] = [row for row in rows if row["runId"] == run]
+        assert (row["status"], row["partition"]) == (status, None)
+    [found] = [
+        row
+        for row in live.ask(CHECKS, asset={"path": ["documents"]}, check=names[0])["assetCheckExecutions"]
+        if row["runId"] == run
+    ]
+    assert found["evaluation"]["description"] == "months checked: 2, failing: 2024-05"
+    [records] = [entry["table"]["records"] for entry in found["evaluation"]["metadataEntries"] if entry]
+    assert [json.loads(record)["month"] for record in records] == ["2024-05", "2024-01"]
+    live.rows(
+        "UPDATE documents SET chunk_count = (SELECT count(*) FROM document_chunks WHERE document_id = documents.id)"
+    )
 
 
 def test_a_file_dropped_into_the_folder_is_searchable_without_a_click(live: Live) -> None:

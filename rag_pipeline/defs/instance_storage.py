@@ -1,0 +1,62 @@
+"""Dagster's own storage: the schema `dagster` in the index's PostgreSQL, or the database in `DAGSTER_PG_URL`.
+
+`dagster.yaml` names the class, so that `rag-pipeline dev`, `dagster dev` and every other command of Dagster's share one
+history, on the embedded server too: its port and password are not known to a file.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import click
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster_postgres import DagsterPostgresStorage
+
+from rag_pipeline.dagster_home import create_storage_schema, storage_url
+from rag_pipeline.errors import RagError, one_line
+from rag_pipeline.pipeline import find_endpoints
+from rag_pipeline.settings import load_settings
+
+if TYPE_CHECKING:
+    from dagster._serdes import ConfigurableClassData
+
+
+class IndexDatabaseStorage(DagsterPostgresStorage):
+    """Dagster's PostgreSQL storage, found through the `RAG_*` settings."""
+
+    @classmethod
+    def config_type(cls) -> Any:
+        """Return the schema of its configuration: it has none."""
+        return {}
+
+    @classmethod
+    def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Any) -> Any:
+        """Connect, and create Dagster's tables if they are missing.
+
+        Raises a `ClickException`, which Dagster's commands print as one line, if the server is down or was never
+        started.
+        """
+        # Dagster sets it for `dg check defs` and `dagster definitions validate`, which work without any server.
+        if os.environ.get("DAGSTER_IS_DEFS_VALIDATION_CLI"):
+            return _empty_storage()
+        try:
+            return cls(_url(), inst_data=inst_data)
+        except RagError as error:
+            raise click.ClickException(one_line(error)) from None
+
+
+def _url() -> str:
+    if url := os.environ.get("DAGSTER_PG_URL"):
+        return url
+    postgres_url = find_endpoints(load_settings()).postgres_url
+    create_storage_schema(postgres_url)
+    return storage_url(postgres_url)
+
+
+def _empty_storage() -> DagsterSqliteStorage:
+    folder = tempfile.TemporaryDirectory(prefix="rag-pipeline-")
+    atexit.register(folder.cleanup)
+    return DagsterSqliteStorage.from_local(folder.name)
