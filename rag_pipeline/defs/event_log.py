@@ -15,6 +15,7 @@ from typing import cast
 from urllib.parse import quote
 
 import dagster as dg
+from dagster._core.events import JobFailureData
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
 from dagster._core.storage.runs import SqlRunStorage
 from dagster._utils.error import SerializableErrorInfo
@@ -195,11 +196,18 @@ def _run_name(run: dg.DagsterRun) -> str:
 
 def _run_error(event: dg.DagsterEvent) -> str:
     """Return where and why a run failed, on one line: the first failed step and its reason."""
-    failure = event.job_failure_data
-    step = failure.first_step_failure_event
+    step = _failed_step(event)
     if step is None:
-        return _reason(failure.error) or event.message or ""
+        failure = event.event_specific_data
+        error = failure.error if isinstance(failure, JobFailureData) else None
+        return _reason(error) or event.message or ""
     return f"step {step.step_key}: {_reason(step.step_failure_data.error)}"
+
+
+def _failed_step(event: dg.DagsterEvent) -> dg.DagsterEvent | None:
+    """Return the first failure of a step in a run that failed; None if no step failed, or its process is gone."""
+    failure = event.event_specific_data
+    return failure.first_step_failure_event if isinstance(failure, JobFailureData) else None
 
 
 def _reason(error: SerializableErrorInfo | None) -> str:
@@ -215,7 +223,7 @@ def _failed_by_checks(instance: dg.DagsterInstance, record: dg.EventLogRecord) -
     """Whether a run failed through blocking checks alone: the checks have their own alerts."""
     if record.event_type != dg.DagsterEventType.RUN_FAILURE:
         return False
-    first = _event(record).job_failure_data.first_step_failure_event
+    first = _failed_step(_event(record))
     if first is None or not _is_failed_check(first):
         return False
     failed = instance.all_logs(record.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from rag_pipeline.alerts.recording import record
 from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.defs import run_owners, sensors
+from rag_pipeline.defs.event_log import read_events
 from rag_pipeline.defs.month_partitions import PARTITION_TAG
 from rag_pipeline.defs.run_owners import PROCESS_TAG, cancel_runs_of_this_process, end_ownerless_runs, owned
 from rag_pipeline.months import Month
@@ -71,6 +72,17 @@ def test_a_run_of_a_dead_process_ends_at_once(
     assert end_ownerless_runs(instance, database) == []
 
 
+def test_a_run_of_a_dead_process_is_reported_as_failed(
+    defs: dg.Definitions, instance: dg.DagsterInstance, database: Database
+) -> None:
+    begin(defs, instance, **IN_PROCESS)
+    end_ownerless_runs(instance, database)
+    [seen] = read_events(instance, 0, datetime.now(UTC) + timedelta(minutes=1)).observations
+    assert seen.subject == Subject("run", "index_month", JANUARY.partition_key)
+    assert not seen.passed
+    assert "The process of this run is gone" in seen.description
+
+
 def test_a_run_whose_owner_lives_goes_on(
     defs: dg.Definitions, instance: dg.DagsterInstance, database: Database
 ) -> None:
@@ -107,7 +119,9 @@ def test_a_worker_owns_its_run_while_it_works(
     monkeypatch.setattr(assets, "ingest_documents", meanwhile)
     location.write("a.md", "2024-01-05")
     location.scan()
-    job = build_defs().resolve_job_def("index_month")
+    defs = build_defs()
+    tick_of_sensor(defs, "index_pending_months", instance)  # now Dagster knows the month
+    job = defs.resolve_job_def("index_month")
     assert job.execute_in_process(partition_key=JANUARY.partition_key, instance=instance).success
     assert ended == []
 

@@ -1,7 +1,7 @@
-"""`python -m rag_pipeline_tests.support.killed_ingest N`: an ingest that kills itself at its Nth store operation.
+"""`python -m rag_pipeline_tests.support.killed_ingest N`: `rag-pipeline ingest`, killed at its Nth store operation.
 
-A point is the moment before or after a commit in PostgreSQL, a call that changes Milvus, or a pipeline to Redis.
-Without N the ingest runs to its end and prints the names of all points as JSON.
+A point is the moment before or after a commit in PostgreSQL (ours, and those of Dagster), a call that changes Milvus, or
+a pipeline to Redis. Without N the ingest runs to its end and prints its own JSON, then the names of all points as JSON.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 import psycopg
 import redis.client
 from pymilvus import MilvusClient
+from sqlalchemy.dialects.postgresql.psycopg2 import PGDialect_psycopg2
 
-from rag_pipeline.indexing.ingest import ingest
-from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.settings import load_settings
+from rag_pipeline.cli import cli
 
 _OPERATIONS = [
     (psycopg.Connection, ["commit"]),
+    (PGDialect_psycopg2, ["do_commit"]),
     (MilvusClient, ["upsert", "delete", "flush", "create_collection", "create_alias", "create_partition"]),
     (redis.client.Pipeline, ["execute"]),
 ]
@@ -62,10 +62,12 @@ def main() -> None:
     for owner, names in _OPERATIONS:
         for name in names:
             killer.watch(owner, name)
-    with Pipeline(load_settings()) as pipeline:
-        pipeline.prepare()
-        result = ingest(pipeline)
-    print(json.dumps({"points": killer.points, "errors": result.errors}))
+    try:
+        cli(["ingest", "--json"], standalone_mode=False)
+    except SystemExit as end:
+        if end.code:
+            raise
+    print(json.dumps(killer.points))
 
 
 if __name__ == "__main__":
