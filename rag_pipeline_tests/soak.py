@@ -127,9 +127,9 @@ class Soak:
 
     def faults(self) -> dict[str, Callable[[], object]]:
         return {
-            "kill a worker": lambda: self._kill("dagster", "execute_run"),
+            "kill a worker": lambda: self._kill("spawn_main", parent="dagster"),
             "kill the daemon": lambda: self._kill("dagster._daemon"),
-            "kill PostgreSQL": lambda: self._kill("postgres", "-D", str(self.home), exact_name="postgres"),
+            "kill PostgreSQL": lambda: self._kill("postgres", "-D", str(self.home)),
             "kill Milvus": lambda: self._kill("milvus_server.py", str(self.home)),
             "kill Valkey": lambda: self._kill("valkey", str(self.home)),
             "stall Milvus": self._stall_milvus,
@@ -149,14 +149,17 @@ class Soak:
         self.faults()[name]()
         return name
 
-    def _kill(self, *marks: str, exact_name: str | None = None) -> None:
-        for process in psutil.process_iter(["cmdline", "name", "environ"]):
+    def _kill(self, *marks: str, parent: str = "") -> bool:
+        """Kill the first of our processes with these marks in its command line, and this one in its parent's."""
+        for process in psutil.process_iter(["cmdline", "environ"]):
             line = " ".join(process.info["cmdline"] or ())
             ours = str(self.home) in line or (process.info["environ"] or {}).get("RAG_HOME") == str(self.home)
-            named = exact_name is None or process.info["name"] == exact_name
-            if ours and named and all(mark in line for mark in marks):
-                process.kill()
-                return
+            if ours and all(mark in line for mark in marks):
+                above = process.parent()
+                if not parent or (above and parent in " ".join(above.cmdline())):
+                    process.kill()
+                    return True
+        return False
 
     def _kill_dev(self) -> None:
         assert self.dev
