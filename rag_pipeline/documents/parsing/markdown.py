@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from rag_pipeline.documents.cleaning import clean_tags
@@ -33,7 +34,6 @@ def read_markdown(text: str) -> ExtractedDocument:
     return ExtractedDocument(
         markdown=content,
         title=_text(_first(fields, _TITLE)),
-        created_at=parse_date(_text(_first(fields, _DATE))),
         author=_text(_first(fields, _AUTHOR)),
         language=_text(_first(fields, _LANGUAGE)),
         language_is_certain=True,
@@ -41,6 +41,12 @@ def read_markdown(text: str) -> ExtractedDocument:
         tags=_tags(_first(fields, _TAGS)),
         warnings=warnings,
     )
+
+
+def created_at(text: str) -> datetime | None:
+    """Return the date in the front matter of a Markdown document."""
+    fields, _, _ = split_front_matter(text)
+    return parse_date(_text(_first(fields, _DATE)))
 
 
 def split_front_matter(text: str) -> tuple[Mapping[str, Any], str, tuple[str, ...]]:

@@ -89,7 +89,6 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
         or clean_field(PurePosixPath(name).stem, MAX_TITLE)
         or shown,
         markdown=content,
-        created_at=created_at(data[:HEAD_BYTES], name) if file_format == "HTML" else extracted.created_at,
         author=clean_field(extracted.author, MAX_AUTHOR),
         language=chosen,
         category=clean_field(extracted.category, MAX_CATEGORY),
@@ -98,22 +97,22 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
     )
 
 
-def created_at(head: bytes, name: str) -> datetime | None:
-    """Return the date that a document states, aware and in UTC, from its first `HEAD_BYTES` alone.
+def created_at(data: bytes, name: str) -> datetime | None:
+    """Return the date that a document states, aware and in UTC; None if it states none. Never raises.
 
-    Returns None if these bytes hold no date. For a format that `needs_whole_file`, `parse` finds it. Never raises.
+    Takes the first `HEAD_BYTES`, and all bytes of a file that `needs_whole_file`.
     """
-    if len(head) >= HEAD_BYTES:
-        head = head[: head.rfind(b"\n") + 1] or head  # do not cut inside a character
     try:
-        file_format = _format_of(head, name)
-        if file_format == "HTML":
-            return html.published_at(_decode_html(head).text)
-        if file_format == "Markdown":
-            return markdown.read_markdown(clean_text(decode(head).text)).created_at
+        file_format = _format_of(data, name)
+        if file_format in _WHOLE_FILE:
+            # A PDF called .txt is not read for its date: only its first bytes are here.
+            return _DATE_READERS[file_format](data) if needs_whole_file(name) else None
+        head = data[:HEAD_BYTES]
+        if len(head) == HEAD_BYTES:
+            head = head[: head.rfind(b"\n") + 1] or head  # do not cut inside a character
+        return _DATE_READERS[file_format](head) if file_format in _DATE_READERS else None
     except DocumentError:
-        pass  # parse() reports what is wrong
-    return None
+        return None  # parse() reports what is wrong
 
 
 def needs_whole_file(name: str) -> bool:
@@ -184,4 +183,10 @@ _READERS: dict[str, Callable[[bytes], ExtractedDocument]] = {
     "HTML": _read_html,
     "PDF": pdf.read_pdf,
     "DOCX": docx.read_docx,
+}
+_DATE_READERS: dict[str, Callable[[bytes], datetime | None]] = {
+    "Markdown": lambda head: markdown.created_at(clean_text(decode(head).text)),
+    "HTML": lambda head: html.published_at(_decode_html(head).text),
+    "PDF": pdf.created_at,
+    "DOCX": docx.created_at,
 }

@@ -4,16 +4,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rag_pipeline.documents.parsing.markdown import read_markdown
+from rag_pipeline.documents.parsing.markdown import created_at, read_markdown
 
 
 def test_front_matter() -> None:
-    document = read_markdown(
+    text = (
         "---\ntitle: 導入 ガイド\ndate: 2024-01-05T09:00:00+09:00\nauthor: [山田, 佐藤]\nLang: ja-JP\n"
         "category: manual\ntags: [a, 'b c', a]\n---\n\n# 本文\n"
     )
+    document = read_markdown(text)
     assert document.title == "導入 ガイド"
-    assert document.created_at == datetime(2024, 1, 5, tzinfo=UTC)
+    assert created_at(text) == datetime(2024, 1, 5, tzinfo=UTC)
     assert document.author == "山田, 佐藤"
     assert document.language == "ja-JP"
     assert document.category == "manual"
@@ -28,8 +29,9 @@ def test_tags_as_a_list_or_with_commas(tags: str) -> None:
 
 
 def test_values_stay_as_written() -> None:
-    document = read_markdown("---\ntitle: 1.10\nlang: no\ndate: 2024-02-30\n---\ntext")
-    assert (document.title, document.language, document.created_at) == ("1.10", "no", None)
+    text = "---\ntitle: 1.10\nlang: no\ndate: 2024-02-30\n---\ntext"
+    document = read_markdown(text)
+    assert (document.title, document.language, created_at(text)) == ("1.10", "no", None)
 
 
 @pytest.mark.parametrize(
@@ -42,9 +44,10 @@ def test_values_stay_as_written() -> None:
     ],
 )
 def test_broken_yaml_is_read_line_by_line_with_a_warning(front_matter: str) -> None:
-    document = read_markdown(f"---\n{front_matter}\ndate: 2024-01-05\n---\ntext")
+    text = f"---\n{front_matter}\ndate: 2024-01-05\n---\ntext"
+    document = read_markdown(text)
     assert document.title == "Guide: part 1"
-    assert document.created_at == datetime(2024, 1, 5, tzinfo=UTC)
+    assert created_at(text) == datetime(2024, 1, 5, tzinfo=UTC)
     assert document.markdown == "text"
     assert "not valid YAML" in document.warnings[0]
 
