@@ -6,7 +6,7 @@ An item that cannot be read is quarantined with its reason and never stops a run
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from rag_pipeline.stores.postgres.documents import DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome, PendingItem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
     from uuid import UUID
 
     from rag_pipeline.indexing.stats import Counts
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rag_pipeline.sources.interface import Source
 
 _BATCH = 64
+_GROUP_CHARS = 4_000_000
 _DELETE_BATCH = 200
 
 
@@ -76,7 +78,7 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
     reader = _Reader(pipeline, result.unreachable)
     after = ("", "")
     done = 0
-    with ThreadPoolExecutor(pipeline.settings.parse_workers, thread_name_prefix="parse") as pool:
+    with ThreadPoolExecutor(pipeline.settings.parse_workers, thread_name_prefix="parse") as threads:
         while True:
             with pipeline.stores.database.connection() as connection:
                 batch = source_items.pending(connection, month, _BATCH, after)
@@ -86,12 +88,44 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
                 # Scans create it for new items; a month that expired and is kept again has none.
                 schema.ensure_months(pipeline.stores.database, [month])
             after = (batch[-1].source_type, batch[-1].source_id)
-            _store(pipeline, [read for read in pool.map(reader.read, batch) if read is not None], result)
+            for group in _groups(_read(threads, reader, batch, pipeline.settings.parse_workers)):
+                _store(pipeline, group, result)
             done += len(batch)
             pipeline.progress(f"{month} documents", done)
 
 
+def _read(
+    threads: ThreadPoolExecutor, reader: _Reader, items: Sequence[PendingItem], at_once: int
+) -> Iterator[tuple[Outcome, DocumentRow | None]]:
+    """Yield what became of the items as they are read, of at most `at_once` while the first is not taken."""
+    running: set[Future[tuple[Outcome, DocumentRow | None] | None]] = set()
+    for item in items:
+        if len(running) == at_once:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (read for future in done if (read := future.result()) is not None)
+        running.add(threads.submit(reader.read, item))
+    yield from (read for future in as_completed(running) if (read := future.result()) is not None)
+
+
+def _groups(
+    reads: Iterable[tuple[Outcome, DocumentRow | None]],
+) -> Iterator[list[tuple[Outcome, DocumentRow | None]]]:
+    """Group what is stored together, so that large documents do not add up in memory."""
+    group: list[tuple[Outcome, DocumentRow | None]] = []
+    characters = 0
+    for outcome, row in reads:
+        group.append((outcome, row))
+        characters += len(row.content) if row else 0
+        if characters >= _GROUP_CHARS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
 def _store(pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], result: DocumentsResult) -> None:
+    # In the order of `source_items.pending`, in which everybody locks items.
+    read.sort(key=lambda entry: (entry[0].item.source_type, entry[0].item.source_id))
     rows = [row for _, row in read if row is not None]
     failures = [outcome for outcome, _ in read if outcome.error is not None]
     unchanged = [outcome.item for outcome, row in read if outcome.error is None and row is None]
