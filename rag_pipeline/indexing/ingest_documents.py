@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from uuid import UUID
 
+    from rag_pipeline.documents.parsing.parsed_document import ParsedDocument
+    from rag_pipeline.documents.parsing.parser_pool import ParserPool
     from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
@@ -78,7 +81,10 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
     reader = _Reader(pipeline, result.unreachable)
     after = ("", "")
     done = 0
-    with ThreadPoolExecutor(pipeline.settings.parse_workers, thread_name_prefix="parse") as threads:
+    with (
+        ThreadPoolExecutor(pipeline.settings.parse_workers, thread_name_prefix="parse") as threads,
+        _ended_by_interrupts(pipeline.parser_pool),
+    ):
         while True:
             with pipeline.stores.database.connection() as connection:
                 batch = source_items.pending(connection, month, _BATCH, after)
@@ -92,6 +98,18 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
                 _store(pipeline, group, result)
             done += len(batch)
             pipeline.progress(f"{month} documents", done)
+
+
+@contextmanager
+def _ended_by_interrupts(pool: ParserPool) -> Iterator[None]:
+    """End the parsing of documents on Ctrl-C: the threads that wait for it would hold up the end of the run."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        pool.close()
+        raise
 
 
 def _read(
@@ -163,7 +181,8 @@ class _Reader:
             digest = hashlib.sha256(data).hexdigest()
             if digest == item.content_hash:
                 return Outcome(item, digest), None
-            return Outcome(item, digest), _row(item, config, data)
+            parsed = self._pipeline.parser_pool.parse(data, item.name, language=config.language)
+            return Outcome(item, digest), _row(item, config, parsed)
         except DocumentError as error:
             return Outcome(item, error=one_line(error)), None
         except ConfigError:
@@ -181,10 +200,7 @@ class _Reader:
         return self._connected[config.name]
 
 
-def _row(item: PendingItem, config: SourceConfig, data: bytes) -> DocumentRow:
-    from rag_pipeline.documents.parsing.parser import parse
-
-    parsed = parse(data, item.name, language=config.language)
+def _row(item: PendingItem, config: SourceConfig, parsed: ParsedDocument) -> DocumentRow:
     return DocumentRow(
         id=item.document_id,
         created_at=item.created_at,

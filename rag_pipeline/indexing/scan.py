@@ -208,13 +208,13 @@ class _Pass:
 
 def _own_date(pipeline: Pipeline, source: Source, item: Item) -> datetime | None:
     """Return the date that the document itself states; None if it states none, or is unreadable (its run says so)."""
-    from rag_pipeline.documents.parsing.parser import HEAD_BYTES, created_at, needs_whole_file
+    from rag_pipeline.documents.parsing.parser import HEAD_BYTES, needs_whole_file
 
     try:
         if needs_whole_file(item.name):
             data = source.fetch(item.locator, pipeline.settings.max_document_bytes)
         else:
             data = source.head(item.locator, HEAD_BYTES)
-        return created_at(data, item.name)
+        return pipeline.parser_pool.created_at(data, item.name)
     except DocumentError:
         return None

@@ -8,6 +8,7 @@ import pytest
 
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
+from rag_pipeline_tests.documents.parsing.test_parser_pool import ENDLESS
 from rag_pipeline_tests.support.document_files import ENCRYPTED_PDF, docx, pdf
 from rag_pipeline_tests.support.index import Index
 
@@ -53,11 +54,12 @@ def test_every_format_states_its_date(index: Index) -> None:
         ("a_pdf", ENCRYPTED_PDF),
         ("a_pdf", b"%PDF-1.7 and nothing else"),
         ("a_pdf", pdf(["text"], info={"CreationDate": "D:20240101"}) + b" " * 100_000),
+        ("a_pdf", ENDLESS),
         ("a_docx", docx([("", "text")])),
         ("a_docx", docx([("", "text")], core="<dcterms:created>")),
         ("a_docx", b"PK\x03\x04 and nothing else"),
     ],
-    ids=["no date", "no real date", "encrypted", "broken", "too large", "none", "broken XML", "no zip"],
+    ids=["no date", "no real date", "encrypted", "broken", "too large", "endless", "none", "broken XML", "no zip"],
 )
 def test_a_document_without_a_readable_date_is_dated_by_its_file(index: Index, name: str, data: bytes) -> None:
     assert months(index, **{name: data}) == {name: MODIFIED}
