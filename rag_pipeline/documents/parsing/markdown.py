@@ -15,7 +15,8 @@ MAX_FRONT_MATTER = 16 * 1024
 """Characters. A longer block is not front matter."""
 
 _BLOCK = re.compile(r"---[ \t]*\n(?P<yaml>(?:.*\n)*?)(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
-_KEY = re.compile(r"([A-Za-z_][\w-]*)[ \t]*:(?:[ \t]+(.*))?$", re.MULTILINE)
+# Only at the start of a word: from each of its letters, the rest of it would be read again.
+_KEY = re.compile(r"(?<![\w-])([A-Za-z_][\w-]*)[ \t]*:(?:[ \t]+(.*))?$", re.MULTILINE)
 
 _TITLE = ("title",)
 _DATE = ("date", "created_at", "created", "published_at", "published", "pubdate")

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rag_pipeline.documents.parsing.markdown import created_at, read_markdown
+from rag_pipeline.documents.parsing import markdown as module
+from rag_pipeline.documents.parsing.markdown import created_at, read_markdown, split_front_matter
 
 
 def test_front_matter() -> None:
@@ -72,3 +73,10 @@ def test_exponential_aliases_are_harmless() -> None:
 def test_what_is_not_front_matter_is_content(text: str) -> None:
     document = read_markdown(text)
     assert (document.markdown, document.title) == (text, None)
+
+
+def test_keys_are_found_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_FRONT_MATTER", 10_000_000)
+    letters = "a" * 5_000_000  # if each letter could begin a key, this would be a trillion steps
+    text = f"---\n{letters}\n---\ntext"
+    assert split_front_matter(text) == ({}, text, ())
