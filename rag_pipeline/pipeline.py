@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
+    from rag_pipeline.documents.parsing.parser_pool import ParserPool
     from rag_pipeline.embedding.base import Embedder
     from rag_pipeline.embedding.cache import EmbeddingCache
     from rag_pipeline.months import Month
@@ -123,6 +124,14 @@ class Pipeline:
 
         return EmbeddingCache(self.stores.redis, self.embedder.fingerprint, self.settings.embedding_cache_days)
 
+    @cached_property
+    def parser_pool(self) -> ParserPool:
+        """Parses documents in processes of its own."""
+        from rag_pipeline.documents.parsing.parser_pool import ParserPool
+
+        settings = self.settings
+        return ParserPool(settings.parse_workers, settings.parse_seconds, settings.parse_memory_mb)
+
     def redis_answers(self) -> bool:
         """Whether Redis answers. Without it everything is slower and nothing is wrong."""
         from redis import RedisError
@@ -180,7 +189,9 @@ class Pipeline:
             yield
 
     def close(self) -> None:
-        """Close all connections; the next use opens them again."""
+        """Close all connections and end the processes that parse documents; the next use opens them again."""
+        if "parser_pool" in self.__dict__:
+            self.__dict__.pop("parser_pool").close()
         self.stores.close()
         self.__dict__.pop("cache", None)
         self.__dict__.pop("collections", None)

@@ -1,8 +1,9 @@
 """Every setting, typed, from `RAG_*` variables.
 
-No other module reads a setting from the environment. (The environment is read in four more places, none of them for a
+No other module reads a setting from the environment. (The environment is read in more places, none of them for a
 setting: `sources/storage_options.py` replaces the `${VARIABLE}`s that a source names, `defs/run_month.py` and
-`dev.py` pass it on to Dagster, `defs/instance_storage.py` reads Dagster's own.) A wrong value is a `ConfigError` that names the variable.
+`dev.py` pass it on to Dagster, `defs/instance_storage.py` reads Dagster's own, and
+`documents/parsing/parser_pool.py` passes two variables on.) A wrong value is a `ConfigError` that names the variable.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ class Settings(BaseSettings):
         32 * 1024 * 1024, ge=1, description="Larger documents are quarantined, not read."
     )
     parse_workers: int = Field(4, ge=1, le=64, description="Documents fetched and parsed in parallel.")
+    parse_seconds: float = Field(60, ge=1, description="A document that takes longer to parse is quarantined.")
+    parse_memory_mb: int = Field(
+        1024, ge=512, description="A document that takes more memory to parse, in MB, is quarantined. Linux only."
+    )
     first_month: Annotated[Month, NoDecode] = Field(
         Month(2000, 1), description="The first month; new documents with an earlier date are put there."
     )

@@ -6,7 +6,8 @@ An item that cannot be read is quarantined with its reason and never stops a run
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,11 @@ from rag_pipeline.stores.postgres.documents import DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome, PendingItem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
     from uuid import UUID
 
+    from rag_pipeline.documents.parsing.parsed_document import ParsedDocument
+    from rag_pipeline.documents.parsing.parser_pool import ParserPool
     from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from rag_pipeline.sources.interface import Source
 
 _BATCH = 64
+_GROUP_CHARS = 4_000_000
 _DELETE_BATCH = 200
 
 
@@ -76,7 +81,10 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
     reader = _Reader(pipeline, result.unreachable)
     after = ("", "")
     done = 0
-    with ThreadPoolExecutor(pipeline.settings.parse_workers, thread_name_prefix="parse") as pool:
+    with (
+        ThreadPoolExecutor(pipeline.settings.parse_workers, thread_name_prefix="parse") as threads,
+        _ended_by_interrupts(pipeline.parser_pool),
+    ):
         while True:
             with pipeline.stores.database.connection() as connection:
                 batch = source_items.pending(connection, month, _BATCH, after)
@@ -86,12 +94,56 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
                 # Scans create it for new items; a month that expired and is kept again has none.
                 schema.ensure_months(pipeline.stores.database, [month])
             after = (batch[-1].source_type, batch[-1].source_id)
-            _store(pipeline, [read for read in pool.map(reader.read, batch) if read is not None], result)
+            for group in _groups(_read(threads, reader, batch, pipeline.settings.parse_workers)):
+                _store(pipeline, group, result)
             done += len(batch)
             pipeline.progress(f"{month} documents", done)
 
 
+@contextmanager
+def _ended_by_interrupts(pool: ParserPool) -> Iterator[None]:
+    """End the parsing of documents on Ctrl-C: the threads that wait for it would hold up the end of the run."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        pool.close()
+        raise
+
+
+def _read(
+    threads: ThreadPoolExecutor, reader: _Reader, items: Sequence[PendingItem], at_once: int
+) -> Iterator[tuple[Outcome, DocumentRow | None]]:
+    """Yield what became of the items as they are read, of at most `at_once` while the first is not taken."""
+    running: set[Future[tuple[Outcome, DocumentRow | None] | None]] = set()
+    for item in items:
+        if len(running) == at_once:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (read for future in done if (read := future.result()) is not None)
+        running.add(threads.submit(reader.read, item))
+    yield from (read for future in as_completed(running) if (read := future.result()) is not None)
+
+
+def _groups(
+    reads: Iterable[tuple[Outcome, DocumentRow | None]],
+) -> Iterator[list[tuple[Outcome, DocumentRow | None]]]:
+    """Group what is stored together, so that large documents do not add up in memory."""
+    group: list[tuple[Outcome, DocumentRow | None]] = []
+    characters = 0
+    for outcome, row in reads:
+        group.append((outcome, row))
+        characters += len(row.content) if row else 0
+        if characters >= _GROUP_CHARS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
 def _store(pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], result: DocumentsResult) -> None:
+    # In the order of `source_items.pending`, in which everybody locks items.
+    read.sort(key=lambda entry: (entry[0].item.source_type, entry[0].item.source_id))
     rows = [row for _, row in read if row is not None]
     failures = [outcome for outcome, _ in read if outcome.error is not None]
     unchanged = [outcome.item for outcome, row in read if outcome.error is None and row is None]
@@ -129,7 +181,8 @@ class _Reader:
             digest = hashlib.sha256(data).hexdigest()
             if digest == item.content_hash:
                 return Outcome(item, digest), None
-            return Outcome(item, digest), _row(item, config, data)
+            parsed = self._pipeline.parser_pool.parse(data, item.name, language=config.language)
+            return Outcome(item, digest), _row(item, config, parsed)
         except DocumentError as error:
             return Outcome(item, error=one_line(error)), None
         except ConfigError:
@@ -147,10 +200,7 @@ class _Reader:
         return self._connected[config.name]
 
 
-def _row(item: PendingItem, config: SourceConfig, data: bytes) -> DocumentRow:
-    from rag_pipeline.documents.parsing.parser import parse
-
-    parsed = parse(data, item.name, language=config.language)
+def _row(item: PendingItem, config: SourceConfig, parsed: ParsedDocument) -> DocumentRow:
     return DocumentRow(
         id=item.document_id,
         created_at=item.created_at,

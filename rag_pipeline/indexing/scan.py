@@ -193,7 +193,7 @@ class _Pass:
         def date(item: Item) -> tuple[Item, datetime]:
             if item.source_id not in new:
                 return item, now  # Known already, and keeps the date that it was given then.
-            moment = _own_date(self._source, item, settings.max_document_bytes) or item.modified_at or now
+            moment = _own_date(self._pipeline, self._source, item) or item.modified_at or now
             return item, clamp(moment, settings.first_month, now)
 
         with ThreadPoolExecutor(settings.parse_workers, thread_name_prefix="date") as pool:
@@ -206,15 +206,15 @@ class _Pass:
         return dated
 
 
-def _own_date(source: Source, item: Item, max_bytes: int) -> datetime | None:
+def _own_date(pipeline: Pipeline, source: Source, item: Item) -> datetime | None:
     """Return the date that the document itself states; None if it states none, or is unreadable (its run says so)."""
-    from rag_pipeline.documents.parsing.parser import HEAD_BYTES, created_at, needs_whole_file
+    from rag_pipeline.documents.parsing.parser import HEAD_BYTES, needs_whole_file
 
     try:
         if needs_whole_file(item.name):
-            head = source.fetch(item.locator, max_bytes)
+            data = source.fetch(item.locator, pipeline.settings.max_document_bytes)
         else:
-            head = source.head(item.locator, HEAD_BYTES)
+            data = source.head(item.locator, HEAD_BYTES)
+        return pipeline.parser_pool.created_at(data, item.name)
     except DocumentError:
         return None
-    return created_at(head, item.name)

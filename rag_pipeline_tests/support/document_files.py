@@ -1,4 +1,4 @@
-"""Builders of minimal but real PDF and DOCX files."""
+"""Builders of minimal but real PDF and DOCX files, and of hostile ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,36 @@ def pdf(*pages: list[str], info: dict[str, str] | None = None) -> bytes:
         )
         kids.append(b"%d 0 R" % len(objects))
     objects[1] = b"<< /Type /Pages /Count %d /Kids [%s] >>" % (len(kids), b" ".join(kids))
+    return _pdf_file(objects, info=7)
 
+
+def pdf_of_forms(*drawn: list[int]) -> bytes:
+    """Return a PDF of a page that draws the first of these form XObjects; each form draws others, by their numbers."""
+    first = 5
+    page = _stream(b"/X0 Do")
+    forms = [
+        b"<< /Type /XObject /Subtype /Form /BBox [0 0 9 9] /Length %d /Resources << /XObject << %s >> >> >>\n"
+        b"stream\n%s\nendstream"
+        % (
+            sum(len(b"/X%d Do " % other) for other in others),
+            b" ".join(b"/X%d %d 0 R" % (other, first + other) for other in set(others)),
+            b"".join(b"/X%d Do " % other for other in others),
+        )
+        for others in drawn
+    ]
+    return _pdf_file(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Count 1 /Kids [3 0 R] >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 4 0 R "
+            b"/Resources << /XObject << /X0 5 0 R >> >> >>",
+            page,
+            *forms,
+        ]
+    )
+
+
+def _pdf_file(objects: list[bytes], info: int | None = None) -> bytes:
     out = BytesIO(b"%PDF-1.7\n")
     out.seek(0, 2)
     offsets = []
@@ -50,7 +79,8 @@ def pdf(*pages: list[str], info: dict[str, str] | None = None) -> bytes:
     start = out.tell()
     out.write(b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1))
     out.write(b"".join(b"%010d 00000 n \n" % offset for offset in offsets))
-    out.write(b"trailer << /Size %d /Root 1 0 R /Info 7 0 R >>\n" % (len(objects) + 1))
+    named = b" /Info %d 0 R" % info if info else b""
+    out.write(b"trailer << /Size %d /Root 1 0 R%s >>\n" % (len(objects) + 1, named))
     out.write(b"startxref\n%d\n%%%%EOF\n" % start)
     return out.getvalue()
 
@@ -62,6 +92,18 @@ def _stream(data: bytes) -> bytes:
 def _text(text: str, mark: bool = True) -> bytes:
     """Return a PDF string in hexadecimal UTF-16. Metadata needs the mark, glyph codes must not have it."""
     return b"<%s%s>" % (b"FEFF" if mark else b"", text.encode("utf-16-be").hex().encode())
+
+
+def hostile_files() -> dict[str, bytes]:
+    """Return files that are small for the time or the memory that a parser takes for them, by name."""
+    return {
+        "doubling.pdf": pdf_of_forms(*([number + 1] * 2 for number in range(28)), []),
+        "endless.pdf": pdf_of_forms([0, 0]),
+        "elements.html": b"<title>t</title>" + b"<p>a" * 7_500_000,
+        "numbered.html": b"<ol>" + b"<li>a" * 10_000,
+        "columns.html": b"<table><tr>" + b"<td colspan=20>a" * 50_000,
+        "paragraphs.docx": docx([("", "a")] * 1_000_000),
+    }
 
 
 _WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"

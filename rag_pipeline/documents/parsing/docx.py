@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
+from datetime import datetime
 from io import BytesIO
 
 from rag_pipeline.documents.cleaning import clean_tags
@@ -14,6 +16,7 @@ from rag_pipeline.errors import DocumentError, one_line
 MAX_XML_BYTES = 64 * 1024 * 1024
 """Limit for all XML parts, unpacked. The parser holds several copies in memory."""
 MAX_PARTS = 10_000
+_MAX_PROPERTIES_BYTES = 1024 * 1024
 
 _OLE = bytes.fromhex("d0cf11e0a1b11ae1")
 _DOCUMENT = "word/document.xml"
@@ -57,7 +60,7 @@ def read_docx(data: bytes) -> ExtractedDocument:
         _check_sizes(data)
         html = _html(data)
         properties = _properties(data)
-    except DocumentError:
+    except (DocumentError, MemoryError):
         raise
     except Exception as error:  # a broken part can make mammoth raise anything
         reason = one_line(error, 120) if str(error).isprintable() else type(error).__name__
@@ -65,12 +68,19 @@ def read_docx(data: bytes) -> ExtractedDocument:
     return ExtractedDocument(
         markdown=markdown_of(html),
         title=properties.get("dc:title"),
-        created_at=parse_date(properties.get("dcterms:created")),
         author=properties.get("dc:creator"),
         language=properties.get("dc:language"),
         category=properties.get("cp:category"),
         tags=clean_tags(properties.get("cp:keywords", "")),
     )
+
+
+def created_at(data: bytes) -> datetime | None:
+    """Return the date in the core properties of a Word document. Raises `DocumentError` if it is broken."""
+    try:
+        return parse_date(_properties(data).get("dcterms:created"))
+    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError, RuntimeError):
+        raise DocumentError("broken DOCX: open it in Word and save it again") from None
 
 
 def _check_sizes(data: bytes) -> None:
@@ -102,7 +112,7 @@ def _properties(data: bytes) -> dict[str, str]:
     from lxml import etree
 
     with zipfile.ZipFile(BytesIO(data)) as archive:
-        if _PROPERTIES not in archive.namelist():
+        if _PROPERTIES not in archive.namelist() or archive.getinfo(_PROPERTIES).file_size > _MAX_PROPERTIES_BYTES:
             return {}
         xml = archive.read(_PROPERTIES)
     try:

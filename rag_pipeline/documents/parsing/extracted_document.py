@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 
 
 @dataclass(frozen=True)
@@ -12,8 +11,6 @@ class ExtractedDocument:
 
     markdown: str
     title: str | None = None
-    created_at: datetime | None = None
-    """Aware, UTC."""
     author: str | None = None
     language: str | None = None
     language_is_certain: bool = False

@@ -34,8 +34,14 @@ _INVISIBLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORE
 _TABLE_PARTS = ["table", "caption", "thead", "tbody", "tfoot", "tr", "td", "th"]
 _HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 _MAX_COLSPAN = 20
+_MAX_COLUMNS = 1000
+"""Columns of a row beyond which its cells are not widened: each column costs time in every row."""
+_MAX_TAGS = 1_000_000
+_NUMBER = "data-number"
+"""An attribute that items of numbered lists are given."""
 
 _CODE_LANGUAGE = re.compile(r"(?:^|\s)(?:language|lang|highlight-source|highlight|brush:)[- ]?([\w+#-]+)")
+_LINE_START = re.compile(r"^(?=.)", re.MULTILINE)
 _BACKTICKS = re.compile(r"`{3,}")
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
@@ -97,6 +103,8 @@ def markdown_of(html: str) -> str:
 def _parse(text: str) -> BeautifulSoup:
     from bs4 import BeautifulSoup, ParserRejectedMarkup
 
+    if text.count("<") > _MAX_TAGS:
+        raise DocumentError(f"the page has more than {_MAX_TAGS:,} tags: split it")
     # An XML declaration means nothing in decoded text, and BeautifulSoup warns about it.
     text = re.sub(r"\A\s*<\?xml[^>]*>", "", text)
     try:
@@ -199,19 +207,29 @@ def _is_layout(table: Tag) -> bool:
 
 def _convert(element: Tag) -> str:
     layouts = [table for table in element.find_all("table") if _is_layout(table)]
-    for table in layouts:
-        for part in table.find_all(_TABLE_PARTS[1:]):
-            if part.find_parent("table") is table:
-                part.name = "div"
+    inside = set(map(id, layouts))
+    for part in element.find_all(_TABLE_PARTS[1:]):
+        if id(part.find_parent("table")) in inside:
+            part.name = "div"
     for table in layouts:  # renamed last, because each part looks for its table
         table.name = "div"
     for cell in element.find_all(["td", "th"], colspan=True):
         span = str(cell["colspan"])
         if not (span.isascii() and span.isdigit() and int(span) <= _MAX_COLSPAN):
             del cell["colspan"]
-    for cell in element.find_all(["td", "th"]):
-        for text in cell.find_all(string=lambda text: "|" in (text or "")):
+    for row in element.find_all("tr"):
+        wide = row.find_all(["td", "th"], colspan=True)
+        if sum(int(str(cell["colspan"])) for cell in wide) > _MAX_COLUMNS:
+            for cell in wide:
+                del cell["colspan"]
+    for text in element.find_all(string=lambda text: "|" in (text or "")):
+        if text.find_parent(["td", "th"]):
             text.replace_with(text.replace("|", "\\|"))
+    for numbered in element.find_all("ol"):
+        start = str(numbered.get("start") or "")
+        first = int(start) if start.isdecimal() and len(start) < 10 else 1
+        for number, item in enumerate(numbered.find_all("li", recursive=False), first):
+            item[_NUMBER] = str(number)
     for link in element.find_all("a", href=True):
         if not str(link["href"]).startswith(("http://", "https://")):
             del link["href"]  # it leads nowhere outside its page or site
@@ -245,7 +263,17 @@ def _converter() -> MarkdownConverter:
     from markdownify import MarkdownConverter
 
     class Converter(MarkdownConverter):
-        """A MarkdownConverter whose fences are longer than any fence inside them."""
+        """A MarkdownConverter whose fences are longer than any fence inside them.
+
+        Numbered lists take linear time: the base class counts the items before each item.
+        """
+
+        def convert_li(self, element: Tag, text: str, parent_tags: set[str]) -> str:
+            text = text.strip()
+            if not text or _NUMBER not in element.attrs:
+                return str(super().convert_li(element, text, parent_tags))  # type: ignore[misc]
+            bullet = f"{element[_NUMBER]}. "
+            return bullet + _LINE_START.sub(" " * len(bullet), text)[len(bullet) :] + "\n"
 
         def convert_pre(self, element: Tag, text: str, parent_tags: set[str]) -> str:
             code = text.strip("\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from rag_pipeline.documents.cleaning import clean_tags
@@ -14,7 +15,8 @@ MAX_FRONT_MATTER = 16 * 1024
 """Characters. A longer block is not front matter."""
 
 _BLOCK = re.compile(r"---[ \t]*\n(?P<yaml>(?:.*\n)*?)(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
-_KEY = re.compile(r"([A-Za-z_][\w-]*)[ \t]*:(?:[ \t]+(.*))?$", re.MULTILINE)
+# Only at the start of a word: from each of its letters, the rest of it would be read again.
+_KEY = re.compile(r"(?<![\w-])([A-Za-z_][\w-]*)[ \t]*:(?:[ \t]+(.*))?$", re.MULTILINE)
 
 _TITLE = ("title",)
 _DATE = ("date", "created_at", "created", "published_at", "published", "pubdate")
@@ -33,7 +35,6 @@ def read_markdown(text: str) -> ExtractedDocument:
     return ExtractedDocument(
         markdown=content,
         title=_text(_first(fields, _TITLE)),
-        created_at=parse_date(_text(_first(fields, _DATE))),
         author=_text(_first(fields, _AUTHOR)),
         language=_text(_first(fields, _LANGUAGE)),
         language_is_certain=True,
@@ -41,6 +42,12 @@ def read_markdown(text: str) -> ExtractedDocument:
         tags=_tags(_first(fields, _TAGS)),
         warnings=warnings,
     )
+
+
+def created_at(text: str) -> datetime | None:
+    """Return the date in the front matter of a Markdown document."""
+    fields, _, _ = split_front_matter(text)
+    return parse_date(_text(_first(fields, _DATE)))
 
 
 def split_front_matter(text: str) -> tuple[Mapping[str, Any], str, tuple[str, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
 
 
 @dataclass(frozen=True)
@@ -15,8 +14,6 @@ class ParsedDocument:
     markdown: str
     """The content without front matter, in its author's characters: only line ends are normalised (to `\\n`), and
     only NULs, lone surrogates and byte order marks are removed. NFKC is for comparing texts."""
-    created_at: datetime | None = None
-    """Aware, UTC."""
     author: str | None = None
     language: str | None = None
     """Two lower-case letters (ISO 639-1), stated by the document or detected."""

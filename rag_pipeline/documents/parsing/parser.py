@@ -49,6 +49,8 @@ SUPPORTED_EXTENSIONS: frozenset[str] = frozenset(_FORMATS)
 """Lower-case, with the dot."""
 
 _WHOLE_FILE = frozenset({"PDF", "DOCX"})
+_QUICK = frozenset({"Markdown", "text"})
+_QUICK_BYTES = 64 * 1024
 _HTML_START = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--.{0,500}?-->\s*)?<(?:!doctype\s+html|html[\s>])",
     re.IGNORECASE | re.DOTALL,
@@ -66,7 +68,7 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
     Raises `DocumentError`, one line that begins with the name, if the file is empty, broken, encrypted, without
     text, in an unsupported format, or in no known encoding.
     """
-    shown = clean_field(name, 200) or "a file without a name"
+    shown = shown_name(name)
     try:
         file_format = _format_of(data, name)
         if not data.strip():
@@ -77,6 +79,9 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
             raise DocumentError("the file contains no text")
     except DocumentError as error:
         raise DocumentError(f"{shown}: {one_line(error)}") from None
+    # Found even if there is a title: this way a text whose outline takes too much time or memory is rejected here,
+    # where that has a limit, and not when it is chunked.
+    heading = first_heading(content)
     warnings = [warning for text in extracted.warnings if (warning := clean_field(text, 500))]
     if file_format != _FORMATS.get(_extension(name), file_format):
         warnings.append(f"the extension does not match the content: the file was read as {file_format}")
@@ -85,11 +90,10 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
         warnings.append(doubt)
     return ParsedDocument(
         title=clean_field(extracted.title, MAX_TITLE)
-        or clean_field(first_heading(content), MAX_TITLE)
+        or clean_field(heading, MAX_TITLE)
         or clean_field(PurePosixPath(name).stem, MAX_TITLE)
         or shown,
         markdown=content,
-        created_at=created_at(data[:HEAD_BYTES], name) if file_format == "HTML" else extracted.created_at,
         author=clean_field(extracted.author, MAX_AUTHOR),
         language=chosen,
         category=clean_field(extracted.category, MAX_CATEGORY),
@@ -98,22 +102,22 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
     )
 
 
-def created_at(head: bytes, name: str) -> datetime | None:
-    """Return the date that a document states, aware and in UTC, from its first `HEAD_BYTES` alone.
+def created_at(data: bytes, name: str) -> datetime | None:
+    """Return the date that a document states, aware and in UTC; None if it states none. Never raises.
 
-    Returns None if these bytes hold no date. For a format that `needs_whole_file`, `parse` finds it. Never raises.
+    Takes the first `HEAD_BYTES`, and all bytes of a file that `needs_whole_file`.
     """
-    if len(head) >= HEAD_BYTES:
-        head = head[: head.rfind(b"\n") + 1] or head  # do not cut inside a character
     try:
-        file_format = _format_of(head, name)
-        if file_format == "HTML":
-            return html.published_at(_decode_html(head).text)
-        if file_format == "Markdown":
-            return markdown.read_markdown(clean_text(decode(head).text)).created_at
+        file_format = _format_of(data, name)
+        if file_format in _WHOLE_FILE:
+            # A PDF called .txt is not read for its date: only its first bytes are here.
+            return _DATE_READERS[file_format](data) if needs_whole_file(name) else None
+        head = data[:HEAD_BYTES]
+        if len(head) == HEAD_BYTES:
+            head = head[: head.rfind(b"\n") + 1] or head  # do not cut inside a character
+        return _DATE_READERS[file_format](head) if file_format in _DATE_READERS else None
     except DocumentError:
-        pass  # parse() reports what is wrong
-    return None
+        return None  # parse() reports what is wrong
 
 
 def needs_whole_file(name: str) -> bool:
@@ -121,20 +125,34 @@ def needs_whole_file(name: str) -> bool:
     return _FORMATS.get(_extension(name)) in _WHOLE_FILE
 
 
+def is_quick(data: bytes, name: str) -> bool:
+    """Return whether `parse` takes seconds at worst: a short text. A page, a PDF or a Word document can take for ever."""
+    return len(data) <= _QUICK_BYTES and _known_format(data, name) in _QUICK
+
+
+def shown_name(name: str) -> str:
+    """Return a file's name as errors show it."""
+    return clean_field(name, 200) or "a file without a name"
+
+
 def _format_of(data: bytes, name: str) -> str:
     """Return the format: what the content shows, else what the extension says."""
+    file_format = _known_format(data, name)
+    if file_format is None:
+        extension = clean_field(_extension(name), 40)
+        what = f"{extension} is not a supported format" if extension else "the file name has no extension"
+        raise DocumentError(f"{what}: use .md .txt .html .pdf .docx")
+    return file_format
+
+
+def _known_format(data: bytes, name: str) -> str | None:
     if data[:64].lstrip().startswith(b"%PDF-"):
         return "PDF"
     if _HTML_START.match(data, 0, 2048):
         return "HTML"
     if data.startswith(b"PK\x03\x04") and docx.is_docx(data):
         return "DOCX"
-    file_format = _FORMATS.get(_extension(name))
-    if file_format is None:
-        extension = clean_field(_extension(name), 40)
-        what = f"{extension} is not a supported format" if extension else "the file name has no extension"
-        raise DocumentError(f"{what}: use .md .txt .html .pdf .docx")
-    return file_format
+    return _FORMATS.get(_extension(name))
 
 
 def _extension(name: str) -> str:
@@ -184,4 +202,10 @@ _READERS: dict[str, Callable[[bytes], ExtractedDocument]] = {
     "HTML": _read_html,
     "PDF": pdf.read_pdf,
     "DOCX": docx.read_docx,
+}
+_DATE_READERS: dict[str, Callable[[bytes], datetime | None]] = {
+    "Markdown": lambda head: markdown.created_at(clean_text(decode(head).text)),
+    "HTML": lambda head: html.published_at(_decode_html(head).text),
+    "PDF": pdf.created_at,
+    "DOCX": docx.created_at,
 }

@@ -6,7 +6,7 @@ from io import BytesIO
 
 import pytest
 
-from rag_pipeline.documents.parsing.docx import MAX_XML_BYTES, is_docx, read_docx
+from rag_pipeline.documents.parsing.docx import MAX_XML_BYTES, created_at, is_docx, read_docx
 from rag_pipeline.errors import DocumentError
 from rag_pipeline_tests.support.document_files import docx
 
@@ -22,17 +22,16 @@ def test_headings_text_and_tables() -> None:
 
 
 def test_core_properties() -> None:
-    document = read_docx(
-        docx(
-            [("", "本文")],
-            core="<dc:title>題</dc:title><dc:creator>山田</dc:creator><dc:language>ja-JP</dc:language>"
-            "<dcterms:created>2024-01-05T00:00:00Z</dcterms:created><cp:category>報告</cp:category>"
-            "<cp:keywords>a、b</cp:keywords>",
-        )
+    data = docx(
+        [("", "本文")],
+        core="<dc:title>題</dc:title><dc:creator>山田</dc:creator><dc:language>ja-JP</dc:language>"
+        "<dcterms:created>2024-01-05T00:00:00Z</dcterms:created><cp:category>報告</cp:category>"
+        "<cp:keywords>a、b</cp:keywords>",
     )
+    document = read_docx(data)
     assert (document.title, document.author, document.language) == ("題", "山田", "ja-JP")
     assert (document.category, document.tags) == ("報告", ("a", "b"))
-    assert document.created_at == datetime(2024, 1, 5, tzinfo=UTC)
+    assert created_at(data) == datetime(2024, 1, 5, tzinfo=UTC)
 
 
 def test_broken_properties_do_not_reject_the_document() -> None:

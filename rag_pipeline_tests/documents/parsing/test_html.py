@@ -3,9 +3,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from bs4 import PageElement
 
 from rag_pipeline.documents.parsing.html import published_at, read_html
 from rag_pipeline.documents.parsing.parser import parse
+from rag_pipeline.errors import DocumentError
 
 PAGE = """<!DOCTYPE html><html lang="ja"><head><title>設定 | サイト</title>
 <meta name="Author" content="山田"><meta name="keywords" content="a, b"><style>p{}</style></head><body>
@@ -82,3 +84,36 @@ def test_the_permalink_of_a_heading_is_not_part_of_it() -> None:
     markdown = parse(page.encode(), "a.html").markdown
     assert "¶" not in markdown
     assert "§ 3" in markdown
+
+
+def test_numbered_lists() -> None:
+    page = (
+        "<ol><li>a<li>b<ol start=7><li>c<li><p>d</p><p>e</p></ol><li> </ol><ul><li>f</ul>"
+        "<ol start=x><li>g</ol><ol start=9999999999><li>h</ol>"
+    )
+    assert read_html(page).markdown == ("1. a\n2. b\n   7. c\n   8. d\n\n      e\n\n- f\n\n1. g\n\n1. h")
+
+
+def test_the_items_before_an_item_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(PageElement, "find_previous_siblings")  # it would make a long list quadratic
+    assert read_html("<ol>" + "<li>a" * 1000).markdown.endswith("\n1000. a")
+
+
+def test_wide_cells_are_limited_by_the_columns_of_their_row() -> None:
+    def columns(cells: int) -> int:
+        return (
+            read_html("<table><tr>" + "<td colspan=20>a" * cells + "</table>").markdown.split("\n")[0].count("|")
+        )
+
+    assert columns(50) == 1001
+    assert columns(51) == 52
+
+
+def test_a_page_with_too_many_tags_is_rejected_before_it_is_parsed() -> None:
+    with pytest.raises(DocumentError, match="more than 1,000,000 tags: split it"):
+        read_html("<p>a" * 1_000_001)
+
+
+def test_pipes_in_cells_are_escaped_once() -> None:
+    page = "<table><tr><th>a|b<td><p>c|d</p></table><p>e|f"
+    assert read_html(page).markdown == "| a\\|b | c\\|d |\n| --- | --- |\n\ne|f"

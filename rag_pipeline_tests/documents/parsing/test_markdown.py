@@ -4,16 +4,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rag_pipeline.documents.parsing.markdown import read_markdown
+from rag_pipeline.documents.parsing import markdown as module
+from rag_pipeline.documents.parsing.markdown import created_at, read_markdown, split_front_matter
 
 
 def test_front_matter() -> None:
-    document = read_markdown(
+    text = (
         "---\ntitle: 導入 ガイド\ndate: 2024-01-05T09:00:00+09:00\nauthor: [山田, 佐藤]\nLang: ja-JP\n"
         "category: manual\ntags: [a, 'b c', a]\n---\n\n# 本文\n"
     )
+    document = read_markdown(text)
     assert document.title == "導入 ガイド"
-    assert document.created_at == datetime(2024, 1, 5, tzinfo=UTC)
+    assert created_at(text) == datetime(2024, 1, 5, tzinfo=UTC)
     assert document.author == "山田, 佐藤"
     assert document.language == "ja-JP"
     assert document.category == "manual"
@@ -28,8 +30,9 @@ def test_tags_as_a_list_or_with_commas(tags: str) -> None:
 
 
 def test_values_stay_as_written() -> None:
-    document = read_markdown("---\ntitle: 1.10\nlang: no\ndate: 2024-02-30\n---\ntext")
-    assert (document.title, document.language, document.created_at) == ("1.10", "no", None)
+    text = "---\ntitle: 1.10\nlang: no\ndate: 2024-02-30\n---\ntext"
+    document = read_markdown(text)
+    assert (document.title, document.language, created_at(text)) == ("1.10", "no", None)
 
 
 @pytest.mark.parametrize(
@@ -42,9 +45,10 @@ def test_values_stay_as_written() -> None:
     ],
 )
 def test_broken_yaml_is_read_line_by_line_with_a_warning(front_matter: str) -> None:
-    document = read_markdown(f"---\n{front_matter}\ndate: 2024-01-05\n---\ntext")
+    text = f"---\n{front_matter}\ndate: 2024-01-05\n---\ntext"
+    document = read_markdown(text)
     assert document.title == "Guide: part 1"
-    assert document.created_at == datetime(2024, 1, 5, tzinfo=UTC)
+    assert created_at(text) == datetime(2024, 1, 5, tzinfo=UTC)
     assert document.markdown == "text"
     assert "not valid YAML" in document.warnings[0]
 
@@ -69,3 +73,10 @@ def test_exponential_aliases_are_harmless() -> None:
 def test_what_is_not_front_matter_is_content(text: str) -> None:
     document = read_markdown(text)
     assert (document.markdown, document.title) == (text, None)
+
+
+def test_keys_are_found_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_FRONT_MATTER", 10_000_000)
+    letters = "a" * 5_000_000  # if each letter could begin a key, this would be a trillion steps
+    text = f"---\n{letters}\n---\ntext"
+    assert split_front_matter(text) == ({}, text, ())

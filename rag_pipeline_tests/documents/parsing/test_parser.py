@@ -17,7 +17,7 @@ from rag_pipeline.documents.parsing.parser import (
     parse,
 )
 from rag_pipeline.errors import DocumentError
-from rag_pipeline_tests.support.document_files import docx, pdf
+from rag_pipeline_tests.support.document_files import ENCRYPTED_PDF, docx, pdf
 
 JAPANESE = "これは日本語の本文です。検索のために書かれました。"
 
@@ -131,7 +131,25 @@ def test_fields_are_cut_to_the_size_of_their_columns() -> None:
 def test_head_and_whole_file_have_the_same_date(data: bytes, name: str) -> None:
     day = datetime(2024, 1, 5, tzinfo=UTC)
     assert created_at(data[:HEAD_BYTES], name) == day
-    assert parse(data, name).created_at == day
+    assert created_at(data, name) == day
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "has_date"),
+    [
+        (pdf(["text"], info={"CreationDate": "D:20240105"}), "a.pdf", True),
+        (docx([], core="<dcterms:created>2024-01-05T00:00:00Z</dcterms:created>"), "a.docx", True),
+        (docx([], core="<dcterms:created>2024-01-05</dcterms:created>" + " " * 2_000_000), "a.docx", False),
+        (b'<html><head><meta name="date" content="2024-01-05"></head><body>text', "a.pdf", True),
+        (pdf(["text"], info={"CreationDate": "D:20240105"}), "a.txt", False),
+        (ENCRYPTED_PDF, "a.pdf", False),
+        (pdf(["text"])[:300], "a.pdf", False),
+        (docx([])[:300], "a.docx", False),
+        (b"", "a.docx", False),
+    ],
+)
+def test_dates_of_formats_that_have_them_at_the_end(data: bytes, name: str, has_date: bool) -> None:
+    assert created_at(data, name) == (datetime(2024, 1, 5, tzinfo=UTC) if has_date else None)
 
 
 def test_which_formats_need_the_whole_file() -> None:
