@@ -71,6 +71,15 @@ def index_vectors(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] 
     return _VectorStep(pipeline, month, tuple(kind for kind in built if kinds is None or kind in kinds)).run()
 
 
+def reopen_incomplete(pipeline: Pipeline, month: Month) -> None:
+    """Make pending what misses a kind in `RAG_VECTORS`: one that was added is built by the month's next run.
+
+    Reads the rows of all chunks of the month, so it is not for every tick of a sensor.
+    """
+    with pipeline.stores.database.connection() as connection:
+        document_chunks.reopen_incomplete(connection, month, pipeline.settings.vectors)
+
+
 class _VectorStep:
     """One call of `index_vectors`. Its result is filled by this thread and by the one that writes."""
 
