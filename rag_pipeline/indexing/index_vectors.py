@@ -211,7 +211,8 @@ class _VectorStep:
             if not moved:
                 break
             collections.ensure(month)
-            states = {chunk.id: (chunk, counts[chunk.id]) for chunk in moved}
+            # One that somebody deleted just now has no count.
+            states = {chunk.id: (chunk, counts[chunk.id]) for chunk in moved if chunk.id in counts}
             for kind, generation in collections.generations.items():
                 rows.update_metadata(self._pipeline.stores.milvus, kind, generation.name, month, states)
             with self._database.connection() as connection:
