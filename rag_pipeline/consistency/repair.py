@@ -127,7 +127,7 @@ def _repair_structure(pipeline: Pipeline) -> list[Finding]:
         for kind in pipeline.settings.vectors:
             if any(finding.where == collection_asset(kind) for finding in found):
                 for broken in milvus_inspection.collection_problems(collections, kind):
-                    milvus_inspection.repair(collections, broken)
+                    milvus_inspection.repair(collections, broken, pipeline.progress)
     return found
 
 

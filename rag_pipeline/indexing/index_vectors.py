@@ -71,6 +71,15 @@ def index_vectors(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] 
     return _VectorStep(pipeline, month, tuple(kind for kind in built if kinds is None or kind in kinds)).run()
 
 
+def reopen_incomplete(pipeline: Pipeline, month: Month) -> None:
+    """Make pending what misses a kind in `RAG_VECTORS`: one that was added is built by the month's next run.
+
+    Reads the rows of all chunks of the month, so it is not for every tick of a sensor.
+    """
+    with pipeline.stores.database.connection() as connection:
+        document_chunks.reopen_incomplete(connection, month, pipeline.settings.vectors)
+
+
 class _VectorStep:
     """One call of `index_vectors`. Its result is filled by this thread and by the one that writes."""
 
@@ -202,7 +211,8 @@ class _VectorStep:
             if not moved:
                 break
             collections.ensure(month)
-            states = {chunk.id: (chunk, counts[chunk.id]) for chunk in moved}
+            # One that somebody deleted just now has no count.
+            states = {chunk.id: (chunk, counts[chunk.id]) for chunk in moved if chunk.id in counts}
             for kind, generation in collections.generations.items():
                 rows.update_metadata(self._pipeline.stores.milvus, kind, generation.name, month, states)
             with self._database.connection() as connection:

@@ -12,10 +12,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from pymilvus import MilvusClient
+from pymilvus.client.types import LoadState
+from pymilvus.exceptions import MilvusException
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import PrivilegeError, RagError
 from rag_pipeline.local_servers.postgres_folders import programs_for
+from rag_pipeline.stores.milvus import collection_inspection
 from rag_pipeline.stores.postgres import expected_schema as expected_schema_module
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Database
@@ -390,6 +394,78 @@ def test_an_index_of_another_type_and_metric(damaged: DamagedIndex) -> None:
         described = client.describe_index(name, "vector")
     assert (described["index_type"], described["metric_type"]) == ("HNSW", "IP")
     assert damaged.embedded == 0
+
+
+def spoil_index(damaged: DamagedIndex) -> None:
+    name = damaged.collection("dense")
+    with damaged.milvus() as client:
+        client.release_collection(name)
+        client.drop_index(name, "vector")
+        params = client.prepare_index_params()
+        params.add_index("vector", index_name="vector", index_type="FLAT", metric_type="IP")
+        client.create_index(name, params)
+        client.load_collection(name)
+
+
+@pytest.mark.parametrize("step", ["drop_index", "create_index", "load_collection"])
+def test_a_repair_of_an_index_that_was_killed_is_continued(
+    damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    spoil_index(damaged)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(MilvusClient, step, killed)
+        damaged.repair()
+    with damaged.milvus() as client:
+        client.release_collection(damaged.collection("dense"))  # Lite loads a collection that has lost its index.
+    assert damaged.check().index_issues
+    damaged.repaired()
+    assert damaged.embedded == 0
+
+
+def test_a_repair_waits_for_a_large_index_and_reports_its_progress(
+    damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a real server does, which builds and loads in the background. Lite does both within the calls."""
+    describe, load, state = MilvusClient.describe_index, MilvusClient.load_collection, MilvusClient.get_load_state
+    left, percent = [100, 40], [0, 70]
+
+    def building(client: MilvusClient, *arguments: Any, **options: Any) -> dict[str, Any]:
+        found = describe(client, *arguments, **options)
+        if found and found["index_type"] == "HNSW" and left:
+            found |= {"state": "InProgress", "total_rows": 100, "pending_index_rows": left.pop(0)}
+        return found
+
+    def outlasts_its_limit(client: MilvusClient, *arguments: Any, **options: Any) -> None:
+        load(client, *arguments, **options)
+        if percent:
+            raise MilvusException(code=10001, message="context deadline exceeded")
+
+    def loading(client: MilvusClient, *arguments: Any, **options: Any) -> dict[str, Any]:
+        found = state(client, *arguments, **options)
+        if not left and percent and found["state"] == LoadState.Loaded:
+            return {"state": LoadState.Loading, "progress": percent.pop(0)}
+        return found
+
+    spoil_index(damaged)
+    monkeypatch.setattr(collection_inspection, "_POLL_SECONDS", 0.01)
+    reported: list[tuple[str, int, int | None]] = []
+    with damaged.index.open() as pipeline:
+        name = pipeline.collections.generations["dense"].name
+        (problem,) = collection_inspection.collection_problems(pipeline.collections, "dense")
+        monkeypatch.setattr(MilvusClient, "describe_index", building)
+        monkeypatch.setattr(MilvusClient, "load_collection", outlasts_its_limit)
+        monkeypatch.setattr(MilvusClient, "get_load_state", loading)
+        collection_inspection.repair(pipeline.collections, problem, lambda *report: reported.append(report))
+    monkeypatch.undo()
+    assert reported == [
+        (f"index of {name}", 0, 100),
+        (f"index of {name}", 60, 100),
+        (f"loading {name}, percent", 70, 100),
+    ]
+    damaged.repaired()
 
 
 def test_a_dropped_index_and_what_was_lost_meanwhile(damaged: DamagedIndex) -> None:

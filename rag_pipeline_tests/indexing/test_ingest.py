@@ -14,14 +14,18 @@ from rag_pipeline.embedding.base import ChunkVectors
 from rag_pipeline.errors import DimensionMismatchError, LockLostError, SourceError
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.ingest_documents import ingest_documents
+from rag_pipeline.indexing.month_run import MonthRun, run_month
+from rag_pipeline.indexing.run_selection import pending_work
 from rag_pipeline.indexing.scan import scan_source
+from rag_pipeline.indexing.verify import verify
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.settings import VectorKind
 from rag_pipeline_tests.support.databases import end_idle_lock_sessions
 from rag_pipeline_tests.support.embedders import CheapEmbedder
 from rag_pipeline_tests.support.index import Index
 
-KINDS = ("dense", "sparse", "multi")
+KINDS: tuple[VectorKind, ...] = ("dense", "sparse", "multi")
 
 
 def paragraphs(count: int, seed: str = "") -> str:
@@ -290,6 +294,34 @@ def test_a_kind_that_is_not_built_is_not_missed(index: Index) -> None:
     assert index.rows(
         "SELECT DISTINCT embedding_status, sparse_vector_id, multi_vector_id FROM document_chunks"
     ) == [("completed", None, None)]
+
+
+def test_a_kind_that_is_added_is_missing_until_the_next_ingest_builds_it(index: Index) -> None:
+    months = [Month(2024, 3), Month(2024, 4)]
+    for month in months:
+        index.write(f"{month}.md", paragraphs(3, str(month)), f"{month}-05")
+    with index.open(vectors="dense") as pipeline:
+        ingest(pipeline)
+    with index.open() as pipeline:
+        for month in months:
+            assert [counts.equal for counts in verify(pipeline, month, KINDS)] == [True, False, False]
+    result = index.ingest()
+    assert (result.errors, result.months) == ([], months)
+    index.assert_consistent()
+    assert index.ingest().months == []
+
+
+def test_a_kind_that_is_built_again_is_filled_where_it_was_left_out(index: Index) -> None:
+    index.write("a.md", paragraphs(3, "a"))
+    index.ingest()
+    index.write("b.md", paragraphs(3, "b"))
+    with index.open(vectors="dense,multi") as pipeline:
+        ingest(pipeline)
+    with index.open() as pipeline:
+        assert list(pending_work(pipeline)) == [Month(2024, 3)], "what the sensor runs"
+        run_month(pipeline, Month(2024, 3), MonthRun())
+        assert pending_work(pipeline) == {}
+    index.assert_consistent()
 
 
 def test_without_redis_it_is_slower_and_not_wrong(index: Index, tmp_path: Path) -> None:

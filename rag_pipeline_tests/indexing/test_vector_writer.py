@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 
 import pytest
 
@@ -12,6 +13,8 @@ from rag_pipeline.embedding.base import ChunkVectors
 from rag_pipeline.errors import LockLostError, StoreUnavailableError
 from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.vector_writer import Saga
+from rag_pipeline.stores.milvus import rows
+from rag_pipeline.stores.postgres import document_chunks
 from rag_pipeline_tests.support.index import Index
 from rag_pipeline_tests.support.milvus import refusing
 
@@ -120,8 +123,6 @@ def test_only_the_chunk_whose_data_are_refused_fails(index: Index) -> None:
 
 
 def test_data_that_lite_itself_refuses_fail_their_chunk(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rag_pipeline.stores.milvus import rows
-
     write_documents(index)
     made = rows.make_rows
     first: list[object] = []
@@ -242,25 +243,28 @@ def test_a_document_deleted_during_a_run_leaves_no_vectors_and_comes_back(
     index.assert_consistent()
 
 
+@pytest.mark.parametrize(
+    ("module", "name", "before"),
+    [(rows, "fetch", False), (document_chunks, "multi_counts", True)],
+    ids=["after its vectors are fetched", "before they are counted"],
+)
 def test_a_moved_chunk_that_is_deleted_meanwhile_leaves_no_vectors(
-    index: Index, monkeypatch: pytest.MonkeyPatch
+    index: Index, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, before: bool
 ) -> None:
-    from rag_pipeline.stores.milvus import rows
-
     path = index.write("a.md", "# 見出し\n\n## 一\n\n本文。\n\n## 二\n\n本文二。\n")
     index.ingest()
     path.write_text(path.read_text("utf-8").replace("# 見出し\n", "# 見出し\n\n## 零\n\n新しい節。\n"), "utf-8")
-    fetch = rows.fetch
+    original = getattr(module, name)
     deleted: list[str] = []
 
-    def delete_after(*arguments: object) -> object:
-        found = fetch(*arguments)  # type: ignore[arg-type]
+    def call(*arguments: object) -> object:
+        found = None if before else original(*arguments)
         if not deleted:
             deleted.append("a.md")
             delete_by_hand(index, "a.md")
-        return found
+        return original(*arguments) if before else found
 
-    monkeypatch.setattr(rows, "fetch", delete_after)
+    monkeypatch.setattr(module, name, call)
     index.ingest()
     assert deleted
     index.assert_consistent()

@@ -6,16 +6,19 @@ it applies them.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rag_pipeline.errors import RagError
+from rag_pipeline.errors import BusyError, RagError, StoreUnavailableError
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import INDEXES, dimension_of, index_params, vector_field
 from rag_pipeline.stores.milvus.key_ranges import is_loaded
 from rag_pipeline.stores.milvus.partitions import existing_collections
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.milvus.client import Milvus
     from rag_pipeline.stores.milvus.collections import Collections
@@ -29,6 +32,10 @@ CollectionProblemKind = Literal[
     "index differs",
     "not loaded",
 ]
+
+_BUILD_SECONDS = 12 * 3600
+"""How long a repair waits for the index of a large collection."""
+_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,10 +79,17 @@ def collection_problems(collections: Collections, kind: VectorKind) -> list[Coll
     return [CollectionProblem(kind, what, text) for what, text in found]
 
 
-def repair(collections: Collections, problem: CollectionProblem) -> None:
+def repair(
+    collections: Collections, problem: CollectionProblem, progress: Callable[[str, int, int], None]
+) -> None:
     """Repair one problem. Vectors that are dropped with a collection are missing afterwards: not restored here.
 
+    An index is rebuilt while the collection is not loaded, because no server drops the index of a loaded one: until it
+    is built and loaded, which takes hours for millions of vectors, searches that need this collection fail. Those that
+    need only the others go on. If the process is killed meanwhile, the next repair continues.
+
     Raises a `RagError` if the alias points to another embedder's vectors: a person must decide which embedder is right.
+    Raises `BusyError` if Milvus needs more than 12 hours to build or load.
     """
     generation = collections.generations[problem.kind]
     collections.invalidate()
@@ -88,13 +102,13 @@ def repair(collections: Collections, problem: CollectionProblem) -> None:
         elif problem.what == "alias points elsewhere":
             _reset_alias(collections, client, problem.kind)
         elif problem.what in ("index differs", "index missing"):
-            # A real server refuses to drop the index of a loaded collection, and so does Lite.
             client.release_collection(name, timeout=TIMEOUT_SECONDS)
             if problem.what == "index differs":
                 for index in client.list_indexes(name, field_name=field):
                     client.drop_index(name, index, timeout=TIMEOUT_SECONDS)
-            client.create_index(name, index_params(problem.kind), timeout=TIMEOUT_SECONDS)
-            client.load_collection(name, timeout=TIMEOUT_SECONDS)
+            client.create_index(name, index_params(problem.kind), sync=False, timeout=TIMEOUT_SECONDS)
+    if problem.what in ("index differs", "index missing", "not loaded"):
+        _load(collections.milvus, problem.kind, name, progress)
     collections.ensure()
 
 
@@ -107,6 +121,53 @@ def load_existing(milvus: Milvus, prefix: str) -> list[str]:
                 client.load_collection(name, timeout=TIMEOUT_SECONDS)
             loaded.append(name)
     return loaded
+
+
+def _load(milvus: Milvus, kind: VectorKind, name: str, progress: Callable[[str, int, int], None]) -> None:
+    """Wait for a collection's index, load the collection, and wait for that."""
+    deadline = time.monotonic() + _BUILD_SECONDS
+    _wait(f"index of {name}", lambda: _rows_indexed(milvus, kind, name), deadline, progress)
+    try:
+        with milvus.client() as client:
+            client.load_collection(name, _async=True, timeout=TIMEOUT_SECONDS)
+    except StoreUnavailableError:
+        _percent_loaded(
+            milvus, name
+        )  # Raises if it is not loading. Lite loads within the call, for longer than that.
+    _wait(f"loading {name}, percent", lambda: _percent_loaded(milvus, name), deadline, progress)
+
+
+def _wait(
+    what: str,
+    measure: Callable[[], tuple[bool, int, int]],
+    deadline: float,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Measure (finished, done, total) until it is finished."""
+    finished, done, total = measure()
+    while not finished:
+        if time.monotonic() >= deadline:
+            raise BusyError(f"{what}: not done after 12 hours; Milvus continues, and so does the next repair")
+        progress(what, done, total)
+        time.sleep(_POLL_SECONDS)
+        finished, done, total = measure()
+
+
+def _rows_indexed(milvus: Milvus, kind: VectorKind, name: str) -> tuple[bool, int, int]:
+    with milvus.client() as client:
+        found = _index_of(client, name, vector_field(kind)) or {}
+    if found.get("state") == "Failed":
+        raise RagError(f"Milvus cannot build the index of {name}: see its log, then run `rag-pipeline repair`")
+    total = int(found.get("total_rows", 0))
+    return found.get("state", "Finished") == "Finished", total - int(found.get("pending_index_rows", 0)), total
+
+
+def _percent_loaded(milvus: Milvus, name: str) -> tuple[bool, int, int]:
+    with milvus.client() as client:
+        load = client.get_load_state(name, timeout=TIMEOUT_SECONDS)
+    if load["state"].name == "NotLoad":
+        raise StoreUnavailableError(f"Milvus did not load {name}: see its log, then run `rag-pipeline repair`")
+    return load["state"].name == "Loaded", int(load.get("progress", 0)), 100
 
 
 def _reset_alias(collections: Collections, client: Any, kind: VectorKind) -> None:

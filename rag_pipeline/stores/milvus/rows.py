@@ -113,7 +113,7 @@ def update_metadata(
     `chunks` maps a chunk's id to its new state and its number of multi-vectors. Missing rows stay missing.
     """
     items = list(chunks.items())
-    step = max(1, _KEYS_PER_REQUEST // max(1, *(count for _, count in chunks.values())))
+    step = max(1, _KEYS_PER_REQUEST // max([1, *(count for _, count in chunks.values())]))
     for start in range(0, len(items), step):
         part = dict(items[start : start + step])
         ids = [key for chunk, (_, count) in part.items() for key in row_ids(kind, chunk, count)]

@@ -102,6 +102,7 @@ _SET_MAPPED_IDS = ", ".join(
     f"THEN {mapped_id_sql(kind, 'c.id')} ELSE c.{column(kind)} END"
     for kind in VECTOR_KINDS
 )
+_MISSES_A_VECTOR = " OR ".join(f"'{kind}' = ANY(%(built)s) AND c.{column(kind)} IS NULL" for kind in VECTOR_KINDS)
 _HAS_EVERY_VECTOR = " AND ".join(
     f"('{kind}' = ANY(%(kinds)s) OR c.{column(kind)} IS NOT NULL OR NOT '{kind}' = ANY(%(built)s))"
     for kind in VECTOR_KINDS
@@ -247,6 +248,27 @@ def claim(
         },
     )
     return sorted(chunks, key=lambda chunk: (chunk.document_id, chunk.position))
+
+
+def reopen_incomplete(connection: Connection, month: Month, built: Sequence[str]) -> int:
+    """Make completed chunks of a month pending that miss a kind of vectors in `built`; return the number of documents.
+
+    Such as one that was added to `RAG_VECTORS` after they were written. Reads all of the month's chunks.
+    """
+    return connection.execute(
+        f"""
+        WITH reopened AS (
+            UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
+            WHERE c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT c.superseded
+                AND ({_MISSES_A_VECTOR}) AND {CHUNKS_OF_MONTH}
+            RETURNING c.document_id
+        )
+        UPDATE documents d SET indexing_status = {IndexingStatus.INDEXING.sql}, updated_at = now()
+        WHERE d.id IN (SELECT document_id FROM reopened)
+            AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND {DOCUMENTS_OF_MONTH}
+        """,
+        {"built": list(built), **month_bounds(month)},
+    ).rowcount
 
 
 def announce_multi(connection: Connection, month: Month, counts: Sequence[tuple[UUID, int]]) -> None:
@@ -463,16 +485,24 @@ def multi_counts(connection: Connection, month: Month, ids: Sequence[UUID]) -> d
     return {row.id: row.multi_vector_count for row in rows}
 
 
+_DUE = f"c.live AND NOT c.superseded AND c.embedding_status <> {EmbeddingStatus.FAILED.sql}"
+"""The chunk should have all kinds of vectors, also one that was added to `RAG_VECTORS` and is not built yet."""
+_EXPECTED = {
+    kind: f"count(*) FILTER (WHERE c.{column(kind)} IS NOT NULL OR {_DUE}) AS {kind}"
+    for kind in ("dense", "sparse")
+} | {
+    # How many multi-vectors a chunk has is known only when it is embedded: at least one.
+    "multi": f"""coalesce(sum(CASE WHEN c.{column("multi")} IS NOT NULL THEN c.multi_vector_count
+        WHEN {_DUE} THEN greatest(c.multi_vector_count, 1) END), 0)::bigint AS multi"""
+}
+
+
 def expected_vectors(connection: Connection, month: Month) -> dict[str, int]:
-    """Return a month's expected rows in the collections by kind, and its `completed` and `live` chunks."""
+    """Return a month's expected rows in the collections by kind, as if all kinds were built."""
     (counts,) = dicts(
         connection,
         f"""
-        SELECT count(*) FILTER (WHERE embedding_status = {EmbeddingStatus.COMPLETED.sql}) AS completed,
-            count(*) FILTER (WHERE live) AS live,
-            count({column("dense")}) AS dense, count({column("sparse")}) AS sparse,
-            coalesce(sum(multi_vector_count) FILTER (WHERE {column("multi")} IS NOT NULL), 0)::bigint AS multi
-        FROM document_chunks c WHERE {CHUNKS_OF_MONTH}
+        SELECT {", ".join(_EXPECTED.values())} FROM document_chunks c WHERE {CHUNKS_OF_MONTH}
         """,
         month_bounds(month),
     )

@@ -173,7 +173,8 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             # documents.retry_failed and retry_due; consistency_repairs.repair_statuses: no chunk of it has failed;
             # consistency_repairs.forget_vectors.
             (IndexingStatus.FAILED, IndexingStatus.INDEXING),
-            # consistency_repairs.repair_statuses and forget_vectors: its chunks are not complete.
+            # consistency_repairs.repair_statuses and forget_vectors: its chunks are not complete;
+            # document_chunks.reopen_incomplete.
             (IndexingStatus.COMPLETED, IndexingStatus.INDEXING),
             # source_items.delete_gone; expiring_months.delete_documents.
             (IndexingStatus.PENDING, None),
@@ -199,7 +200,8 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
             # documents.retry_failed and retry_due; store_next_version, where an edit keeps the chunk;
             # consistency_repairs.forget_vectors.
             (EmbeddingStatus.FAILED, EmbeddingStatus.PENDING),
-            # consistency_repairs.forget_vectors: a vector is not stored.
+            # consistency_repairs.forget_vectors: a vector is not stored; document_chunks.reopen_incomplete: a kind of
+            # vectors was added.
             (EmbeddingStatus.COMPLETED, EmbeddingStatus.PENDING),
             # consistency_repairs.repair_statuses: it has the ids of all its vectors.
             (EmbeddingStatus.FAILED, EmbeddingStatus.COMPLETED),
