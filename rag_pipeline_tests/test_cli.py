@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -290,3 +291,20 @@ def test_a_mistake_in_one_source_stops_only_that_source(cli: CommandLine) -> Non
     cli.sources.write_text("sources: [\n", "utf-8")
     assert "line 2, column 1" in one_line(cli.run("ingest").stderr)
     assert cli.rows("SELECT name, is_active FROM sources") == [("docs", True)]
+
+
+def test_scans_of_the_command_line_are_recorded_by_dagster_and_listed(cli: CommandLine) -> None:
+    assert "last scan never" in cli.run("sources").stdout
+    fill(cli, 1)
+    for _ in range(2):
+        cli.json("ingest")
+    recorded = cli.rows(
+        'SELECT dagster_event_type FROM dagster.event_logs WHERE asset_key = \'["sources", "docs"]\' ORDER BY id'
+    )
+    assert [event for (event,) in recorded] == ["ASSET_MATERIALIZATION"] * 2
+    checks = cli.rows(
+        "SELECT check_name, execution_status FROM dagster.asset_check_executions WHERE partition IS NULL"
+    )
+    assert checks == [("source_readable", "SUCCEEDED")] * 2
+    moment = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
+    assert re.search(f"last scan {moment}, next {moment}$", cli.run("sources").stdout.strip())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,7 +25,9 @@ from rag_pipeline.progress import ProgressLine
 if TYPE_CHECKING:
     from rag_pipeline.indexing.ingest import IngestResult
     from rag_pipeline.indexing.month_run import MonthRun
+    from rag_pipeline.indexing.scan import ScanResult
     from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.sources.config import SourceConfig
 
 
 @click.command()
@@ -52,6 +55,10 @@ def sources(as_json: bool, remove: str | None) -> None:
             rows = {row["name"]: row for row in table.list_sources(connection)}
     for name, config in configured.items():
         rows.setdefault(name, {"name": name, "source_type": config.type, "sync_status": "never scanned"})
+    for entry in pipeline.sources_file.invalid:
+        name = entry.name or pipeline.settings.sources.name
+        rows[name] = {"source_type": "", **rows.get(name, {}), "name": name, "sync_status": "invalid"}
+        rows[name]["last_error"] = entry.message
     if as_json:
         print_json({"sources": list(rows.values())})
         return
@@ -63,9 +70,15 @@ def _source_line(row: dict[str, Any]) -> str:
     state = row.get("sync_status") if row.get("is_active", True) else "not configured"
     line = (
         f"{row['name']:<20} {row['source_type']:<12} {state:<14} "
-        f"{row.get('successful_documents') or 0} ingested, {row.get('failed_documents') or 0} quarantined"
+        f"{row.get('successful_documents') or 0} ingested, {row.get('failed_documents') or 0} quarantined, "
+        f"last scan {_moment(row.get('last_sync_at'))}, next {_moment(row.get('next_sync_at'))}"
     )
     return f"{line}  {row['last_error']}" if row.get("last_error") else line
+
+
+def _moment(moment: datetime | None) -> str:
+    """Return a moment in this machine's time, with its offset."""
+    return moment.astimezone().isoformat(timespec="seconds") if moment else "never"
 
 
 @click.command()
@@ -101,6 +114,7 @@ def ingest(
                 confirm_deletions=confirm_deletions,
                 retry_failed=retry_failed,
                 run=_run_month_in_dagster,
+                on_scan=_record_scan_in_dagster,
                 result=result,
             )
 
@@ -128,7 +142,7 @@ def ingest(
 
 
 def _run_month_in_dagster(pipeline: Pipeline, month: Month, run: MonthRun) -> None:
-    """The month's job, in this process. Dagster is imported only when a month has work: it takes longer than a scan."""
+    """The month's job, in this process."""
     from rag_pipeline.defs.run_month import run_month
 
     run_month(pipeline, month, run)
@@ -163,6 +177,12 @@ def _interrupted(pipeline: Pipeline, progress: ProgressLine, result: IngestResul
         print_error(f"{done}; run again to resume ({one_line(error)})")
     else:
         print_error(f"{done}; months with pending work: {len(left)}; run again to resume")
+
+
+def _record_scan_in_dagster(pipeline: Pipeline, source: SourceConfig, result: ScanResult | None) -> None:
+    from rag_pipeline.defs.run_month import record_scan
+
+    record_scan(pipeline, source, result)
 
 
 def _print_counts(result: IngestResult, seconds: dict[str, float]) -> None:

@@ -79,7 +79,7 @@ def _consistency(asset: str, checks: Sequence[Check]) -> dg.AssetChecksDefinitio
         context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
     ) -> Iterator[dg.AssetCheckResult]:
         selected = {key.name for key in context.selected_asset_check_keys}
-        of_index = check_index(pipeline, names=selected, assets=(asset,))
+        of_index = check_index(pipeline, names=selected, assets=(asset,), costly=not context.has_partition_key)
         by_month = {
             month: [*of_index, *check_month(pipeline, month, names=selected, assets=(asset,))]
             for month in _months_to_check(context, pipeline)

@@ -5,6 +5,7 @@ run's `month_run`, and returns its metadata.
 """
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 
 import dagster as dg
 
@@ -16,6 +17,7 @@ from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletio
 from rag_pipeline.indexing.index_vectors import index_vectors
 from rag_pipeline.indexing.ingest_documents import ingest_documents
 from rag_pipeline.indexing.month_run import MonthRun
+from rag_pipeline.indexing.scan import pauses
 from rag_pipeline.indexing.verify import verify
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
@@ -26,6 +28,7 @@ from rag_pipeline.stores.postgres import documents as documents_table
 OWNERS = ["team:retrieval"]
 GROUP = "index"
 _NEWEST = 10
+_LEAST_DELAY = timedelta(minutes=10)
 
 _COLLECTIONS: dict[VectorKind, str] = {
     "dense": "Dense vectors for semantic search (HNSW, inner product), one per chunk.",
@@ -45,9 +48,16 @@ def source_assets(sources: Sequence[SourceConfig]) -> list[dg.AssetSpec]:
             description=f"Documents in {source.connection_config()['path']}, scanned by the sensor "
             f"`sync_{source.name}` ({source.schedule}).",
             metadata={"schedule": source.schedule, "include": list(source.include)},
+            freshness_policy=_freshness_policy(source),
         )
         for source in sources
     ]
+
+
+def _freshness_policy(source: SourceConfig) -> dg.FreshnessPolicy:
+    """Return the policy that fails when a scheduled scan has been missing for a while."""
+    pause = max(pauses(source))
+    return dg.FreshnessPolicy.time_window(fail_window=pause + max(_LEAST_DELAY, pause / 10))
 
 
 def invalid_source_asset(name: str, message: str) -> dg.AssetSpec:

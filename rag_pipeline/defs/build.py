@@ -19,6 +19,7 @@ from rag_pipeline.defs.sensors import (
     sources_file_sensor,
     sync_sensor,
 )
+from rag_pipeline.defs.source_health import source_check
 from rag_pipeline.settings import load_settings
 from rag_pipeline.sources.config import read_sources
 
@@ -28,6 +29,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
 
     `resource_overrides` replaces resources by name, everywhere: `{"pipeline": pipeline}` uses an open pipeline.
     """
+    overrides = resource_overrides or {}
     settings = load_settings()
     file = read_sources(settings.sources)
     # A mistake in the file fails sensors that say so; the other sources and the maintenance go on.
@@ -38,11 +40,11 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     ]
     return dg.Definitions(
         assets=[*sources, *index_assets(sources, settings.vectors)],
-        asset_checks=index_checks(settings.vectors),
+        asset_checks=[*index_checks(settings.vectors), *(source_check(source) for source in file.sources)],
         jobs=[index_month, check_month, repair_month, *maintenance_jobs],
         schedules=schedules(settings),
         sensors=[
-            *(sync_sensor(source) for source in file.sources),
+            *(sync_sensor(source, overrides.get("pipeline")) for source in file.sources),
             *(invalid_sensor(name, message) for name, message in invalid.items()),
             sources_file_sensor(file, list(invalid.values())),
             index_pending_months(file),
@@ -52,7 +54,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         resources={
             "pipeline": PipelineResource(),
             "month_run": MonthRunResource(),
-            **(resource_overrides or {}),
+            **overrides,
         },
         # In one process, the steps of a month share the embedder and the connections.
         executor=dg.in_process_executor,

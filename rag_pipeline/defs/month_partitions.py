@@ -21,10 +21,11 @@ _LOCK_WAIT_SECONDS = 30
 months = dg.DynamicPartitionsDefinition(name=_NAME)
 
 
-def show_months(instance: dg.DagsterInstance, pipeline: Pipeline) -> None:
-    """Make the months that Dagster knows those that are in use. Cheap if they are."""
-    if _wanted(instance, pipeline) == instance.get_dynamic_partitions(_NAME):
-        return
+def show_months(instance: dg.DagsterInstance, pipeline: Pipeline) -> set[Month]:
+    """Make the months that Dagster knows those that are in use, and return them. Cheap if they are."""
+    wanted = _wanted(instance, pipeline)
+    if wanted == instance.get_dynamic_partitions(_NAME):
+        return set(map(Month.parse, wanted))
     with advisory_lock(pipeline.stores.database, "the list of months in Dagster", _LOCK_WAIT_SECONDS):
         wanted, shown = _wanted(instance, pipeline), instance.get_dynamic_partitions(_NAME)
         same = 0
@@ -34,6 +35,7 @@ def show_months(instance: dg.DagsterInstance, pipeline: Pipeline) -> None:
         for key in shown[same:]:
             instance.delete_dynamic_partition(_NAME, key)
         instance.add_dynamic_partitions(_NAME, wanted[same:])
+    return set(map(Month.parse, wanted))
 
 
 def _wanted(instance: dg.DagsterInstance, pipeline: Pipeline) -> list[str]:

@@ -35,6 +35,17 @@ class PipelineResource(dg.ConfigurableResource[Pipeline]):
                 yield pipeline
 
 
+@contextmanager
+def opened(override: Pipeline | None) -> Iterator[Pipeline]:
+    """Lend the override, or a pipeline that is closed at the end; for ticks that rarely need one."""
+    if override is not None:
+        yield override
+        return
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        yield pipeline
+
+
 class MonthRunResource(dg.ConfigurableResource[MonthRun]):
     """The counts of this run, which each asset adds to; `rag-pipeline ingest` passes its own and reads it later."""
 

@@ -14,8 +14,10 @@ from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.month_run import MonthRun
 
 if TYPE_CHECKING:
+    from rag_pipeline.indexing.scan import ScanResult
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.sources.config import SourceConfig
 
 
 def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
@@ -30,7 +32,8 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
     instance = _instance(pipeline)
     run_id = str(uuid4())
     try:
-        show_months(instance, pipeline)
+        if month not in show_months(instance, pipeline):
+            return  # It has expired since its work was found.
         with owned(pipeline.stores.database, run_id):
             result = (
                 _definitions(pipeline)
@@ -46,11 +49,7 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
                 )
             )
     except DBAPIError as error:
-        reason = one_line(error.orig or error)
-        raise StoreUnavailableError(
-            f"PostgreSQL became unreachable while Dagster recorded the run of {month}: {reason}; start it "
-            "(the embedded one: `rag-pipeline up`) and run again, nothing was lost"
-        ) from None
+        raise _unreachable(error, f"the run of {month}") from None
     if not result.success:
         raise _reason(result, month)
 
@@ -63,6 +62,23 @@ def end_ownerless_runs(pipeline: "Pipeline") -> "list[Month]":
 def cancel_runs_of_this_process(pipeline: "Pipeline") -> None:
     """End the runs of this process as canceled, because it was interrupted."""
     run_owners.cancel_runs_of_this_process(_instance(pipeline))
+
+
+def record_scan(pipeline: "Pipeline", source: "SourceConfig", result: "ScanResult | None") -> None:
+    """Record the scan of a source as its sensor does."""
+    from rag_pipeline.defs.source_health import record_scan
+
+    try:
+        record_scan(_instance(pipeline), pipeline, source, result)
+    except DBAPIError as error:
+        raise _unreachable(error, f"the scan of {source.name}") from None
+
+
+def _unreachable(error: DBAPIError, what: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"PostgreSQL became unreachable while Dagster recorded {what}: {one_line(error.orig or error)}; start it "
+        "(the embedded one: `rag-pipeline up`) and run again, nothing was lost"
+    )
 
 
 def _reason(result: dg.ExecuteInProcessResult, month: "Month") -> RagError:

@@ -7,19 +7,22 @@ the next tick.
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from rag_pipeline.defs.assets import source_key
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, last_run_failed, months_failed_since, months_in_runs
 from rag_pipeline.defs.month_partitions import show_months
+from rag_pipeline.defs.resources import opened
 from rag_pipeline.defs.run_owners import end_ownerless_runs
-from rag_pipeline.errors import ConfigError
+from rag_pipeline.defs.source_health import record_scan
+from rag_pipeline.errors import BusyError, ConfigError, SourceError, one_line
 from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.ingest import deactivate_unconfigured
 from rag_pipeline.indexing.run_selection import RequestedRun, due_months, pending_work
-from rag_pipeline.indexing.scan import ScanResult, is_due, scan_source
+from rag_pipeline.indexing.scan import pauses, scan_source, waits_until
+from rag_pipeline.indexing.stats import Counts
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.sources.config import SourceConfig, SourcesFile
@@ -32,46 +35,87 @@ _SCAN_SECONDS = 30
 _DRAIN_SECONDS = 20
 _MONTHS_PER_TICK = 12
 _RETRY_PAUSE = timedelta(minutes=1)
-_PROBLEMS_SHOWN = 20
+_SHORTEST_INTERVAL, _LONGEST_INTERVAL = 15, 60
+_TICKS_PER_PAUSE = 5
 
 
-def sync_sensor(config: SourceConfig) -> dg.SensorDefinition:
-    """Return the sensor that scans a source at its schedule; new, changed and gone items become pending work."""
+def sync_sensor(config: SourceConfig, pipeline_override: Pipeline | None = None) -> dg.SensorDefinition:
+    """Return the sensor that scans a source at its schedule; new, changed and gone items become pending work.
+
+    Dagster's sensors have an interval and no cron, so most ticks come too early. The cursor says when the next scan is,
+    and such a tick opens no connection; a resource would be opened for each.
+    """
+    rhythm = min(pauses(config)).total_seconds() / _TICKS_PER_PAUSE
 
     @dg.sensor(
         name=f"sync_{config.name}",
-        minimum_interval_seconds=15,
+        minimum_interval_seconds=int(min(max(rhythm, _SHORTEST_INTERVAL), _LONGEST_INTERVAL)),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Scans the source {config.name} ({config.schedule}). The sensor index_pending_months runs "
         "the months with new, changed or gone items.",
     )
-    def sync(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
-        if not is_due(pipeline, config, datetime.now(UTC)):
-            return dg.SensorResult(skip_reason=f"{config.name} {NOT_DUE} ({config.schedule})")
-        result = scan_source(pipeline, config, deadline=time.monotonic() + _SCAN_SECONDS, wait_seconds=0)
-        summary = f"{result.scanned} items: {result.new} new, {result.changed} changed, {result.gone} gone"
-        if not result.complete:
-            return dg.SensorResult(skip_reason=f"{summary}; the scan resumes at the next tick")
-        found = result.new or result.changed or result.gone or result.problems
-        return dg.SensorResult(
-            skip_reason=summary, asset_events=[_source_scanned(config, result, summary)] if found else []
-        )
+    def sync(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        cursor = _ScanCursor.load(context.cursor, config)
+        now = datetime.now(UTC)
+        if cursor.next_scan is not None and now < cursor.next_scan:
+            return cursor.waiting()
+        with opened(pipeline_override) as pipeline:
+            cursor.next_scan = waits_until(pipeline, config, now)
+            if cursor.next_scan is not None:
+                return cursor.waiting()
+            return _scan(context.instance, pipeline, cursor)
 
     return sync
 
 
-def _source_scanned(config: SourceConfig, result: ScanResult, summary: str) -> dg.AssetMaterialization:
-    return dg.AssetMaterialization(
-        source_key(config.name),
-        description=summary,
-        metadata={
-            "items": result.scanned,
-            "new": result.new,
-            "changed": result.changed,
-            "gone": result.gone,
-            "problems": result.problems[:_PROBLEMS_SHOWN],
-        },
-    )
+def _scan(instance: dg.DagsterInstance, pipeline: Pipeline, cursor: "_ScanCursor") -> dg.SensorResult:
+    config = cursor.config
+    try:
+        result = scan_source(pipeline, config, deadline=time.monotonic() + _SCAN_SECONDS, wait_seconds=0)
+    except BusyError:
+        return cursor.result(f"another process is scanning {config.name}")
+    except SourceError as error:
+        # Not a failed tick: the check of the source fails, and its alert would come twice.
+        record_scan(instance, pipeline, config, None)
+        outcome = one_line(error)
+    else:
+        result.add(cursor.unfinished)
+        if not result.complete:
+            cursor.unfinished = result.counts()
+            return cursor.result(f"{result}; the scan resumes at the next tick")
+        record_scan(instance, pipeline, config, result)
+        outcome = str(result)
+    return _ScanCursor(config, waits_until(pipeline, config, datetime.now(UTC))).result(outcome)
+
+
+@dataclass
+class _ScanCursor:
+    """What the sensor of a source remembers between its ticks."""
+
+    config: SourceConfig
+    next_scan: datetime | None = None
+    """None: ask PostgreSQL."""
+    unfinished: Counts = field(default_factory=dict)
+    """What the earlier ticks of an unfinished pass have counted."""
+
+    @classmethod
+    def load(cls, text: str | None, config: SourceConfig) -> "_ScanCursor":
+        stored = json.loads(text) if text else {}
+        if stored.get("schedule") != config.schedule:
+            return cls(config)
+        at = stored["next_scan"]
+        return cls(config, datetime.fromisoformat(at) if at else None, stored["unfinished"])
+
+    def waiting(self) -> dg.SensorResult:
+        return self.result(f"{self.config.name} {NOT_DUE} ({self.config.schedule})")
+
+    def result(self, reason: str) -> dg.SensorResult:
+        """Return the result of a tick, with when the next scan is."""
+        at = self.next_scan.isoformat(timespec="seconds") if self.next_scan else None
+        cursor = {"schedule": self.config.schedule, "next_scan": at, "unfinished": self.unfinished}
+        return dg.SensorResult(
+            skip_reason=f"{reason}; next scan: {at}" if at else reason, cursor=json.dumps(cursor)
+        )
 
 
 def sources_file_sensor(file: SourcesFile, elsewhere: Sequence[str]) -> dg.SensorDefinition:
@@ -126,9 +170,10 @@ def index_pending_months(file: SourcesFile) -> dg.SensorDefinition:
         deactivate_unconfigured(pipeline, file)
         end_ownerless_runs(instance, pipeline.stores.database)
         work = _months_to_repeat(pipeline, instance) | pending_work(pipeline)
-        show_months(instance, pipeline)
+        shown = show_months(instance, pipeline)
         due, requested = due_months(
-            work,
+            # A month that has expired since its run failed can no longer be run.
+            {month: digest for month, digest in work.items() if month in shown},
             # A month whose checks are queued can be requested: it runs before them. One whose run has just failed
             # waits, also if a part of its work was done: Dagster restarts it if its worker died.
             months_in_runs(instance, except_job=CHECK_MONTH)

@@ -14,7 +14,7 @@ from uuid import UUID
 from rag_pipeline.errors import DimensionMismatchError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.vector_writer import VectorMappingService, name_of
 from rag_pipeline.stores.milvus import rows
-from rag_pipeline.stores.postgres import consistency_repairs, document_chunks, vector_deletions
+from rag_pipeline.stores.postgres import consistency_repairs, document_chunks, schema, vector_deletions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,6 +92,7 @@ class _VectorStep:
 
     def run(self) -> VectorsResult:
         pipeline, month, result = self._pipeline, self._month, self._result
+        schema.analyze_if_grown(self._database, month)
         first = self._claim(None)
         if first:
             pipeline.collections.ensure(month)

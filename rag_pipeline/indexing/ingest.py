@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
+from rag_pipeline.errors import ConfigError, RagError, SourceError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.index_vectors import reopen_incomplete
 from rag_pipeline.indexing.month_run import MonthRun, run_month
 from rag_pipeline.indexing.retention import apply_retention
-from rag_pipeline.indexing.scan import scan_source
+from rag_pipeline.indexing.scan import ScanResult, scan_source
 from rag_pipeline.indexing.stats import IngestStats
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres import documents, schema, source_items, sources
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig, SourcesFile
 
+OnScan = Callable[["Pipeline", "SourceConfig", "ScanResult | None"], None]
+"""Called after each scan of a source; without a result if it failed."""
 RunMonth = Callable[["Pipeline", Month, MonthRun], None]
 """Runs a month and adds what it does to the `MonthRun`; raises a `RagError` if the month fails."""
 
@@ -68,6 +70,7 @@ def ingest(
     confirm_deletions: bool = False,
     retry_failed: bool = False,
     run: RunMonth = run_month,
+    on_scan: OnScan = lambda pipeline, source, result: None,
     result: IngestResult | None = None,
 ) -> IngestResult:
     """Bring the index up to date with the sources.
@@ -92,7 +95,7 @@ def ingest(
         with pipeline.stores.database.connection() as connection:
             source_items.retry_failed(connection, list(only_sources) or None)
             documents.retry_failed(connection)
-    _scan(pipeline, configured, confirm_deletions, result)
+    _scan(pipeline, configured, confirm_deletions, on_scan, result)
     result.warnings += apply_retention(pipeline).busy
     # Before the months: documents that somebody deleted and whose sources still hold them become pending.
     result.stats.add(deletion_counts(drain_deletions(pipeline)))
@@ -122,7 +125,11 @@ def deactivate_unconfigured(pipeline: Pipeline, file: SourcesFile) -> list[str]:
 
 
 def _scan(
-    pipeline: Pipeline, configured: Sequence[SourceConfig], confirm_deletions: bool, result: IngestResult
+    pipeline: Pipeline,
+    configured: Sequence[SourceConfig],
+    confirm_deletions: bool,
+    on_scan: OnScan,
+    result: IngestResult,
 ) -> None:
     for config in configured:
         try:
@@ -131,7 +138,10 @@ def _scan(
             raise
         except RagError as error:
             result.errors.append(one_line(error))
+            if isinstance(error, SourceError):
+                on_scan(pipeline, config, None)
             continue
+        on_scan(pipeline, config, scanned)
         result.stats.add(scanned.counts())
         result.warnings += [
             f"source {config.name}: {problem}; nothing there is treated as gone" for problem in scanned.problems

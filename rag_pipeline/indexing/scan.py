@@ -12,7 +12,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import DocumentError, RagError, SourceError, one_line
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection
 
 _SLICE = 1000
+_A_MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
+_SCHEDULED = 100
 
 
 @dataclass
@@ -48,6 +50,16 @@ class ScanResult:
     """False if the deadline came first: the next scan resumes the pass."""
     problems: list[str] = field(default_factory=list)
     """What could not be listed; nothing there counts as gone."""
+
+    def __str__(self) -> str:
+        summary = f"{self.scanned} items: {self.new} new, {self.changed} changed, {self.gone} gone"
+        return f"{summary}, {len(self.problems)} paths not listed" if self.problems else summary
+
+    def add(self, earlier: Counts) -> None:
+        """Add what earlier scans of the same pass have counted."""
+        self.scanned += earlier.get("scanned", 0)
+        self.new += earlier.get("new", 0)
+        self.changed += earlier.get("changed", 0)
 
     def counts(self) -> Counts:
         """The fields of `IngestStats` that a scan counts."""
@@ -92,10 +104,19 @@ def next_sync_at(config: SourceConfig, now: datetime | None = None) -> datetime:
     return croniter(config.schedule, now or datetime.now(UTC)).get_next(datetime)
 
 
-def is_due(pipeline: Pipeline, config: SourceConfig, now: datetime) -> bool:
-    """Whether the source is due for a scan, or a pass over it is unfinished."""
+def waits_until(pipeline: Pipeline, config: SourceConfig, now: datetime) -> datetime | None:
+    """Return when the source is due for a scan; None if it is due now, or a pass over it is unfinished."""
     with pipeline.stores.database.connection() as connection:
-        return sources.is_due(connection, config.type, config.name, config.schedule, now)
+        return sources.waits_until(connection, config.type, config.name, config.schedule, now)
+
+
+def pauses(config: SourceConfig) -> list[timedelta]:
+    """Return the pauses between the source's scheduled scans, for as many as tell the rhythm of a cron expression."""
+    from croniter import croniter
+
+    ticks = croniter(config.schedule, _A_MONDAY)
+    moments = [ticks.get_next(datetime) for _ in range(_SCHEDULED)]
+    return [later - earlier for earlier, later in itertools.pairwise(moments)]
 
 
 def recipe(source: SourceConfig, settings: Settings) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -102,3 +103,12 @@ def test_a_new_entry_is_a_list_in_the_result_and_a_check_of_its_assets(questions
     assert [f.check for f in found.findings] == ["two", "structure"]
     assert found.two == found.of("two") == [finding("two", "documents", MARCH)]
     assert not hasattr(found, "three")
+
+
+def test_a_costly_question_of_the_whole_index_can_be_left_out(
+    questions: Questions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CHECKS, "structure", replace(CHECKS["structure"], of_index_is_costly=True))
+    assert check_index(pipeline("multi"), costly=False) == []
+    assert questions.asked == []
+    assert len(check_index(pipeline("multi"))) == 2

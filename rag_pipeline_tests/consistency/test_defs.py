@@ -139,3 +139,12 @@ def test_a_quarantined_document_is_a_warning(damaged: DamagedIndex, jobs: Jobs) 
     assert failing(evaluated) == {("documents", "quarantined_documents")}
     assert evaluated["documents", "quarantined_documents"].severity == dg.AssetCheckSeverity.WARN
     damaged.restore()
+
+
+def test_the_checks_of_a_month_do_not_count_the_items_of_all_sources(jobs: Jobs, damaged: DamagedIndex) -> None:
+    """A scan recounts its source; a check of all months compares the counts."""
+    damaged.sql("UPDATE sources SET total_documents = 70")
+    _, evaluated = jobs.run("check_month")
+    assert failing(evaluated) == set()
+    assert [finding.count for finding in damaged.check(MARCH).status_mismatches] == [1]
+    damaged.repaired()

@@ -45,6 +45,10 @@ print(json.dumps({
     "backfill_policies": [name for name, node in nodes.items() if node.backfill_policy is not None],
     "checks": {f"{key.asset_key.to_user_string()}:{key.name}": graph.get(key).partitions_def is not None
                for key in graph.asset_check_keys},
+    "check_month": sorted(f"{key.asset_key.to_user_string()}:{key.name}"
+                          for key in repository.get_job("check_month").asset_layer.asset_graph.asset_check_keys),
+    "freshness": {name: node.freshness_policy.fail_window.to_timedelta().total_seconds()
+                  for name, node in nodes.items() if node.freshness_policy},
     "jobs": sorted(job.name for job in repository.get_all_jobs()),
     "sensors": {sensor.name: sensor.default_status.value for sensor in repository.sensor_defs},
     "schedules": {schedule.name: [schedule.default_status.value, schedule.cron_schedule, schedule.execution_timezone]
@@ -116,12 +120,14 @@ def test_assets_and_their_attributes(described: dict) -> None:
     }
 
 
-def test_every_check_is_partitioned_and_no_asset_has_a_backfill_policy(described: dict) -> None:
+def test_every_check_of_a_month_is_partitioned_and_no_asset_has_a_backfill_policy(described: dict) -> None:
     """Otherwise evaluations have no month, or leave rows that stay planned."""
     assert {"document_chunks:vector_deletions_backlog", "documents:quarantined_documents"} < set(
         described["checks"]
     )
-    assert all(described["checks"].values()), described["checks"]
+    unpartitioned = {name for name, partitioned in described["checks"].items() if not partitioned}
+    assert unpartitioned == {"sources/faq:source_readable", "sources/handbook:source_readable"}
+    assert set(described["check_month"]) == set(described["checks"]) - unpartitioned
     assert described["backfill_policies"] == []
 
 
@@ -135,6 +141,13 @@ def test_sensors_and_schedules_run_by_default(described: dict) -> None:
         "nightly_checks": ["RUNNING", "0 18 * * *", "UTC"],
     }
     assert {"index_month", "check_month", "create_partitions", "expire_months"} <= set(described["jobs"])
+
+
+def test_a_source_is_stale_some_time_after_a_missing_scan(described: dict, tmp_path: Path) -> None:
+    assert described["freshness"] == dict.fromkeys(("sources/faq", "sources/handbook"), 15 * 60.0)
+    entry = "{name: a, type: filesystem, path: b, schedule: '0 9 * * 1-5'}"
+    (tmp_path / "sources.yaml").write_text(f"sources: [{entry}]\n")
+    assert load(tmp_path)["freshness"] == {"sources/a": 3 * 24 * 3600 * 1.1}
 
 
 def test_settings_select_the_collections_and_the_nightly_cron(tmp_path: Path) -> None:

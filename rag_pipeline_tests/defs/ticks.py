@@ -27,11 +27,13 @@ def tick_of_sensor(
 ) -> dg.SensorExecutionData:
     """Evaluate a sensor, with the resources that Dagster's daemon gives it."""
     repository = defs.get_repository_def()
+    sensor = defs.resolve_sensor_def(name)
+    resources = repository.get_top_level_resources()
     with dg.build_sensor_context(
         instance=instance,
         instance_ref=instance and instance.get_ref(),
         cursor=cursor,
         repository_def=repository,
-        resources=repository.get_top_level_resources(),
+        resources={key: resources[key] for key in sensor.required_resource_keys},
     ) as context:
-        return defs.resolve_sensor_def(name).evaluate_tick(context)
+        return sensor.evaluate_tick(context)

@@ -234,7 +234,7 @@ def claim(
             FOR UPDATE OF c
         )
         UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PROCESSING.sql}, updated_at = now()
-        FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at
+        FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at AND {CHUNKS_OF_MONTH}
         RETURNING c.id, c.document_id, c.document_created_at AS created_at, c.position,
             coalesce(c.embedding_text, c.content) AS text, next.source_type, next.source_id, next.language,
             array_remove(ARRAY[{_STORED_KINDS}], NULL) AS stored

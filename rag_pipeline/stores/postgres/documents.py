@@ -234,21 +234,25 @@ def months_with_work(connection: Connection) -> list[Month]:
 
 def work_digest(connection: Connection, month: Month) -> str:
     """Return a digest of a month's pending work: it keys a run, so that the same work is not requested twice."""
+    # A sum of hashes, whatever their order: a text of all rows would be sorted and kept in memory at each call.
     return value(
         connection,
         f"""
-        SELECT md5(concat(
-            (SELECT string_agg(concat_ws('/', source_type, source_id, state, seen_fingerprint, seen_recipe), '|'
-                               ORDER BY source_type, source_id)
+        SELECT md5(concat_ws('|',
+            (SELECT {_sum_of_hashes("source_type, source_id, state, seen_fingerprint, seen_recipe")}
              FROM source_items WHERE state IN {one_of(*ITEM_WORK)}
                 AND {in_month("document_created_at")}),
-            (SELECT string_agg(concat_ws('/', id, processing_status, indexing_status, updated_at), '|' ORDER BY id)
+            (SELECT {_sum_of_hashes("id, processing_status, indexing_status, updated_at")}
              FROM documents WHERE {in_month("created_at")}
                 AND (processing_status IN {one_of(*TO_CHUNK)} OR indexing_status IN {one_of(*TO_INDEX)}))
         ))
         """,
         month_bounds(month),
     )
+
+
+def _sum_of_hashes(columns: str) -> str:
+    return f"concat_ws('/', count(*), sum(hashtextextended(concat_ws('/', {columns}), 0)))"
 
 
 def newest(connection: Connection, month: Month, limit: int) -> list[tuple[Any, ...]]:

@@ -23,6 +23,13 @@ VERSION_TABLE = "rag_schema_version"
 
 _OLDEST_SERVER = 150000
 
+_ANALYZED = {
+    "documents": "id, created_at, processing_status, indexing_status",
+    "document_chunks": "document_id, document_created_at, position, embedding_status, live, superseded",
+}
+"""The columns that joins and conditions of the write path use; the long texts would take most of the time."""
+_FEW_PAGES = 64
+
 
 def migrate(database: Database, to: str = HEAD) -> bool:
     """Bring the database to a revision; False if it is there already.
@@ -83,6 +90,26 @@ def ensure_months(database: Database, months: Iterable[Month]) -> list[Month]:
         for month in missing:
             connection.execute("SELECT create_monthly_partition(%s)", (Month.parse(month).start.date(),))
     return [Month.parse(month) for month in missing]
+
+
+def analyze_if_grown(database: Database, month: Month) -> None:
+    """Refresh the planner's statistics of a month's partitions if they have more than doubled since the last time.
+
+    Autovacuum does so too, up to minutes later. Until then PostgreSQL takes a partition that was filled at once for an
+    almost empty one, and joins its documents and chunks row by row: a batch that takes milliseconds takes seconds.
+    """
+    partitions = {month.postgres_partition(table): columns for table, columns in _ANALYZED.items()}
+    with database.connection() as connection:
+        grown = values(
+            connection,
+            """
+            SELECT c.relname FROM unnest(%s::text[]) AS name JOIN pg_class c ON c.oid = to_regclass(name)
+            WHERE pg_relation_size(c.oid) / current_setting('block_size')::int > 2 * greatest(c.relpages, %s)
+            """,
+            (list(partitions), _FEW_PAGES),
+        )
+        for partition in grown:
+            connection.execute(f"ANALYZE {partition} ({partitions[partition]})")
 
 
 def months_with_documents(database: Database) -> list[Month]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.database import dicts, objects, one, values
+from rag_pipeline.stores.postgres.database import dicts, named, objects, one, values
 from rag_pipeline.stores.postgres.month_bounds import ITEMS_OF_MONTH, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     ITEM_KEPT,
@@ -301,6 +301,19 @@ def delete_gone(connection: Connection, month: Month, limit: int) -> list[UUID]:
         """,
         {**month_bounds(month), "limit": limit},
     )
+
+
+def quarantined(connection: Connection, source: UUID, limit: int) -> tuple[int, list[tuple[str, str]]]:
+    """Return the number of a source's quarantined items, and up to `limit` of them as (source_id, reason)."""
+    rows = named(
+        connection,
+        f"""
+        SELECT source_id, coalesce(error_message, '') AS reason, count(*) OVER () AS total FROM source_items
+        WHERE source = %s AND state = {ItemState.FAILED.sql} ORDER BY source_id LIMIT %s
+        """,
+        (source, limit),
+    )
+    return (rows[0].total if rows else 0), [(row.source_id, row.reason) for row in rows]
 
 
 def months_with_items(connection: Connection, months: Sequence[Month]) -> list[Month]:

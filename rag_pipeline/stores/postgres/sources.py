@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.database import dicts, one, value, values
+from rag_pipeline.stores.postgres.database import dicts, named, one, value, values
 from rag_pipeline.stores.postgres.statuses import ITEM_WORK, ItemState, SyncStatus, one_of
 
 if TYPE_CHECKING:
@@ -218,17 +218,40 @@ def remove(connection: Connection, name: str) -> int:
     ).rowcount
 
 
-def is_due(connection: Connection, source_type: str, name: str, schedule: str, now: datetime) -> bool:
-    """Whether the source was never synced, is due, has a new schedule, or has an unfinished pass."""
-    due = value(
+def state_of(connection: Connection, source_type: str, name: str) -> Any | None:
+    """Return id, sync_status, last_error, last_sync_at, next_sync_at and problems of a source; None if unknown.
+
+    `problems` is what its last pass could not list.
+    """
+    rows = named(
+        connection,
+        """
+        SELECT s.id, s.sync_status, s.last_error, s.last_sync_at, s.next_sync_at,
+            coalesce(p.problems, '{}') AS problems
+        FROM sources s LEFT JOIN source_scans p ON p.source = s.id
+        WHERE s.source_type = %s AND s.name = %s
+        """,
+        (source_type, name),
+    )
+    return rows[0] if rows else None
+
+
+def waits_until(
+    connection: Connection, source_type: str, name: str, schedule: str, now: datetime
+) -> datetime | None:
+    """Return when the source is due for a sync; None if it is due now.
+
+    That is if it was never synced, its time has come, it has a new schedule, or a pass over it is unfinished.
+    """
+    moment: datetime | None = value(
         connection,
         f"""
-        SELECT s.next_sync_at IS NULL OR s.next_sync_at <= %(now)s OR s.sync_schedule IS DISTINCT FROM %(schedule)s
-            OR NOT s.is_active OR EXISTS (
+        SELECT s.next_sync_at FROM sources s
+        WHERE s.source_type = %(type)s AND s.name = %(name)s AND s.is_active
+            AND s.next_sync_at > %(now)s AND s.sync_schedule = %(schedule)s AND NOT EXISTS (
                 SELECT FROM source_scans p
                 WHERE p.source = s.id AND p.finished_at IS NULL AND s.sync_status = {SyncStatus.RUNNING.sql})
-        FROM sources s WHERE s.source_type = %(type)s AND s.name = %(name)s
         """,
         {"type": source_type, "name": name, "schedule": schedule, "now": now},
     )
-    return due is None or due
+    return moment
