@@ -19,6 +19,7 @@ from rag_pipeline.defs.sensors import (
     sources_file_sensor,
     sync_sensor,
 )
+from rag_pipeline.defs.sweep_sensor import sweep_counts
 from rag_pipeline.settings import load_settings
 from rag_pipeline.sources.config import read_sources
 
@@ -47,6 +48,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             sources_file_sensor(file, list(invalid.values())),
             index_pending_months(file),
             drain_vector_deletions,
+            sweep_counts(settings.sweep_cron),
             alerts,
         ],
         resources={
