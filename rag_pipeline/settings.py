@@ -81,8 +81,11 @@ class Settings(BaseSettings):
     nightly_cron: str = Field(
         "0 18 * * *", description="When all months are checked: a cron expression of five fields, in UTC."
     )
+    sweep_cron: str = Field(
+        "*/10 * * * *", description="When the vectors of all months are counted: a cron expression, in UTC."
+    )
 
-    @field_validator("nightly_cron")
+    @field_validator("nightly_cron", "sweep_cron")
     @classmethod
     def _check_cron(cls, value: str) -> str:
         from croniter import croniter

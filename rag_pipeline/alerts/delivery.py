@@ -2,8 +2,8 @@
 
 Each receiver gets each alert once and in order, independently of the others. The alerts of a message are stored
 before it is sent, and marked delivered when the receiver has accepted it. A process that dies in between, or an
-answer that is lost, makes the same message go out again, with the same key at its end; otherwise delivery is
-exactly once.
+answer that is lost, makes the same message go out again, to a webhook with the same header `Idempotency-Key`; otherwise
+delivery is exactly once.
 """
 
 from __future__ import annotations
@@ -87,10 +87,9 @@ def _deliver_to(
         message = _next_message(database, receiver, ui_url)
         if message is None:
             return
-        key, text = message
-        if receiver.send(text):
+        if receiver.send(message):
             with database.connection() as connection:
-                table.mark_accepted(connection, receiver.digest, key, now)
+                table.mark_accepted(connection, receiver.digest, message.key, now)
             result.messages += 1
             continue
         with database.connection() as connection:
@@ -103,8 +102,8 @@ def _deliver_to(
         return
 
 
-def _next_message(database: Database, receiver: Receiver, ui_url: str) -> tuple[str, Message] | None:
-    """Return the key and text of the oldest message not accepted yet, or of a new one; None if nothing is due."""
+def _next_message(database: Database, receiver: Receiver, ui_url: str) -> Message | None:
+    """Return the oldest message not accepted yet, or a new one; None if nothing is due."""
     with database.connection() as connection:
         planned = table.planned(connection, receiver.digest)
         if planned is None:
@@ -114,4 +113,4 @@ def _next_message(database: Database, receiver: Receiver, ui_url: str) -> tuple[
     if planned is None:
         return None
     key, alerts = planned
-    return key, render(alerts, ui_url, key)
+    return render(alerts, ui_url, key)

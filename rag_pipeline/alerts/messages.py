@@ -9,21 +9,24 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby, zip_longest
+from itertools import groupby
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.months import Month
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from rag_pipeline.stores.postgres.alert_outbox import Alert, AlertState, SubjectKind
 
 BODY_CHARACTERS = 1900
 _TITLE_CHARACTERS = 160
-_DETAIL_CHARACTERS = 400
+_FOOTER_CHARACTERS = 300
+_DETAILS = ((3, 400), (3, 200), (1, 200), (1, 80))
+"""(months, characters of the description of each), the most detailed first."""
 _SECTIONS = 6
 _PARTITIONS_NAMED = 60
 
@@ -38,6 +41,8 @@ class Message:
     title: str
     body: str
     state: AlertState
+    key: str = ""
+    """The same for a message that is sent again; programs that receive it get it in a header."""
 
 
 def group(alerts: Sequence[Alert]) -> list[list[Alert]]:
@@ -60,28 +65,63 @@ def message_key(alerts: Sequence[Alert]) -> str:
 
 
 def render(alerts: Sequence[Alert], ui_url: str, key: str) -> Message:
-    """Return the message for alerts of one kind and state: names and months first, then details if they fit."""
+    """Return the message for alerts of one kind and state: a paragraph per subject, as detailed as fits."""
     kind, state = alerts[0].subject.kind, alerts[0].state
     by_name = sorted(alerts, key=lambda alert: (alert.subject.name, alert.subject.partition))
     sections = [list(section) for _, section in groupby(by_name, key=lambda alert: alert.subject.name)]
-    shown = sections[:_SECTIONS]
-    footer = f"Message {key}. A second message with this key is a duplicate."
-    if len(sections) > len(shown):
-        footer = f"… and {len(sections) - len(shown)} more {_PLURALS[kind]}: see {ui_url}\n\n{footer}"
-    paragraphs = _paragraphs(shown, ui_url, BODY_CHARACTERS - len(footer) - 2 * len(shown))
-    return Message(_title(sections, state), "\n\n".join([*paragraphs, footer]), state)
+    paragraphs = []
+    room = BODY_CHARACTERS - _FOOTER_CHARACTERS
+    for number, section in enumerate(sections[:_SECTIONS]):
+        paragraph = _paragraph(section, ui_url, room // (min(len(sections), _SECTIONS) - number))
+        room -= len(paragraph) + 2
+        paragraphs.append(paragraph)
+    if len(sections) > _SECTIONS:
+        footer = f"And {len(sections) - _SECTIONS} more {_PLURALS[kind]}: see {ui_url}"
+        paragraphs.append(_cut(footer, _FOOTER_CHARACTERS))
+    return Message(_title(sections, state), "\n\n".join(paragraphs), state, key)
 
 
-def _paragraphs(sections: Sequence[Sequence[Alert]], ui_url: str, room: int) -> list[str]:
-    """Return one paragraph per subject name: its heading, then details, taken in turn from all sections."""
-    paragraphs = [_heading(section, ui_url, room // len(sections)) for section in sections]
-    room -= sum(len(line) + 1 for lines in paragraphs for line in lines)
-    for details in zip_longest(*([_detail(alert) for alert in section] for section in sections)):
-        for lines, detail in zip(paragraphs, details, strict=True):
-            if detail and len(detail) + 1 <= room:
-                lines.append(detail)
-                room -= len(detail) + 1
-    return ["\n".join(lines) for lines in paragraphs]
+def _paragraph(section: Sequence[Alert], ui_url: str, room: int) -> str:
+    """Return what fits of a subject: its name and times and a link always, problems and advice as far as possible."""
+    write = _month_lines if len(section) == 1 else _months_lines
+    for months, characters in _DETAILS if section[0].state != "recovered" else ():
+        text = "\n".join(write(section, ui_url, months, characters))
+        if len(text) <= room:
+            return text
+    link = _cut(f"{ui_url}{section[0].path}", 300)
+    names = f"\n{_listed(section)}" if len(section) > 1 else ""
+    return f"{_cut(_heading(section) + names, max(room - len(link) - 1, 20))}\n{link}"
+
+
+def _month_lines(section: Sequence[Alert], ui_url: str, months: int, characters: int) -> Iterator[str]:
+    (alert,) = section
+    yield _heading(section)
+    if alert.description:
+        yield _cut(alert.description, characters)
+    if alert.what_to_do:
+        yield f"What to do: {alert.what_to_do}."
+    yield f"Details: {ui_url}{alert.path}"
+    if alert.repair_path:
+        yield f"Repair it in the UI: {ui_url}{alert.repair_path}/playground/setup?{_partition_tag(alert)}"
+
+
+def _months_lines(section: Sequence[Alert], ui_url: str, months: int, characters: int) -> Iterator[str]:
+    yield _heading(section)
+    for alert in section[:months]:
+        yield f"{_partition_text(alert.subject.partition)}: {_cut(alert.description, characters)}"
+        yield f"{ui_url}{alert.path}"
+    if section[months:]:
+        yield f"Also {_listed(section[months:])}"
+    if repair_path := section[0].repair_path:
+        yield "What to do: run `rag-pipeline repair`, or start a backfill of these months:"
+        yield f"{ui_url}{repair_path}/partitions"
+    elif section[0].what_to_do and len({alert.what_to_do for alert in section}) == 1:
+        yield f"What to do: {section[0].what_to_do}."
+
+
+def _partition_tag(alert: Alert) -> str:
+    """Return the query with which the launchpad of Dagster's UI opens with the alert's month."""
+    return urlencode({"tags[0][key]": "dagster/partition", "tags[0][value]": alert.subject.partition})
 
 
 def _title(sections: Sequence[Sequence[Alert]], state: AlertState) -> str:
@@ -103,32 +143,20 @@ def _subject_text(section: Sequence[Alert]) -> str:
     return f"{name}, {_partition_text(partition)}" if partition else name
 
 
-def _heading(section: Sequence[Alert], ui_url: str, room: int) -> list[str]:
-    """Return the lines with the name, since when it fails or when it recovered, the months, and the link."""
-    first = section[0]
+def _heading(section: Sequence[Alert]) -> str:
+    """Return the line that says what fails, and since when, or when it recovered."""
     since = _timestamp(min(alert.since for alert in section))
-    if first.state == "recovered":
-        when = f"recovered at {_timestamp(max(alert.at for alert in section))} after failing since {since}"
+    if section[0].state == "recovered":
+        when = f"recovered at {_timestamp(max(alert.at for alert in section))}, after failing since {since}"
     else:
-        when = f"{first.state} since {since}"
-    lines = [f"{_cut(first.subject.name, 120)}: {when}", _cut(f"{ui_url}{first.path}", 300)]
-    partitions = [_partition_text(alert.subject.partition) for alert in section if alert.subject.partition]
-    if partitions:
-        named = ", ".join(partitions[:_PARTITIONS_NAMED])
-        if len(partitions) > _PARTITIONS_NAMED:
-            named += f" and {len(partitions) - _PARTITIONS_NAMED} more, up to {partitions[-1]}"
-        lines.insert(1, _cut(named, max(room - sum(map(len, lines)) - len(lines), 20)))
-    return lines
+        when = f"{section[0].state} since {since}"
+    return f"{_cut(_subject_text(section), 140)}: {when}"
 
 
-def _detail(alert: Alert) -> str:
-    counts = ", ".join(
-        f"{name} {count:,.0f}" if count == int(count) else f"{name} {count:,g}"
-        for name, count in sorted(alert.counts.items())
-    )
-    text = "; ".join(part for part in (counts, alert.description) if part)
-    partition = _partition_text(alert.subject.partition)
-    return _cut(f"- {partition}: {text}" if partition else text, _DETAIL_CHARACTERS) if text else ""
+def _listed(section: Sequence[Alert]) -> str:
+    names = [_partition_text(alert.subject.partition) for alert in section]
+    more = len(names) - _PARTITIONS_NAMED
+    return ", ".join(names[:_PARTITIONS_NAMED]) + (f" and {more} more, up to {names[-1]}" if more > 0 else "")
 
 
 def _partition_text(partition: str) -> str:
@@ -140,7 +168,7 @@ def _partition_text(partition: str) -> str:
 
 
 def _timestamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _cut(text: str, limit: int) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # A URL can contain commas and white space; a separator is followed by the next scheme.
 _BETWEEN = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)")
 _NOTIFY_TYPES: dict[AlertState, str] = {"failing": "failure", "warning": "warning", "recovered": "success"}
+_WEBHOOKS = ("json", "xml", "form")
 _LOGGERS = ("apprise", "urllib3", "requests")
 
 
@@ -52,7 +53,7 @@ class Receiver:
         with _quiet():
             # A new instance each time: one holds open connections and throttles its service.
             service = apprise.Apprise(asset=apprise.AppriseAsset(app_id="rag-pipeline", async_mode=False))
-            if not service.add(self.url):
+            if not service.add(self._url_with(message.key)):
                 return False
             return bool(
                 service.notify(
@@ -62,6 +63,13 @@ class Receiver:
                     body_format="text",
                 )
             )
+
+    def _url_with(self, key: str) -> str:
+        """Return the URL. A webhook gets the message's key in a header; people would not know what to do with it."""
+        scheme, _, rest = self.url.partition("://")
+        if not key or scheme.lower().rstrip("s") not in _WEBHOOKS:
+            return self.url
+        return f"{self.url}{'&' if '?' in rest else '?'}+Idempotency-Key={key}"
 
     def known(self) -> bool:
         """Whether Apprise recognizes the URL."""

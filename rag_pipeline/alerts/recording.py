@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -48,9 +47,9 @@ def record(
 
 
 def _storable(alert: Alert) -> Alert:
-    """Return the alert without passwords (an error can quote a URL) and without values that cannot be stored."""
+    """Return the alert without passwords (an error can quote a URL) and without characters that cannot be stored."""
     return replace(
         alert,
         description=mask_url(_UNPRINTABLE.sub(" ", alert.description)),
-        counts={name: count for name, count in alert.counts.items() if math.isfinite(count)},
+        what_to_do=mask_url(_UNPRINTABLE.sub(" ", alert.what_to_do)),
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rag_pipeline.stores.postgres.alert_outbox import Alert, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from rag_pipeline.stores.postgres.alert_outbox import AlertState, Subject
@@ -27,10 +26,12 @@ class Observation:
     warning: bool = False
     """Not passed, but only a warning."""
     description: str = ""
-    """The problem and what to do, on one line."""
-    counts: Mapping[str, float] = field(default_factory=dict)
+    """The problem, on one line."""
+    what_to_do: str = ""
     path: str = ""
-    """The page in the UI, as a path from its root."""
+    """The page in the UI that shows the event, as a path from its root."""
+    repair_path: str = ""
+    """The page of the job that repairs it; empty if none does."""
 
 
 def changes(
@@ -59,8 +60,9 @@ def changes(
                 at=seen.at,
                 since=since,
                 description=seen.description,
-                counts=seen.counts,
+                what_to_do=seen.what_to_do,
                 path=seen.path,
+                repair_path=seen.repair_path,
             )
         )
         changed[seen.subject] = State(not seen.passed, seen.at, log, seen.event_id)

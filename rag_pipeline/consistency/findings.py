@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rag_pipeline.months import Month
+
+COMMAND = "rag-pipeline repair"
+_SHOWN = 3
+_NAMES_FOR_PROGRAMS = ("document_id", "source_type")
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,13 @@ class Finding:
         """The problem with its count."""
         return f"{self.problem} ({self.count})"
 
+    @property
+    def description(self) -> str:
+        """The problem, its count and the first few affected things, as a sentence for people."""
+        first = "; ".join(row_text(row) for row in self.sample[:_SHOWN])
+        more = f"; and {self.count - _SHOWN} more" if self.count > _SHOWN else ""
+        return f"{self.summary[:1].upper()}{self.summary[1:]}: {first}{more}."
+
     def as_json(self) -> dict[str, Any]:
         """Return the finding as `rag-pipeline check --json` prints it."""
         return {
@@ -51,4 +64,15 @@ class Finding:
 
 def repair_command(month: Month | None) -> str:
     """Return the command that repairs a month, or (None) the whole index, as `what_to_do` names it."""
-    return f"`rag-pipeline repair --month {month}`" if month else "`rag-pipeline repair`"
+    return f"`{COMMAND} --month {month}`" if month else f"`{COMMAND}`"
+
+
+def row_text(row: Mapping[str, Any]) -> str:
+    """Return a row of a sample on one line: a document by its name, with what is known about it."""
+    fields = {name: value for name, value in row.items() if name not in _NAMES_FOR_PROGRAMS and value is not None}
+    document = fields.pop("source_id", None)
+    if document is None:
+        return ", ".join(f"{name} {value}" for name, value in fields.items())
+    fields.pop("chunk_id", None)
+    details = ", ".join(str(value) if name == "reason" else f"{name} {value}" for name, value in fields.items())
+    return f"{document} ({details})" if details else str(document)

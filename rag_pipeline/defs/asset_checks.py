@@ -13,7 +13,7 @@ import dagster as dg
 
 from rag_pipeline.consistency.asset_names import collection_asset
 from rag_pipeline.consistency.checks import Check, check_index, check_month, checks_by_asset
-from rag_pipeline.consistency.findings import Finding
+from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.indexing.verify import VectorCounts, verify
@@ -104,7 +104,7 @@ def _findings_outcome(check: Check, findings: Sequence[Finding]) -> Outcome:
     return {
         "passed": not findings,
         "severity": dg.AssetCheckSeverity.WARN if check.severity == "warning" else dg.AssetCheckSeverity.ERROR,
-        "description": "; ".join(f"{f.summary} → {f.what_to_do}" for f in findings) or "no problems found",
+        "description": " ".join(finding.description for finding in findings) or "no problems found",
         "metadata": {
             "count": sum(finding.count for finding in findings),
             "sample": table(("problem", "details"), rows),
@@ -139,8 +139,13 @@ def _counts_outcome(counts: VectorCounts) -> Outcome:
     return {
         "passed": counts.equal,
         "severity": dg.AssetCheckSeverity.ERROR,
-        "description": str(counts),
-        "metadata": counts.as_dict(),
+        "description": f"Vectors expected in {collection_asset(counts.kind)}: {counts.expected}, stored: "
+        f"{counts.stored}, searchable: {counts.searchable}"
+        + (f", still to be deleted: {counts.pending_deletions}." if counts.pending_deletions else "."),
+        "metadata": {
+            **counts.as_dict(),
+            "what_to_do": "nothing" if counts.equal else f"{repair_command(counts.month)} restores what differs",
+        },
     }
 
 
@@ -163,19 +168,21 @@ def _backlog_outcome(pipeline: Pipeline, month: Month) -> Outcome:
     limit = pipeline.settings.deletions_backlog
     with pipeline.stores.database.connection() as connection:
         pending, since = vector_deletions.pending(connection, month)
-    description = f"pending deletions in Milvus: {pending}"
-    if pending > limit:
-        description += (
-            f", more than RAG_DELETIONS_BACKLOG ({limit}): see the ticks of the sensor drain_vector_deletions"
-        )
+    passed = pending <= limit
+    description = f"Pending deletions in Milvus: {pending}"
     return {
-        "passed": pending <= limit,
+        "passed": passed,
         "severity": dg.AssetCheckSeverity.ERROR,
-        "description": description,
+        "description": f"{description}."
+        if passed
+        else f"{description}, more than RAG_DELETIONS_BACKLOG ({limit}).",
         "metadata": {
             "pending": pending,
             "limit": limit,
             "oldest_seconds": (datetime.now(UTC) - since).total_seconds() if since else 0.0,
+            "what_to_do": "nothing"
+            if passed
+            else "find out from the ticks of the sensor drain_vector_deletions why they are not drained",
         },
     }
 

@@ -20,6 +20,7 @@ from rag_pipeline.defs.sensors import (
     sync_sensor,
 )
 from rag_pipeline.defs.source_health import source_check
+from rag_pipeline.defs.sweep_sensor import sweep_counts
 from rag_pipeline.settings import load_settings
 from rag_pipeline.sources.config import read_sources
 
@@ -49,6 +50,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             sources_file_sensor(file, list(invalid.values())),
             index_pending_months(file),
             drain_vector_deletions,
+            sweep_counts(settings.sweep_cron),
             alerts,
         ],
         resources={

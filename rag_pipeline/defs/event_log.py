@@ -22,6 +22,7 @@ from dagster._utils.error import SerializableErrorInfo
 
 from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.consistency.asset_names import built_assets
+from rag_pipeline.consistency.findings import COMMAND
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH
 from rag_pipeline.defs.month_partitions import PARTITION_TAG
 from rag_pipeline.defs.repair_job import REPAIR_MONTH
@@ -36,7 +37,6 @@ LATE_SECONDS = 3600.0
 SETTLE_SECONDS = 2.0
 _PAGE = 500
 _TICKS = 25
-_COUNTS = 8
 _RUN_TYPES = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 _OUR_ERROR = re.compile(r"^rag_pipeline\.errors\.\w+: ")
 _MONTHLY_ASSETS = {dg.AssetKey(asset) for asset in built_assets(VECTOR_KINDS)}
@@ -119,16 +119,20 @@ def _settled(records: list[dg.EventLogRecord], horizon: int | None, now: datetim
 
 
 def _observations(instance: dg.DagsterInstance, records: Sequence[dg.EventLogRecord]) -> Iterator[Observation]:
-    ended = {record.run_id for record in records if record.event_type in _RUN_TYPES}
-    runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=sorted(ended)))} if ended else {}
+    shown = {record.run_id for record in records if record.event_type in _RUN_TYPES or not _passed(record)}
+    runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=sorted(shown)))} if shown else {}
     for record in records:
         if record.event_type not in _RUN_TYPES:
             if not _failed_without_month(_event(record).asset_check_evaluation_data):
-                yield _check_observed(record)
+                yield _check_observed(record, runs.get(record.run_id))
         elif (run := runs.get(record.run_id)) and not (
             _lacks_its_month(run, record) or _failed_by_checks(instance, record)
         ):
             yield _run_observed(record, run)
+
+
+def _passed(evaluation: dg.EventLogRecord) -> bool:
+    return _event(evaluation).asset_check_evaluation_data.passed
 
 
 def _failed_without_month(evaluation: dg.AssetCheckEvaluation) -> bool:
@@ -144,25 +148,42 @@ def _lacks_its_month(run: dg.DagsterRun, end: dg.EventLogRecord) -> bool:
     return run.job_name in (INDEX_MONTH, CHECK_MONTH, REPAIR_MONTH) or bool(selected & _MONTHLY_ASSETS)
 
 
-def _check_observed(record: dg.EventLogRecord) -> Observation:
+def _check_observed(record: dg.EventLogRecord, run: dg.DagsterRun | None) -> Observation:
+    """Observe a check of a month. Its page is the evaluation in its run: the check's own page shows any month's latest."""
     evaluation = _event(record).asset_check_evaluation_data
-    asset = evaluation.asset_key
-    counts = {
-        name: value.value
-        for name, value in sorted(evaluation.metadata.items())
-        if isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue) and value.value is not None
-    }
-    path = "/".join(quote(part, safe="") for part in asset.path)
+    asset, name = evaluation.asset_key, evaluation.check_name
+    advice = evaluation.metadata.get("what_to_do")
+    what_to_do = str(advice.value) if advice is not None and not evaluation.passed else ""
+    if evaluation.partition and record.run_id:
+        event = f"'{name}' on '{asset.to_user_string()}'"
+        path = f"/runs/{record.run_id}?logs={quote(event)}"
+    else:
+        path = f"/assets/{'/'.join(quote(part, safe='') for part in asset.path)}?view=checks&checkDetail={quote(name)}"
     return Observation(
-        Subject("check", f"{evaluation.check_name} on {asset.to_user_string()}", evaluation.partition or ""),
+        Subject("check", f"{name} on {asset.to_user_string()}", evaluation.partition or ""),
         record.storage_id,
         evaluation.passed,
         _moment(record.timestamp),
         warning=evaluation.severity == dg.AssetCheckSeverity.WARN,
         description=" ".join((evaluation.description or "").split()),
-        counts=dict(list(counts.items())[:_COUNTS]),
-        path=f"/assets/{path}?view=checks&checkDetail={quote(evaluation.check_name)}",
+        what_to_do=" ".join(what_to_do.split()),
+        path=path,
+        repair_path=f"/locations/{_location(run)}/jobs/{REPAIR_MONTH}" if COMMAND in what_to_do else "",
     )
+
+
+def _location(run: dg.DagsterRun | None) -> str:
+    """Return the code location of a run as the UI's paths name it."""
+    if run is None or run.remote_job_origin is None:
+        return "rag_pipeline"
+    return _place(
+        run.remote_job_origin.repository_origin.code_location_origin.location_name,
+        run.remote_job_origin.repository_origin.repository_name,
+    )
+
+
+def _place(location: str, repository: str) -> str:
+    return quote(location if repository == "__repository__" else f"{repository}@{location}")
 
 
 def _run_observed(record: dg.EventLogRecord, run: dg.DagsterRun) -> Observation:
@@ -196,18 +217,17 @@ def _run_name(run: dg.DagsterRun) -> str:
 
 def _run_error(event: dg.DagsterEvent) -> str:
     """Return where and why a run failed, on one line: the first failed step and its reason."""
-    step = _failed_step(event)
+    failure = _failure(event)
+    step = failure.first_step_failure_event if failure else None
     if step is None:
-        failure = event.event_specific_data
-        error = failure.error if isinstance(failure, JobFailureData) else None
-        return _reason(error) or event.message or ""
+        return (_reason(failure.error) if failure else "") or event.message or ""
     return f"step {step.step_key}: {_reason(step.step_failure_data.error)}"
 
 
-def _failed_step(event: dg.DagsterEvent) -> dg.DagsterEvent | None:
-    """Return the first failure of a step in a run that failed; None if no step failed, or its process is gone."""
-    failure = event.event_specific_data
-    return failure.first_step_failure_event if isinstance(failure, JobFailureData) else None
+def _failure(event: dg.DagsterEvent) -> JobFailureData | None:
+    """Return why a run failed; None if its worker could not be started, or ended without a word."""
+    data = event.event_specific_data
+    return data if isinstance(data, JobFailureData) else None
 
 
 def _reason(error: SerializableErrorInfo | None) -> str:
@@ -223,7 +243,8 @@ def _failed_by_checks(instance: dg.DagsterInstance, record: dg.EventLogRecord) -
     """Whether a run failed through blocking checks alone: the checks have their own alerts."""
     if record.event_type != dg.DagsterEventType.RUN_FAILURE:
         return False
-    first = _failed_step(_event(record))
+    failure = _failure(_event(record))
+    first = failure.first_step_failure_event if failure else None
     if first is None or not _is_failed_check(first):
         return False
     failed = instance.all_logs(record.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
@@ -238,16 +259,14 @@ def _is_failed_check(event: dg.DagsterEvent) -> bool:
 def _tick_observed(state: InstigatorState, tick: InstigatorTick) -> Observation:
     sensor = state.instigator_type.value == "SENSOR"
     selector = state.selector
-    place = selector.location_name
-    if selector.repository_name != "__repository__":
-        place = f"{selector.repository_name}@{place}"
+    place = _place(selector.location_name, selector.repository_name)
     return Observation(
         Subject("sensor" if sensor else "schedule", f"{state.name} of {selector.location_name}", ""),
         tick.tick_id,
         tick.status != TickStatus.FAILURE,
         _moment(tick.timestamp),
         description=_reason(tick.error),
-        path=f"/locations/{quote(place)}/{'sensors' if sensor else 'schedules'}/{quote(state.name)}",
+        path=f"/locations/{place}/{'sensors' if sensor else 'schedules'}/{quote(state.name)}",
     )
 
 

@@ -245,8 +245,7 @@ def test_no_secret_is_stored(database: Database, inbox: Inbox) -> None:
     inbox.status = 500
     text = "cannot reach postgresql://rag:s3cret@db/rag\x00 \ud800"
     subject = Subject("run", "index_month", "2024-01-01")
-    counts = {"expected": 5, "share": float("nan")}
-    record(database, "log", [Observation(subject, 1, False, NOW, description=text, counts=counts)], 1)
+    record(database, "log", [Observation(subject, 1, False, NOW, description=text, what_to_do=text)], 1)
     send(database, inbox)
     inbox.status = 200
     send(database, inbox, now=NOW + timedelta(minutes=1))

@@ -21,7 +21,7 @@ def alert(
     state: str = "failing",
     name: str = "vectors_verified on dense_collection",
     kind: str = "check",
-    description: str = "rebuild it: `rag-pipeline repair`",
+    description: str = "Vectors expected in dense_collection: 1,200, stored: 1,199, searchable: 1,199.",
 ) -> Alert:
     return Alert(
         f"log:{kind}:{number}",
@@ -30,8 +30,9 @@ def alert(
         AT + timedelta(minutes=number),
         AT,
         description,
-        {"expected": 1200, "stored": 1199, "share": 0.25},
-        "/assets/dense_collection?view=checks",
+        f"`rag-pipeline repair --month {month}` restores what differs",
+        f"/runs/{number}",
+        "/locations/rag_pipeline/jobs/repair_month",
     )
 
 
@@ -39,11 +40,12 @@ def test_a_single_alert_names_the_check_month_time_and_remedy() -> None:
     message = render([alert(1)], UI, "0123456789abcdef")
     assert message.title == "rag-pipeline: Failing: vectors_verified on dense_collection, 2022-01"
     assert message.body == (
-        "vectors_verified on dense_collection: failing since 2026-01-05T10:11:12Z\n"
-        "2022-01\n"
-        "http://rag.example:3000/assets/dense_collection?view=checks\n"
-        "- 2022-01: expected 1,200, share 0.25, stored 1,199; rebuild it: `rag-pipeline repair`\n\n"
-        "Message 0123456789abcdef. A second message with this key is a duplicate."
+        "vectors_verified on dense_collection, 2022-01: failing since 2026-01-05 10:11 UTC\n"
+        "Vectors expected in dense_collection: 1,200, stored: 1,199, searchable: 1,199.\n"
+        "What to do: `rag-pipeline repair --month 2022-01` restores what differs.\n"
+        "Details: http://rag.example:3000/runs/1\n"
+        "Repair it in the UI: http://rag.example:3000/locations/rag_pipeline/jobs/repair_month/playground/setup"
+        "?tags%5B0%5D%5Bkey%5D=dagster%2Fpartition&tags%5B0%5D%5Bvalue%5D=2022-01-01"
     )
 
 
@@ -52,14 +54,28 @@ def test_many_months_share_one_message_that_names_them() -> None:
     assert group(alerts) == [alerts]
     message = render(alerts, UI, "key")
     assert message.title == "rag-pipeline: Failing: vectors_verified on dense_collection, 30 months"
-    assert all(str(month) in message.body for month in MONTHS)
-    assert "expected 1,200, share 0.25, stored 1,199" in message.body
+    months = ", ".join(str(month) for month in MONTHS[3:])
+    assert message.body == (
+        "vectors_verified on dense_collection, 30 months: failing since 2026-01-05 10:11 UTC\n"
+        "2022-01: Vectors expected in dense_collection: 1,200, stored: 1,199, searchable: 1,199.\n"
+        "http://rag.example:3000/runs/0\n"
+        "2022-02: Vectors expected in dense_collection: 1,200, stored: 1,199, searchable: 1,199.\n"
+        "http://rag.example:3000/runs/1\n"
+        "2022-03: Vectors expected in dense_collection: 1,200, stored: 1,199, searchable: 1,199.\n"
+        "http://rag.example:3000/runs/2\n"
+        f"Also {months}\n"
+        "What to do: run `rag-pipeline repair`, or start a backfill of these months:\n"
+        "http://rag.example:3000/locations/rag_pipeline/jobs/repair_month/partitions"
+    )
 
 
 def test_a_recovery_names_both_times() -> None:
     message = render([alert(7, state="recovered")], UI, "key")
     assert message.title.startswith("rag-pipeline: Recovered: ")
-    assert "recovered at 2026-01-05T10:18:12Z after failing since 2026-01-05T10:11:12Z" in message.body
+    assert message.body == (
+        "vectors_verified on dense_collection, 2022-01: recovered at 2026-01-05 10:18 UTC, "
+        "after failing since 2026-01-05 10:11 UTC\nhttp://rag.example:3000/runs/7"
+    )
 
 
 def test_each_kind_and_state_gets_its_own_message() -> None:
@@ -104,7 +120,8 @@ def test_a_message_stays_within_the_limits_of_chat_services(
     message = render(alerts, UI, "0123456789abcdef")
     assert 0 < len(message.title) <= 200
     assert len(message.body) <= BODY_CHARACTERS
-    assert message.body.endswith("Message 0123456789abcdef. A second message with this key is a duplicate.")
+    assert message.key == "0123456789abcdef"
+    assert message.key not in message.body
 
 
 def test_six_checks_of_thirty_months_name_every_check() -> None:

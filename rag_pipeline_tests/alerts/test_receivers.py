@@ -11,7 +11,7 @@ from rag_pipeline.alerts.receivers import Receiver, receivers
 from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.support.alerts import Inbox
 
-MESSAGE = Message("失敗: 検証", "2024-01: 期待 5、格納 4", "failing")
+MESSAGE = Message("失敗: 検証", "2024-01: 期待 5、格納 4", "failing", "0123456789abcdef")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,9 @@ def test_a_message_arrives_unchanged(inbox: Inbox) -> None:
     assert Receiver(1, inbox.url).send(MESSAGE)
     (received,) = inbox.messages
     assert (received["title"], received["message"], received["type"]) == (MESSAGE.title, MESSAGE.body, "failure")
+    assert inbox.keys == ["0123456789abcdef"], "programs can recognize a message that is sent again"
+    assert Receiver(1, f"{inbox.url}?verify=no").send(MESSAGE)
+    assert inbox.keys == ["0123456789abcdef"] * 2
 
 
 def test_a_refused_message_is_reported(inbox: Inbox) -> None:

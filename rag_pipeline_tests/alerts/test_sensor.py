@@ -60,8 +60,8 @@ class World:
             return dg.AssetCheckResult(
                 passed=not self.missing,
                 severity=self.severity,
-                description="run `rag-pipeline repair`",
-                metadata={"expected": 5, "stored": 5 - self.missing, "note": "a text", "share": 0.5},
+                description=f"Vectors expected: 5, stored: {5 - self.missing}.",
+                metadata={"expected": 5, "what_to_do": "`rag-pipeline repair --month 2024-01` restores them"},
             )
 
         return dg.Definitions(
@@ -115,9 +115,19 @@ def test_a_failing_check_alerts_once_until_it_recovers(listening: DagsterHome, i
     ]
     failing = inbox.messages[0]
     assert failing["type"] == "failure"
-    assert "expected 5, share 0.5, stored 4; run `rag-pipeline repair`" in failing["message"]
-    assert "http://rag.example:3000/assets/dense_collection?view=checks" in failing["message"]
-    assert "failing since 20" in failing["message"]
+    runs = [run.run_id for run in listening.instance.get_runs(ascending=True)]
+    lines = failing["message"].splitlines()
+    assert lines[0].startswith("vectors_verified on dense_collection, 2024-01: failing since 20")
+    assert lines[1:] == [
+        "Vectors expected: 5, stored: 4.",
+        "What to do: `rag-pipeline repair --month 2024-01` restores them.",
+        f"Details: http://rag.example:3000/runs/{runs[1]}?logs=%27vectors_verified%27%20on%20%27dense_collection%27",
+        "Repair it in the UI: http://rag.example:3000/locations/rag_pipeline/jobs/repair_month/playground/setup"
+        "?tags%5B0%5D%5Bkey%5D=dagster%2Fpartition&tags%5B0%5D%5Bvalue%5D=2024-01-01",
+    ]
+    assert inbox.messages[1]["message"].splitlines()[1] == (
+        f"http://rag.example:3000/runs/{runs[3]}?logs=%27vectors_verified%27%20on%20%27dense_collection%27"
+    )
 
 
 def test_thirty_months_failing_at_once_share_one_message(
@@ -158,6 +168,17 @@ def test_failing_runs_alert_once_until_one_succeeds(listening: DagsterHome, inbo
     text = inbox.messages[0]["message"]
     assert "step dense_collection: RuntimeError: Milvus at milvus://rag:***@host:19530 does not answer" in text
     assert "http://rag.example:3000/runs/" in text
+
+
+def test_a_run_whose_worker_never_started_alerts(listening: DagsterHome, inbox: Inbox, world: World) -> None:
+    """Dagster records its failure without a reason."""
+    run = listening.instance.create_run_for_job(
+        world.definitions().resolve_job_def("index_month"), tags={"dagster/partition": "2024-01-01"}
+    )
+    listening.instance.report_run_failed(run)
+    tick(listening)
+    assert inbox.titles == ["rag-pipeline: Failing: index_month, 2024-01"]
+    assert "This run has been marked as failed from outside the execution context." in inbox.bodies()
 
 
 def test_a_run_failed_by_a_blocking_check_alone_is_reported_by_the_check(

@@ -132,7 +132,7 @@ def test_every_check_of_a_month_is_partitioned_and_no_asset_has_a_backfill_polic
 
 
 def test_sensors_and_schedules_run_by_default(described: dict) -> None:
-    sensors = {"sync_handbook", "sync_faq", "index_pending_months", "drain_vector_deletions"}
+    sensors = {"sync_handbook", "sync_faq", "index_pending_months", "drain_vector_deletions", "sweep_counts"}
     assert sensors <= set(described["sensors"])
     assert set(described["sensors"].values()) == {"RUNNING"}
     assert described["schedules"] == {

@@ -16,6 +16,7 @@ class Inbox:
     """An HTTP server on this machine that keeps the messages it accepted."""
 
     messages: list[dict] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
     status: int = 200
     on_message: Callable[[dict], None] = lambda message: None
     server: ThreadingHTTPServer | None = None
@@ -30,6 +31,7 @@ class Inbox:
                 inbox.on_message(message)
                 if inbox.status == 200:
                     inbox.messages.append(message)
+                    inbox.keys.append(self.headers["Idempotency-Key"])
                 self.send_response(inbox.status)
                 self.end_headers()
 

@@ -137,6 +137,8 @@ def _alert(row: dict[str, Any]) -> Alert:
         at=row["occurred_at"],
         since=row["since"],
         description=details["description"],
-        counts=details["counts"],
+        # Alerts recorded by older versions have neither of the two.
+        what_to_do=details.get("what_to_do", ""),
         path=details["path"],
+        repair_path=details.get("repair_path", ""),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from rag_pipeline.stores.postgres.database import named, value
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from rag_pipeline.stores.postgres.database import Connection
 
@@ -54,8 +53,11 @@ class Alert:
     since: datetime
     """When the failure began, for a recovery too."""
     description: str
-    counts: Mapping[str, float]
+    what_to_do: str
     path: str
+    """The page in the UI that shows the event, as a path from its root."""
+    repair_path: str
+    """The page of the job that repairs it; empty if none does."""
 
 
 def cursor(connection: Connection, log: str) -> int:
@@ -114,8 +116,9 @@ def add_alerts(connection: Connection, alerts: Sequence[Alert]) -> None:
                     json.dumps(
                         {
                             "description": alert.description,
-                            "counts": dict(alert.counts),
+                            "what_to_do": alert.what_to_do,
                             "path": alert.path,
+                            "repair_path": alert.repair_path,
                         }
                     ),
                 )

@@ -1,0 +1,77 @@
+"""The sensor that counts all months often, and has those checked whose counts differ. It starts no run if none does."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import dagster as dg
+from croniter import croniter
+
+from rag_pipeline.consistency.sweep import sweep
+from rag_pipeline.defs.jobs import CHECK_MONTH, months_in_runs
+from rag_pipeline.defs.month_partitions import show_months
+from rag_pipeline.defs.sensors import NOT_DUE
+from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
+
+_SWEEP_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class _Position:
+    """The sensor's cursor: when the last sweep began, and the month after which it goes on if it is unfinished."""
+
+    begun: datetime | None = None
+    after: Month | None = None
+
+    @classmethod
+    def load(cls, cursor: str | None) -> "_Position":
+        if not cursor:
+            return cls()
+        begun, after = json.loads(cursor)
+        return cls(datetime.fromisoformat(begun), Month.parse(after) if after else None)
+
+    def dump(self) -> str:
+        return json.dumps([self.begun and self.begun.isoformat(), self.after and str(self.after)])
+
+    def is_due(self, cron: str, now: datetime) -> bool:
+        return self.begun is None or self.after is not None or croniter(cron, self.begun).get_next(datetime) <= now
+
+
+def sweep_counts(cron: str) -> dg.SensorDefinition:
+    """Return the sensor that sweeps at a cron's times."""
+
+    @dg.sensor(
+        name="sweep_counts",
+        job_name=CHECK_MONTH,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Counts the vectors of every month that has documents ({cron}), and runs the checks of those "
+        "whose counts differ or that have a failing check.",
+    )
+    def counts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
+        now = datetime.now(UTC)
+        last = _Position.load(context.cursor)
+        if not last.is_due(cron, now):
+            return dg.SensorResult(skip_reason=f"the sweep {NOT_DUE} ({cron})")
+        busy = months_in_runs(context.instance)
+        found = sweep(pipeline, busy, last.after, time.monotonic() + _SWEEP_SECONDS)
+        if found.suspects:
+            show_months(context.instance, pipeline)
+        resumed = last.after is not None
+        position = _Position(last.begun if resumed else now, found.stopped_at)
+        return dg.SensorResult(
+            run_requests=[_request(month, seen, now) for month, seen in found.suspects.items()],
+            cursor=position.dump(),
+            skip_reason=None if found.suspects else f"months counted: {found.counted}, all as expected",
+        )
+
+    return counts
+
+
+def _request(month: Month, seen: str, now: datetime) -> dg.RunRequest:
+    """Request the checks of a month: at once if anything changed, otherwise once an hour."""
+    digest = hashlib.sha256(seen.encode()).hexdigest()[:12]
+    return dg.RunRequest(run_key=f"{month} {digest} {now:%Y-%m-%dT%H}", partition_key=month.partition_key)

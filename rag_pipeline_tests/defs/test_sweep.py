@@ -1,0 +1,120 @@
+"""The sweep finds damage by counting, and starts no run while there is none."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+
+from rag_pipeline.alerts.recording import record
+from rag_pipeline.alerts.state_changes import Observation
+from rag_pipeline.defs import sweep_sensor
+from rag_pipeline.defs.jobs import CHECK_MONTH
+from rag_pipeline.defs.month_partitions import PARTITION_TAG
+from rag_pipeline.defs.sensors import NOT_DUE
+from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.settings import load_settings
+from rag_pipeline.stores.postgres.alert_outbox import Subject
+from rag_pipeline_tests.defs.ticks import tick_of_sensor
+from rag_pipeline_tests.support.code_location import CodeLocation
+
+JANUARY, FEBRUARY, MARCH = (Month(2024, number) for number in (1, 2, 3))
+LONG_AGO = json.dumps(["2024-01-01T00:00:00+00:00", None])
+
+
+@pytest.fixture
+def indexed(location: CodeLocation, monkeypatch: pytest.MonkeyPatch) -> CodeLocation:
+    """A document in each of three months."""
+    monkeypatch.setattr("rag_pipeline.indexing.verify._PAUSES_SECONDS", (0.01,))
+    for month in (JANUARY, FEBRUARY, MARCH):
+        location.write(f"{month}.md", f"{month}-05")
+    location.ingest()
+    return location
+
+
+def lose_vectors(location: CodeLocation, month: Month) -> None:
+    with Pipeline(load_settings()) as pipeline, pipeline.stores.milvus.client() as client:
+        keys = location.sql(
+            "SELECT dense_vector_id FROM document_chunks WHERE document_created_at >= %s AND document_created_at < %s",
+            month.start,
+            month.end,
+        )
+        client.delete(pipeline.collections.generations["dense"].name, ids=[key for (key,) in keys])
+
+
+def months(tick: dg.SensorExecutionData) -> list[str | None]:
+    return [request.partition_key for request in tick.run_requests or ()]
+
+
+def test_a_month_whose_vectors_were_deleted_by_hand_is_checked_soon(
+    indexed: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> None:
+    tick = tick_of_sensor(defs, "sweep_counts", instance)
+    assert months(tick) == []
+    assert tick.skip_message == "months counted: 3, all as expected"
+    lose_vectors(indexed, FEBRUARY)
+    assert NOT_DUE in (tick_of_sensor(defs, "sweep_counts", instance, tick.cursor).skip_message or "")
+    tick = tick_of_sensor(defs, "sweep_counts", instance, LONG_AGO)
+    assert months(tick) == [FEBRUARY.partition_key]
+    result = defs.resolve_job_def(CHECK_MONTH).execute_in_process(
+        instance=instance, raise_on_error=False, partition_key=FEBRUARY.partition_key
+    )
+    failed = {e.check_name for e in result.get_asset_check_evaluations() if not e.passed}
+    assert failed == {"vectors_verified", "missing_vectors"}
+
+
+def test_unchanged_damage_is_not_checked_at_every_sweep(
+    indexed: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> None:
+    """Dagster starts one run for a key."""
+    now = datetime(2024, 6, 1, 10, 5, tzinfo=UTC)
+
+    def key(seen: str, minute: int) -> str | None:
+        return sweep_sensor._request(JANUARY, seen, now.replace(minute=minute)).run_key
+
+    assert key("4 of 5 vectors", 5) == key("4 of 5 vectors", 55)
+    assert key("4 of 5 vectors", 5) != key("3 of 5 vectors", 5)
+
+
+def test_a_month_with_a_run_is_left_to_it(
+    indexed: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> None:
+    lose_vectors(indexed, FEBRUARY)
+    instance.create_run_for_job(
+        defs.resolve_job_def(CHECK_MONTH),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={PARTITION_TAG: FEBRUARY.partition_key},
+    )
+    assert months(tick_of_sensor(defs, "sweep_counts", instance)) == []
+
+
+def test_a_failing_check_is_repeated_so_that_a_repair_by_hand_shows(
+    indexed: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> None:
+    with Pipeline(load_settings()) as pipeline:
+        seen = [
+            Observation(Subject("check", f"{check} on documents", month.partition_key), number, False, month.start)
+            for number, (check, month) in enumerate(
+                (("status_mismatches", JANUARY), ("quarantined_documents", MARCH)), 1
+            )
+        ]
+        record(pipeline.stores.database, "log", seen)
+    assert months(tick_of_sensor(defs, "sweep_counts", instance)) == [JANUARY.partition_key]
+
+
+def test_a_sweep_that_takes_long_goes_on_at_the_next_tick(
+    indexed: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_vectors(indexed, MARCH)
+    monkeypatch.setattr(sweep_sensor, "_SWEEP_SECONDS", 0)
+    cursor = None
+    found = []
+    for _ in range(3):
+        tick = tick_of_sensor(defs, "sweep_counts", instance, cursor)
+        cursor = tick.cursor
+        found.append(months(tick))
+    assert found == [[], [], [MARCH.partition_key]]
+    assert NOT_DUE in (tick_of_sensor(defs, "sweep_counts", instance, cursor).skip_message or "")
