@@ -168,7 +168,7 @@ def _partition_text(partition: str) -> str:
 
 
 def _timestamp(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M UTC")
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _cut(text: str, limit: int) -> str:

@@ -180,6 +180,9 @@ def _interrupted(pipeline: Pipeline, progress: ProgressLine, result: IngestResul
 
 
 def _record_scan_in_dagster(pipeline: Pipeline, source: SourceConfig, result: ScanResult | None) -> None:
+    """Record what a scan found. Without news Dagster is not imported: that takes longer than many a scan."""
+    if result is not None and not result.has_news and "rag_pipeline.defs.run_month" not in sys.modules:
+        return
     from rag_pipeline.defs.run_month import record_scan
 
     record_scan(pipeline, source, result)

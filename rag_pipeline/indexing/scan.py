@@ -21,6 +21,7 @@ from rag_pipeline.months import Month, clamp
 from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.stores.postgres import schema, source_items, sources
 from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
+from rag_pipeline.stores.postgres.statuses import SyncStatus
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -50,6 +51,13 @@ class ScanResult:
     """False if the deadline came first: the next scan resumes the pass."""
     problems: list[str] = field(default_factory=list)
     """What could not be listed; nothing there counts as gone."""
+    was_unhealthy: bool = False
+    """Whether the scan before this one failed, or could not list everything."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether it found anything that was not so after the scan before it."""
+        return bool(self.new or self.changed or self.gone or self.problems or self.was_unhealthy)
 
     def __str__(self) -> str:
         summary = f"{self.scanned} items: {self.new} new, {self.changed} changed, {self.gone} gone"
@@ -85,16 +93,21 @@ def scan_source(
         source_id = sources.register(
             connection, config.type, config.name, config.connection_config(), config.schedule
         )
+        before = sources.state_of(connection, config.type, config.name)
     with (
         pipeline.stopwatch.stage("scan"),
         advisory_lock(database, f"source {config.name}", wait_seconds),
     ):
         try:
-            return _Pass(pipeline, config, source_id, confirm_deletions).run(deadline)
+            result = _Pass(pipeline, config, source_id, confirm_deletions).run(deadline)
         except RagError as error:
             with database.connection() as connection:
                 sources.fail_sync(connection, source_id, one_line(error), next_sync_at(config))
             raise
+    result.was_unhealthy = before is not None and (
+        before.sync_status == SyncStatus.FAILED or bool(before.problems)
+    )
+    return result
 
 
 def next_sync_at(config: SourceConfig, now: datetime | None = None) -> datetime:

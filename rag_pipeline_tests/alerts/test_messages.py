@@ -40,7 +40,7 @@ def test_a_single_alert_names_the_check_month_time_and_remedy() -> None:
     message = render([alert(1)], UI, "0123456789abcdef")
     assert message.title == "rag-pipeline: Failing: vectors_verified on dense_collection, 2022-01"
     assert message.body == (
-        "vectors_verified on dense_collection, 2022-01: failing since 2026-01-05 10:11 UTC\n"
+        "vectors_verified on dense_collection, 2022-01: failing since 2026-01-05T10:11:12Z\n"
         "Vectors expected in dense_collection: 1,200, stored: 1,199, searchable: 1,199.\n"
         "What to do: `rag-pipeline repair --month 2022-01` restores what differs.\n"
         "Details: http://rag.example:3000/runs/1\n"
@@ -56,7 +56,7 @@ def test_many_months_share_one_message_that_names_them() -> None:
     assert message.title == "rag-pipeline: Failing: vectors_verified on dense_collection, 30 months"
     months = ", ".join(str(month) for month in MONTHS[3:])
     assert message.body == (
-        "vectors_verified on dense_collection, 30 months: failing since 2026-01-05 10:11 UTC\n"
+        "vectors_verified on dense_collection, 30 months: failing since 2026-01-05T10:11:12Z\n"
         "2022-01: Vectors expected in dense_collection: 1,200, stored: 1,199, searchable: 1,199.\n"
         "http://rag.example:3000/runs/0\n"
         "2022-02: Vectors expected in dense_collection: 1,200, stored: 1,199, searchable: 1,199.\n"
@@ -73,8 +73,8 @@ def test_a_recovery_names_both_times() -> None:
     message = render([alert(7, state="recovered")], UI, "key")
     assert message.title.startswith("rag-pipeline: Recovered: ")
     assert message.body == (
-        "vectors_verified on dense_collection, 2022-01: recovered at 2026-01-05 10:18 UTC, "
-        "after failing since 2026-01-05 10:11 UTC\nhttp://rag.example:3000/runs/7"
+        "vectors_verified on dense_collection, 2022-01: recovered at 2026-01-05T10:18:12Z, "
+        "after failing since 2026-01-05T10:11:12Z\nhttp://rag.example:3000/runs/7"
     )
 
 
