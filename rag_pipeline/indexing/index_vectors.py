@@ -6,6 +6,7 @@ While one batch is being written, the next is being embedded.
 from __future__ import annotations
 
 import logging
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,7 +15,13 @@ from uuid import UUID
 from rag_pipeline.errors import DimensionMismatchError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.vector_writer import VectorMappingService, name_of
 from rag_pipeline.stores.milvus import rows
-from rag_pipeline.stores.postgres import consistency_repairs, document_chunks, schema, vector_deletions
+from rag_pipeline.stores.postgres import (
+    built_kinds,
+    consistency_repairs,
+    document_chunks,
+    schema,
+    vector_deletions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,13 +78,22 @@ def index_vectors(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] 
     return _VectorStep(pipeline, month, tuple(kind for kind in built if kinds is None or kind in kinds)).run()
 
 
-def reopen_incomplete(pipeline: Pipeline, month: Month) -> None:
-    """Make pending what misses a kind in `RAG_VECTORS`: one that was added is built by the month's next run.
+def reopen_incomplete(pipeline: Pipeline, deadline: float | None = None) -> None:
+    """Make pending what misses a kind in `RAG_VECTORS`: one that was added is built by the months' next runs.
 
-    Reads the rows of all chunks of the month, so it is not for every tick of a sensor.
+    Cheap if the kinds are those that the months were built with. Otherwise it reads the rows of all chunks, month by
+    month, until a deadline (on the clock of `time.monotonic`); the next call resumes.
     """
-    with pipeline.stores.database.connection() as connection:
-        document_chunks.reopen_incomplete(connection, month, pipeline.settings.vectors)
+    database, built = pipeline.stores.database, pipeline.settings.vectors
+    months = schema.months_with_documents(database)
+    with database.connection() as connection:
+        unknown = built_kinds.months_with_others(connection, months, built)
+    for month in unknown:
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        with database.connection() as connection:
+            document_chunks.reopen_incomplete(connection, month, built)
+            built_kinds.store(connection, month, built)
 
 
 class _VectorStep:

@@ -18,7 +18,7 @@ from rag_pipeline.indexing.retention import apply_retention
 from rag_pipeline.indexing.scan import ScanResult, scan_source
 from rag_pipeline.indexing.stats import IngestStats
 from rag_pipeline.months import Month
-from rag_pipeline.stores.postgres import documents, schema, source_items, sources
+from rag_pipeline.stores.postgres import documents, source_items, sources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,8 +99,7 @@ def ingest(
     result.warnings += apply_retention(pipeline).busy
     # Before the months: documents that somebody deleted and whose sources still hold them become pending.
     result.stats.add(deletion_counts(drain_deletions(pipeline)))
-    for month in schema.months_with_documents(pipeline.stores.database):
-        reopen_incomplete(pipeline, month)
+    reopen_incomplete(pipeline)
     with pipeline.stores.database.connection() as connection:
         months = {*documents.months_with_work(connection), *also_months}
     _run_months(pipeline, sorted(months & set(only_months) if only_months else months), run, result)

@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.indexing.index_vectors import reopen_incomplete
 from rag_pipeline.months import Month
-from rag_pipeline.stores.postgres import documents, schema, source_items
+from rag_pipeline.stores.postgres import documents, source_items
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from rag_pipeline.pipeline import Pipeline
-    from rag_pipeline.settings import VectorKind
 
 _FIRST_PAUSE = timedelta(minutes=1)
 _LONGEST_PAUSE = timedelta(hours=1)
 _RETRIES = 1000
 _REOPEN_SECONDS = 20
-_to_reopen: dict[tuple[str, tuple[VectorKind, ...]], list[Month]] = {}
-"""By database and kinds of vectors: the months that `_reopen_incomplete` has not read yet."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +37,13 @@ def pending_work(pipeline: Pipeline) -> dict[Month, str]:
     Quarantined items and chunks that are due for a retry become pending here: after a day, then after pauses that
     double. Each failure postpones the next retry, so this never keeps a month busy.
     """
-    _reopen_incomplete(pipeline)
+    reopen_incomplete(pipeline, time.monotonic() + _REOPEN_SECONDS)
     with pipeline.stores.database.connection() as connection:
         source_items.retry_due(connection, _RETRIES)
         documents.retry_due(connection, _RETRIES)
         return {
             month: documents.work_digest(connection, month) for month in documents.months_with_work(connection)
         }
-
-
-def _reopen_incomplete(pipeline: Pipeline) -> None:
-    """Make pending what misses a kind of vectors: once in a process, because `RAG_VECTORS` does not change afterwards.
-
-    In a large index several calls share this.
-    """
-    index = (pipeline.endpoints.postgres_url, pipeline.settings.vectors)
-    if index not in _to_reopen:
-        _to_reopen[index] = schema.months_with_documents(pipeline.stores.database)
-    months, until = _to_reopen[index], time.monotonic() + _REOPEN_SECONDS
-    while months and time.monotonic() < until:
-        reopen_incomplete(pipeline, months[-1])
-        months.pop()
 
 
 def due_months(

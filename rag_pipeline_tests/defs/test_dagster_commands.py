@@ -70,7 +70,7 @@ def test_dagster_dev_works_and_records_its_runs_beside_the_index(tmp_path: Path,
     live = Live(workspace, ("dagster", "dev"), ROOT, clean_environment() | workspace.variables)
     try:
         run = live.client.submit_job_execution("create_partitions")
-        wait("the run ends", 90, lambda: live.client.get_run_status(run).value == "SUCCESS")
+        wait("the run ends", 240, lambda: live.client.get_run_status(run).value == "SUCCESS")
     finally:
         live.kill()
     assert ("create_partitions", "SUCCESS") in live.rows("SELECT pipeline_name, status FROM dagster.runs")

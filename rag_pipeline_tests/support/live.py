@@ -49,7 +49,7 @@ class Live:
                 start_new_session=True,
             )
         try:
-            self.client = wait("the UI answers", 90, lambda: self._client(port))
+            self.client = wait("the UI answers", 240, lambda: self._client(port))
         except BaseException:
             self.kill()
             raise
