@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from rag_pipeline.errors import ConfigError, SourceError, one_line
 from rag_pipeline.sources import storage_options
-from rag_pipeline.sources.naming import printable
+from rag_pipeline.sources.naming import identifier, printable
 from rag_pipeline.sources.patterns import split_pattern
 from rag_pipeline.urls import has_password
 
@@ -42,7 +42,7 @@ class SourceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     name: str
-    """Letters, digits and `_`, because it names the Dagster sensor `sync_<name>`."""
+    """Letters, digits, `_` and `-`. Its `naming.identifier` names the Dagster sensor `sync_<identifier>`."""
     type: SourceType
     path: _Text
     """A folder (absolute after loading) or any fsspec URL."""
@@ -63,10 +63,9 @@ class SourceConfig(BaseModel):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_]{1,63}", name):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}", name):
             raise ValueError(
-                f"{name!r} is not a valid name: use 1 to 63 letters, digits and _,"
-                " because it names the Dagster sensor sync_<name>"
+                f"{name!r} is not a valid name: use 1 to 63 letters, digits, _ and -, not - at the start"
             )
         return name
 
@@ -152,7 +151,7 @@ class InvalidSource:
     """An entry of `sources.yaml` that cannot be used, or the whole file."""
 
     name: str | None
-    """The name of the source, if the entry has one that no other source has."""
+    """The name of the source, if the entry has one whose identifier no other source has."""
     message: str
     """One line with the file, the source and the key, and what to do."""
 
@@ -189,21 +188,29 @@ def read_sources(path: Path) -> SourcesFile:
     except ConfigError as error:
         return SourcesFile([], [InvalidSource(None, str(error))], is_readable=False)
     sources: dict[str, SourceConfig] = {}
+    identifiers: dict[str, str] = {}
     mistakes: list[tuple[str | None, str]] = []
     for number, entry in enumerate(entries, 1):
         try:
             source = _source(path, number, entry)
             if source.name in sources:
                 raise ConfigError(f"{path}: source {source.name}: duplicate name: give each source its own")
+            if other := identifiers.get(identifier(source.name)):
+                raise ConfigError(
+                    f"{path}: source {source.name}: its sensor would have the same name as that of {other}, "
+                    f"sync_{identifier(source.name)}: rename one"
+                )
         except ConfigError as error:
             mistakes.append((_name_of(entry), str(error)))
         else:
             sources[source.name] = source
-    taken = set(sources)
+            identifiers[identifier(source.name)] = source.name
+    taken = set(identifiers)
     invalid = []
     for name, message in mistakes:
-        invalid.append(InvalidSource(None if name in taken else name, message))
-        taken.update({name} if name else ())
+        own_name = name if name and identifier(name) not in taken else None
+        invalid.append(InvalidSource(own_name, message))
+        taken.update({identifier(own_name)} if own_name else ())
     return SourcesFile(list(sources.values()), invalid)
 
 
