@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError, field_validator
 
 from rag_pipeline.errors import ConfigError, SourceError, one_line
 from rag_pipeline.sources import storage_options
@@ -59,6 +59,8 @@ class SourceConfig(BaseModel):
     """When to scan the source, in UTC: a cron expression of five fields or a macro such as `@hourly`."""
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Keyword arguments of the fsspec file system as written in the file, with `${VARIABLE}` not yet replaced."""
+
+    _listed_in: str = PrivateAttr("sources.yaml")
 
     @field_validator("name")
     @classmethod
@@ -107,6 +109,11 @@ class SourceConfig(BaseModel):
         except CroniterError as error:
             raise ValueError(f"{schedule!r} is not a cron expression ({one_line(error)}): write {hint}") from None
         return schedule
+
+    @property
+    def listed_in(self) -> str:
+        """The file whose entry this is, for messages that say what to correct."""
+        return self._listed_in
 
     @property
     def is_local(self) -> bool:
@@ -276,7 +283,9 @@ def _source(file: Path, number: int, entry: object) -> SourceConfig:
         source = SourceConfig.model_validate(entry)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explained(error)}") from None
-    return source.model_copy(update={"path": _resolved(source.path, file.absolute().parent)})
+    source = source.model_copy(update={"path": _resolved(source.path, file.absolute().parent)})
+    source._listed_in = str(file)
+    return source
 
 
 def _resolved(path: str, folder: Path) -> str:
