@@ -2,9 +2,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --quiet --custom-compile-command 'make constraints'
 
-.PHONY: demo dev test test-fast fuzz lint types clean
+.PHONY: demo dev test test-fast fuzz lint types constraints clean
 
 demo: $(VENV)/.installed  ## ingest the samples through Dagster, search them, and end
 	$(BIN)/rag-pipeline up
@@ -39,6 +40,13 @@ lint: $(VENV)/.installed-dev  ## check style and formatting
 types: $(VENV)/.installed-dev  ## check types
 	$(BIN)/mypy
 
+# Pins are kept unless pyproject.toml excludes them or UPGRADE=--upgrade is given. The hashes are those of the index for
+# every platform. The extra bge-m3 has none: its torch is often another build of the same version, such as +cpu.
+constraints: $(VENV)/.installed  ## write constraints.txt, with hashes, and constraints-bge-m3.txt
+	$(INSTALL) 'uv>=0.13,<0.14'
+	$(COMPILE) $(UPGRADE) --extra dev --no-strip-extras --generate-hashes -o constraints.txt
+	$(COMPILE) $(UPGRADE) --extra bge-m3 -c constraints.txt -o constraints-bge-m3.txt
+
 clean:  ## stop the servers and remove the environment; keep the data under .rag
 	-test -x $(BIN)/rag-pipeline && $(BIN)/rag-pipeline down
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -46,9 +54,10 @@ clean:  ## stop the servers and remove the environment; keep the data under .rag
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e .
+	$(INSTALL) --require-hashes -r constraints.txt
+	$(INSTALL) --no-deps -e .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[dev,bge-m3]'
+$(VENV)/.installed-dev: $(VENV)/.installed constraints-bge-m3.txt
+	$(INSTALL) -c constraints-bge-m3.txt -e '.[dev,bge-m3]'
 	touch $@

@@ -56,7 +56,8 @@ def find_endpoints(settings: Settings) -> Endpoints:
     for server, variable in VARIABLES.items():
         if server not in urls:
             raise ConfigError(
-                f"no {_SERVER_NAMES[server]} under {settings.home_path}: run `rag-pipeline up` first, or set {variable}"
+                f"no {_SERVER_NAMES[server]} under {settings.home_path}: run `rag-pipeline up` first, or set RAG_HOME "
+                f"to the folder of its data or {variable} to its address"
             )
     return Endpoints.of(urls)
 

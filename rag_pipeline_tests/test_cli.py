@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from rag_pipeline.urls import mask_url
 from rag_pipeline_tests.support.command_line import TEXT, CommandLine, assert_consistent, fill, one_line
 from rag_pipeline_tests.support.stores import Stores
 from rag_pipeline_tests.support.workspace import SLOW
@@ -245,6 +247,67 @@ def test_an_unknown_key_in_sources_yaml_is_named(cli: CommandLine) -> None:
     line = one_line(done.stderr)
     assert "inclde" in line
     assert "include" in line
+
+
+def test_a_month_of_which_nothing_exists_is_not_called_consistent(cli: CommandLine) -> None:
+    fill(cli, 1)
+    cli.json("ingest")
+    assert cli.run("check", "--month", "2024-03").stdout == "consistent\n"
+    done = cli.run("check", "--month", "1999-01")
+    assert (done.returncode, done.stdout) == (0, "nothing to check\n")
+    assert one_line(done.stderr).startswith("rag-pipeline: 1999-01: there is nothing of this month")
+    done = cli.run("check", "--month", "1999-01", "--month", "2024-03", "--json")
+    assert json.loads(done.stdout)["consistent"] is True
+    assert "1999-01" in one_line(done.stderr)
+
+
+def test_a_source_is_removed_as_soon_as_its_entry_is_deleted_and_an_unknown_one_is_an_error(
+    cli: CommandLine,
+) -> None:
+    fill(cli, 2)
+    cli.json("ingest")
+    done = cli.run("sources", "--remove", "nope")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert one_line(done.stderr) == "rag-pipeline: no source 'nope' was ever scanned: there are docs"
+    cli.sources.write_text("sources: []\n", "utf-8")
+    assert "2 documents of docs will be deleted" in cli.run("sources", "--remove", "docs").stderr
+    assert cli.json("ingest")["deleted"] == 2
+
+
+def test_a_search_takes_a_month_for_either_end(cli: CommandLine) -> None:
+    fill(cli, 1)  # of 5 March 2024
+    cli.json("ingest")
+
+    def found(*dates: str) -> bool:
+        return bool(cli.json("search", "索引", "--mode", "fulltext", *dates)["hits"])
+
+    assert found("--from", "2024-03", "--to", "2024-03")
+    assert found("--to", "2024-03-05")
+    assert not found("--to", "2024-02")
+    assert not found("--from", "2024-04")
+    done = cli.run("search", "索引", "--to", "2024-13")
+    assert done.returncode == 2
+    assert "'2024-13' is not a date: write it as YYYY-MM-DD, or YYYY-MM for a whole month" in done.stderr
+
+
+def test_errors_name_the_file_and_the_folder_that_are_used(cli: CommandLine) -> None:
+    other = cli.folder / "other.yaml"
+    other.write_text("sources: [{name: docs, type: filesystem, path: ./nowhere}]\n", "utf-8")
+    done = cli.run("ingest", RAG_SOURCES=str(other))
+    assert done.returncode == 1
+    assert f"nowhere does not exist: correct `path` in {other}" in done.stderr
+    done = cli.run("documents", RAG_POSTGRES_URL="", RAG_HOME=str(cli.folder / "empty"))
+    line = one_line(done.stderr)
+    assert f"no PostgreSQL under {cli.folder}/empty: run `rag-pipeline up` first, or set RAG_HOME" in line
+
+
+def test_the_addresses_are_shown_with_their_passwords_on_request(cli: CommandLine) -> None:
+    url = cli.environment["RAG_POSTGRES_URL"]
+    assert cli.json("status")["postgres"]["url"] == mask_url(url) != url
+    assert cli.json("status", "--show-passwords")["postgres"]["url"] == url
+    shown = cli.run("status", "--show-passwords").stdout
+    assert url in shown
+    assert cli.environment["RAG_REDIS_URL"] in shown
 
 
 @pytest.mark.parametrize(

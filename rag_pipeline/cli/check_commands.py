@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rag_pipeline.cli.common import MonthType, json_option, open_pipeline, print_json, print_line
+from rag_pipeline.cli.common import MonthType, json_option, open_pipeline, print_error, print_json, print_line
 from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
 from rag_pipeline.progress import ProgressLine
@@ -29,11 +29,18 @@ def check(as_json: bool, only_months: tuple[Month, ...]) -> None:
 
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:
         pipeline.prepare()
-        found = DataConsistencyChecker(pipeline).check_consistency(only_months or None)
+        checker = DataConsistencyChecker(pipeline)
+        existing = checker.months()
+        found = checker.check_consistency(only_months or None)
     if as_json:
         print_json(found.as_json())
     else:
-        _print_findings(found)
+        _print_findings(found, nothing=bool(only_months) and not set(only_months) & set(existing))
+    for month in only_months:
+        if month not in existing:
+            print_error(
+                f"{month}: there is nothing of this month in the stores, and no source has anything for it"
+            )
     sys.exit(0 if found.consistent else 1)
 
 
@@ -62,7 +69,7 @@ def repair(as_json: bool, only_months: tuple[Month, ...], dry_run: bool) -> None
     sys.exit(0 if dry_run or result.remaining.consistent else 1)
 
 
-def _print_findings(found: Consistency) -> None:
+def _print_findings(found: Consistency, *, nothing: bool = False) -> None:
     for finding in found.findings:
         print_line(str(finding))
         print_line(f"  → {finding.what_to_do}")
@@ -71,7 +78,7 @@ def _print_findings(found: Consistency) -> None:
         if finding.count > _SHOWN:
             print_line(f"    … and {finding.count - _SHOWN} more")
     if found.consistent:
-        print_line("consistent")
+        print_line("nothing to check" if nothing else "consistent")
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,6 +34,26 @@ class MonthType(click.ParamType):
             return value if isinstance(value, Month) else Month.parse(value)
         except RagError as error:
             self.fail(str(error), param, ctx)
+
+
+class DateType(click.ParamType):
+    """An argument that is a day, or a month, which means its first or its last day."""
+
+    name = "YYYY-MM[-DD]"
+
+    def __init__(self, *, last: bool = False) -> None:
+        self._last = last
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        if isinstance(value, date):
+            return value
+        try:
+            if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+                return date.fromisoformat(value)
+            month = Month.parse(value)
+        except (ValueError, RagError):
+            self.fail(f"{value!r} is not a date: write it as YYYY-MM-DD, or YYYY-MM for a whole month", param, ctx)
+        return month.end.date() - timedelta(days=1) if self._last else month.start.date()
 
 
 def open_pipeline(progress: ProgressLine | None = None) -> Pipeline:

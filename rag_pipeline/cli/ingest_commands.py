@@ -18,7 +18,7 @@ from rag_pipeline.cli.common import (
     print_status,
 )
 from rag_pipeline.cli.interruption import run_until_interrupted
-from rag_pipeline.errors import RagError, one_line
+from rag_pipeline.errors import ConfigError, RagError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.progress import ProgressLine
 
@@ -43,15 +43,10 @@ def sources(as_json: bool, remove: str | None) -> None:
 
     with open_pipeline() as pipeline:
         pipeline.prepare()
+        if remove is not None:
+            _remove(pipeline, remove)
         configured = pipeline.sources
         with pipeline.stores.database.connection() as connection:
-            if remove is not None:
-                if remove in configured:
-                    raise RagError(
-                        f"source {remove} is still configured in {pipeline.settings.sources}: delete its entry first"
-                    )
-                count = table.remove(connection, remove)
-                print_status(f"{count} documents of {remove} will be deleted by the next `rag-pipeline ingest`")
             rows = {row["name"]: row for row in table.list_sources(connection)}
     for name, config in configured.items():
         rows.setdefault(name, {"name": name, "source_type": config.type, "sync_status": "never scanned"})
@@ -64,6 +59,25 @@ def sources(as_json: bool, remove: str | None) -> None:
         return
     for row in rows.values():
         print_line(_source_line(row))
+
+
+def _remove(pipeline: Pipeline, name: str) -> None:
+    from rag_pipeline.indexing.ingest import deactivate_unconfigured
+    from rag_pipeline.stores.postgres import sources as table
+
+    file = pipeline.sources_file
+    if name in pipeline.sources:
+        raise RagError(f"source {name} is still configured in {pipeline.settings.sources}: delete its entry first")
+    if file.invalid:  # An entry with a mistake could be this source's.
+        raise ConfigError(file.invalid[0].message)
+    # The entry was perhaps deleted a moment ago, before any ingest has noticed.
+    deactivate_unconfigured(pipeline, file)
+    with pipeline.stores.database.connection() as connection:
+        known = {row["name"] for row in table.list_sources(connection)}
+        if name not in known:
+            raise RagError(f"no source {name!r} was ever scanned: there are {', '.join(sorted(known)) or 'none'}")
+        count = table.remove(connection, name)
+    print_status(f"{count} documents of {name} will be deleted by the next `rag-pipeline ingest`")
 
 
 def _source_line(row: dict[str, Any]) -> str:

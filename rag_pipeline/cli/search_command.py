@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date
 from typing import Any
 
 import click
 
-from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line
+from rag_pipeline.cli.common import DateType, json_option, open_pipeline, print_json, print_line
 
 
 @click.command()
@@ -22,10 +22,8 @@ from rag_pipeline.cli.common import json_option, open_pipeline, print_json, prin
 @click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True)
 @click.option("--language", metavar="XX", help="Only documents in this language, such as ja.")
 @click.option("--source-type", metavar="TYPE", help="Only documents from this type of source, such as filesystem.")
-@click.option(
-    "--from", "from_date", type=click.DateTime(["%Y-%m-%d", "%Y-%m"]), help="Not older than this date (UTC)."
-)
-@click.option("--to", "to_date", type=click.DateTime(["%Y-%m-%d"]), help="Not newer than this date (UTC).")
+@click.option("--from", "from_date", type=DateType(), help="Not older than this day or month (UTC).")
+@click.option("--to", "to_date", type=DateType(last=True), help="Not newer than this day or month (UTC).")
 def search(
     query: str,
     as_json: bool,
@@ -33,19 +31,14 @@ def search(
     limit: int,
     language: str | None,
     source_type: str | None,
-    from_date: datetime | None,
-    to_date: datetime | None,
+    from_date: date | None,
+    to_date: date | None,
 ) -> None:
     """Search the index."""
     from rag_pipeline.search import Filters
     from rag_pipeline.search import search as run_search
 
-    filters = Filters(
-        language=language,
-        source_type=source_type,
-        from_date=from_date.date() if from_date else None,
-        to_date=to_date.date() if to_date else None,
-    )
+    filters = Filters(language=language, source_type=source_type, from_date=from_date, to_date=to_date)
     with open_pipeline() as pipeline:
         pipeline.prepare()
         found = run_search(pipeline, query, mode=mode, limit=limit, filters=filters)

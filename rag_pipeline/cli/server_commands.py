@@ -34,11 +34,14 @@ def down() -> None:
 
 @click.command()
 @json_option
-def status(as_json: bool) -> None:
+@click.option(
+    "--show-passwords", is_flag=True, help="Show the addresses with their passwords, to connect to a server."
+)
+def status(as_json: bool, show_passwords: bool) -> None:
     """Show the address of each server and whether it answers; exit 1 unless all do."""
     from rag_pipeline.local_servers import LocalServers
 
-    found = LocalServers(load_settings()).status()
+    found = LocalServers(load_settings()).status(with_passwords=show_passwords)
     if as_json:
         print_json(found)
     else:

@@ -22,6 +22,7 @@ from rag_pipeline.indexing.verify import verify
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
 from rag_pipeline.sources.config import SourceConfig
+from rag_pipeline.sources.naming import identifier
 from rag_pipeline.stores.postgres import document_chunks as chunks_table
 from rag_pipeline.stores.postgres import documents as documents_table
 
@@ -46,7 +47,7 @@ def source_assets(sources: Sequence[SourceConfig]) -> list[dg.AssetSpec]:
             owners=OWNERS,
             kinds={source.type},
             description=f"Documents in {source.connection_config()['path']}, scanned by the sensor "
-            f"`sync_{source.name}` ({source.schedule}).",
+            f"`sync_{identifier(source.name)}` ({source.schedule}).",
             metadata={"schedule": source.schedule, "include": list(source.include)},
             freshness_policy=_freshness_policy(source),
         )
@@ -69,7 +70,7 @@ def invalid_source_asset(name: str, message: str) -> dg.AssetSpec:
 
 def source_key(name: str) -> dg.AssetKey:
     """Return the asset key of a source."""
-    return dg.AssetKey(["sources", name])
+    return dg.AssetKey(["sources", identifier(name)])
 
 
 def index_assets(sources: Sequence[dg.AssetSpec], built: Sequence[VectorKind]) -> list[dg.AssetsDefinition]:

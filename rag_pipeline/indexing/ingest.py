@@ -93,8 +93,8 @@ def ingest(
     result.unconfigured = deactivate_unconfigured(pipeline, file)
     if retry_failed:
         with pipeline.stores.database.connection() as connection:
-            source_items.retry_failed(connection, list(only_sources) or None)
-            documents.retry_failed(connection)
+            source_items.retry_failed(connection, only_sources or None)
+            documents.retry_failed(connection, only_sources or None)
     _scan(pipeline, configured, confirm_deletions, on_scan, result)
     result.warnings += apply_retention(pipeline).busy
     # Before the months: documents that somebody deleted and whose sources still hold them become pending.

@@ -92,23 +92,29 @@ class LocalServers:
     def down(self, report: Report = _silent, *, leave: Collection[str] = ()) -> None:
         """Stop every running embedded server but those to leave; those that a `RAG_*` URL names are left anyway."""
         if not self._home.is_dir():
-            report(f"nothing was started in {self._home}")
+            report(
+                f"nothing was started in {self._home}; servers elsewhere: set RAG_HOME to the folder of their data"
+            )
             return
         report = _one_at_a_time(report)
         with exclusive(self._home, report):
             servers = _servers(self._home, ServerStates.load(self._home))
             _concurrently([partial(server.down, report) for key, server in servers.items() if key not in leave])
 
-    def status(self) -> dict[str, dict[str, Any]]:
-        """Return each server's address (None before the first start), its password masked, and whether it answers."""
+    def status(self, *, with_passwords: bool = False) -> dict[str, dict[str, Any]]:
+        """Return each server's address (None before the first start) and whether it answers.
+
+        Passwords are masked unless `with_passwords`.
+        """
+        shown = str if with_passwords else mask_url
         servers = _servers(self._home, ServerStates.load(self._home))
 
         def one(key: str) -> dict[str, Any]:
             address = "uri" if key == "milvus" else "url"
             if key in self._external:
-                return {address: mask_url(self._external[key]), "running": _answers(key, self._external[key])}
+                return {address: shown(self._external[key]), "running": _answers(key, self._external[key])}
             if key in servers:
-                return {address: mask_url(servers[key].url), "running": servers[key].answers()}
+                return {address: shown(servers[key].url), "running": servers[key].answers()}
             return {address: None, "running": False}
 
         with ThreadPoolExecutor(len(_SERVERS)) as pool:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError, field_validator
 
 from rag_pipeline.errors import ConfigError, SourceError, one_line
 from rag_pipeline.sources import storage_options
-from rag_pipeline.sources.naming import printable
+from rag_pipeline.sources.naming import identifier, printable
 from rag_pipeline.sources.patterns import split_pattern
 from rag_pipeline.urls import has_password
 
@@ -42,7 +42,7 @@ class SourceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
     name: str
-    """Letters, digits and `_`, because it names the Dagster sensor `sync_<name>`."""
+    """Letters, digits, `_` and `-`. Its `naming.identifier` names the Dagster sensor `sync_<identifier>`."""
     type: SourceType
     path: _Text
     """A folder (absolute after loading) or any fsspec URL."""
@@ -60,13 +60,14 @@ class SourceConfig(BaseModel):
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Keyword arguments of the fsspec file system as written in the file, with `${VARIABLE}` not yet replaced."""
 
+    _listed_in: str = PrivateAttr("sources.yaml")
+
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_]{1,63}", name):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}", name):
             raise ValueError(
-                f"{name!r} is not a valid name: use 1 to 63 letters, digits and _,"
-                " because it names the Dagster sensor sync_<name>"
+                f"{name!r} is not a valid name: use 1 to 63 letters, digits, _ and -, not - at the start"
             )
         return name
 
@@ -108,6 +109,11 @@ class SourceConfig(BaseModel):
         except CroniterError as error:
             raise ValueError(f"{schedule!r} is not a cron expression ({one_line(error)}): write {hint}") from None
         return schedule
+
+    @property
+    def listed_in(self) -> str:
+        """The file whose entry this is, for messages that say what to correct."""
+        return self._listed_in
 
     @property
     def is_local(self) -> bool:
@@ -152,7 +158,7 @@ class InvalidSource:
     """An entry of `sources.yaml` that cannot be used, or the whole file."""
 
     name: str | None
-    """The name of the source, if the entry has one that no other source has."""
+    """The name of the source, if the entry has one whose identifier no other source has."""
     message: str
     """One line with the file, the source and the key, and what to do."""
 
@@ -189,21 +195,29 @@ def read_sources(path: Path) -> SourcesFile:
     except ConfigError as error:
         return SourcesFile([], [InvalidSource(None, str(error))], is_readable=False)
     sources: dict[str, SourceConfig] = {}
+    identifiers: dict[str, str] = {}
     mistakes: list[tuple[str | None, str]] = []
     for number, entry in enumerate(entries, 1):
         try:
             source = _source(path, number, entry)
             if source.name in sources:
                 raise ConfigError(f"{path}: source {source.name}: duplicate name: give each source its own")
+            if other := identifiers.get(identifier(source.name)):
+                raise ConfigError(
+                    f"{path}: source {source.name}: its sensor would have the same name as that of {other}, "
+                    f"sync_{identifier(source.name)}: rename one"
+                )
         except ConfigError as error:
             mistakes.append((_name_of(entry), str(error)))
         else:
             sources[source.name] = source
-    taken = set(sources)
+            identifiers[identifier(source.name)] = source.name
+    taken = set(identifiers)
     invalid = []
     for name, message in mistakes:
-        invalid.append(InvalidSource(None if name in taken else name, message))
-        taken.update({name} if name else ())
+        own_name = name if name and identifier(name) not in taken else None
+        invalid.append(InvalidSource(own_name, message))
+        taken.update({identifier(own_name)} if own_name else ())
     return SourcesFile(list(sources.values()), invalid)
 
 
@@ -269,7 +283,9 @@ def _source(file: Path, number: int, entry: object) -> SourceConfig:
         source = SourceConfig.model_validate(entry)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explained(error)}") from None
-    return source.model_copy(update={"path": _resolved(source.path, file.absolute().parent)})
+    source = source.model_copy(update={"path": _resolved(source.path, file.absolute().parent)})
+    source._listed_in = str(file)
+    return source
 
 
 def _resolved(path: str, folder: Path) -> str:

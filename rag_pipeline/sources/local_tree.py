@@ -44,6 +44,7 @@ class LocalTree:
     def __init__(self, config: SourceConfig) -> None:
         self._source = config.name
         self._shown = config.path
+        self._listed_in = config.listed_in
         self._root = config.path.encode("utf-8", "surrogateescape")
         self._follow_links = config.follow_links
 
@@ -53,13 +54,13 @@ class LocalTree:
             status = os.stat(self._root)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                reason = "does not exist: correct `path` in sources.yaml"
+                reason = f"does not exist: correct `path` in {self._listed_in}"
             else:
                 reason = f"is unreachable: {plain_reason(error)}"
             raise SourceError(f"source {self._source}: {self._shown} {reason}") from None
         if not stat.S_ISDIR(status.st_mode):
             raise SourceError(
-                f"source {self._source}: {self._shown} is not a folder: set `path` in sources.yaml to a folder"
+                f"source {self._source}: {self._shown} is not a folder: set `path` in {self._listed_in} to a folder"
             )
         return status.st_dev, status.st_ino
 

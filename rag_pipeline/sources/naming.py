@@ -1,4 +1,5 @@
-"""Names of an item: its locator, its `source_id`, and the printable name that a person reads.
+"""Names of a source and of its items: the identifier of a source, and of an item its locator, its `source_id` and the
+printable name that a person reads.
 
 A path is text decoded by `bytes.decode("utf-8", "surrogateescape")`: file names are any bytes except `/` and NUL,
 and each byte that is not UTF-8 becomes a lone surrogate. That text is exact, but no store accepts it. Nothing here
@@ -21,6 +22,11 @@ _ESCAPED = re.compile(r"\\(\\|0|u[0-9a-f]{4})")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Controls, format characters (such as those that reverse the writing direction), surrogates, and line and
 paragraph separators. Not the ideographic space or private use: both are common in Japanese file names."""
+
+
+def identifier(source: str) -> str:
+    """Return a source's name in letters, digits and `_`, which is all that the names of Dagster's sensors allow."""
+    return source.replace("-", "_")
 
 
 def to_locator(path: str) -> str:

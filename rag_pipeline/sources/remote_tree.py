@@ -49,12 +49,12 @@ class RemoteTree:
             with self._plain_errors():
                 info = self._fs.info(self._root)
         except FileNotFoundError:
-            raise self._error("does not exist: correct `path` in sources.yaml") from None
+            raise self._error(f"does not exist: correct `path` in {self._config.listed_in}") from None
         except OSError as error:
             raise self._error(f"is unreachable: {error.strerror}") from None
         # Over http everything is a file, and only its content shows whether it lists anything.
         if info.get("type") == "file" and not self._config.path.startswith("http"):
-            raise self._error("is not a folder: set `path` in sources.yaml to a folder")
+            raise self._error(f"is not a folder: set `path` in {self._config.listed_in} to a folder")
         return self._config.path
 
     def entries(self, folder: str) -> list[Entry]:

@@ -150,6 +150,15 @@ def test_a_source_is_stale_some_time_after_a_missing_scan(described: dict, tmp_p
     assert load(tmp_path)["freshness"] == {"sources/a": 3 * 24 * 3600 * 1.1}
 
 
+def test_a_source_with_a_hyphen_gets_a_sensor_and_an_asset_without(tmp_path: Path) -> None:
+    (tmp_path / "sources.yaml").write_text(
+        "sources: [{name: hr-handbook, type: filesystem, path: .}, {name: hr_handbook, type: filesystem, path: .}]\n"
+    )
+    described = load(tmp_path)  # The second one is a mistake, and does not stop the others.
+    assert "sync_hr_handbook" in described["sensors"]
+    assert described["assets"]["documents"]["deps"] == ["sources/hr_handbook"]
+
+
 def test_settings_select_the_collections_and_the_nightly_cron(tmp_path: Path) -> None:
     (tmp_path / "sources.yaml").write_text("sources: []\n")
     described = load(tmp_path, RAG_VECTORS="dense", RAG_NIGHTLY_CRON="30 17 * * *")

@@ -411,3 +411,24 @@ def test_a_file_system_that_quotes_its_options_puts_no_secret_anywhere(
     for text in (str(raised.value), stored, shown):
         assert "401 for" in text
         assert not any(secret in text for secret in ("hunter2", "26112"))
+
+
+def test_retry_failed_retries_the_failed_chunks_of_the_named_sources_only(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    index.sources.write_text(
+        "sources: [{name: docs, type: filesystem, path: ./docs}, {name: other-docs, type: filesystem, path: ./other}]",
+        "utf-8",
+    )
+    index.write("a.md", "# A\n\npoison one\n")
+    index.write("../other/b.md", "# B\n\npoison two\n")
+    index.embedder.poison = "poison"
+    assert index.ingest().stats.failed_chunks == 2
+    index.embedder.poison = None
+    result = index.ingest(only_sources=["other-docs"], retry_failed=True)
+    assert result.stats.embedded == 1
+    assert index.rows("SELECT source_id, indexing_status FROM documents ORDER BY 1") == [
+        ("docs:a.md", "failed"),
+        ("other-docs:b.md", "completed"),
+    ]
+    assert index.ingest(retry_failed=True).stats.embedded == 1
+    index.assert_consistent()

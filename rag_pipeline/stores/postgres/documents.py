@@ -166,21 +166,28 @@ def mark_chunked(connection: Connection, documents: Sequence[ChunkedDocument]) -
     )
 
 
-def retry_failed(connection: Connection) -> int:
-    """Make failed chunks and their documents pending again; return the number of documents."""
+def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -> int:
+    """Make failed chunks and their documents, of all sources or the named ones, pending; return the documents' number."""
+    of_sources = """(%(names)s::text[] IS NULL OR EXISTS (
+        SELECT FROM source_items i JOIN sources s ON s.id = i.source
+        WHERE i.document_id = {document} AND s.name = ANY(%(names)s)))"""
+    names = {"names": None if sources is None else list(sources)}
     connection.execute(
         f"""
-        UPDATE document_chunks SET
+        UPDATE document_chunks c SET
             embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
         WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT superseded
-        """
+            AND {of_sources.format(document="c.document_id")}
+        """,
+        names,
     )
     return connection.execute(
         f"""
-        UPDATE documents SET
+        UPDATE documents d SET
             indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL, updated_at = now()
-        WHERE indexing_status = {IndexingStatus.FAILED.sql}
-        """
+        WHERE indexing_status = {IndexingStatus.FAILED.sql} AND {of_sources.format(document="d.id")}
+        """,
+        names,
     ).rowcount
 
 
