@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Using variable_values and operation_name:DeprecationWarning"),
 ]
 
-JANUARY, FEBRUARY, MARCH, APRIL = (Month(2024, number) for number in range(1, 5))
+JANUARY, FEBRUARY, MARCH, APRIL, MAY = (Month(2024, number) for number in range(1, 6))
 COLLECTIONS = ("dense_collection", "sparse_collection", "multi_collection")
 
 BACKFILL = """
@@ -49,6 +49,13 @@ query Checks($asset: AssetKeyInput!, $check: String!) {
   assetCheckExecutions(assetKey: $asset, checkName: $check, limit: 50) {
     runId status partition
     evaluation { description metadataEntries { ... on TableMetadataEntry { table { records } } } }
+  }
+}
+"""
+SOURCE = """
+query {
+  assetNodeOrError(assetKey: {path: ["sources", "docs"]}) {
+    ... on AssetNode { freshnessStatusInfo { freshnessStatus } assetMaterializations(limit: 10) { timestamp } }
   }
 }
 """
@@ -92,11 +99,11 @@ def stored(month: Month) -> int:
 
 
 def test_months_appear_with_their_documents_and_a_run_and_a_backfill_by_hand_succeed(live: Live) -> None:
-    wait("the month of the document appears", 240, lambda: live.months() == [JANUARY.partition_key])
+    wait("the months of the documents appear", 240, lambda: len(live.months()) == 2)
     for month in (APRIL, FEBRUARY, MARCH):
         live.rows(f"SELECT create_monthly_partition('{month.partition_key}')")
-    wait("the other months appear", 240, lambda: len(live.months()) == 4)
-    assert live.months() == [month.partition_key for month in (JANUARY, FEBRUARY, MARCH, APRIL)]
+    wait("the other months appear", 240, lambda: len(live.months()) == 5)
+    assert live.months() == [month.partition_key for month in (JANUARY, FEBRUARY, MARCH, APRIL, MAY)]
     answer = live.ask(
         BACKFILL,
         params={
@@ -174,6 +181,20 @@ def test_a_file_dropped_into_the_folder_is_searchable_without_a_click(live: Live
             lambda: live.rows("SELECT 1 FROM document_chunks WHERE live") and search(pipeline, "毎晩の世代").hits,
         )
     assert found[0].title == "バックアップ"
+
+
+def test_a_source_shows_its_scans_its_check_and_that_it_is_fresh(live: Live) -> None:
+    def health() -> dict:
+        return live.ask(SOURCE)["assetNodeOrError"]
+
+    wait(
+        "the source is fresh",
+        180,
+        lambda: (health()["freshnessStatusInfo"] or {}).get("freshnessStatus") == "HEALTHY",
+    )
+    assert len(health()["assetMaterializations"]) > 1, "one for each scan"
+    rows = live.ask(CHECKS, asset={"path": ["sources", "docs"]}, check="source_readable")["assetCheckExecutions"]
+    assert {(row["partition"], row["status"]) for row in rows} == {(None, "SUCCEEDED")}
 
 
 def test_a_deletion_by_sql_reaches_milvus_by_itself(live: Live) -> None:

@@ -60,6 +60,7 @@ def assert_expired(index: Index) -> None:
         ("docs:old.md", "expired"),
     ]
     assert index.rows("SELECT DISTINCT month::text FROM term_statistics") == [("2024-05-01",)]
+    assert index.rows("SELECT total_documents, successful_documents FROM sources") == [(3, 2)]
     assert index.rows("SELECT month FROM expiring_months") == []
 
 

@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag_pipeline.indexing.ingest_documents import ingest_documents
 from rag_pipeline.indexing.run_selection import RequestedRun, due_months, pending_work
+from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
 from rag_pipeline_tests.support.index import Index
 
@@ -86,3 +88,45 @@ def test_what_failed_is_retried_after_growing_pauses(index: Index) -> None:
     assert index.rows(
         "SELECT failures, retry_at FROM documents UNION SELECT failures, retry_at FROM source_items"
     ) == [(0, None)]
+
+
+def test_months_with_work_are_those_of_pending_items_and_unfinished_documents(index: Index) -> None:
+    dates = ("2020-12-31", "2021-01-01", "2021-01-31", "2023-06-15", "2024-02-29")
+    for number, date in enumerate(dates):
+        index.write(f"{number}.md", f"# {number}\n\n本文。\n", date)
+    with index.open() as pipeline:
+        assert pending_work(pipeline) == {}
+        scan_source(pipeline, pipeline.source("docs"))
+        expected = [Month(2020, 12), Month(2021, 1), Month(2023, 6), Month(2024, 2)]
+        assert list(pending_work(pipeline)) == expected
+        # Read and not yet chunked: no item is pending, but the month has work.
+        ingest_documents(pipeline, Month(2023, 6))
+        assert list(pending_work(pipeline)) == expected
+    index.ingest()
+    with index.open() as pipeline:
+        assert pending_work(pipeline) == {}
+
+
+def test_the_digest_of_work_changes_with_each_item_and_each_document(index: Index) -> None:
+    seen = set()
+
+    def digest() -> str:
+        with index.open() as pipeline:
+            scan_source(pipeline, pipeline.source("docs"))
+            found = pending_work(pipeline)[Month(2024, 3)]
+            assert pending_work(pipeline) == {Month(2024, 3): found}, "the same work"
+        return found
+
+    index.write("a.md", "# 一\n")
+    seen.add(digest())
+    index.write("b.md", "# 二\n")
+    seen.add(digest())
+    index.write("a.md", "# 一、書き直し\n")
+    seen.add(digest())
+    index.delete("b.md")
+    index.write("c.md", "# 三\n")
+    seen.add(digest())
+    with index.open() as pipeline:
+        ingest_documents(pipeline, Month(2024, 3))
+    seen.add(digest())
+    assert len(seen) == 5

@@ -225,15 +225,24 @@ def retry_due(connection: Connection, limit: int) -> int:
 
 def months_with_work(connection: Connection) -> list[Month]:
     """Return the months with unfinished items, documents or chunks, oldest first."""
+    first = "SELECT date_trunc('month', min(document_created_at) AT TIME ZONE 'UTC') AS month FROM source_items"
     months = values(
         connection,
+        # From each month of items to the next one, by their index, and not through all items.
         f"""
-        SELECT DISTINCT to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM') FROM (
-            SELECT document_created_at AS moment FROM source_items WHERE state IN {one_of(*ITEM_WORK)}
+        WITH RECURSIVE of_items AS (
+            {first} WHERE state IN {one_of(*ITEM_WORK)}
             UNION ALL
-            SELECT created_at FROM documents WHERE processing_status IN {one_of(*TO_CHUNK)}
-                OR indexing_status IN {one_of(*TO_INDEX)}
-        ) work ORDER BY 1
+            SELECT following.month FROM of_items CROSS JOIN LATERAL (
+                {first} WHERE state IN {one_of(*ITEM_WORK)}
+                    AND document_created_at >= (of_items.month + interval '1 month') AT TIME ZONE 'UTC'
+            ) following WHERE of_items.month IS NOT NULL
+        )
+        SELECT to_char(month, 'YYYY-MM') FROM of_items WHERE month IS NOT NULL
+        UNION
+        SELECT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM') FROM documents
+        WHERE processing_status IN {one_of(*TO_CHUNK)} OR indexing_status IN {one_of(*TO_INDEX)}
+        ORDER BY 1
         """,
     )
     return [Month.parse(month) for month in months]
