@@ -8,13 +8,16 @@ again.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from rag_pipeline.errors import BusyError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.milvus.partitions import existing_collections
 from rag_pipeline.stores.postgres import consistency_repairs, vector_deletions
+from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 from rag_pipeline.stores.vector_ids import row_ids
 
 if TYPE_CHECKING:
@@ -22,29 +25,38 @@ if TYPE_CHECKING:
 
     from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.stores.postgres.database import Database
     from rag_pipeline.stores.postgres.vector_deletions import Deletion
 
 _BATCH = 500
+_WAIT_SECONDS = 60
 
 
 def drain_deletions(pipeline: Pipeline, deadline: float | None = None) -> int:
     """Delete from Milvus the vectors of chunks that were deleted in PostgreSQL. Return the number of chunks.
 
     Stops at `deadline` (on the clock of `time.monotonic`). Milvus is only contacted when a deletion is pending. Raises
-    `StoreUnavailableError` if it is down: the outbox keeps what was not confirmed.
+    `StoreUnavailableError` if it is down: the outbox keeps what was not confirmed. One process drains at a time; another
+    one waits for it, and leaves the rest to it if it does not end in time.
     """
     database = pipeline.stores.database
     drained = 0
     months: set[Month] = set()
-    with pipeline.stopwatch.stage("deletions"):
+    with pipeline.stopwatch.stage("deletions"), ExitStack() as held:
+        with database.connection() as connection:
+            if not vector_deletions.backlog(connection):
+                return 0
+        if not _is_ours(database, held, deadline):
+            return 0
         try:
             while deadline is None or time.monotonic() < deadline:
-                # One transaction per batch: its rows stay locked, so that two consumers do not do the same work.
                 with database.connection() as connection:
                     batch = vector_deletions.next_batch(connection, _BATCH)
-                    if not batch:
-                        break
-                    _delete(pipeline, batch)
+                if not batch:
+                    break
+                # Outside a transaction: an open one would keep PostgreSQL from vacuuming while Milvus works.
+                _delete(pipeline, batch)
+                with database.connection() as connection:
                     vector_deletions.confirm(connection, batch)
                 months.update(Month.of(deletion.document_created_at) for deletion in batch)
                 drained += len(batch)
@@ -52,6 +64,16 @@ def drain_deletions(pipeline: Pipeline, deadline: float | None = None) -> int:
         finally:
             _refetch(pipeline, months)
     return drained
+
+
+def _is_ours(database: Database, held: ExitStack, deadline: float | None) -> bool:
+    """Take the lock of the outbox; False if another process holds it for too long."""
+    wait = _WAIT_SECONDS if deadline is None else max(deadline - time.monotonic(), 0)
+    try:
+        held.enter_context(advisory_lock(database, "the outbox of deletions", wait))
+    except BusyError:
+        return False
+    return True
 
 
 def _delete(pipeline: Pipeline, batch: Sequence[Deletion]) -> None:

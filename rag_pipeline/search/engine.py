@@ -23,6 +23,7 @@ from rag_pipeline.search.results import MAX_LIMIT, MODES, Hit, Mode, SearchResul
 from rag_pipeline.search.terms import Terms
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.filters import NO_FILTERS, Filters
+from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres import search_queries as queries
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ MAX_QUERY_CHARS = 8000
 """Longer queries are truncated: more words make a search slower, not better."""
 RERANKED = 50
 """The number of candidates that are reranked by their multi-vectors."""
+_MONTHS_AT_ONCE = 24
+"""A full-text search of a few months takes hundreds of locks, a server has some 10,000 for everybody."""
 _PAGES = 5
 """The most pages of 100 candidates that a leg reads to fill the limit if many of the nearest chunks are not live."""
 
@@ -115,8 +118,19 @@ def _by_text(request: _Request) -> list[_Ranked]:
     database, watch = request.pipeline.stores.database, request.watch
     with watch.stage("words"):
         weights = Terms(database, request.text).fulltext_weights()
-    with watch.stage("fulltext"), database.connection() as connection:
-        found = queries.fulltext(connection, weights, request.filters, request.limit)
+    found: list[tuple[FoundChunk, float]] = []
+    with watch.stage("fulltext"):
+        since, until = request.filters.since, request.filters.until
+        months = [
+            month
+            for month in schema.existing_months(database)
+            if (until is None or month.start < until) and (since is None or month.end > since)
+        ]
+        for first in range(0, len(months), _MONTHS_AT_ONCE):
+            some = months[first : first + _MONTHS_AT_ONCE]
+            with database.connection() as connection:
+                found += queries.fulltext(connection, weights, request.filters, request.limit, some[0], some[-1])
+        found.sort(key=lambda hit: (-hit[1], hit[0].document_id, hit[0].position))
     return [_Ranked(chunk, score) for chunk, score in found]
 
 

@@ -126,7 +126,7 @@ def test_a_free_port_is_not_one_that_is_taken() -> None:
         ("\n\n", "it printed nothing"),
     ],
 )
-def test_the_telling_line_says_why_a_server_ended(output: str, line: str) -> None:
+def test_the_error_line_says_why_a_server_ended(output: str, line: str) -> None:
     assert processes.error_line(output) == line
 
 

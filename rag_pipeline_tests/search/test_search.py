@@ -12,8 +12,11 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.search import Filters, search
+from rag_pipeline.search import Filters, engine, search
 from rag_pipeline.stores.milvus.collections import vector_field
+from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres import search_queries as queries
+from rag_pipeline.stores.postgres.database import Connection, value
 from rag_pipeline_tests.support.search_index import SearchIndex, new_index
 
 MODES = ["hybrid", "dense", "sparse", "fulltext"]
@@ -135,6 +138,38 @@ def test_a_search_does_not_wait_for_writers(shared: SearchIndex):
     assert len(found) == 4
     assert shared.execute("SELECT id FROM document_chunks WHERE search_count = 0") == writing
     assert shared.execute("SELECT count(*) FROM document_chunks WHERE search_count = 1") == [(3,)]
+
+
+@pytest.mark.parametrize("months_at_once", [1, 2, 1000])
+@pytest.mark.parametrize(
+    "filters", [Filters(), Filters(to_date=date(2024, 1, 31)), Filters(from_date=date(2024, 2, 1))]
+)
+def test_a_full_text_search_of_a_few_months_at_a_time_finds_the_same(
+    shared: SearchIndex, filters: Filters, months_at_once: int, monkeypatch: pytest.MonkeyPatch
+):
+    query = "豆腐 VACUUM 複製 night 領域"
+    expected = search(shared.pipeline, query, mode="fulltext", filters=filters, limit=3).hits
+    assert expected
+    monkeypatch.setattr(engine, "_MONTHS_AT_ONCE", months_at_once)
+    assert search(shared.pipeline, query, mode="fulltext", filters=filters, limit=3).hits == expected
+
+
+def test_a_full_text_search_takes_few_locks_whatever_the_number_of_months(
+    index: SearchIndex, monkeypatch: pytest.MonkeyPatch
+):
+    database = index.pipeline.stores.database
+    schema.ensure_months(database, Month(2019, 1).until(Month(2024, 12)))
+    fulltext, taken = queries.fulltext, []
+
+    def counted(connection: Connection, *arguments: Any) -> Any:
+        found = fulltext(connection, *arguments)
+        taken.append(value(connection, "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()"))
+        return found
+
+    monkeypatch.setattr(queries, "fulltext", counted)
+    assert names(index, "豆腐", mode="fulltext") == ["recipe.md"]
+    assert len(taken) == 3
+    assert max(taken) < 800
 
 
 def test_a_search_that_cannot_write_still_finds(index: SearchIndex, caplog):

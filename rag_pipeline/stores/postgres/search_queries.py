@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from rag_pipeline.months import Month
     from rag_pipeline.stores.filters import Filters
     from rag_pipeline.stores.postgres.database import Connection
 
@@ -91,9 +92,17 @@ def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Fi
 
 
 def fulltext(
-    connection: Connection, words: Mapping[str, float], filters: Filters, limit: int
+    connection: Connection,
+    words: Mapping[str, float],
+    filters: Filters,
+    limit: int,
+    first: Month,
+    last: Month,
 ) -> list[tuple[FoundChunk, float]]:
-    """Return the live chunks that contain any of the words, best first, each with its score.
+    """Return the live chunks from the first to the last month that contain any of the words, each with its score.
+
+    Best first. Every index of every month is locked until the end of the transaction, and PostgreSQL's table of locks
+    is shared by all sessions: ask for a few months at a time, each in a transaction of its own.
 
     `words` maps a word, as `rag_pipeline.language.words` returns it, to its weight. The score is the sum over the
     words of weight × `ts_rank` (which grows with the word's occurrences and levels off), divided by
@@ -109,8 +118,8 @@ def fulltext(
         "weights": list(words.values()),
         "language": filters.language,
         "source_type": filters.source_type,
-        "since": filters.since,
-        "until": filters.until,
+        "since": max(filter(None, (filters.since, first.start))),
+        "until": min(filter(None, (filters.until, last.end))),
         "limit": limit,
     }
     rows = dicts(

@@ -32,13 +32,12 @@ class Deletion:
 
 
 def next_batch(connection: Connection, limit: int) -> list[Deletion]:
-    """Return the oldest pending deletions that no other consumer has locked, locked for this transaction."""
+    """Return the oldest pending deletions."""
     return objects(
         connection,
         Deletion,
         """
-        SELECT id, chunk_id, document_created_at, multi_vector_count FROM vector_deletions
-        ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+        SELECT id, chunk_id, document_created_at, multi_vector_count FROM vector_deletions ORDER BY id LIMIT %s
         """,
         (limit,),
     )
