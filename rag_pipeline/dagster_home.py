@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from rag_pipeline.endpoints import Endpoints
     from rag_pipeline.settings import Settings
 
+QUIET = {
+    "DAGSTER_CLI_DEV_LOG_LEVEL": "warning",
+    "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded",
+}
+"""Defaults for variables of `dagster dev`: its daemon writes several lines for every tick."""
+
 
 def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
     """Return the variables that Dagster needs. Creates its home and its schema if they are missing."""

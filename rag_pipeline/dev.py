@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rag_pipeline.dagster_home import dagster_environment, shipped
+from rag_pipeline.dagster_home import QUIET, dagster_environment, shipped
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.local_servers.manager import LocalServers
 from rag_pipeline.local_servers.processes import port_is_free, try_lock
@@ -50,7 +50,7 @@ def run_dev(
             report(f"port {port} is taken, so the UI is on {free}")
         # Alerts link to it; RAG_UI_URL overrides it for a UI behind a proxy.
         page = {"RAG_UI_URL": f"http://{host}:{free}"}
-        environment = {**page, **os.environ, **dagster_environment(settings, endpoints)}
+        environment = {**QUIET, **page, **os.environ, **dagster_environment(settings, endpoints)}
         report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops everything)")
         command = [sys.executable, "-m", "dagster", "dev", "-w", str(shipped("workspace.yaml"))]
         stack.enter_context(

@@ -74,5 +74,10 @@ def row_text(row: Mapping[str, Any]) -> str:
     if document is None:
         return ", ".join(f"{name} {value}" for name, value in fields.items())
     fields.pop("chunk_id", None)
-    details = ", ".join(str(value) if name == "reason" else f"{name} {value}" for name, value in fields.items())
+    file = document.rpartition(":")[2].rpartition("/")[2]
+    details = ", ".join(
+        # The reason often begins with the name of the file.
+        str(value).removeprefix(f"{file}: ") if name == "reason" else f"{name} {value}"
+        for name, value in fields.items()
+    )
     return f"{document} ({details})" if details else str(document)

@@ -29,7 +29,7 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
         return dg.SkipReason("Alerts need Dagster's storage in PostgreSQL: see dagster.yaml")
     database = pipeline.stores.database
     listed = receivers(pipeline.settings)
-    recorded = _record(context.instance, database)
+    recorded = _record_ticks(context, database) + _record_events(context.instance, database)
     sent = deliver(database, listed, pipeline.settings.ui_url.rstrip("/"), time.monotonic() + _SEND_SECONDS)
     for name in sent.refused:
         context.log.warning(f"{name} did not accept an alert; it will be retried after a pause")
@@ -43,10 +43,18 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
     )
 
 
-def _record(instance: dg.DagsterInstance, database: Database) -> int:
-    """Bring the outbox up to date with Dagster within the time of a tick; return the number of new alerts."""
+def _record_ticks(context: dg.SensorEvaluationContext, database: Database) -> int:
+    """Record the ticks since the cursor; return the number of new alerts. A tick that is read twice changes nothing."""
+    page = read_ticks(context.instance, int(context.cursor) if context.cursor else None, datetime.now(UTC))
+    recorded = record(database, log_name(context.instance), page.observations)
+    context.update_cursor(str(page.read_up_to))
+    return recorded
+
+
+def _record_events(instance: dg.DagsterInstance, database: Database) -> int:
+    """Bring the outbox up to date with the event log within the time of a tick; return the number of new alerts."""
     log = log_name(instance)
-    recorded = record(database, log, read_ticks(instance))
+    recorded = 0
     deadline = time.monotonic() + _READ_SECONDS
     more = True
     while more and time.monotonic() < deadline:

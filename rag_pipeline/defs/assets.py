@@ -110,7 +110,8 @@ def documents_asset(sources: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
                 "quarantined": len(result.quarantined),
                 "quarantine_reasons": table(("document", "reason"), result.quarantined),
                 "unreachable_sources": list(result.unreachable.values()),
-                "newest_documents": table(("title", "language", "created_at", "chunks"), newest),
+                # Their chunks are counted by the next asset, which cuts them.
+                "newest_documents": table(("title", "language", "created_at"), [row[:3] for row in newest]),
             }
         )
 
@@ -138,6 +139,7 @@ def document_chunks(
     month_run.stats.add(result.counts())
     with pipeline.stores.database.connection() as connection:
         sizes = chunks_table.size_distribution(connection, month)
+        newest = documents_table.newest(connection, month, _NEWEST)
     return dg.MaterializeResult(
         metadata={
             "documents": result.documents,
@@ -145,6 +147,7 @@ def document_chunks(
             "superseded": result.superseded,
             "kept": result.kept,
             "chunk_sizes": table(("tokens", "chunks"), sizes),
+            "newest_documents": table(("title", "language", "created_at", "chunks"), newest),
         }
     )
 

@@ -15,9 +15,13 @@ from typing import cast
 from urllib.parse import quote
 
 import dagster as dg
+import sqlalchemy as db
 from dagster._core.events import JobFailureData
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickData, TickStatus
 from dagster._core.storage.runs import SqlRunStorage
+from dagster._core.storage.schedules import SqlScheduleStorage
+from dagster._core.storage.schedules.schema import JobTickTable
+from dagster._serdes import deserialize_value
 from dagster._utils.error import SerializableErrorInfo
 
 from rag_pipeline.alerts.state_changes import Observation
@@ -36,7 +40,10 @@ LATE_SECONDS = 3600.0
 """No transaction stays open this long: older events need not be read again at every tick."""
 SETTLE_SECONDS = 2.0
 _PAGE = 500
-_TICKS = 25
+LONGEST_TICK_SECONDS = 180.0
+"""Dagster's limit is 60 s. A tick that is older and has no result never gets one: its daemon is gone."""
+_TICK_PAGE = 5000
+_TICK_ENDS = (TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE)
 _RUN_TYPES = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 _OUR_ERROR = re.compile(r"^rag_pipeline\.errors\.\w+: ")
 _MONTHLY_ASSETS = {dg.AssetKey(asset) for asset in built_assets(VECTOR_KINDS)}
@@ -52,6 +59,14 @@ class Page:
     read_up_to: int
     """The id after which the next page starts."""
     more: bool
+
+
+@dataclass(frozen=True)
+class TickPage:
+    """The next ticks, and the id after which the page that follows starts."""
+
+    observations: list[Observation]
+    read_up_to: int
 
 
 def log_name(instance: dg.DagsterInstance) -> str:
@@ -76,15 +91,41 @@ def read_events(instance: dg.DagsterInstance, after: int, now: datetime) -> Page
     return Page(observations, new[-1].storage_id if new else after, more=horizon is not None and bool(new))
 
 
-def read_ticks(instance: dg.DagsterInstance) -> list[Observation]:
-    """Return the latest finished ticks of all sensors and schedules, except ticks of sources that were not due."""
-    ended = [TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE]
-    return [
-        _tick_observed(state, tick)
-        for state in instance.all_instigator_state()
-        for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=_TICKS, statuses=ended)
-        if tick.status != TickStatus.SKIPPED or NOT_DUE not in (tick.skip_reason or "")
+def read_ticks(instance: dg.DagsterInstance, after: int | None, now: datetime) -> TickPage:
+    """Return the finished ticks of all sensors and schedules after a tick's id, without those that were not due.
+
+    One query for all of them: a large deployment has thousands. Without an id it begins with the last ticks.
+    """
+    storage = cast(SqlScheduleStorage, instance.schedule_storage)
+    start = after - LATE_EVENTS if after is not None else _newest_tick(storage) - _TICK_PAGE
+    columns = JobTickTable.c
+    query = (
+        db.select(columns.id, columns.tick_body).where(columns.id > start).order_by(columns.id).limit(_TICK_PAGE)
+    )
+    ticks = [InstigatorTick(number, deserialize_value(body, TickData)) for number, body in storage.execute(query)]
+    read_up_to = ticks[-1].tick_id if ticks else after or 0
+    # A tick that is running is read again, with its result, under the id that it has now.
+    if running := [tick.tick_id for tick in ticks if _is_running(tick, now)]:
+        read_up_to = running[0] - 1
+    states = {state.selector_id: state for state in instance.all_instigator_state()}
+    observed = [
+        _tick_observed(states[tick.selector_id], tick)
+        for tick in ticks
+        if tick.selector_id in states
+        and tick.status in _TICK_ENDS
+        and not (tick.status == TickStatus.SKIPPED and NOT_DUE in (tick.skip_reason or ""))
     ]
+    return TickPage(observed, max(read_up_to, after or 0))
+
+
+def _newest_tick(storage: SqlScheduleStorage) -> int:
+    [(newest,)] = storage.execute(db.select(db.func.max(JobTickTable.c.id)))
+    return newest or 0
+
+
+def _is_running(tick: InstigatorTick, now: datetime) -> bool:
+    """Whether a tick will still get its result."""
+    return tick.status == TickStatus.STARTED and now.timestamp() - tick.timestamp < LONGEST_TICK_SECONDS
 
 
 def _records(

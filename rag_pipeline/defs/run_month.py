@@ -1,14 +1,23 @@
 """A month's job in this process, as `rag-pipeline ingest` runs it: the run is recorded and shows in the UI."""
 
 import os
-from functools import cache
+import sys
+from functools import cache, partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import dagster as dg
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy.exc import DBAPIError
 
 from rag_pipeline.defs import run_owners
+from rag_pipeline.defs.jobs import INDEX_MONTH
 from rag_pipeline.defs.run_owners import PROCESS_TAG, owned, this_process
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.month_run import MonthRun
@@ -19,6 +28,9 @@ if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig
 
+_NO_RETRY = {"dagster/max_retries": "0"}
+"""Whoever started the command runs it again, or the sensor does; Dagster's daemon must not do so as well."""
+
 
 def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
     """Run `index_month` for a month with an open pipeline. Its steps add what they do to `run`.
@@ -26,7 +38,6 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
     Raises `StoreUnavailableError` if a store is down, and a `RagError` if the run fails otherwise: the library's own
     error, or the description of the failed check.
     """
-    from rag_pipeline.defs.jobs import INDEX_MONTH
     from rag_pipeline.defs.month_partitions import show_months
 
     instance = _instance(pipeline)
@@ -43,7 +54,7 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
                     partition_key=month.partition_key,
                     instance=instance,
                     resources={"month_run": run},
-                    tags={PROCESS_TAG: this_process()},
+                    tags={PROCESS_TAG: this_process(), **_NO_RETRY},
                     raise_on_error=False,
                     run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
                 )
@@ -110,7 +121,16 @@ def _instance(pipeline: "Pipeline") -> dg.DagsterInstance:
     instance = dg.DagsterInstance.get()
     # Pools the connections: a new one for every event would take most of the time of a small run.
     instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+    # A run in process has no code location, and the UI's timeline leaves out runs that have none.
+    instance.create_run_for_job = partial(instance.create_run_for_job, remote_job_origin=_origin())  # type: ignore[method-assign]
     return instance
+
+
+def _origin() -> RemoteJobOrigin:
+    """Return the origin of a run of `index_month` in the code location that `workspace.yaml` names."""
+    module = LoadableTargetOrigin(executable_path=sys.executable, module_name="rag_pipeline.definitions")
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(module, location_name="rag_pipeline")
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), INDEX_MONTH)
 
 
 @cache

@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import psycopg
 import pytest
+import sqlalchemy
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
     RemoteInstigatorOrigin,
@@ -19,6 +20,7 @@ from dagster._core.remote_origin import (
 from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
+    InstigatorTick,
     InstigatorType,
     ScheduleInstigatorData,
     SensorInstigatorData,
@@ -27,10 +29,11 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.error import SerializableErrorInfo
+from dagster_postgres import PostgresScheduleStorage
 
 from rag_pipeline.defs import event_log
 from rag_pipeline.defs.alert_sensor import alerts
-from rag_pipeline.defs.event_log import log_name, read_events
+from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
 from rag_pipeline.defs.resources import PipelineResource
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
@@ -347,6 +350,42 @@ def test_failing_sensors_and_schedules_alert_once_each(listening: DagsterHome, i
     assert "http://rag.example:3000/locations/rag_pipeline/schedules/nightly" in inbox.bodies()
 
 
+def test_the_ticks_of_many_sensors_are_read_at_once(home: DagsterHome) -> None:
+    sensors = [Ticking(home.instance, f"sync_{n}", InstigatorType.SENSOR) for n in range(40)]
+    for sensor in sensors:
+        sensor.tick(TickStatus.FAILURE)
+    storage = home.instance.schedule_storage
+    assert isinstance(storage, PostgresScheduleStorage)
+    statements: list[str] = []
+    sqlalchemy.event.listen(
+        storage._engine, "before_cursor_execute", lambda *call: statements.append(str(call[2])), named=False
+    )
+    page = read_ticks(home.instance, None, datetime.now(UTC))
+    assert len(page.observations) == 40
+    assert len([statement for statement in statements if "job_ticks" in statement]) == 2
+    assert read_ticks(home.instance, page.read_up_to, datetime.now(UTC)).read_up_to == page.read_up_to
+
+
+def test_a_tick_is_read_when_it_has_ended(home: DagsterHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_log, "LATE_EVENTS", 0)
+    slow, quick = (Ticking(home.instance, name, InstigatorType.SENSOR) for name in ("sync_slow", "sync_quick"))
+    begun = slow.tick(TickStatus.STARTED)
+    quick.tick(TickStatus.SUCCESS)
+    first = read_ticks(home.instance, None, datetime.now(UTC))
+    assert [seen.subject.name for seen in first.observations] == ["sync_quick of rag_pipeline"]
+    error = SerializableErrorInfo("it is missing\n", [], "SourceError")
+    home.instance.update_tick(begun.with_status(TickStatus.FAILURE, error=error, end_timestamp=time.time()))
+    second = read_ticks(home.instance, first.read_up_to, datetime.now(UTC))
+    assert {(seen.subject.name, seen.passed) for seen in second.observations} >= {
+        ("sync_slow of rag_pipeline", False)
+    }
+    slow.tick(TickStatus.STARTED)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    assert read_ticks(home.instance, second.read_up_to, tomorrow).read_up_to > second.read_up_to, (
+        "a killed daemon's"
+    )
+
+
 def test_a_new_dagster_storage_is_read_from_its_start(
     listening: DagsterHome, inbox: Inbox, world: World, package_database_url: str
 ) -> None:
@@ -410,9 +449,9 @@ class Ticking:
         self.state = InstigatorState(origin, kind, InstigatorStatus.AUTOMATICALLY_RUNNING, data)
         instance.add_instigator_state(self.state)
 
-    def tick(self, status: TickStatus, skip_reason: str | None = None) -> None:
+    def tick(self, status: TickStatus, skip_reason: str | None = None) -> InstigatorTick:
         error = SerializableErrorInfo("rag_pipeline.errors.SourceError: it is missing\n", [], "SourceError")
-        self.instance.create_tick(
+        return self.instance.create_tick(
             TickData(
                 self.state.instigator_origin_id,
                 self.name,

@@ -19,9 +19,9 @@ def finding(problem: str, count: int, *sample: dict) -> Finding:
             finding(
                 "quarantined documents",
                 1,
-                {"source_type": "filesystem", "source_id": "docs:a.pdf", "reason": "it is encrypted"},
+                {"source_type": "filesystem", "source_id": "docs:old/a.pdf", "reason": "a.pdf: it is encrypted"},
             ),
-            "Quarantined documents (1): docs:a.pdf (it is encrypted).",
+            "Quarantined documents (1): docs:old/a.pdf (it is encrypted).",
         ),
         (
             finding(

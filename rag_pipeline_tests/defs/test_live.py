@@ -218,6 +218,13 @@ def test_a_second_dev_is_refused_and_names_the_first(live: Live) -> None:
     assert dagster.ppid() == live.process.pid
 
 
+def test_the_terminal_is_quiet(live: Live) -> None:
+    log = live.log.read_text("utf-8")
+    assert "index_month" in log or "resource:pipeline" in log
+    for noise in (" - DEBUG - ", "SupersessionWarning", "SensorDaemon"):
+        assert noise not in log
+
+
 def test_term_stops_everything(live: Live) -> None:
     assert len(live.processes()) >= 4
     assert live.stop() == []
