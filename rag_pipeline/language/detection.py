@@ -20,7 +20,7 @@ _MIN_HAN = 12
 _WEIGHT = 3
 """Letters of an alphabet that carry about as much text as one kana, kanji or hangul syllable."""
 
-_CODE = re.compile(r"^(```|~~~).*?^\1[`~]*[ \t]*$", re.MULTILINE | re.DOTALL)
+_FENCE_END = re.compile(r"(```|~~~)[`~]*[ \t]*")
 _ADDRESS = re.compile(
     r"(?:https?://|www\.)[^\s\u3000-\u30ff\u4e00-\u9fff]+|[^\s@]{1,64}@[\w.-]{1,255}|<[^<>\n]{1,200}>"
 )
@@ -34,7 +34,7 @@ _lock = Lock()
 
 def detect_language(text: str) -> str | None:
     """Return the language as two lower-case letters (ISO 639-1), or None if the text is too short to decide."""
-    sample = _ADDRESS.sub(" ", _CODE.sub(" ", text[:_SAMPLE]))
+    sample = _ADDRESS.sub(" ", _without_code(text[:_SAMPLE]))
     kana = len(_KANA.findall(sample))
     han = len(_HAN.findall(sample))
     hangul = len(_HANGUL.findall(sample))
@@ -47,6 +47,23 @@ def detect_language(text: str) -> str | None:
         return None
     language = _classify(sample)
     return language if len(language) == 2 else None
+
+
+def _without_code(text: str) -> str:
+    """Return the text without its fenced blocks of code. A fence that is never closed opens none."""
+    lines = text.split("\n")
+    last_ends = {match[1]: number for number, line in enumerate(lines) if (match := _FENCE_END.fullmatch(line))}
+    kept: list[str] = []
+    fence = None
+    for number, line in enumerate(lines):
+        if fence is None:
+            if last_ends.get(line[:3], -1) > number:
+                fence = line[:3]
+                line = " "
+            kept.append(line)
+        elif (match := _FENCE_END.fullmatch(line)) and match[1] == fence:
+            fence = None
+    return "\n".join(kept)
 
 
 def _east_asian(sample: str, kana: int, han: int, hangul: int) -> str | None:

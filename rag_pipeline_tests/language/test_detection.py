@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag_pipeline.language import detection
 from rag_pipeline.language.detection import detect_language
 
 
@@ -50,3 +51,21 @@ def test_chinese_text_with_a_single_kana_is_chinese() -> None:
 def test_any_text_yields_two_letters_or_none(text: str) -> None:
     language = detect_language(text)
     assert language is None or (len(language) == 2 and language.isascii() and language.islower())
+
+
+@pytest.mark.parametrize(
+    ("code", "language"),
+    [
+        ("```\nThis is a long comment in English.\n```\n", "ja"),
+        ("~~~ text\nThis is a long comment in English.\n~~~~ \n", "ja"),
+        ("```\nThis is a long comment in English, which the other fence does not close.\n~~~\n", "en"),
+        ("````\nThis is a long comment in English.\n``` not closed\n", "en"),
+    ],
+)
+def test_only_closed_fences_are_code(code: str, language: str) -> None:
+    assert detect_language(code + "日本語です。") == language
+
+
+def test_fences_that_are_never_closed_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "_SAMPLE", 2_000_000)
+    detect_language("~~~a\n" * 400_000)  # if each looked for its end, this would be a trillion steps

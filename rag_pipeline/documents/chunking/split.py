@@ -134,6 +134,9 @@ class Cutter:
         finest = len(_LEVELS) - 1
         while level < finest and len(next(_LEVELS[level](text))) == len(text):
             level += 1
+        if level and tokens <= room:  # text after a heading, cut between its sentences, but it is one sentence
+            yield start, end, tokens
+            return
         # Each sentence or clause is a part. Anything finer is grouped to the size that will probably fit, because
         # counting word by word would cost more than everything else here.
         size = 0

@@ -23,7 +23,7 @@ from rag_pipeline_tests.support.workspace import clean_environment
 
 ENDLESS = pdf_of_forms([0, 0])
 """Fills the memory of a worker, in seconds."""
-SLOW = b"<table><thead>" + b"<tr><td>a" * 30_000
+SLOW = b"<table><thead>" + b"<tr><td>a<td>b" * 30_000
 """Keeps a worker busy for many minutes, in little memory."""
 PAGE = "<title>題</title><meta name=keywords content='a, b'><h1>見出し</h1><p>本文です。</p>".encode()
 
@@ -199,6 +199,8 @@ def test_a_worker_imports_no_store_and_no_dagster() -> None:
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_workers_end_with_their_parent(sent: signal.Signals) -> None:
     code = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background processes ignore it
         "from rag_pipeline.documents.parsing.parser_pool import ParserPool\n"
         "from rag_pipeline_tests.documents.parsing.test_parser_pool import SLOW\n"
         "pool = ParserPool(2, 300, 1024)\n"
