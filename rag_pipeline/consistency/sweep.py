@@ -1,4 +1,4 @@
-"""The sweep: months whose counts differ, found by counting alone, so that damage shows long before the nightly checks."""
+"""The sweep: months whose counts differ, found by counting alone, so that damage shows before the nightly checks."""
 
 from __future__ import annotations
 

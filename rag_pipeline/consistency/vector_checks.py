@@ -31,7 +31,7 @@ def missing_and_orphaned_vectors(pipeline: Pipeline, month: Month, assets: Seque
 
 
 def vectors_outside_months(pipeline: Pipeline, assets: Sequence[str]) -> list[Finding]:
-    """Find vectors in partitions of no month, such as Milvus' default one: searches find them, and no chunk has them."""
+    """Find vectors in partitions of no month, such as the default one: searches find them, no chunk has them."""
     found: list[Finding] = []
     for kind in kinds_among(assets, pipeline.settings.vectors):
         if not _is_readable(pipeline, kind):

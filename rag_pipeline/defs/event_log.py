@@ -182,7 +182,7 @@ def _failed_without_month(evaluation: dg.AssetCheckEvaluation) -> bool:
 
 
 def _lacks_its_month(run: dg.DagsterRun, end: dg.EventLogRecord) -> bool:
-    """Whether a run failed that was launched without the month that it needs: no run of a month would close an alert."""
+    """Whether a run failed for lack of the month that it needs: no run of a month would close an alert."""
     if end.event_type != dg.DagsterEventType.RUN_FAILURE or PARTITION_TAG in run.tags:
         return False
     selected = {*(run.asset_selection or ()), *(key.asset_key for key in run.asset_check_selection or ())}
@@ -190,7 +190,7 @@ def _lacks_its_month(run: dg.DagsterRun, end: dg.EventLogRecord) -> bool:
 
 
 def _check_observed(record: dg.EventLogRecord, run: dg.DagsterRun | None) -> Observation:
-    """Observe a check of a month. Its page is the evaluation in its run: the check's own page shows any month's latest."""
+    """Observe a check of a month. Its page is the evaluation in its run: the check's own shows any month's latest."""
     evaluation = _event(record).asset_check_evaluation_data
     asset, name = evaluation.asset_key, evaluation.check_name
     advice = evaluation.metadata.get("what_to_do")

@@ -36,8 +36,8 @@ def drain_deletions(pipeline: Pipeline, deadline: float | None = None) -> int:
     """Delete from Milvus the vectors of chunks that were deleted in PostgreSQL. Return the number of chunks.
 
     Stops at `deadline` (on the clock of `time.monotonic`). Milvus is only contacted when a deletion is pending. Raises
-    `StoreUnavailableError` if it is down: the outbox keeps what was not confirmed. One process drains at a time; another
-    one waits for it, and leaves the rest to it if it does not end in time.
+    `StoreUnavailableError` if it is down: the outbox keeps what was not confirmed. One process drains at a time;
+    another one waits for it, and leaves the rest to it if it does not end in time.
     """
     database = pipeline.stores.database
     drained = 0

@@ -79,7 +79,7 @@ class VectorMappingService:
     def save(
         self, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]
     ) -> list[tuple[ChunkToEmbed, str]]:
-        """Write a batch. Return the chunks whose data a store refuses and that were marked `failed`, each with its error.
+        """Write a batch. Return the chunks whose data a store refuses and that are now `failed`, each with its error.
 
         Raises `StoreUnavailableError` if a store is down or refuses every chunk alike: then no chunk is to blame, and
         the next run resumes.

@@ -4,9 +4,9 @@ Keys are paths (as locators) and compare as plain strings. Within a folder, a su
 ended in `/`. So walking the tree yields its keys in order, and a scan that continues after a key skips whole
 folders without listing them. The walk holds the names in the folders it is in, never the whole tree.
 
-Links are followed within the source's folder, and out of it only if `follow_links` is set (`local_tree`). Hidden files and folders (leading dot) are left out unless a
-pattern contains the dot. Something that matches but cannot be read (a broken link, a pipe) is an item all the
-same, so that it is quarantined with a reason instead of being overlooked.
+Links are followed within the source's folder, and out of it only if `follow_links` is set (`local_tree`). Hidden files
+and folders (leading dot) are left out unless a pattern contains the dot. Something that matches but cannot be read (a
+broken link, a pipe) is an item all the same, so that it is quarantined with a reason instead of being overlooked.
 """
 
 from __future__ import annotations

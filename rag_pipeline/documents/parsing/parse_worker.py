@@ -1,7 +1,7 @@
 """A process that parses documents for a `ParserPool`, with the pool's process id and limits as arguments.
 
-It speaks over a socket that is its standard input. A request is two messages, a JSON object and the bytes of a document;
-the answer is one JSON object. JSON and not pickle: what a hostile document might make of this process must not be able
+It speaks over a socket that is its standard input. A request is two messages, a JSON object and the bytes of a
+document; the answer is one JSON object. JSON and not pickle: what a hostile document might make of this process must not be able
 to run anything in its parent.
 """
 

@@ -126,7 +126,7 @@ def needs_whole_file(name: str) -> bool:
 
 
 def is_quick(data: bytes, name: str) -> bool:
-    """Return whether `parse` takes seconds at worst: a short text. A page, a PDF or a Word document can take for ever."""
+    """Whether `parse` takes seconds at worst: a short text. A page, a PDF or a Word document can take for ever."""
     return len(data) <= _QUICK_BYTES and _known_format(data, name) in _QUICK
 
 

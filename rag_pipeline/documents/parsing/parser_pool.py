@@ -1,7 +1,7 @@
 """Parsing in processes of its own, which are killed at a deadline and have a limit of memory.
 
-A small file can keep a parser busy for ever or make it allocate without end, and no library for PDF, HTML or DOCX can be
-interrupted. So such a document is parsed by a `parse_worker`, and when that has to be killed, or crashes, the document
+A small file can keep a parser busy for ever or make it allocate without end, and no library for PDF, HTML or DOCX can
+be interrupted. So such a document is parsed by a `parse_worker`, and when that has to be killed, or crashes, the document
 is to blame and nothing else is affected. Workers also parse on all cores at once, which threads cannot.
 """
 
@@ -115,7 +115,7 @@ class ParserPool:
                     worker.close()
 
     def _living(self) -> _Worker | None:
-        """Return an idle worker. One that something else has killed, such as the system for lack of memory, is dropped."""
+        """Return an idle worker. One that something else has killed, such as the system, is dropped."""
         with self._lock:
             while self._idle:
                 worker = self._idle.pop()

@@ -81,7 +81,7 @@ def fenced_lock(
 
 def held(connection: Connection, names: Collection[str]) -> set[str]:
     """Return those of these locks that some process holds."""
-    # Only looking would need a scan of pg_locks; a lock that can be had is held by nobody, and ends with this transaction.
+    # Only looking would need a scan of pg_locks. A lock that can be had is held by nobody; it ends with the transaction.
     free = values(
         connection,
         "SELECT name FROM unnest(%s::text[]) AS name WHERE pg_try_advisory_xact_lock_shared(hashtextextended(name, 0))",

@@ -1,4 +1,4 @@
-"""Dagster's table of runs, if its storage is in our database: only read, and only where importing Dagster is too slow."""
+"""Dagster's table of runs, if its storage is in our database: only read, where importing Dagster is too slow."""
 
 from __future__ import annotations
 

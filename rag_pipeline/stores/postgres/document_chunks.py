@@ -186,7 +186,8 @@ def store_next_version(
     """Store the next version of these documents of a month beside the live one.
 
     `rows` are all the chunks of the next versions. A chunk that is not among them is deleted at once if it is not
-    live yet, else superseded. Documents that were deleted meanwhile are left out. Returns the numbers of chunks added, and deleted or superseded.
+    live yet, else superseded. Documents that were deleted meanwhile are left out. Returns the numbers of chunks added,
+    and deleted or superseded.
     """
     connection.execute(_CREATE_DRAFTED)
     columns = [field.name for field in fields(ChunkRow)]

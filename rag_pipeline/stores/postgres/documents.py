@@ -167,7 +167,7 @@ def mark_chunked(connection: Connection, documents: Sequence[ChunkedDocument]) -
 
 
 def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -> int:
-    """Make failed chunks and their documents, of all sources or the named ones, pending; return the documents' number."""
+    """Make failed chunks and their documents, of all sources or the named ones, pending; return the number."""
     of_sources = """(%(names)s::text[] IS NULL OR EXISTS (
         SELECT FROM source_items i JOIN sources s ON s.id = i.source
         WHERE i.document_id = {document} AND s.name = ANY(%(names)s)))"""
