@@ -31,6 +31,7 @@ from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH
 from rag_pipeline.defs.month_partitions import PARTITION_TAG
 from rag_pipeline.defs.repair_job import REPAIR_MONTH
 from rag_pipeline.defs.sensors import NOT_DUE
+from rag_pipeline.defs.source_health import CHECK as SOURCE_CHECK
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres.alert_outbox import Subject
@@ -193,6 +194,8 @@ def _check_observed(record: dg.EventLogRecord, run: dg.DagsterRun | None) -> Obs
     """Observe a check of a month. Its page is the evaluation in its run: the check's own shows any month's latest."""
     evaluation = _event(record).asset_check_evaluation_data
     asset, name = evaluation.asset_key, evaluation.check_name
+    # Items that cannot be read are reported once, by `quarantined_documents` on their month.
+    passed = evaluation.passed or (name == SOURCE_CHECK and evaluation.severity == dg.AssetCheckSeverity.WARN)
     advice = evaluation.metadata.get("what_to_do")
     what_to_do = str(advice.value) if advice is not None and not evaluation.passed else ""
     if evaluation.partition and record.run_id:
@@ -203,7 +206,7 @@ def _check_observed(record: dg.EventLogRecord, run: dg.DagsterRun | None) -> Obs
     return Observation(
         Subject("check", f"{name} on {asset.to_user_string()}", evaluation.partition or ""),
         record.storage_id,
-        evaluation.passed,
+        passed,
         _moment(record.timestamp),
         warning=evaluation.severity == dg.AssetCheckSeverity.WARN,
         description=" ".join((evaluation.description or "").split()),

@@ -71,8 +71,9 @@ class LocalServers:
         return self._home / "logs"
 
     def running(self) -> list[str]:
-        """Return the keys of the embedded servers whose processes run: `postgres`, `milvus`, `redis`."""
-        return [key for key, server in self._started().items() if server.process() is not None]
+        """Return the keys of the embedded servers whose processes run, also of those that a `RAG_*` URL replaces."""
+        servers = _servers(self._home, ServerStates.load(self._home))
+        return [key for key, server in servers.items() if server.process() is not None]
 
     def dead(self) -> list[str]:
         """Return the names of the embedded servers that were started and whose processes are gone."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
 
 from rag_pipeline.defs import sensors
+from rag_pipeline.defs.event_log import read_events
 from rag_pipeline.indexing import scan
+from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
@@ -158,3 +160,23 @@ def test_a_scan_by_another_process_is_no_failure(source: Source) -> None:
     source.tick()
     with Pipeline(load_settings()) as pipeline, advisory_lock(pipeline.stores.database, "source docs", 0):
         assert source.tick() == "another process is scanning docs"
+
+
+def test_only_an_unreachable_source_alerts_and_not_its_unreadable_items(source: Source) -> None:
+    """Those are reported by the check of their month."""
+
+    def failing() -> list[str]:
+        page = read_events(source.instance, 0, datetime.now(UTC) + timedelta(minutes=1))
+        return [seen.subject.name for seen in page.observations if not seen.passed]
+
+    source.location.write("a.md", "2024-01-05")
+    (source.location.docs / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing")
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        ingest(pipeline)
+    source.tick()
+    assert not source.checks()[0].passed
+    assert failing() == []
+    source.location.docs.rename(source.location.docs.with_name("elsewhere"))
+    source.tick()
+    assert failing() == ["source_readable on sources/docs"]

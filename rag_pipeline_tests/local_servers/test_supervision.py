@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from pydantic import SecretStr
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.local_servers import LocalServers, supervision
@@ -75,5 +76,7 @@ def test_what_was_running_before_can_be_left_running(settings: Settings) -> None
     assert servers.running() == ["redis"]
     servers.down(leave=["redis"])
     assert servers.running() == ["redis"]
+    replaced = LocalServers(settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:9/0")}))
+    assert replaced.running() == ["redis"], "it runs, whoever needs it"
     servers.down()
     assert servers.running() == []
