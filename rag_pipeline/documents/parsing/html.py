@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MAX_DEPTH = 150
 """Nesting depth of elements beyond which conversion would hit Python's recursion limit."""
 
+_METADATA = frozenset({"title", "meta", "link", "base", "script", "style", "noscript", "template"})
 _NEVER_TEXT = frozenset(
     {"head", "script", "style", "noscript", "template", "svg", "canvas", "iframe", "object", "video", "audio"}
     | {"button", "select", "rt", "rp"}
@@ -114,6 +115,7 @@ def _parse(text: str) -> BeautifulSoup:
 
 
 def _content(soup: BeautifulSoup) -> tuple[str, tuple[str, ...]]:
+    _empty_head(soup)
     if _depth(soup) <= _MAX_DEPTH:
         for tag in soup.find_all(_is_never_shown):
             tag.decompose()
@@ -124,6 +126,20 @@ def _content(soup: BeautifulSoup) -> tuple[str, tuple[str, ...]]:
         except RecursionError:
             pass
     return soup.get_text("\n"), ("the page is nested too deeply: it was read without headings, lists and tables",)
+
+
+def _empty_head(soup: BeautifulSoup) -> None:
+    """Move elements that libxml2 left in the head into the body.
+
+    A page may omit `<body>`, and libxml2 does not take the elements that are new in HTML 5, such as `main`, for its
+    start.
+    """
+    strays = [tag for tag in soup.select("head > *") if tag.name not in _METADATA]
+    body = soup.body or soup.new_tag("body")
+    for tag in reversed(strays):
+        body.insert(0, tag)
+    if strays and soup.html and not soup.body:
+        soup.html.append(body)
 
 
 def _depth(soup: BeautifulSoup) -> int:

@@ -28,7 +28,7 @@ from rag_pipeline.documents.parsing.parsed_document import ParsedDocument
 from rag_pipeline.errors import DocumentError, one_line
 from rag_pipeline.language.detection import detect_language
 
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 """Raise it whenever `parse` returns something else for the same bytes: all documents are then parsed again."""
 
 HEAD_BYTES = 64 * 1024

@@ -117,3 +117,17 @@ def test_a_page_with_too_many_tags_is_rejected_before_it_is_parsed() -> None:
 def test_pipes_in_cells_are_escaped_once() -> None:
     page = "<table><tr><th>a|b<td><p>c|d</p></table><p>e|f"
     assert read_html(page).markdown == "| a\\|b | c\\|d |\n| --- | --- |\n\ne|f"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<title>題</title><section>一</section><p>二</p>",
+        "<title>題</title><nav>目次</nav><main><p>一</p><p>二</p></main>",
+        "<meta charset=utf-8><title>題</title><style>x</style><section>一</section><section>二</section>",
+        "<head><title>題</title></head><main><p>一</p><p>二</p></main>",
+    ],
+)
+def test_a_page_may_omit_its_body(page: str) -> None:
+    document = read_html(page)
+    assert (document.title, document.markdown.split()) == ("題", ["一", "二"])
