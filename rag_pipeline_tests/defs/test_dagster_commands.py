@@ -53,7 +53,8 @@ def test_without_servers_dagster_dev_says_in_one_line_how_to_start_them(tmp_path
     assert ran.returncode == 1
     assert "Traceback" not in ran.stderr
     assert ran.stderr.splitlines()[-1] == (
-        f"Error: no PostgreSQL under {tmp_path}: run `rag-pipeline up` first, or set RAG_POSTGRES_URL"
+        f"Error: no PostgreSQL under {tmp_path}: run `rag-pipeline up` first, or set RAG_HOME to the folder of its "
+        "data or RAG_POSTGRES_URL to its address"
     )
     everywhere = {"RAG_MILVUS_URI": "http://127.0.0.1:9", "RAG_REDIS_URL": "redis://127.0.0.1:9"}
     ran = dagster(["dev"], {"RAG_HOME": str(tmp_path), "RAG_POSTGRES_URL": NOWHERE, **everywhere})
