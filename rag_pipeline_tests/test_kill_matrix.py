@@ -21,7 +21,7 @@ def test_killed_at_some_points_of_a_round(tmp_path: Path, stores: Stores) -> Non
         matrix.change()
         names = matrix.points()
     killed = 0
-    for share in (0.15, 0.4, 0.55, 0.7, 0.9):
+    for share in (0.15, 0.4, 0.6, 0.85):
         matrix.change()
         point = int(len(names) * share)
         outcome = matrix.kill_at(point)

@@ -16,6 +16,7 @@ import threading
 import time
 from dataclasses import asdict
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from rag_pipeline.documents.parsing import parser
@@ -72,8 +73,11 @@ def _end_with(parent: int) -> None:
 
 
 def _peak_mb() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak >> 10 if sys.platform == "linux" else peak >> 20
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20
+    # On Linux `ru_maxrss` outlives exec: a worker of a large parent would begin with its parent's peak.
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) >> 10
 
 
 if __name__ == "__main__":

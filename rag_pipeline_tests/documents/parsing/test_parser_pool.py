@@ -172,6 +172,19 @@ def test_workers_are_reused_and_not_more_than_the_cpus(pool: ParserPool) -> None
         many.close()
 
 
+def test_a_worker_of_a_large_process_is_reused_too() -> None:
+    ballast = b"x" * (400 << 20)  # more than half of the limit, at which a worker is replaced
+    pool = ParserPool(1, 300, 512)
+    try:
+        pool.parse(PAGE, "a.html")
+        first = only_worker()
+        pool.parse(PAGE, "a.html")
+        assert only_worker() == first
+    finally:
+        pool.close()
+    del ballast
+
+
 @only_on_linux
 def test_a_worker_has_neither_the_secrets_nor_the_files_of_its_parent(
     pool: ParserPool, monkeypatch: pytest.MonkeyPatch
