@@ -19,7 +19,7 @@ from rag_pipeline.defs.sensors import (
     sources_file_sensor,
     sync_sensor,
 )
-from rag_pipeline.defs.source_health import source_check
+from rag_pipeline.defs.source_check import source_check
 from rag_pipeline.defs.sweep_sensor import sweep_counts
 from rag_pipeline.settings import load_settings
 from rag_pipeline.sources.config import read_sources

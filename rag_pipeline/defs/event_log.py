@@ -31,7 +31,7 @@ from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH
 from rag_pipeline.defs.month_partitions import PARTITION_TAG
 from rag_pipeline.defs.repair_job import REPAIR_MONTH
 from rag_pipeline.defs.sensors import NOT_DUE
-from rag_pipeline.defs.source_health import CHECK as SOURCE_CHECK
+from rag_pipeline.defs.source_check import CHECK as SOURCE_CHECK
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres.alert_outbox import Subject

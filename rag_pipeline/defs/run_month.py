@@ -77,7 +77,7 @@ def cancel_runs_of_this_process(pipeline: "Pipeline") -> None:
 
 def record_scan(pipeline: "Pipeline", source: "SourceConfig", result: "ScanResult | None") -> None:
     """Record the scan of a source as its sensor does."""
-    from rag_pipeline.defs.source_health import record_scan
+    from rag_pipeline.defs.source_check import record_scan
 
     try:
         record_scan(_instance(pipeline), pipeline, source, result)

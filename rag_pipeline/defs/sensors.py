@@ -16,7 +16,7 @@ from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, last_run_failed, mo
 from rag_pipeline.defs.month_partitions import show_months
 from rag_pipeline.defs.resources import opened
 from rag_pipeline.defs.run_owners import end_ownerless_runs
-from rag_pipeline.defs.source_health import record_scan
+from rag_pipeline.defs.source_check import record_scan
 from rag_pipeline.errors import BusyError, ConfigError, SourceError, one_line
 from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.ingest import deactivate_unconfigured
