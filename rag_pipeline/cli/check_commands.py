@@ -31,7 +31,7 @@ def check(as_json: bool, only_months: tuple[Month, ...]) -> None:
         pipeline.prepare()
         checker = DataConsistencyChecker(pipeline)
         existing = checker.months()
-        found = checker.check_consistency(only_months or None)
+        found = checker.check_consistency(only_months or existing)
     if as_json:
         print_json(found.as_json())
     else:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -29,11 +28,9 @@ _RUNNING = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _BEGUN = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
 
-@contextmanager
-def owned(database: Database, run_id: str) -> Iterator[None]:
+def owned(database: Database, run_id: str) -> AbstractContextManager[None]:
     """Own a run."""
-    with advisory_lock(database, _lock(run_id), _WAIT_SECONDS):
-        yield
+    return advisory_lock(database, _lock(run_id), _WAIT_SECONDS)
 
 
 def this_process() -> str:

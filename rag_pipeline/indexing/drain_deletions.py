@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.database import Database
     from rag_pipeline.stores.postgres.vector_deletions import Deletion
 
@@ -48,6 +49,8 @@ def drain_deletions(pipeline: Pipeline, deadline: float | None = None) -> int:
                 return 0
         if not _is_ours(database, held, deadline):
             return 0
+        # Every generation that exists: a deletion has to reach all of them.
+        collections = existing_collections(pipeline.stores.milvus, pipeline.settings.milvus_prefix)
         try:
             while deadline is None or time.monotonic() < deadline:
                 with database.connection() as connection:
@@ -55,7 +58,7 @@ def drain_deletions(pipeline: Pipeline, deadline: float | None = None) -> int:
                 if not batch:
                     break
                 # Outside a transaction: an open one would keep PostgreSQL from vacuuming while Milvus works.
-                _delete(pipeline, batch)
+                _delete(pipeline, collections, batch)
                 with database.connection() as connection:
                     vector_deletions.confirm(connection, batch)
                 months.update(Month.of(deletion.document_created_at) for deletion in batch)
@@ -76,10 +79,9 @@ def _is_ours(database: Database, held: ExitStack, deadline: float | None) -> boo
     return True
 
 
-def _delete(pipeline: Pipeline, batch: Sequence[Deletion]) -> None:
+def _delete(pipeline: Pipeline, collections: Sequence[tuple[VectorKind, str]], batch: Sequence[Deletion]) -> None:
     database, milvus = pipeline.stores.database, pipeline.stores.milvus
-    # Every generation that exists: a deletion has to reach all of them.
-    for kind, name in existing_collections(milvus, pipeline.settings.milvus_prefix):
+    for kind, name in collections:
         ids = [
             row_id
             for deletion in batch

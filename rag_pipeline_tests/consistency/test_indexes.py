@@ -378,13 +378,7 @@ def test_a_collection_that_is_not_loaded(damaged: DamagedIndex, kind: str) -> No
 
 def test_an_index_of_another_type_and_metric(damaged: DamagedIndex) -> None:
     name = damaged.collection("dense")
-    with damaged.milvus() as client:
-        client.release_collection(name)
-        client.drop_index(name, "vector")
-        parameters = client.prepare_index_params()
-        parameters.add_index("vector", index_name="vector", index_type="FLAT", metric_type="L2")
-        client.create_index(name, parameters)
-        client.load_collection(name)
+    spoil_index(damaged, metric="L2")
     (finding,) = damaged.only("index_issues")
     assert finding.sample[0]["found"] == (
         "index_type is FLAT, specified is HNSW, metric_type is L2, specified is IP"
@@ -396,13 +390,14 @@ def test_an_index_of_another_type_and_metric(damaged: DamagedIndex) -> None:
     assert damaged.embedded == 0
 
 
-def spoil_index(damaged: DamagedIndex) -> None:
+def spoil_index(damaged: DamagedIndex, metric: str = "IP") -> None:
+    """Replace the index of the dense vectors by one of another type, and perhaps another metric."""
     name = damaged.collection("dense")
     with damaged.milvus() as client:
         client.release_collection(name)
         client.drop_index(name, "vector")
         params = client.prepare_index_params()
-        params.add_index("vector", index_name="vector", index_type="FLAT", metric_type="IP")
+        params.add_index("vector", index_name="vector", index_type="FLAT", metric_type=metric)
         client.create_index(name, params)
         client.load_collection(name)
 
