@@ -19,11 +19,15 @@ demo: $(VENV)/.installed  ## ingest the samples through Dagster, search them, an
 dev: $(VENV)/.installed  ## run the servers, the Dagster daemon and the UI; Ctrl-C stops all
 	$(BIN)/rag-pipeline dev
 
+# Each worker starts servers of its own; a file's tests stay together.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: lint types  ## run everything that must pass: lint, types and all tests, on real servers
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.installed-dev  ## run the tests that need no server, in under a minute
-	$(BIN)/python -m pytest -m 'not servers and not slow'
+	$(PYTEST) -m 'not servers and not slow'
 
 # Property-based tests are deterministic in `make test`; here each round searches for new counterexamples. A test with
 # its own max_examples keeps that number a round, the others try 1000.

@@ -20,11 +20,17 @@ settings.register_profile("fuzz", max_examples=1000, print_blob=True, **_ANY_SPE
 settings.load_profile("deterministic")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses the session's servers; those that start their own are marked by hand."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark every test that uses the session's servers; those that start their own are marked by hand.
+
+    Where several workers share the tests, files with slow tests come first, so that no worker ends with one alone.
+    """
     for item in items:
         if "server_endpoints" in getattr(item, "fixturenames", ()):
             item.add_marker("servers")
+    if config.getoption("dist", "no") != "no":
+        slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow_files)
 
 
 @pytest.fixture(scope="session")
