@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import secrets
 import signal
 import subprocess
@@ -115,6 +116,12 @@ class Soak:
         self.random.choice(actions)()
         self.counts["changes"] += 1
 
+    def change_for(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.change()
+            time.sleep(self.random.uniform(0.5, 1.5) * _CHANGE_SECONDS)
+
     def _add(self, folder: Path) -> None:
         month = self.random.randint(1, 12)
         body = "\n\n".join(
@@ -133,6 +140,7 @@ class Soak:
             "kill Milvus": lambda: self._kill("milvus_server.py", str(self.home)),
             "kill Valkey": lambda: self._kill("valkey", str(self.home)),
             "stall Milvus": self._stall_milvus,
+            "refuse Milvus' writes": self._refuse_writes,
             "kill dev": self._kill_dev,
             "break sources.yaml": self._break_sources,
             "delete with psql": self._delete_by_sql,
@@ -169,18 +177,30 @@ class Soak:
         lock = self.home / "dev.lock"
         os.kill(int(lock.read_text("utf-8").split()[0]), signal.SIGTERM)
 
-    def _stall_milvus(self) -> None:
+    def _milvus(self) -> psutil.Process | None:
         for process in psutil.process_iter(["cmdline"]):
             line = " ".join(process.info["cmdline"] or ())
             if "milvus_server.py" in line and str(self.home) in line:
-                process.suspend()
-                time.sleep(40)
-                process.resume()
+                return process
+        return None
+
+    def _stall_milvus(self) -> None:
+        if process := self._milvus():
+            process.suspend()
+            self.change_for(40)
+            process.resume()
+
+    def _refuse_writes(self) -> None:
+        """Let Milvus write no byte to any file, as on a full disk: it answers, with errors."""
+        if process := self._milvus():
+            process.rlimit(psutil.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+            self.change_for(40)
+            process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     def _break_sources(self) -> None:
         self.sources.write_text(self._sources() + "  - {name: broken, type: filesystem, path: }\n", "utf-8")
         self._ask(RELOAD)
-        time.sleep(30)
+        self.change_for(30)
         self.sources.write_text(self._sources(), "utf-8")
         self._ask(RELOAD)
 
@@ -313,8 +333,7 @@ def main() -> None:
                     soak.measure()
                     print(f"{(now - begin) / 60:.1f} min: {soak.break_something()}", flush=True)
                     next_fault = time.monotonic() + _FAULT_SECONDS
-                soak.change()
-                time.sleep(soak.random.uniform(0.5, 1.5) * _CHANGE_SECONDS)
+                soak.change_for(1)
             settled = soak.settle()
             soak.measure()
             report = soak.report()

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from rag_pipeline.months import Month
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import MAX_HITS, SEARCH_EF, Collections, vector_field
+from rag_pipeline.stores.milvus.expressions import quoted
 from rag_pipeline.stores.vector_ids import leading_chunk
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _NO_SUCH_COLLECTION = 100
 _NOT_LOADED = 101
+_EXCHANGE_POLLS, _POLL_SECONDS = 20, 0.1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 
@@ -124,14 +126,19 @@ def on_loaded(milvus: Milvus, collection: str, call: Callable[[MilvusClient], _T
     from pymilvus.exceptions import MilvusException
 
     with milvus.client() as client:
-        try:
-            return call(client)
-        except MilvusException as error:
-            if error.code == _NO_SUCH_COLLECTION:
-                return None
-            if error.code != _NOT_LOADED:
-                raise
-        client.load_collection(collection, timeout=TIMEOUT_SECONDS)
+        for _ in range(_EXCHANGE_POLLS):
+            try:
+                return call(client)
+            except MilvusException as error:
+                if error.code == _NOT_LOADED:
+                    client.load_collection(collection, timeout=TIMEOUT_SECONDS)
+                    return call(client)
+                if error.code != _NO_SUCH_COLLECTION:
+                    raise
+                if Collections.alias_target(client, collection) is None:
+                    return None
+            # The alias exists: a rebuild is giving its copy the name of the collection, which Lite does in two steps.
+            time.sleep(_POLL_SECONDS)
         return call(client)
 
 
@@ -139,19 +146,14 @@ def expression(filters: Filters) -> str:
     """Return the filters as a Milvus expression. Rows hold whole seconds, so dates are exact to the second."""
     clauses = []
     if filters.language is not None:
-        clauses.append(f"language == {_quoted(filters.language)}")
+        clauses.append(f"language == {quoted(filters.language)}")
     if filters.source_type is not None:
-        clauses.append(f"source_type == {_quoted(filters.source_type)}")
+        clauses.append(f"source_type == {quoted(filters.source_type)}")
     if filters.since is not None:
         clauses.append(f"created_timestamp >= {(filters.since - _EPOCH) // _SECOND}")
     if filters.until is not None:
         clauses.append(f"created_timestamp <= {-((_EPOCH - filters.until) // _SECOND)}")
     return " and ".join(clauses)
-
-
-def _quoted(text: str) -> str:
-    """A string literal. `Filters` rejects whatever would need other escapes."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _overlaps(partition: str, filters: Filters) -> bool:

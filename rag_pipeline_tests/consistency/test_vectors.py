@@ -114,6 +114,18 @@ def test_missing_vectors_of_a_chunk_that_is_not_completed_are_found(damaged: Dam
     damaged.repaired()
 
 
+def test_a_key_that_looks_like_an_expression_deletes_nothing_else(damaged: DamagedIndex) -> None:
+    """pymilvus does not escape the keys that it is given."""
+    name = damaged.collection("dense")
+    stray = ["somebody's", 'a"b\\', "x'] or id != '", 'x"] or id != "', "日本\n"]
+    with damaged.milvus() as client:
+        (row,) = client.get(name, ids=[f"{damaged.chunks()[0]}_dense"])
+        client.upsert(name, [{**row, "id": key} for key in stray[:3]], partition_name=MARCH.milvus_partition)
+        client.upsert(name, [{**row, "id": key} for key in stray[3:]])
+    assert damaged.repaired().deleted_vectors == 5
+    assert damaged.embedded == 0
+
+
 def test_vectors_without_a_chunk_are_deleted(damaged: DamagedIndex) -> None:
     name, chunk = damaged.collection("dense"), damaged.chunks()[0]
     with damaged.milvus() as client:

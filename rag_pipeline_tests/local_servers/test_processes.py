@@ -74,8 +74,9 @@ def test_stop_kills_a_process_that_ignores_the_signal(tmp_path: Path) -> None:
 
 
 def test_stop_does_not_wait_for_a_parent_that_never_reaps() -> None:
-    # the shell becomes a program that never waits for its child
-    command = ["sh", "-c", "sleep 600 & echo $!; exec sleep 600"]
+    # The shell becomes a program that never waits for its child. A run of the tests in the background ignores SIGINT,
+    # which makes Dagster ignore SIGTERM, and children inherit that.
+    command = ["env", "--default-signal=TERM", "sh", "-c", "sleep 600 & echo $!; exec sleep 600"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         orphan = psutil.Process(int(parent.stdout.readline()))

@@ -6,13 +6,13 @@ it applies them.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from rag_pipeline.errors import BusyError, RagError, StoreUnavailableError
+from rag_pipeline.errors import RagError
+from rag_pipeline.stores.milvus import index_rebuild
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.collections import INDEXES, dimension_of, index_params, vector_field
+from rag_pipeline.stores.milvus.collections import INDEXES, dimension_of, vector_field
 from rag_pipeline.stores.milvus.key_ranges import is_loaded
 from rag_pipeline.stores.milvus.partitions import existing_collections
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CollectionProblemKind = Literal[
     "collection missing",
+    "rebuild unfinished",
     "dimension differs",
     "alias missing",
     "alias points elsewhere",
@@ -32,10 +33,6 @@ CollectionProblemKind = Literal[
     "index differs",
     "not loaded",
 ]
-
-_BUILD_SECONDS = 12 * 3600
-"""How long a repair waits for the index of a large collection."""
-_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -56,20 +53,23 @@ def collection_problems(collections: Collections, kind: VectorKind) -> list[Coll
     generation = collections.generations[kind]
     found: list[tuple[CollectionProblemKind, str]] = []
     with collections.milvus.client() as client:
+        target = collections.alias_target(client, generation.alias)
+        if index_rebuild.exchange_is_unfinished(client, generation, target):
+            found_instead = f"{generation.copy} must be renamed to {generation.name}"
+            return [CollectionProblem(kind, "rebuild unfinished", found_instead)]
         if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
             return [CollectionProblem(kind, "collection missing", f"{generation.name} does not exist")]
         description = client.describe_collection(generation.name, timeout=TIMEOUT_SECONDS)
         dimension = dimension_of(description, kind)
         if dimension != generation.dimension:
             found.append(("dimension differs", f"{dimension}, the embedder's is {generation.dimension}"))
-        target = collections.alias_target(client, generation.alias)
         if target is None:
             found.append(("alias missing", f"{generation.alias} does not exist"))
         elif target != generation.name:
             found.append(
                 ("alias points elsewhere", f"{generation.alias} points to {target}, not to {generation.name}")
             )
-        index = _index_of(client, generation.name, vector_field(kind))
+        index = index_rebuild.index_of(client, generation.name, vector_field(kind))
     if index is None:
         found.append(("index missing", f"{vector_field(kind)} has no index"))
     elif wrong := _differences(index, INDEXES[kind]):
@@ -80,35 +80,38 @@ def collection_problems(collections: Collections, kind: VectorKind) -> list[Coll
 
 
 def repair(
-    collections: Collections, problem: CollectionProblem, progress: Callable[[str, int, int], None]
+    collections: Collections,
+    problem: CollectionProblem,
+    check_guards: Callable[[], None],
+    progress: Callable[[str, int, int], None],
 ) -> None:
     """Repair one problem. Vectors that are dropped with a collection are missing afterwards: not restored here.
 
-    An index is rebuilt while the collection is not loaded, because no server drops the index of a loaded one: until it
-    is built and loaded, which takes hours for millions of vectors, searches that need this collection fail. Those that
-    need only the others go on. If the process is killed meanwhile, the next repair continues.
+    The caller keeps writers away, and `check_guards` raises if it no longer does.
 
     Raises a `RagError` if the alias points to another embedder's vectors: a person must decide which embedder is right.
     Raises `BusyError` if Milvus needs more than 12 hours to build or load.
     """
-    generation = collections.generations[problem.kind]
+    generation, milvus = collections.generations[problem.kind], collections.milvus
     collections.invalidate()
-    name, field = generation.name, vector_field(problem.kind)
-    with collections.milvus.client() as client:
-        if problem.what == "dimension differs":
-            for alias in _aliases(client, name):
-                client.drop_alias(alias, timeout=TIMEOUT_SECONDS)
-            client.drop_collection(name, timeout=TIMEOUT_SECONDS)
-        elif problem.what == "alias points elsewhere":
-            _reset_alias(collections, client, problem.kind)
-        elif problem.what in ("index differs", "index missing"):
-            client.release_collection(name, timeout=TIMEOUT_SECONDS)
-            if problem.what == "index differs":
-                for index in client.list_indexes(name, field_name=field):
-                    client.drop_index(name, index, timeout=TIMEOUT_SECONDS)
-            client.create_index(name, index_params(problem.kind), sync=False, timeout=TIMEOUT_SECONDS)
-    if problem.what in ("index differs", "index missing", "not loaded"):
-        _load(collections.milvus, problem.kind, name, progress)
+    name = generation.name
+    match problem.what:
+        case "dimension differs":
+            with milvus.client() as client:
+                for alias in client.list_aliases(collection_name=name, timeout=TIMEOUT_SECONDS)["aliases"]:
+                    client.drop_alias(alias, timeout=TIMEOUT_SECONDS)
+                client.drop_collection(name, timeout=TIMEOUT_SECONDS)
+        case "alias points elsewhere":
+            with milvus.client() as client:
+                _reset_alias(collections, client, problem.kind)
+        case "rebuild unfinished":
+            index_rebuild.finish_exchange(milvus, generation)
+        case "index differs" if is_loaded(milvus, name):
+            index_rebuild.rebuild_beside(milvus, generation, check_guards, progress)
+        case "index differs" | "index missing":
+            index_rebuild.rebuild_in_place(milvus, problem.kind, name, progress)
+        case "not loaded":
+            index_rebuild.load(milvus, problem.kind, name, progress)
     collections.ensure()
 
 
@@ -123,53 +126,6 @@ def load_existing(milvus: Milvus, prefix: str) -> list[str]:
     return loaded
 
 
-def _load(milvus: Milvus, kind: VectorKind, name: str, progress: Callable[[str, int, int], None]) -> None:
-    """Wait for a collection's index, load the collection, and wait for that."""
-    deadline = time.monotonic() + _BUILD_SECONDS
-    _wait(f"index of {name}", lambda: _rows_indexed(milvus, kind, name), deadline, progress)
-    try:
-        with milvus.client() as client:
-            client.load_collection(name, _async=True, timeout=TIMEOUT_SECONDS)
-    except StoreUnavailableError:
-        _percent_loaded(
-            milvus, name
-        )  # Raises if it is not loading. Lite loads within the call, for longer than that.
-    _wait(f"loading {name}, percent", lambda: _percent_loaded(milvus, name), deadline, progress)
-
-
-def _wait(
-    what: str,
-    measure: Callable[[], tuple[bool, int, int]],
-    deadline: float,
-    progress: Callable[[str, int, int], None],
-) -> None:
-    """Measure (finished, done, total) until it is finished."""
-    finished, done, total = measure()
-    while not finished:
-        if time.monotonic() >= deadline:
-            raise BusyError(f"{what}: not done after 12 hours; Milvus continues, and so does the next repair")
-        progress(what, done, total)
-        time.sleep(_POLL_SECONDS)
-        finished, done, total = measure()
-
-
-def _rows_indexed(milvus: Milvus, kind: VectorKind, name: str) -> tuple[bool, int, int]:
-    with milvus.client() as client:
-        found = _index_of(client, name, vector_field(kind)) or {}
-    if found.get("state") == "Failed":
-        raise RagError(f"Milvus cannot build the index of {name}: see its log, then run `rag-pipeline repair`")
-    total = int(found.get("total_rows", 0))
-    return found.get("state", "Finished") == "Finished", total - int(found.get("pending_index_rows", 0)), total
-
-
-def _percent_loaded(milvus: Milvus, name: str) -> tuple[bool, int, int]:
-    with milvus.client() as client:
-        load = client.get_load_state(name, timeout=TIMEOUT_SECONDS)
-    if load["state"].name == "NotLoad":
-        raise StoreUnavailableError(f"Milvus did not load {name}: see its log, then run `rag-pipeline repair`")
-    return load["state"].name == "Loaded", int(load.get("progress", 0)), 100
-
-
 def _reset_alias(collections: Collections, client: Any, kind: VectorKind) -> None:
     generation = collections.generations[kind]
     target = collections.alias_target(client, generation.alias)
@@ -181,18 +137,6 @@ def _reset_alias(collections: Collections, client: Any, kind: VectorKind) -> Non
             "to that embedder"
         )
     client.alter_alias(generation.name, generation.alias, timeout=TIMEOUT_SECONDS)
-
-
-def _index_of(client: Any, collection: str, field: str) -> dict[str, Any] | None:
-    for name in client.list_indexes(collection, field_name=field):
-        found: dict[str, Any] | None = client.describe_index(collection, name, timeout=TIMEOUT_SECONDS)
-        if found:
-            return found
-    return None
-
-
-def _aliases(client: Any, collection: str) -> list[str]:
-    return list(client.list_aliases(collection_name=collection, timeout=TIMEOUT_SECONDS)["aliases"])
 
 
 def _differences(found: dict[str, Any], specified: dict[str, Any]) -> str:

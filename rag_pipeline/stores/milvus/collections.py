@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rag_pipeline.errors import DimensionMismatchError, RagError
+from rag_pipeline.errors import BusyError, DimensionMismatchError, RagError
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
@@ -69,6 +69,11 @@ class Generation:
         """The physical collection's name, with a digest of the embedder's fingerprint."""
         digest = hashlib.sha256(self.embedder.encode()).hexdigest()[:12]
         return f"{self.prefix}{self.kind}_{digest}"
+
+    @property
+    def copy(self) -> str:
+        """The physical collection that takes the place of this one while its index is rebuilt."""
+        return f"{self.name}_copy"
 
 
 def generations(
@@ -193,14 +198,12 @@ class Collections:
             if current is not None:
                 self._check_embedder(client, generation, current)
             if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
-                client.create_collection(
-                    generation.name,
-                    schema=_schema(generation),
-                    index_params=index_params(generation.kind),
-                    num_shards=2,
-                    consistency_level="Strong",
-                    timeout=TIMEOUT_SECONDS,
-                )
+                if current == generation.copy:
+                    raise BusyError(
+                        f"the index of {generation.name} is being rebuilt: wait for the repair to finish, then run "
+                        "again; if no repair is running, run `rag-pipeline repair`"
+                    )
+                create(client, generation, generation.name)
             # After a restart of Lite no collection is loaded; loading twice is harmless.
             client.load_collection(generation.name, timeout=TIMEOUT_SECONDS)
             if current is None:
@@ -231,7 +234,7 @@ class Collections:
         remedy = f"{generation.alias} holds another embedder's vectors; set RAG_EMBEDDER back to that embedder"
         if generation.dimension and found != generation.dimension:
             raise DimensionMismatchError(found, generation.dimension, remedy)
-        if current != generation.name:
+        if current not in (generation.name, generation.copy):
             raise RagError(
                 f"{generation.alias} points to {current}, not to {generation.name} of {generation.embedder}: {remedy}, "
                 "or give this index its own RAG_MILVUS_PREFIX and database"
@@ -244,6 +247,18 @@ def dimension_of(description: dict[str, Any], kind: VectorKind) -> int:
         if field["name"] == vector_field(kind):
             return int(field["params"].get("dim", 0))
     return 0
+
+
+def create(client: Any, generation: Generation, name: str) -> None:
+    """Create a generation's physical collection, empty, under this name."""
+    client.create_collection(
+        name,
+        schema=_schema(generation),
+        index_params=index_params(generation.kind),
+        num_shards=2,
+        consistency_level="Strong",
+        timeout=TIMEOUT_SECONDS,
+    )
 
 
 def _schema(generation: Generation) -> CollectionSchema:

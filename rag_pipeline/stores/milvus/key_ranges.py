@@ -14,6 +14,7 @@ from uuid import UUID
 
 from rag_pipeline.errors import RagError
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.expressions import has_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,9 +66,9 @@ class Range:
         return Range(self.low, middle), Range(middle, self.high)
 
 
-def ranges(keys: int) -> list[Range]:
-    """Return ranges that cover every id, each with about 8192 of `keys` keys: chunk ids are random."""
-    count = max(1, -(-keys // _TARGET_KEYS))
+def ranges(keys: int, each: int = _TARGET_KEYS) -> list[Range]:
+    """Return ranges that cover every id, each with about `each` of `keys` keys: chunk ids are random."""
+    count = max(1, -(-keys // each))
     bounds = [_END * n // count for n in range(count + 1)]
     return [Range(low, high) for low, high in pairwise(bounds)]
 
@@ -115,9 +116,9 @@ def present(milvus: Milvus, collection: str, month: Month, keys: Sequence[str]) 
     found: set[str] = set()
     for start in range(0, len(keys), _KEYS_PER_REQUEST):
         with milvus.client() as client:
-            rows = client.get(
+            rows = client.query(
                 collection,
-                ids=list(keys[start : start + _KEYS_PER_REQUEST]),
+                filter=has_key(keys[start : start + _KEYS_PER_REQUEST]),
                 output_fields=["id"],
                 partition_names=[month.milvus_partition],
                 consistency_level="Strong",

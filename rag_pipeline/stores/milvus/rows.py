@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.expressions import has_key
 from rag_pipeline.stores.vector_ids import chunk_of, row_ids
 
 if TYPE_CHECKING:
@@ -69,19 +70,26 @@ def make_rows(kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors) -> l
 
 def upsert(milvus: Milvus, collection: str, month: Month, rows: Sequence[Row]) -> None:
     """Write rows to a month's partition. A key never changes its partition, because a document keeps its month."""
+    write(milvus, collection, month.milvus_partition, rows)
+
+
+def write(milvus: Milvus, collection: str, partition: str, rows: Sequence[Row]) -> None:
+    """Write rows to a partition, as few megabytes at a time as a server takes."""
     for part in _slices(rows):
         with milvus.client() as client:
-            client.upsert(collection, list(part), partition_name=month.milvus_partition, timeout=TIMEOUT_SECONDS)
+            client.upsert(collection, list(part), partition_name=partition, timeout=TIMEOUT_SECONDS)
 
 
 def delete(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
     """Delete rows by key; missing keys are ignored.
 
-    Never by filter: Lite applies a filter to every partition, even if one is named.
+    From every partition: Lite does so even if one is named.
     """
     for start in range(0, len(ids), _KEYS_PER_REQUEST):
         with milvus.client() as client:
-            client.delete(collection, ids=list(ids[start : start + _KEYS_PER_REQUEST]), timeout=TIMEOUT_SECONDS)
+            client.delete(
+                collection, filter=has_key(ids[start : start + _KEYS_PER_REQUEST]), timeout=TIMEOUT_SECONDS
+            )
 
 
 def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[str]) -> list[Row]:
@@ -91,9 +99,9 @@ def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[
         with milvus.client() as client:
             found += [
                 dict(row)
-                for row in client.get(
+                for row in client.query(
                     collection,
-                    ids=list(ids[start : start + _KEYS_PER_REQUEST]),
+                    filter=has_key(ids[start : start + _KEYS_PER_REQUEST]),
                     output_fields=list(fields),
                     timeout=TIMEOUT_SECONDS,
                 )
