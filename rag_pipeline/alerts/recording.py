@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rag_pipeline.alerts.state_changes import changes
+from rag_pipeline.errors import ConfigError
+from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres import alert_outbox as table
+from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres.alert_outbox import Alert
 from rag_pipeline.urls import mask_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rag_pipeline.alerts.state_changes import Observation
-    from rag_pipeline.stores.postgres.alert_outbox import Alert
     from rag_pipeline.stores.postgres.database import Database
 
 # PostgreSQL stores neither NUL nor a lone surrogate, and control characters are useless to receivers.
@@ -44,6 +48,52 @@ def record(
         if read_up_to is not None:
             table.advance_cursor(connection, log, read_up_to)
     return len(alerts)
+
+
+def record_expired(database: Database, oldest_kept: Month | None) -> int:
+    """Record that what failed in months that have expired since then fails no longer; return the number of new alerts.
+
+    No event would: an expired month has no runs and no checks. `oldest_kept` is None if no month expires.
+    """
+    if oldest_kept is None:
+        return 0
+    with database.connection() as connection:
+        table.lock_recording(connection)
+        existing = {month.partition_key for month in schema.existing_months(database)}
+        gone = {
+            subject
+            for subject, _ in table.failing(connection)
+            if (month := _month(subject.partition)) and month < oldest_kept
+            if subject.partition not in existing
+        }
+        now = datetime.now(UTC)
+        stored = table.states(connection, gone)
+        alerts = [
+            Alert(
+                event_key=f"expired:{':'.join(subject)}:{state.since.isoformat()}",
+                subject=subject,
+                state="recovered",
+                at=now,
+                since=state.since,
+                description="",
+                what_to_do="",
+                path="/runs",
+                repair_path="",
+            )
+            for subject, state in sorted(stored.items())
+        ]
+        table.add_alerts(connection, alerts)
+        closed = {subject: replace(state, failing=False, since=now) for subject, state in stored.items()}
+        table.save_states(connection, closed, alerts)
+    return len(alerts)
+
+
+def _month(partition: str) -> Month | None:
+    """Return the month of a partition key; None for another key, as other projects of a Dagster instance have them."""
+    try:
+        return Month.parse(partition)
+    except ConfigError:
+        return None
 
 
 def _storable(alert: Alert) -> Alert:
