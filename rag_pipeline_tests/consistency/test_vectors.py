@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pymilvus import MilvusClient
 
@@ -9,6 +11,7 @@ from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.verify import verify
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VectorKind
+from rag_pipeline.stores.milvus.client import Milvus
 from rag_pipeline.stores.milvus.collections import Collections
 from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.support.damaged_index import APRIL, MARCH, DamagedIndex
@@ -124,6 +127,25 @@ def test_a_key_that_looks_like_an_expression_deletes_nothing_else(damaged: Damag
         client.upsert(name, [{**row, "id": key} for key in stray[3:]])
     assert damaged.repaired().deleted_vectors == 5
     assert damaged.embedded == 0
+
+
+def test_a_server_counts_what_is_searchable_in_the_partition_of_the_month_only(
+    damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+    query = MilvusClient.query
+
+    def watched(client: MilvusClient, *arguments: Any, **options: Any) -> Any:
+        read.append(options["partition_names"])
+        return query(client, *arguments, **options)
+
+    monkeypatch.setattr(MilvusClient, "query", watched)
+    monkeypatch.setattr(Milvus, "is_lite", False)
+    with damaged.index.open() as pipeline:
+        assert pipeline.collections.searchable("dense", MARCH) == len(damaged.chunks())
+        assert pipeline.collections.searchable("dense", Month(1999, 1)) == 0
+    assert read == [[MARCH.milvus_partition]]
+    damaged.consistent = True
 
 
 def test_vectors_without_a_chunk_are_deleted(damaged: DamagedIndex) -> None:

@@ -153,14 +153,20 @@ class Collections:
             return int(rows[0]["count(*)"])
 
     def searchable(self, kind: VectorKind, month: Month) -> int:
-        """Return the number of a month's rows that queries find by the searches' alias and the rows' own dates."""
+        """Return the number of a month's rows that queries find by the searches' alias and the rows' own dates.
+
+        A real server reads the month's partition only; Lite counts without looking at partitions.
+        """
         bounds = (
             f"created_timestamp >= {int(month.start.timestamp())} "
             f"and created_timestamp < {int(month.end.timestamp())}"
         )
+        partitions = None if self.milvus.is_lite else [month.milvus_partition]
         with self.milvus.client() as client:
             target = self.alias_target(client, self.generations[kind].alias)
             if target is None:
+                return 0
+            if partitions and not client.has_partition(target, partitions[0], timeout=TIMEOUT_SECONDS):
                 return 0
             if client.get_load_state(target, timeout=TIMEOUT_SECONDS)["state"].name != "Loaded":
                 return 0
@@ -168,6 +174,7 @@ class Collections:
                 self.generations[kind].alias,
                 filter=bounds,
                 output_fields=["count(*)"],
+                partition_names=partitions,
                 consistency_level="Strong",
                 timeout=TIMEOUT_SECONDS,
             )
