@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -113,3 +114,12 @@ def test_a_wrong_password_is_refused(server_endpoints: Endpoints) -> None:
         with pytest.raises(StoreUnavailableError) as caught:
             probe(url.replace(password, "not-" + password))
         assert password not in str(caught.value)
+
+
+def test_a_client_of_milvus_with_a_wrong_password_says_so(server_endpoints: Endpoints) -> None:
+    parts = urlsplit(server_endpoints.milvus_uri)
+    milvus = Milvus(f"http://{parts.username}:falsch@{parts.hostname}:{parts.port}")
+    expected = pytest.raises(StoreUnavailableError, match="wrong user or password; correct RAG_MILVUS_URI")
+    with expected as caught, milvus.client():
+        pass
+    assert "falsch" not in str(caught.value)

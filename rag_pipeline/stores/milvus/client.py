@@ -104,7 +104,7 @@ class Milvus:
             return self._client
 
     def _translate(self, error: Any) -> RagError:
-        text = one_line(getattr(error, "message", None) or error)
+        text = _refused_login(error) or one_line(getattr(error, "message", None) or error)
         if _is_about_data(error):
             return DataRefusedError(f"Milvus at {self.where} refuses the data: {text}")
         lowered = text.lower()
@@ -131,6 +131,16 @@ class Milvus:
             f"Milvus at {self.where} {reason}; start it (the embedded one: `rag-pipeline up`) and run again, "
             "nothing was lost"
         )
+
+
+def _refused_login(error: BaseException) -> str:
+    """Return the server's words where it refused the user or password; pymilvus says "Fail connecting" of that too."""
+    import grpc
+
+    cause = error.__cause__
+    if isinstance(cause, grpc.RpcError) and cause.code() == grpc.StatusCode.UNAUTHENTICATED:
+        return f"unauthenticated: {one_line(Exception(cause.details()))}"
+    return ""
 
 
 def _is_about_data(error: Any) -> bool:
