@@ -15,7 +15,7 @@ from rag_pipeline.errors import ConfigError, SourceError
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
 from rag_pipeline.stores.postgres import schema
-from rag_pipeline.stores.postgres.advisory_locks import fenced_lock
+from rag_pipeline.stores.postgres.advisory_locks import fenced_lock, held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,10 @@ class Progress(Protocol):
     """Called with how far a long step has come."""
 
     def __call__(self, stage: str, done: int, total: int | None = None) -> None: ...
+
+
+def _lock_name(month: Month) -> str:
+    return f"month {month}"
 
 
 def silent(stage: str, done: int, total: int | None = None) -> None:
@@ -183,11 +187,17 @@ class Pipeline:
         """
         with fenced_lock(
             self.stores.database,
-            f"month {month}",
+            _lock_name(month),
             wait_seconds,
             lambda: self.progress(f"{month}: waiting for another run", 0),
         ):
             yield
+
+    def months_in_progress(self) -> set[Month]:
+        """Return the months whose lock some run holds."""
+        names = {_lock_name(month): month for month in schema.existing_months(self.stores.database)}
+        with self.stores.database.connection() as connection:
+            return {names[name] for name in held(connection, names)}
 
     def close(self) -> None:
         """Close all connections and end the processes that parse documents; the next use opens them again."""

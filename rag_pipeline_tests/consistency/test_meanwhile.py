@@ -51,6 +51,16 @@ def test_checks_during_ingests_find_nothing(damaged: DamagedIndex) -> None:
     assert damaged.check().findings == []
 
 
+def test_statistics_are_not_wrong_while_a_run_has_yet_to_recount(damaged: DamagedIndex) -> None:
+    damaged.sql("UPDATE sources SET total_documents = total_documents + 1")
+    with damaged.index.open() as pipeline, pipeline.month_lock(MARCH):
+        assert pipeline.months_in_progress() == {MARCH}
+        assert damaged.check().findings == []
+    (finding,) = damaged.check().findings
+    assert finding.problem == "sources whose statistics differ from their items"
+    damaged.repaired()
+
+
 @pytest.mark.parametrize("kind", ["dense", "multi"])
 def test_a_run_between_the_reads_of_both_stores_is_not_a_difference(
     damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch, kind: str

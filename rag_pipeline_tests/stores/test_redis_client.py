@@ -11,7 +11,7 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.stores.connections import StoreConnections
 from rag_pipeline.stores.redis_client import connect_redis
-from rag_pipeline_tests.support.command_line import CommandLine
+from rag_pipeline_tests.support.command_line import CommandLine, one_line
 from rag_pipeline_tests.support.stores import Stores
 
 MALFORMED = [
@@ -57,6 +57,5 @@ def test_an_ingest_reports_it_in_one_line(
     (cli.docs / "a.md").write_text("# Backups\n\nRestore them once a month.\n", "utf-8")
     done = cli.run("ingest")
     assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("20")]
-    assert "RAG_REDIS_URL: malformed" in line
+    assert "RAG_REDIS_URL: malformed" in one_line(done.stderr)
     assert "geheim" not in done.stdout + done.stderr
