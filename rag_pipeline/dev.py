@@ -9,14 +9,15 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from rag_pipeline.dagster_home import QUIET, dagster_environment, shipped
+from rag_pipeline.dagster_output import DagsterOutput
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.local_servers.manager import LocalServers
 from rag_pipeline.local_servers.processes import port_is_free, try_lock
 from rag_pipeline.local_servers.supervision import Supervisor
-from rag_pipeline.private_files import make_home
+from rag_pipeline.private_files import make_home, make_private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,13 +51,18 @@ def run_dev(
             report(f"port {port} is taken, so the UI is on {free}")
         # Alerts link to it; RAG_UI_URL overrides it for a UI behind a proxy.
         page = {"RAG_UI_URL": f"http://{host}:{free}"}
-        environment = {**QUIET, **page, **os.environ, **dagster_environment(settings, endpoints)}
-        report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops everything)")
+        unbuffered = {"PYTHONUNBUFFERED": "1"}
+        environment = {**QUIET, **page, **unbuffered, **os.environ, **dagster_environment(settings, endpoints)}
+        log = servers.logs / "dagster.log"
+        make_private_folder(servers.logs)
+        report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops everything); all of Dagster's output: {log}")
+        output = stack.enter_context(DagsterOutput(log, report))
         command = [sys.executable, "-m", "dagster", "dev", "-w", str(shipped("workspace.yaml"))]
         stack.enter_context(
             Supervisor(servers, report=report, restarted=prepare, alert=partial(_alert, settings, report))
         )
-        return _run([*command, "--host", host, "--port", str(free)], environment, report, lock, page["RAG_UI_URL"])
+        command += ["--host", host, "--port", str(free)]
+        return _run(command, environment, output, report, lock, page["RAG_UI_URL"])
 
 
 @contextmanager
@@ -102,7 +108,12 @@ def _alert(settings: Settings, report: Callable[[str], None], text: str) -> None
 
 
 def _run(
-    command: list[str], environment: dict[str, str], report: Callable[[str], None], lock: int, url: str
+    command: list[str],
+    environment: dict[str, str],
+    output: IO[bytes],
+    report: Callable[[str], None],
+    lock: int,
+    url: str,
 ) -> int:
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -113,6 +124,8 @@ def _run(
     process = subprocess.Popen(
         ["env", "--default-signal=INT,QUIT,TERM,HUP", *command],
         env=environment,
+        stdout=output,
+        stderr=subprocess.STDOUT,
         start_new_session=True,
         pass_fds=[lock],
     )

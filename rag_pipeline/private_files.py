@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 _IN_HOME = {"stack.json", "logs", "postgres", "milvus", "valkey", "dagster"}
 
@@ -40,6 +41,11 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def open_private(path: Path) -> IO[bytes]:
+    """Open a file to append to; if it is new, only its owner can read it. Raises `OSError`."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)
 
 
 def _close(folder: Path, mode: int) -> None:

@@ -221,8 +221,11 @@ def test_a_second_dev_is_refused_and_names_the_first(live: Live) -> None:
 def test_the_terminal_is_quiet(live: Live) -> None:
     log = live.log.read_text("utf-8")
     assert "index_month" in log or "resource:pipeline" in log
-    for noise in (" - DEBUG - ", "SupersessionWarning", "SensorDaemon"):
+    for noise in (" - DEBUG - ", "SupersessionWarning", "SensorDaemon", "Stack Trace"):
         assert noise not in log
+    full = live.workspace.folder / "home" / "logs" / "dagster.log"
+    assert "Serving dagster-webserver" in full.read_text("utf-8")
+    assert full.stat().st_mode & 0o777 == 0o600
 
 
 def test_term_stops_everything(live: Live) -> None:

@@ -70,7 +70,9 @@ class Milvus:
             except MilvusException as error:
                 raise self._translate(error) from None
             except grpc.RpcError as error:
-                raise StoreUnavailableError(self._down(one_line(error))) from None
+                late = isinstance(error, grpc.Call) and error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+                reason = f"did not answer within {TIMEOUT_SECONDS} s" if late else f"fails: {one_line(error)}"
+                raise StoreUnavailableError(self._down(reason)) from None
 
     @property
     def is_lite(self) -> bool:
