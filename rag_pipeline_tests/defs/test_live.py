@@ -224,7 +224,7 @@ def test_the_terminal_is_quiet(live: Live) -> None:
     for noise in (" - DEBUG - ", "SupersessionWarning", "SensorDaemon", "Stack Trace"):
         assert noise not in log
     full = live.workspace.folder / "home" / "logs" / "dagster.log"
-    assert "Serving dagster-webserver" in full.read_text("utf-8")
+    assert " - dagster - INFO - " in full.read_text("utf-8")
     assert full.stat().st_mode & 0o777 == 0o600
 
 
