@@ -28,11 +28,13 @@ _TRACE = re.compile(
 )
 _ERROR = re.compile(r"(\w+\.)*[A-Z]\w*(:+ |:*$)")
 _OURS = re.compile(r"rag_pipeline\.errors\.\w+: ")
-_REPEATED = re.compile(
+_HIDDEN = re.compile(
     # The end of the run says it, or the line with the sensor's name.
     r" - STEP_FAILURE - | - Dependencies for step |Sensor tick caught an error|Schedule tick caught an error"
     # So does the line with a time: where psycopg2 has to connect again, Dagster makes a second logger of everything.
     r"|^(DEBUG|INFO|WARNING|ERROR|CRITICAL):dagster"
+    # At the first start there are no older events.
+    r"|No cursor for event type "
 )
 
 
@@ -61,7 +63,7 @@ class Condenser:
 
     def end(self) -> Iterator[str]:
         """Yield the event that is being read: no more of it has come for a while."""
-        if self._event and not _REPEATED.search(self._event):
+        if self._event and not _HIDDEN.search(self._event):
             yield f"{self._event.rstrip(' .:')}: {self._error}" if self._error else self._event
         self._event = self._error = ""
 
