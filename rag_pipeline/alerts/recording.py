@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from rag_pipeline.alerts.state_changes import changes
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.months import Month
+from rag_pipeline.printable import blanked
 from rag_pipeline.stores.postgres import alert_outbox as table
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.alert_outbox import Alert
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from rag_pipeline.alerts.state_changes import Observation
     from rag_pipeline.stores.postgres.database import Database
-
-# PostgreSQL stores neither NUL nor a lone surrogate, and control characters are useless to receivers.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]+")
 
 
 def last_read_event(database: Database, log: str) -> int:
@@ -100,6 +97,6 @@ def _storable(alert: Alert) -> Alert:
     """Return the alert without passwords (an error can quote a URL) and without characters that cannot be stored."""
     return replace(
         alert,
-        description=mask_url(_UNPRINTABLE.sub(" ", alert.description)),
-        what_to_do=mask_url(_UNPRINTABLE.sub(" ", alert.what_to_do)),
+        description=mask_url(blanked(alert.description)),
+        what_to_do=mask_url(blanked(alert.what_to_do)),
     )

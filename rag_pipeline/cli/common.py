@@ -11,15 +11,12 @@ import click
 
 from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
+from rag_pipeline.printable import escaped
 from rag_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.progress import ProgressLine
-
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal obeys instead of showing it: controls, and marks that reverse the direction of writing. Joiners and
-soft hyphens are not among them: emoji and scanned texts are full of them."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -76,8 +73,7 @@ def print_line(line: str, *, err: bool = False) -> None:
     r"""Print a line for people, on standard output or error: whatever a document, a file name or a server put into it,
     the terminal shows it (an escape as `\x1b`) and does not obey it.
     """
-    shown = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), line)
-    click.echo(shown, err=err)
+    click.echo(escaped(line), err=err)
 
 
 def print_status(line: str) -> None:
