@@ -56,7 +56,7 @@ class VectorCounts:
         }
 
     def __str__(self) -> str:
-        pending = f" ({self.pending_deletions} pending deletions)" if self.pending_deletions else ""
+        pending = f" (deletions pending: {self.pending_deletions})" if self.pending_deletions else ""
         return (
             f"{self.kind}_collection, {self.month}: {self.expected} vectors expected, {self.stored} stored, "
             f"{self.searchable} searchable{pending}"
