@@ -1,13 +1,16 @@
 """What `rag-pipeline dev` shows of Dagster's output: a line for each event. A file in the home has it all.
 
 Dagster writes a failed run as some ninety lines: each step that failed or was not started, and each exception twice with
-its stack trace. It is a file and not a pipe between them, so that Dagster goes on if `dev` is killed.
+its stack trace. Dagster writes to a file, not to a pipe, so that it goes on if `dev` is killed.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import threading
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from rag_pipeline.private_files import open_private
@@ -24,9 +27,13 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _BEGIN = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|(DEBUG|INFO|WARNING|ERROR|CRITICAL):[\w.]+:")
 _TRACE = re.compile(
     r"$|\s|Stack Trace:|Traceback \(most recent|The above exception |During handling of the above "
-    r"|\(Background on this error |(DETAIL|HINT):"
+    r"|\(Background on this error |(DETAIL|HINT):|>$"
 )
-_ERROR = re.compile(r"(\w+\.)*[A-Z]\w*(:+ |:*$)")
+_ERROR = re.compile(r"((\w+\.)+_?[A-Z]\w*|\w*(Error|Exception|Exit|Interrupt))(:+ |:*$)")
+_OUTERMOST_LAST = re.compile(
+    r"The above exception was the direct cause of |During handling of the above exception, "
+)
+"""Python's own traces end with the outermost exception, Dagster's with the root cause."""
 _OURS = re.compile(r"rag_pipeline\.errors\.\w+: ")
 _HIDDEN = re.compile(
     # The end of the run says it, or the line with the sensor's name.
@@ -45,7 +52,9 @@ class Condenser:
         self._event = ""
         """The event whose following lines are read; empty if none is."""
         self._error = ""
-        """The last exception below it: its root cause."""
+        """The exception below it that is its root cause, as far as it was read."""
+        self._caused = False
+        """Whether the exceptions that follow were caused by the one that was read."""
 
     def add(self, line: str) -> Iterator[str]:
         """Take the next line, without its end, and yield what is to be shown by now."""
@@ -53,10 +62,12 @@ class Condenser:
         if _BEGIN.match(line):
             yield from self.end()
             self._event = line
+            self._caused = False
         elif self._event and _TRACE.match(line):
-            return
+            self._caused = self._caused or bool(self._error and _OUTERMOST_LAST.match(line))
         elif self._event and _ERROR.match(line):
-            self._error = _OURS.sub("", line)
+            if not self._caused:
+                self._error = _OURS.sub("", line)
         elif not _TRACE.match(line):
             yield from self.end()
             yield line
@@ -71,11 +82,13 @@ class Condenser:
 class DagsterOutput:
     """The file that Dagster writes to, and a thread that shows what is added to it. A context manager.
 
-    The file is emptied at the start and when it exceeds 64 MB.
+    At the start, and when it exceeds 64 MB, its content becomes that of a second file, with `.1` after its name. In the
+    second case lines that are written at that moment can be lost: Dagster's processes keep their file open.
     """
 
     def __init__(self, path: Path, show: Callable[[str], None]) -> None:
         self._path = path
+        self._older = path.with_name(f"{path.name}.1")
         self._show = show
         self._condenser = Condenser()
         self._rest = b""
@@ -84,9 +97,10 @@ class DagsterOutput:
 
     def __enter__(self) -> IO[bytes]:
         """Return the file for Dagster's output and errors."""
+        with suppress(FileNotFoundError):
+            self._path.replace(self._older)
         # Appended to, so that what is written after it was emptied is at its beginning.
         self._file = open_private(self._path)
-        self._file.truncate(0)
         self._reader = self._path.open("rb")
         self._thread.start()
         return self._file
@@ -113,6 +127,8 @@ class DagsterOutput:
 
     def _read(self) -> bool:
         """Show what was added; return whether anything was."""
+        if os.fstat(self._reader.fileno()).st_size < self._reader.tell():
+            self._reader.seek(0)  # somebody emptied it
         data = self._reader.read()
         if not data:
             return False
@@ -120,6 +136,9 @@ class DagsterOutput:
         for line in lines:
             self._print(self._condenser.add(line.decode("utf-8", "replace").rstrip("\r")))
         if self._reader.tell() > _MOST_BYTES:
+            self._older.unlink(missing_ok=True)
+            with open_private(self._older) as older, self._path.open("rb") as full:
+                shutil.copyfileobj(full, older)
             self._file.truncate(0)
             self._reader.seek(0)
         return True

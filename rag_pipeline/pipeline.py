@@ -14,7 +14,7 @@ from rag_pipeline.endpoints import VARIABLES, Endpoints, external_urls
 from rag_pipeline.errors import ConfigError, SourceError
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
-from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres import expiring_months, schema
 from rag_pipeline.stores.postgres.advisory_locks import fenced_lock, held
 
 if TYPE_CHECKING:
@@ -195,8 +195,9 @@ class Pipeline:
 
     def months_in_progress(self) -> set[Month]:
         """Return the months whose lock some run holds."""
-        names = {_lock_name(month): month for month in schema.existing_months(self.stores.database)}
+        existing = schema.existing_months(self.stores.database)
         with self.stores.database.connection() as connection:
+            names = {_lock_name(month): month for month in [*existing, *expiring_months.in_progress(connection)]}
             return {names[name] for name in held(connection, names)}
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "server_endpoints" in getattr(item, "fixturenames", ()):
             item.add_marker("servers")
-    if config.getoption("dist", "no") != "no":
+    if hasattr(config, "workerinput"):
         slow_files = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow_files)
 

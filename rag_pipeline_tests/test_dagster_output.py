@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -88,6 +89,29 @@ def test_what_is_no_event_passes() -> None:
     assert condensed(text) == text.splitlines()
 
 
+def test_of_a_chain_the_root_cause_is_shown() -> None:
+    text = """\
+2026-11-25 13:02:56 +0000 - dagster - ERROR - Sensor daemon caught an error for sensor sync_docs
+Traceback (most recent call last):
+  File "client.py", line 1, in call
+grpc._channel._InactiveRpcError: <_InactiveRpcError of RPC that terminated with:
+\tstatus = StatusCode.UNAVAILABLE
+>
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "sensor.py", line 1, in tick
+SensorExecutionError: Error occurred
+Ready
+"""
+    assert condensed(text) == [
+        "2026-11-25 13:02:56 +0000 - dagster - ERROR - Sensor daemon caught an error for sensor sync_docs: "
+        "grpc._channel._InactiveRpcError: <_InactiveRpcError of RPC that terminated with:",
+        "Ready",
+    ]
+
+
 def wait_for(shown: list[str], count: int) -> None:
     deadline = time.monotonic() + 60
     while len(shown) < count:
@@ -109,7 +133,7 @@ def test_lines_are_shown_while_they_come_and_the_file_keeps_everything(tmp_path:
     assert shown[2:] == [*condensed(FAILED_RUN), "the last word"]
     assert path.read_text("utf-8").endswith(FAILED_RUN + "the last word")
     assert "of the last time" not in path.read_text("utf-8")
-    assert path.stat().st_mode & 0o777 == 0o644  # as it was
+    assert (tmp_path / "dagster.log.1").read_text("utf-8") == "of the last time\n"
 
 
 def test_a_new_file_is_private_and_does_not_grow_without_end(
@@ -123,5 +147,20 @@ def test_a_new_file_is_private_and_does_not_grow_without_end(
             file.write(b"line %d of many\n" % number)
             wait_for(shown, number + 1)
     assert shown == [f"line {number} of many" for number in range(20)]
-    assert path.stat().st_size < 120
-    assert path.stat().st_mode & 0o777 == 0o600
+    older = tmp_path / "dagster.log.1"
+    for file_ in (path, older):
+        assert file_.stat().st_size < 120
+        assert file_.stat().st_mode & 0o777 == 0o600
+    assert older.read_text().startswith("line ")
+
+
+def test_a_file_that_somebody_empties_is_read_on(tmp_path: Path) -> None:
+    path = tmp_path / "dagster.log"
+    shown: list[str] = []
+    with DagsterOutput(path, shown.append) as file:
+        file.write(b"a long line before\n")
+        wait_for(shown, 1)
+        os.truncate(path, 0)
+        file.write(b"after\n")
+        wait_for(shown, 2)
+    assert shown == ["a long line before", "after"]

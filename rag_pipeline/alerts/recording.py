@@ -12,11 +12,11 @@ from rag_pipeline.months import Month
 from rag_pipeline.printable import blanked
 from rag_pipeline.stores.postgres import alert_outbox as table
 from rag_pipeline.stores.postgres import schema
-from rag_pipeline.stores.postgres.alert_outbox import Alert
+from rag_pipeline.stores.postgres.alert_outbox import Alert, Subject
 from rag_pipeline.urls import mask_url
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rag_pipeline.alerts.state_changes import Observation
     from rag_pipeline.stores.postgres.database import Database
@@ -47,10 +47,11 @@ def record(
     return len(alerts)
 
 
-def record_expired(database: Database, oldest_kept: Month | None) -> int:
-    """Record that what failed in months that have expired since then fails no longer; return the number of new alerts.
+def record_expired(database: Database, oldest_kept: Month | None, ours: Callable[[Subject], bool]) -> int:
+    """Close the alerts of months that have expired, and return the number of new alerts, which say so.
 
-    No event would: an expired month has no runs and no checks. `oldest_kept` is None if no month expires.
+    Otherwise they would stay open: an expired month has no runs and no checks. `oldest_kept` is None if no month expires.
+    `ours` says whether an alert is about one of our jobs or checks, and not about another project's.
     """
     if oldest_kept is None:
         return 0
@@ -61,7 +62,7 @@ def record_expired(database: Database, oldest_kept: Month | None) -> int:
             subject
             for subject, _ in table.failing(connection)
             if (month := _month(subject.partition)) and month < oldest_kept
-            if subject.partition not in existing
+            if subject.partition not in existing and ours(subject)
         }
         now = datetime.now(UTC)
         stored = table.states(connection, gone)

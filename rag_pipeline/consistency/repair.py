@@ -15,7 +15,7 @@ from rag_pipeline.consistency.checker import Consistency, DataConsistencyChecker
 from rag_pipeline.consistency.checks import check_index
 from rag_pipeline.consistency.comparison import chunks_of, differences, vectors_of_no_month
 from rag_pipeline.indexing.month_run import MonthRun, run_steps
-from rag_pipeline.stores.collection_lock import no_writers, writing
+from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.milvus.partitions import drop_partition
@@ -127,8 +127,7 @@ def _repair_structure(pipeline: Pipeline) -> list[Finding]:
         for kind in pipeline.settings.vectors:
             if any(finding.where == collection_asset(kind) for finding in found):
                 for broken in milvus_inspection.collection_problems(collections, kind):
-                    with no_writers(database, collections.generations[kind].name):
-                        milvus_inspection.repair(collections, broken, database.check_guards, pipeline.progress)
+                    milvus_inspection.repair(collections, broken, pipeline.progress)
     return found
 
 
@@ -142,7 +141,7 @@ def _delete_vectors_of_no_month(pipeline: Pipeline, result: RepairResult) -> set
     for kind in pipeline.settings.vectors:
         name = pipeline.collections.generations[kind].name
         for _, keys in vectors_of_no_month(pipeline, kind):
-            with writing(database, milvus, name):
+            with sole_writer(database, milvus, name):
                 rows.delete(milvus, name, sorted(keys))
             result.deleted_vectors += len(keys)
             with database.connection() as connection:
@@ -206,7 +205,7 @@ class _MonthRepair:
                 return False
         for kind, generation in self._pipeline.collections.generations.items():
             self._result.deleted_vectors += self._pipeline.collections.stored(kind, month)
-            with writing(self._database, self._milvus, generation.name):
+            with sole_writer(self._database, self._milvus, generation.name):
                 drop_partition(self._milvus, generation.name, month)
         return False
 
@@ -219,7 +218,7 @@ class _MonthRepair:
                 with self._database.connection() as connection:
                     consistency_repairs.forget_vectors(connection, self._month, kind, part.missing)
             if part.orphaned:
-                with writing(self._database, self._milvus, name):
+                with sole_writer(self._database, self._milvus, name):
                     rows.delete(self._milvus, name, list(part.orphaned))
                 self._result.deleted_vectors += len(part.orphaned)
             # Deleting a key deletes it from every partition, so the right one has to be filled again.

@@ -8,7 +8,7 @@ import dagster as dg
 from rag_pipeline.alerts.delivery import deliver
 from rag_pipeline.alerts.receivers import receivers
 from rag_pipeline.alerts.recording import last_read_event, record, record_expired
-from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
+from rag_pipeline.defs.event_log import is_of_our_months, log_name, read_events, read_ticks
 from rag_pipeline.indexing.retention import oldest_kept_month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.stores.postgres.database import Database
@@ -31,7 +31,7 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
     database = pipeline.stores.database
     listed = receivers(pipeline.settings)
     recorded = _record_ticks(context, database) + _record_events(context.instance, database)
-    recorded += record_expired(database, oldest_kept_month(pipeline.settings))
+    recorded += record_expired(database, oldest_kept_month(pipeline.settings), is_of_our_months)
     sent = deliver(database, listed, pipeline.settings.ui_url.rstrip("/"), time.monotonic() + _SEND_SECONDS)
     for name in sent.refused:
         context.log.warning(f"{name} did not accept an alert; it will be retried after a pause")

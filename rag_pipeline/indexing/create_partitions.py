@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rag_pipeline.months import Month
-from rag_pipeline.stores.collection_lock import writing
+from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus.partitions import create_partition, existing_collections
 from rag_pipeline.stores.postgres import documents, schema, source_items
 
@@ -37,7 +37,7 @@ def create_partitions(pipeline: Pipeline, now: Month | None = None) -> Partition
     database, milvus = pipeline.stores.database, pipeline.stores.milvus
     result = PartitionsResult(schema.ensure_months(database, months))
     for _, collection in existing_collections(milvus, pipeline.settings.milvus_prefix):
-        with writing(database, milvus, collection):
+        with sole_writer(database, milvus, collection):
             created = [month for month in months if create_partition(milvus, collection, month)]
         if created:
             result.collections[collection] = created

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import BusyError
 from rag_pipeline.months import Month
-from rag_pipeline.stores.collection_lock import writing
+from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.milvus.partitions import existing_collections
 from rag_pipeline.stores.postgres import consistency_repairs, vector_deletions
@@ -87,7 +87,7 @@ def _delete(pipeline: Pipeline, collections: Sequence[tuple[VectorKind, str]], b
             for deletion in batch
             for row_id in row_ids(kind, deletion.chunk_id, deletion.multi_vector_count)
         ]
-        with writing(database, milvus, name):
+        with sole_writer(database, milvus, name):
             rows.delete(milvus, name, ids)
 
 

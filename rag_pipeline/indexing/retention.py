@@ -17,7 +17,7 @@ import psycopg
 
 from rag_pipeline.errors import BusyError
 from rag_pipeline.months import Month
-from rag_pipeline.stores.collection_lock import writing
+from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus.partitions import drop_partition, existing_collections
 from rag_pipeline.stores.postgres import expiring_months, schema, source_items, sources
 
@@ -102,7 +102,7 @@ def _expire(pipeline: Pipeline, month: Month) -> None:
     _in_batches(pipeline, month, "documents", expiring_months.delete_documents, _DOCUMENTS)
     _drop_in_postgres(pipeline, month)
     for _, collection in existing_collections(milvus, pipeline.settings.milvus_prefix):
-        with writing(database, milvus, collection):
+        with sole_writer(database, milvus, collection):
             drop_partition(milvus, collection, month)
     with database.connection() as connection:
         expiring_months.finish(connection, month)

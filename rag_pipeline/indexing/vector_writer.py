@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from rag_pipeline.errors import DataRefusedError, LockLostError, StoreUnavailableError, one_line
-from rag_pipeline.stores.collection_lock import writing
+from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import document_chunks, vector_deletions
 from rag_pipeline.stores.postgres.statuses import EmbeddingStatus
@@ -160,7 +160,7 @@ class VectorMappingService:
             for chunk, of_chunk in zip(batch, vectors, strict=True)
             for row in rows.make_rows(kind, chunk, of_chunk)
         ]
-        with writing(self._database, self._collections.milvus, name):
+        with sole_writer(self._database, self._collections.milvus, name):
             rows.upsert(self._collections.milvus, name, self._month, made)
 
     def _delete(self, kind: VectorKind, ids: Sequence[str]) -> None:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _NO_SUCH_COLLECTION = 100
 _NOT_LOADED = 101
-_EXCHANGE_POLLS, _POLL_SECONDS = 20, 0.1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 
@@ -126,19 +125,14 @@ def on_loaded(milvus: Milvus, collection: str, call: Callable[[MilvusClient], _T
     from pymilvus.exceptions import MilvusException
 
     with milvus.client() as client:
-        for _ in range(_EXCHANGE_POLLS):
-            try:
-                return call(client)
-            except MilvusException as error:
-                if error.code == _NOT_LOADED:
-                    client.load_collection(collection, timeout=TIMEOUT_SECONDS)
-                    return call(client)
-                if error.code != _NO_SUCH_COLLECTION:
-                    raise
-                if Collections.alias_target(client, collection) is None:
-                    return None
-            # The alias exists: a rebuild is giving its copy the name of the collection, which Lite does in two steps.
-            time.sleep(_POLL_SECONDS)
+        try:
+            return call(client)
+        except MilvusException as error:
+            if error.code == _NO_SUCH_COLLECTION:
+                return None
+            if error.code != _NOT_LOADED:
+                raise
+        client.load_collection(collection, timeout=TIMEOUT_SECONDS)
         return call(client)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from rag_pipeline.stores.postgres.advisory_locks import advisory_lock, fenced_lock
+from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,33 +14,17 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Database
 
 _WAIT_SECONDS = 300
-_REBUILD_WAIT_SECONDS = 3600
 
 
 @contextmanager
-def writing(database: Database, milvus: Milvus, collection: str) -> Iterator[None]:
-    """Hold a collection's lock while writing to it.
+def sole_writer(database: Database, milvus: Milvus, collection: str) -> Iterator[None]:
+    """Hold a collection's write lock while writing to it.
 
-    Milvus Lite is not safe with several writers to one collection, so there they write one after the other. A real
-    server is, and there they share the lock: they only keep out `no_writers`.
+    Milvus Lite is not safe with several writers to one collection; a real server is, and there nothing is locked.
     Raises `BusyError` if another process holds the lock for five minutes, and `LockLostError` if the lock of the
     caller's month is lost.
     """
-    with advisory_lock(database, _name(collection), _WAIT_SECONDS, shared=not milvus.is_lite):
+    with advisory_lock(database, f"collection {collection}", _WAIT_SECONDS) if milvus.is_lite else nullcontext():
         # Milvus cannot be fenced. What is written after this is what the month's next run writes too.
         database.check_guards()
         yield
-
-
-@contextmanager
-def no_writers(database: Database, collection: str) -> Iterator[None]:
-    """Keep writers away from a collection, for as long as `Database.check_guards` raises no `LockLostError`.
-
-    Raises `BusyError` if writers leave no gap for an hour.
-    """
-    with fenced_lock(database, _name(collection), _REBUILD_WAIT_SECONDS):
-        yield
-
-
-def _name(collection: str) -> str:
-    return f"collection {collection}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rag_pipeline.errors import RagError
 from rag_pipeline.stores.milvus import index_rebuild
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.collections import INDEXES, dimension_of, vector_field
+from rag_pipeline.stores.milvus.collections import COPY_SUFFIX, INDEXES, dimension_of, vector_field
 from rag_pipeline.stores.milvus.key_ranges import is_loaded
 from rag_pipeline.stores.milvus.partitions import existing_collections
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 CollectionProblemKind = Literal[
     "collection missing",
-    "rebuild unfinished",
     "dimension differs",
     "alias missing",
     "alias points elsewhere",
     "index missing",
     "index differs",
     "not loaded",
+    "copy left behind",
 ]
 
 
@@ -54,18 +54,16 @@ def collection_problems(collections: Collections, kind: VectorKind) -> list[Coll
     found: list[tuple[CollectionProblemKind, str]] = []
     with collections.milvus.client() as client:
         target = collections.alias_target(client, generation.alias)
-        if index_rebuild.exchange_is_unfinished(client, generation, target):
-            found_instead = f"{generation.copy} must be renamed to {generation.name}"
-            return [CollectionProblem(kind, "rebuild unfinished", found_instead)]
         if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
             return [CollectionProblem(kind, "collection missing", f"{generation.name} does not exist")]
         description = client.describe_collection(generation.name, timeout=TIMEOUT_SECONDS)
         dimension = dimension_of(description, kind)
         if dimension != generation.dimension:
             found.append(("dimension differs", f"{dimension}, the embedder's is {generation.dimension}"))
+        copied = client.has_collection(generation.copy, timeout=TIMEOUT_SECONDS)
         if target is None:
             found.append(("alias missing", f"{generation.alias} does not exist"))
-        elif target != generation.name:
+        elif target not in (generation.name, generation.copy):
             found.append(
                 ("alias points elsewhere", f"{generation.alias} points to {target}, not to {generation.name}")
             )
@@ -76,18 +74,17 @@ def collection_problems(collections: Collections, kind: VectorKind) -> list[Coll
         found.append(("index differs", wrong))
     if not is_loaded(collections.milvus, generation.name):
         found.append(("not loaded", f"{generation.name} is not loaded: it cannot be searched or checked"))
+    if copied:
+        found.append(("copy left behind", f"{generation.copy} exists: a rebuild of the index has not ended"))
     return [CollectionProblem(kind, what, text) for what, text in found]
 
 
 def repair(
-    collections: Collections,
-    problem: CollectionProblem,
-    check_guards: Callable[[], None],
-    progress: Callable[[str, int, int], None],
+    collections: Collections, problem: CollectionProblem, progress: Callable[[str, int, int], None]
 ) -> None:
     """Repair one problem. Vectors that are dropped with a collection are missing afterwards: not restored here.
 
-    The caller keeps writers away, and `check_guards` raises if it no longer does.
+    If the process is killed, the next repair continues.
 
     Raises a `RagError` if the alias points to another embedder's vectors: a person must decide which embedder is right.
     Raises `BusyError` if Milvus needs more than 12 hours to build or load.
@@ -104,14 +101,17 @@ def repair(
         case "alias points elsewhere":
             with milvus.client() as client:
                 _reset_alias(collections, client, problem.kind)
-        case "rebuild unfinished":
-            index_rebuild.finish_exchange(milvus, generation)
-        case "index differs" if is_loaded(milvus, name):
-            index_rebuild.rebuild_beside(milvus, generation, check_guards, progress)
-        case "index differs" | "index missing":
-            index_rebuild.rebuild_in_place(milvus, problem.kind, name, progress)
+        case "index differs":
+            if is_loaded(milvus, name):
+                index_rebuild.search_copy(milvus, generation, progress)
+            index_rebuild.rebuild(milvus, problem.kind, name, progress)
+            index_rebuild.drop_copy(milvus, generation)
+        case "index missing":
+            index_rebuild.rebuild(milvus, problem.kind, name, progress)
         case "not loaded":
             index_rebuild.load(milvus, problem.kind, name, progress)
+        case "copy left behind":
+            index_rebuild.drop_copy(milvus, generation)
     collections.ensure()
 
 
@@ -131,7 +131,7 @@ def _reset_alias(collections: Collections, client: Any, kind: VectorKind) -> Non
     target = collections.alias_target(client, generation.alias)
     generations = {name for _, name in existing_collections(collections.milvus, generation.prefix)}
     of_this_kind = {name for name in generations if name.startswith(f"{generation.prefix}{kind}_")}
-    if target in of_this_kind - {generation.name}:
+    if target is not None and target.removesuffix(COPY_SUFFIX) in of_this_kind - {generation.name}:
         raise RagError(
             f"{generation.alias} points to {target}, which holds another embedder's vectors: set RAG_EMBEDDER back "
             "to that embedder"

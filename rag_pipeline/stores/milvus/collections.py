@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rag_pipeline.errors import BusyError, DimensionMismatchError, RagError
+from rag_pipeline.errors import DimensionMismatchError, RagError
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rag_pipeline.stores.milvus.client import Milvus
 
+COPY_SUFFIX = "_copy"
 SEARCH_EF = 128
 MAX_HITS = 100
 
@@ -72,8 +73,8 @@ class Generation:
 
     @property
     def copy(self) -> str:
-        """The physical collection that takes the place of this one while its index is rebuilt."""
-        return f"{self.name}_copy"
+        """The physical collection that is searched while this one's index is rebuilt."""
+        return f"{self.name}{COPY_SUFFIX}"
 
 
 def generations(
@@ -205,11 +206,6 @@ class Collections:
             if current is not None:
                 self._check_embedder(client, generation, current)
             if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
-                if current == generation.copy:
-                    raise BusyError(
-                        f"the index of {generation.name} is being rebuilt: wait for the repair to finish, then run "
-                        "again; if no repair is running, run `rag-pipeline repair`"
-                    )
                 create(client, generation, generation.name)
             # After a restart of Lite no collection is loaded; loading twice is harmless.
             client.load_collection(generation.name, timeout=TIMEOUT_SECONDS)

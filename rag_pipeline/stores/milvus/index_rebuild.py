@@ -1,13 +1,15 @@
-"""Rebuilds the index of a collection: beside it where it can be searched meanwhile, else in place.
+"""Rebuilds the index of a collection while a copy of it is searched.
 
-No server drops the index of a loaded collection, and none searches one that is not loaded. So a copy with the specified
-index is filled and built beside the collection, and then takes its place; Milvus keeps both until then. The caller keeps
-writers away. If the process is killed, the next rebuild begins again, or finishes the exchange.
+No server drops the index of a loaded collection, and none searches one that is not loaded. So searches are led to a copy
+that has the specified index, the collection's own index is dropped and built again, and searches are led back. The
+collection keeps its name and all that is written; a search finds what is written meanwhile only when it is led back. If
+the process is killed, the next repair continues, or copies again.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.errors import BusyError, RagError, StoreUnavailableError
@@ -32,61 +34,45 @@ _POLL_SECONDS = 1.0
 _ROWS_PER_QUERY = 1000
 
 
-def rebuild_beside(
-    milvus: Milvus, generation: Generation, check_guards: Callable[[], None], progress: Progress
-) -> None:
-    """Copy the collection, which must be loaded, with the specified index, and let the copy take its place.
+def search_copy(milvus: Milvus, generation: Generation, progress: Progress) -> None:
+    """Copy a loaded collection, with the specified index, and let searches use the copy.
 
-    Searches go on: of the collection until the copy is complete, built and loaded, then of the copy. `check_guards`
-    raises if the caller no longer keeps writers away.
+    Raises a `StoreUnavailableError` if Milvus has no room for it; nothing is changed then.
     """
     name, copy = generation.name, generation.copy
+    drop_copy(milvus, generation)  # of a rebuild that was killed: it lacks what was written since then
+    try:
+        with milvus.client() as client:
+            create(client, generation, copy)
+            partitions = sorted(client.list_partitions(name, timeout=TIMEOUT_SECONDS))
+        for number, partition in enumerate(partitions):
+            progress(f"copying {name}, partitions", number, len(partitions))
+            _copy(milvus, name, copy, partition)
+        with milvus.client() as client:
+            client.flush(copy, timeout=_BUILD_SECONDS)
+        load(milvus, generation.kind, copy, progress)
+    except StoreUnavailableError as error:
+        with suppress(StoreUnavailableError):
+            drop_copy(milvus, generation)
+        raise StoreUnavailableError(
+            f"{error} (while copying {name}, so that searches go on while its index is rebuilt; to rebuild it without "
+            "searches, release that collection, then run `rag-pipeline repair`)"
+        ) from None
+    _lead_searches(milvus, name, copy)
+
+
+def drop_copy(milvus: Milvus, generation: Generation) -> None:
+    """Lead searches back to the collection, and drop its copy if there is one."""
     with milvus.client() as client:
-        if client.has_collection(copy, timeout=TIMEOUT_SECONDS):
-            # Of a rebuild that was killed: what was written since then is not in it.
-            for alias in _aliases(client, copy):
-                client.alter_alias(name, alias, timeout=TIMEOUT_SECONDS)
-            client.drop_collection(copy, timeout=TIMEOUT_SECONDS)
-        create(client, generation, copy)
-        partitions = sorted(client.list_partitions(name, timeout=TIMEOUT_SECONDS))
-        for partition in partitions:
-            if not client.has_partition(copy, partition, timeout=TIMEOUT_SECONDS):
-                client.create_partition(copy, partition, timeout=TIMEOUT_SECONDS)
-    for number, partition in enumerate(partitions):
-        progress(f"copying {name}, partitions", number, len(partitions))
-        for rows in _read(milvus, name, partition):
-            write(milvus, copy, partition, rows)
+        if not client.has_collection(generation.copy, timeout=TIMEOUT_SECONDS):
+            return
+    _lead_searches(milvus, generation.copy, generation.name)
     with milvus.client() as client:
-        client.flush(copy, timeout=_BUILD_SECONDS)
-    load(milvus, generation.kind, copy, progress)
-    check_guards()
-    with milvus.client() as client:
-        for alias in _aliases(client, name):
-            client.alter_alias(copy, alias, timeout=TIMEOUT_SECONDS)
-    time.sleep(_POLL_SECONDS)  # for the searches that have begun
-    finish_exchange(milvus, generation)
+        client.drop_collection(generation.copy, timeout=TIMEOUT_SECONDS)
 
 
-def exchange_is_unfinished(client: Any, generation: Generation, alias_target: str | None) -> bool:
-    """Whether the copy took the collection's alias and not yet its name: the collection itself is gone."""
-    return (
-        alias_target is not None
-        and alias_target == generation.copy
-        and not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS)
-    )
-
-
-def finish_exchange(milvus: Milvus, generation: Generation) -> None:
-    """Give the copy the collection's name."""
-    with milvus.client() as client:
-        if client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
-            client.drop_collection(generation.name, timeout=TIMEOUT_SECONDS)
-        client.rename_collection(generation.copy, generation.name, timeout=TIMEOUT_SECONDS)
-        client.load_collection(generation.name, timeout=TIMEOUT_SECONDS)  # Lite unloads what it renames.
-
-
-def rebuild_in_place(milvus: Milvus, kind: VectorKind, name: str, progress: Progress) -> None:
-    """Drop the index of a collection that cannot be searched anyway, and build it again."""
+def rebuild(milvus: Milvus, kind: VectorKind, name: str, progress: Progress) -> None:
+    """Drop the index of a collection, build it again, and load the collection; until then it cannot be searched."""
     with milvus.client() as client:
         client.release_collection(name, timeout=TIMEOUT_SECONDS)
         for index in client.list_indexes(name, field_name=vector_field(kind)):
@@ -120,8 +106,22 @@ def index_of(client: Any, collection: str, field: str) -> dict[str, Any] | None:
     return None
 
 
-def _aliases(client: Any, collection: str) -> list[str]:
-    return list(client.list_aliases(collection_name=collection, timeout=TIMEOUT_SECONDS)["aliases"])
+def _lead_searches(milvus: Milvus, away_from: str, to: str) -> None:
+    """Let the aliases of one collection point to another one, and wait for the searches that have begun."""
+    with milvus.client() as client:
+        aliases = list(client.list_aliases(collection_name=away_from, timeout=TIMEOUT_SECONDS)["aliases"])
+        for alias in aliases:
+            client.alter_alias(to, alias, timeout=TIMEOUT_SECONDS)
+    if aliases:
+        time.sleep(_POLL_SECONDS)
+
+
+def _copy(milvus: Milvus, name: str, copy: str, partition: str) -> None:
+    with milvus.client() as client:
+        if not client.has_partition(copy, partition, timeout=TIMEOUT_SECONDS):
+            client.create_partition(copy, partition, timeout=TIMEOUT_SECONDS)
+    for rows in _read(milvus, name, partition):
+        write(milvus, copy, partition, rows)
 
 
 def _read(milvus: Milvus, collection: str, partition: str) -> Iterator[list[Row]]:
@@ -158,7 +158,7 @@ def _wait(what: str, measure: Callable[[], tuple[bool, int, int]], deadline: flo
     finished, done, total = measure()
     while not finished:
         if time.monotonic() >= deadline:
-            raise BusyError(f"{what}: not done after 12 hours; Milvus continues, and so does the next repair")
+            raise BusyError(f"{what}: not done after 12 hours; see Milvus' log, then run `rag-pipeline repair`")
         progress(what, done, total)
         time.sleep(_POLL_SECONDS)
         finished, done, total = measure()

@@ -27,23 +27,18 @@ _KEY = "hashtextextended(%s, 0)"
 
 @contextmanager
 def advisory_lock(
-    database: Database,
-    name: str,
-    wait_seconds: float,
-    on_wait: Callable[[], None] | None = None,
-    *,
-    shared: bool = False,
+    database: Database, name: str, wait_seconds: float, on_wait: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Hold the lock of this name in a separate session, alone or with others who want it `shared`.
+    """Hold the lock of this name in a separate session.
 
     If another process holds it, calls `on_wait` once and waits up to `wait_seconds`, then raises a `BusyError`.
     """
     with _session(database) as session:
-        _wait_for(session, name, wait_seconds, on_wait, shared)
+        _wait_for(session, name, wait_seconds, on_wait)
         try:
             yield
         finally:
-            _unlock(session, name, shared)
+            _unlock(session, name)
 
 
 @contextmanager
@@ -105,16 +100,10 @@ def _session(database: Database) -> Iterator[Connection]:
         connection.close()
 
 
-def _wait_for(
-    session: Connection,
-    name: str,
-    wait_seconds: float,
-    on_wait: Callable[[], None] | None,
-    shared: bool = False,
-) -> None:
+def _wait_for(session: Connection, name: str, wait_seconds: float, on_wait: Callable[[], None] | None) -> None:
     deadline = time.monotonic() + wait_seconds
     waited = False
-    while not _try_lock(session, name, shared):
+    while not _try_lock(session, name):
         if time.monotonic() >= deadline:
             raise BusyError(f"{name} is being processed by another run: wait for it to finish, then run again")
         if on_wait and not waited:
@@ -123,12 +112,12 @@ def _wait_for(
         time.sleep(_POLL_SECONDS)
 
 
-def _try_lock(session: Connection, name: str, shared: bool = False) -> bool:
-    return value(session, f"SELECT pg_try_advisory_lock{'_shared' if shared else ''}({_KEY})", (name,))
+def _try_lock(session: Connection, name: str) -> bool:
+    return value(session, f"SELECT pg_try_advisory_lock({_KEY})", (name,))
 
 
-def _unlock(session: Connection, name: str, shared: bool = False) -> None:
+def _unlock(session: Connection, name: str) -> None:
     """Free the lock before the session ends: the server notices a closed connection only some time later."""
     # A connection that is lost took its lock with it.
     with suppress(psycopg.OperationalError):
-        session.execute(f"SELECT pg_advisory_unlock{'_shared' if shared else ''}({_KEY})", (name,))
+        session.execute(f"SELECT pg_advisory_unlock({_KEY})", (name,))
