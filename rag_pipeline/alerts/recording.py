@@ -7,11 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rag_pipeline.alerts.state_changes import changes
-from rag_pipeline.errors import ConfigError
-from rag_pipeline.months import Month
 from rag_pipeline.printable import blanked
 from rag_pipeline.stores.postgres import alert_outbox as table
-from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.alert_outbox import Alert, Subject
 from rag_pipeline.urls import mask_url
 
@@ -47,35 +44,25 @@ def record(
     return len(alerts)
 
 
-def record_expired(database: Database, oldest_kept: Month | None, ours: Callable[[Subject], bool]) -> int:
-    """Close the alerts of months that have expired, and return the number of new alerts, which say so.
+def record_gone(database: Database, is_gone: Callable[[Subject], bool]) -> int:
+    """Close the alerts of subjects that are gone, and return the number of new alerts, which say that they recovered.
 
-    Otherwise they would stay open: an expired month has no runs and no checks. `oldest_kept` is None if no month expires.
-    `ours` says whether an alert is about one of our jobs or checks, and not about another project's.
+    Otherwise they would stay open: no event reports an expired month or the sensor of a removed source again.
     """
-    if oldest_kept is None:
-        return 0
     with database.connection() as connection:
         table.lock_recording(connection)
-        existing = {month.partition_key for month in schema.existing_months(database)}
-        gone = {
-            subject
-            for subject, _ in table.failing(connection)
-            if (month := _month(subject.partition)) and month < oldest_kept
-            if subject.partition not in existing and ours(subject)
-        }
+        stored = table.states(connection, {one for one, _ in table.failing(connection) if is_gone(one)})
         now = datetime.now(UTC)
-        stored = table.states(connection, gone)
         alerts = [
             Alert(
-                event_key=f"expired:{':'.join(subject)}:{state.since.isoformat()}",
+                event_key=f"gone:{':'.join(subject)}:{state.since.isoformat()}",
                 subject=subject,
                 state="recovered",
                 at=now,
                 since=state.since,
                 description="",
                 what_to_do="",
-                path="/runs",
+                path="/runs" if subject.partition else "/locations",
                 repair_path="",
             )
             for subject, state in sorted(stored.items())
@@ -84,14 +71,6 @@ def record_expired(database: Database, oldest_kept: Month | None, ours: Callable
         closed = {subject: replace(state, failing=False, since=now) for subject, state in stored.items()}
         table.save_states(connection, closed, alerts)
     return len(alerts)
-
-
-def _month(partition: str) -> Month | None:
-    """Return the month of a partition key; None for another key, as other projects of a Dagster instance have them."""
-    try:
-        return Month.parse(partition)
-    except ConfigError:
-        return None
 
 
 def _storable(alert: Alert) -> Alert:

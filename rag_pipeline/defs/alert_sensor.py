@@ -7,10 +7,12 @@ import dagster as dg
 
 from rag_pipeline.alerts.delivery import deliver
 from rag_pipeline.alerts.receivers import receivers
-from rag_pipeline.alerts.recording import last_read_event, record, record_expired
-from rag_pipeline.defs.event_log import is_of_our_months, log_name, read_events, read_ticks
+from rag_pipeline.alerts.recording import last_read_event, record, record_gone
+from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
+from rag_pipeline.defs.gone_subjects import GoneSubjects
 from rag_pipeline.indexing.retention import oldest_kept_month
 from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Database
 
 _READ_SECONDS = 20
@@ -31,7 +33,7 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
     database = pipeline.stores.database
     listed = receivers(pipeline.settings)
     recorded = _record_ticks(context, database) + _record_events(context.instance, database)
-    recorded += record_expired(database, oldest_kept_month(pipeline.settings), is_of_our_months)
+    recorded += _record_gone(context, pipeline)
     sent = deliver(database, listed, pipeline.settings.ui_url.rstrip("/"), time.monotonic() + _SEND_SECONDS)
     for name in sent.refused:
         context.log.warning(f"{name} did not accept an alert; it will be retried after a pause")
@@ -51,6 +53,19 @@ def _record_ticks(context: dg.SensorEvaluationContext, database: Database) -> in
     recorded = record(database, log_name(context.instance), page.observations)
     context.update_cursor(str(page.read_up_to))
     return recorded
+
+
+def _record_gone(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> int:
+    """Close the alerts of what no longer exists; return the number of new alerts."""
+    if context.repository_def is None or context.code_location_origin is None:
+        return 0  # evaluated outside a code location
+    is_gone = GoneSubjects(
+        context.repository_def,
+        context.code_location_origin.location_name,
+        schema.existing_months(pipeline.stores.database),
+        oldest_kept_month(pipeline.settings),
+    )
+    return record_gone(pipeline.stores.database, is_gone)
 
 
 def _record_events(instance: dg.DagsterInstance, database: Database) -> int:

@@ -160,12 +160,6 @@ def _settled(records: list[dg.EventLogRecord], horizon: int | None, now: datetim
     return records
 
 
-def is_of_our_months(subject: Subject) -> bool:
-    """Whether a subject is one of our monthly jobs, assets or checks, and not one of another project's."""
-    ours = {INDEX_MONTH, CHECK_MONTH, REPAIR_MONTH, *built_assets(VECTOR_KINDS)}
-    return subject.kind in ("run", "check") and not ours.isdisjoint(re.findall(r"\w+", subject.name))
-
-
 def _observations(instance: dg.DagsterInstance, records: Sequence[dg.EventLogRecord]) -> Iterator[Observation]:
     shown = {record.run_id for record in records if record.event_type in _RUN_TYPES or not _passed(record)}
     runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=sorted(shown)))} if shown else {}

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from rag_pipeline.alerts.delivery import RETENTION, DeliveryResult, deliver
 from rag_pipeline.alerts.receivers import Receiver
-from rag_pipeline.alerts.recording import last_read_event, record, record_expired
+from rag_pipeline.alerts.recording import last_read_event, record, record_gone
 from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.alert_outbox import Subject, failing
@@ -53,39 +53,21 @@ def test_one_message_on_failure_and_one_on_recovery(database: Database, inbox: I
     assert last_read_event(database, "log") == 6
 
 
-def ours(subject: Subject) -> bool:
-    return "of another project" not in subject.name
-
-
-def test_what_failed_in_a_month_that_expired_recovers_once(database: Database, inbox: Inbox) -> None:
+def test_the_alert_of_what_is_gone_is_closed_once(database: Database, inbox: Inbox) -> None:
     send(database, inbox)
-    old, kept, oldest_kept = Month(2001, 1), Month(2001, 3), Month(2001, 2)
-    with database.connection() as connection:
-        connection.execute("SELECT create_monthly_partition(%s)", (kept.partition_key,))
-    failures = [seen(1, False, str(old)), seen(2, False, str(kept)), seen(3, False, "2001-02")]
-    for partition in ("tokyo", str(old.partition_key)):
-        failures.append(Observation(Subject("run", "of another project", partition), 4, False, NOW))
-    record(database, "log", failures, 4)
-    assert record_expired(database, None, ours) == 0
-    assert record_expired(database, oldest_kept, ours) == 1
-    assert record_expired(database, oldest_kept, ours) == 0
-    record(database, "log", failures, 4)  # The last events are read again.
+    gone, kept = seen(1, False, "2001-01"), seen(2, False, "2001-02")
+    record(database, "log", [gone, kept], 2)
+    is_gone = [gone.subject].__contains__
+    assert record_gone(database, is_gone) == 1
+    assert record_gone(database, is_gone) == 0
+    record(database, "log", [gone, kept], 2)  # The last events are read again.
     send(database, inbox)
     assert "rag-pipeline: Recovered: verified on dense, 2001-01" in inbox.titles
     with database.connection() as connection:
-        left = {(subject.kind, subject.partition) for subject, _ in failing(connection)}
-    assert left == {("check", "2001-03-01"), ("check", "2001-02-01"), ("run", "tokyo"), ("run", "2001-01-01")}
-    record(database, "log", [seen(5, False, str(old))], 5)
+        assert [subject for subject, _ in failing(connection)] == [kept.subject]
+    record(database, "log", [seen(3, False, "2001-01")], 3)
     send(database, inbox)
     assert inbox.titles[-1] == "rag-pipeline: Failing: verified on dense, 2001-01"
-
-
-def test_a_month_that_is_still_expiring_keeps_its_alerts(database: Database) -> None:
-    month = Month(2001, 4)
-    with database.connection() as connection:
-        connection.execute("SELECT create_monthly_partition(%s)", (month.partition_key,))
-    record(database, "log", [seen(1, False, str(month))], 1)
-    assert record_expired(database, Month(2002, 1), ours) == 0
 
 
 def test_events_read_again_are_not_sent_again(database: Database, inbox: Inbox) -> None:

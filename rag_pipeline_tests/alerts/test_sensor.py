@@ -7,7 +7,6 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import psycopg
@@ -34,11 +33,10 @@ from dagster_postgres import PostgresScheduleStorage
 
 from rag_pipeline.defs import event_log
 from rag_pipeline.defs.alert_sensor import alerts
-from rag_pipeline.defs.event_log import is_of_our_months, log_name, read_events, read_ticks
+from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
 from rag_pipeline.defs.resources import PipelineResource
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
-from rag_pipeline.stores.postgres.alert_outbox import Subject
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline_tests.support.alerts import Inbox
 from rag_pipeline_tests.support.dagster_home import DagsterHome
@@ -466,18 +464,3 @@ class Ticking:
                 error=error if status == TickStatus.FAILURE else None,
             )
         )
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "ours"),
-    [
-        ("run", "index_month", True),
-        ("run", "materialization of document_chunks, dense_collection", True),
-        ("check", "vectors_verified on dense_collection", True),
-        ("run", "nightly_sales", False),
-        ("check", "fresh on sales", False),
-        ("sensor", "index_month", False),
-    ],
-)
-def test_alerts_of_another_project_are_not_of_our_months(kind: Any, name: str, ours: bool) -> None:
-    assert is_of_our_months(Subject(kind, name, "2019-01-01")) is ours

@@ -59,6 +59,10 @@ query {
   }
 }
 """
+REMOVED_SOURCE = """
+INSERT INTO alert_states (kind, name, partition, failing, since, log, event_id)
+VALUES ('sensor', 'sync_removed of rag_pipeline', '', true, now(), 'log', 1)
+"""
 INDEXED = "SELECT count(*) FROM documents WHERE indexing_status = 'completed'"
 EXECUTE_CHECKS = """
 mutation LaunchPipelineExecution($executionParams: ExecutionParams!) {
@@ -88,6 +92,7 @@ def live(server_endpoints: Endpoints, tmp_path_factory: pytest.TempPathFactory) 
             live.write("backup.md", "2024-01-05", "# バックアップ\n\n毎晩三時に世代を取る。")
             live.write("restore.md", "2024-05-05", "# 復元\n\n新しい世代から戻す。")
             live.dropped_at = time.monotonic()
+            live.rows(REMOVED_SOURCE)
             yield live
         finally:
             live.kill()
@@ -195,6 +200,11 @@ def test_a_source_shows_its_scans_its_check_and_that_it_is_fresh(live: Live) -> 
     assert len(health()["assetMaterializations"]) > 1, "one for each scan"
     rows = live.ask(CHECKS, asset={"path": ["sources", "docs"]}, check="source_readable")["assetCheckExecutions"]
     assert {(row["partition"], row["status"]) for row in rows} == {(None, "SUCCEEDED")}
+
+
+def test_the_alert_of_a_source_that_was_removed_is_closed(live: Live) -> None:
+    failing = "SELECT failing FROM alert_states WHERE name = 'sync_removed of rag_pipeline'"
+    wait("the alert is closed", 180, lambda: live.rows(failing) == [(False,)])
 
 
 def test_a_deletion_by_sql_reaches_milvus_by_itself(live: Live) -> None:
