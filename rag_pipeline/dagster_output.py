@@ -136,9 +136,11 @@ class DagsterOutput:
         for line in lines:
             self._print(self._condenser.add(line.decode("utf-8", "replace").rstrip("\r")))
         if self._reader.tell() > _MOST_BYTES:
-            self._older.unlink(missing_ok=True)
-            with open_private(self._older) as older, self._path.open("rb") as full:
-                shutil.copyfileobj(full, older)
+            # On a full disk the older part is lost, rather than that nothing is shown any more.
+            with suppress(OSError):
+                self._older.unlink(missing_ok=True)
+                with open_private(self._older) as older, self._path.open("rb") as full:
+                    shutil.copyfileobj(full, older)
             self._file.truncate(0)
             self._reader.seek(0)
         return True

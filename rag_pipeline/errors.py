@@ -9,6 +9,7 @@
     ├── BusyError                 wait for the other run, then run again
     ├── SourceError               fix access to the source; its documents stay as they are
     ├── DocumentError             fix the document at its source, or leave it quarantined
+    │   └── VanishedError         nothing: the next scan finds what is gone
     └── DimensionMismatchError    use the embedder that made the collection, or another collection
 
 Who catches what: a run stops on `StoreUnavailableError` and `DimensionMismatchError`, continues without the source on
@@ -60,6 +61,10 @@ class SourceError(RagError):
 
 class DocumentError(RagError):
     """A document cannot be read. It is quarantined with this reason and never stops a run."""
+
+
+class VanishedError(DocumentError):
+    """A document was removed after its source was scanned. Until the next scan it stays as it is."""
 
 
 class DimensionMismatchError(RagError):

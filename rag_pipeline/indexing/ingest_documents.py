@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rag_pipeline.errors import ConfigError, DocumentError, SourceError, one_line
+from rag_pipeline.errors import ConfigError, DocumentError, SourceError, VanishedError, one_line
 from rag_pipeline.stores.postgres import documents, schema, source_items, sources
 from rag_pipeline.stores.postgres.documents import DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome, PendingItem
@@ -171,7 +171,7 @@ class _Reader:
     def read(self, item: PendingItem) -> tuple[Outcome, DocumentRow | None] | None:
         """Return what became of an item, and its document's row; no row and no error if its bytes are unchanged.
 
-        None if its source cannot be reached.
+        None if its source cannot be reached, or if it has vanished: both stay pending.
         """
         if item.source in self._unreachable:
             return None
@@ -183,6 +183,8 @@ class _Reader:
                 return Outcome(item, digest), None
             parsed = self._pipeline.parser_pool.parse(data, item.name, language=config.language)
             return Outcome(item, digest), _row(item, config, parsed)
+        except VanishedError:
+            return None
         except DocumentError as error:
             return Outcome(item, error=one_line(error)), None
         except ConfigError:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple, NoReturn
 
-from rag_pipeline.errors import DocumentError, SourceError
+from rag_pipeline.errors import DocumentError, SourceError, VanishedError
 from rag_pipeline.sources.config import SourceConfig
 from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.sources.local_tree import LocalTree
@@ -157,6 +157,8 @@ class FilesystemSource:
     def _refuse(self, locator: str, error: OSError) -> NoReturn:
         self._tree.identity()
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            if not self._tree.is_listed(from_locator(locator)):
+                raise VanishedError(f"{self._shown(locator)} does not exist any more") from None
             reason = "does not exist: it was removed, or it is a link to something that was"
         elif error.errno == errno.EXDEV:
             reason = plain_reason(error)

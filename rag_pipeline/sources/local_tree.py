@@ -91,6 +91,10 @@ class LocalTree:
             _check_regular(status)
             yield file, status.st_size
 
+    def is_listed(self, path: str) -> bool:
+        """Whether the name exists, if only as a link to nothing."""
+        return os.path.lexists(self._path(path))
+
     def url(self, path: str) -> str:
         """Return a `file://` URL, percent-encoded byte by byte."""
         return "file://" + quote(self._path(path))

@@ -78,6 +78,10 @@ class RemoteTree:
         with self._plain_errors(), self._fs.open(self._path(path), "rb") as file:
             yield file, getattr(file, "size", None)
 
+    def is_listed(self, path: str) -> bool:
+        """Return True without asking: a web page goes on listing what does not exist."""
+        return True
+
     def url(self, path: str) -> str:
         """Return the fsspec URL; in an archive, `zip://file::…` with the rest of the chain."""
         first, chain, rest = self._config.path.partition("::")

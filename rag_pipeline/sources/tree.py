@@ -48,6 +48,10 @@ class Tree(Protocol):
         """Open a regular file (a pipe would block); yields the file, and its size if known."""
         ...
 
+    def is_listed(self, path: str) -> bool:
+        """Whether the next scan can find a file that could not be opened, such as a link to nothing."""
+        ...
+
     def url(self, path: str) -> str:
         """Return a link for a person to open, without credentials."""
         ...

@@ -225,6 +225,28 @@ def test_a_failed_update_leaves_the_old_version_searchable(index: Index) -> None
     index.assert_consistent()
 
 
+def test_a_file_that_is_removed_after_the_scan_waits_for_the_next_one(index: Index) -> None:
+    old = index.write("old.md", "# 一\n\n古い本文。\n")
+    index.ingest()
+    old.write_text(old.read_text("utf-8").replace("古い", "新しい"), "utf-8")
+    draft = index.write("draft.md", "# 草稿\n\n書きかけ。\n")
+
+    def remove(*_: object) -> None:
+        old.unlink()
+        draft.unlink()
+
+    result = index.ingest(on_scan=remove)
+    assert (result.errors, result.stats.failed, result.stats.documents) == ([], 0, 0)
+    assert index.rows("SELECT source_id, state FROM source_items ORDER BY 1") == [
+        ("docs:draft.md", "pending"),
+        ("docs:old.md", "pending"),
+    ]
+    assert index.rows("SELECT content FROM document_chunks WHERE live") == [("# 一\n\n古い本文。",)]
+    assert index.ingest(confirm_deletions=True).stats.deleted == 2
+    assert index.rows("SELECT count(*) FROM documents") == [(0,)]
+    index.assert_consistent()
+
+
 def test_new_metadata_in_sources_yaml_reaches_the_documents(index: Index) -> None:
     index.write("a.md", paragraphs(3))
     index.ingest()

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rag_pipeline.errors import DocumentError, SourceError
+from rag_pipeline.errors import DocumentError, SourceError, VanishedError
 from rag_pipeline.sources import connect
 from rag_pipeline.sources.config import SourceConfig
 from rag_pipeline.sources.interface import Item, ScanProblem, Source
@@ -301,6 +301,10 @@ def test_broken_links_are_items_that_fail_with_a_reason(tmp_path: Path) -> None:
     assert refusal(connector, "gone.md").startswith("handbook:gone.md does not exist")
     assert refusal(connector, "self.md") == "handbook:self.md is a symbolic link in a loop"
     assert "does not exist" in refusal(connector, "through.md")
+    for path in ("gone.md", "through.md"):
+        with pytest.raises(DocumentError) as caught:
+            connector.fetch(path, 1000)
+        assert not isinstance(caught.value, VanishedError)
     broken = items(connector)[1].fingerprint
     write(tmp_path, "nothing.md")
     assert items(connector)[1].fingerprint != broken
@@ -344,7 +348,8 @@ def test_a_missing_file_is_a_document_error_and_a_missing_root_a_source_error(
     write(tmp_path, "docs/a.md", "docs/b.md")
     connector = source(tmp_path / "docs")
     (tmp_path / "docs/a.md").unlink()
-    assert "handbook:a.md does not exist" in refusal(connector, "a.md")
+    with pytest.raises(VanishedError, match=r"handbook:a.md does not exist any more"):
+        connector.fetch("a.md", 1000)
     (tmp_path / "docs").rename(tmp_path / "elsewhere")
     with pytest.raises(SourceError, match=r"source handbook: .*/docs does not exist: correct `path`"):
         connector.fetch("b.md", 1000)
@@ -374,7 +379,7 @@ def test_a_pass_over_a_replaced_root_fails(tmp_path: Path) -> None:
 
 UNPRIVILEGED = """
 import os, sys
-from rag_pipeline.errors import DocumentError, SourceError
+from rag_pipeline.errors import DocumentError, SourceError, VanishedError
 from rag_pipeline.sources import connect
 from rag_pipeline.sources.config import SourceConfig
 connector = connect(SourceConfig(name="handbook", type="filesystem", path="."))
