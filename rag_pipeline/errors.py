@@ -9,7 +9,7 @@
     ├── BusyError                 wait for the other run, then run again
     ├── SourceError               fix access to the source; its documents stay as they are
     ├── DocumentError             fix the document at its source, or leave it quarantined
-    │   └── VanishedError         nothing: the next scan finds what is gone
+    │   └── VanishedError         nothing: the next complete scan finds what is gone
     └── DimensionMismatchError    use the embedder that made the collection, or another collection
 
 Who catches what: a run stops on `StoreUnavailableError` and `DimensionMismatchError`, continues without the source on
@@ -64,7 +64,7 @@ class DocumentError(RagError):
 
 
 class VanishedError(DocumentError):
-    """A document was removed after its source was scanned. Until the next scan it stays as it is."""
+    """A document was removed after its source was scanned. It stays pending until a complete scan marks it as gone."""
 
 
 class DimensionMismatchError(RagError):

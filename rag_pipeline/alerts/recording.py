@@ -47,7 +47,8 @@ def record(
 def record_gone(database: Database, is_gone: Callable[[Subject], bool]) -> int:
     """Close the alerts of subjects that are gone, and return the number of new alerts, which say that they recovered.
 
-    Otherwise they would stay open: no event reports an expired month or the sensor of a removed source again.
+    Otherwise they would stay open: no event reports an expired month or the sensor of a removed source again. Pass no
+    observation of such a subject to `record`: an old one could open the alert again.
     """
     with database.connection() as connection:
         table.lock_recording(connection)

@@ -1,6 +1,7 @@
 """The sensor that sends alerts: it polls Dagster's log and ticks, and hands them to the library."""
 
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -8,11 +9,14 @@ import dagster as dg
 from rag_pipeline.alerts.delivery import deliver
 from rag_pipeline.alerts.receivers import receivers
 from rag_pipeline.alerts.recording import last_read_event, record, record_gone
+from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
 from rag_pipeline.defs.gone_subjects import GoneSubjects
 from rag_pipeline.indexing.retention import oldest_kept_month
 from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.sources.config import read_sources
 from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres.alert_outbox import Subject
 from rag_pipeline.stores.postgres.database import Database
 
 _READ_SECONDS = 20
@@ -32,8 +36,9 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
         return dg.SkipReason("Alerts need Dagster's storage in PostgreSQL: see dagster.yaml")
     database = pipeline.stores.database
     listed = receivers(pipeline.settings)
-    recorded = _record_ticks(context, database) + _record_events(context.instance, database)
-    recorded += _record_gone(context, pipeline)
+    is_gone = _gone_subjects(context, pipeline)
+    recorded = _record_ticks(context, database, is_gone) + _record_events(context.instance, database, is_gone)
+    recorded += record_gone(database, is_gone)
     sent = deliver(database, listed, pipeline.settings.ui_url.rstrip("/"), time.monotonic() + _SEND_SECONDS)
     for name in sent.refused:
         context.log.warning(f"{name} did not accept an alert; it will be retried after a pause")
@@ -47,28 +52,29 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
     )
 
 
-def _record_ticks(context: dg.SensorEvaluationContext, database: Database) -> int:
+def _gone_subjects(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> Callable[[Subject], bool]:
+    if context.repository_def is None or context.code_location_origin is None:
+        return lambda subject: False  # evaluated outside a code location
+    return GoneSubjects(
+        context.repository_def,
+        context.code_location_origin.location_name,
+        read_sources(pipeline.settings.sources),
+        schema.existing_months(pipeline.stores.database),
+        oldest_kept_month(pipeline.settings),
+    )
+
+
+def _record_ticks(
+    context: dg.SensorEvaluationContext, database: Database, is_gone: Callable[[Subject], bool]
+) -> int:
     """Record the ticks since the cursor; return the number of new alerts. A tick that is read twice changes nothing."""
     page = read_ticks(context.instance, int(context.cursor) if context.cursor else None, datetime.now(UTC))
-    recorded = record(database, log_name(context.instance), page.observations)
+    recorded = record(database, log_name(context.instance), _existing(page.observations, is_gone))
     context.update_cursor(str(page.read_up_to))
     return recorded
 
 
-def _record_gone(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> int:
-    """Close the alerts of what no longer exists; return the number of new alerts."""
-    if context.repository_def is None or context.code_location_origin is None:
-        return 0  # evaluated outside a code location
-    is_gone = GoneSubjects(
-        context.repository_def,
-        context.code_location_origin.location_name,
-        schema.existing_months(pipeline.stores.database),
-        oldest_kept_month(pipeline.settings),
-    )
-    return record_gone(pipeline.stores.database, is_gone)
-
-
-def _record_events(instance: dg.DagsterInstance, database: Database) -> int:
+def _record_events(instance: dg.DagsterInstance, database: Database, is_gone: Callable[[Subject], bool]) -> int:
     """Bring the outbox up to date with the event log within the time of a tick; return the number of new alerts."""
     log = log_name(instance)
     recorded = 0
@@ -76,6 +82,11 @@ def _record_events(instance: dg.DagsterInstance, database: Database) -> int:
     more = True
     while more and time.monotonic() < deadline:
         page = read_events(instance, last_read_event(database, log), datetime.now(UTC))
-        recorded += record(database, log, page.observations, page.read_up_to)
+        recorded += record(database, log, _existing(page.observations, is_gone), page.read_up_to)
         more = page.more
     return recorded
+
+
+def _existing(observations: Sequence[Observation], is_gone: Callable[[Subject], bool]) -> list[Observation]:
+    """Leave out what is gone: the last events are read again, and would open its alerts again."""
+    return [seen for seen in observations if not is_gone(seen.subject)]

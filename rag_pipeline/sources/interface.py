@@ -53,8 +53,8 @@ class Source(Protocol):
     def fetch(self, locator: str, max_bytes: int) -> bytes:
         """Return the bytes of an item.
 
-        Raises `DocumentError` if the item cannot be read or is larger than `max_bytes`, `VanishedError` if the next scan
-        will not find it, and `SourceError` if the source as a whole is unreachable.
+        Raises `DocumentError` if the item cannot be read or is larger than `max_bytes`, `VanishedError` if it is
+        no longer there, and `SourceError` if the source as a whole is unreachable.
         """
         ...
 

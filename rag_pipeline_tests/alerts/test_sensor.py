@@ -31,7 +31,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.error import SerializableErrorInfo
 from dagster_postgres import PostgresScheduleStorage
 
-from rag_pipeline.defs import event_log
+from rag_pipeline.defs import alert_sensor, event_log
 from rag_pipeline.defs.alert_sensor import alerts
 from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
 from rag_pipeline.defs.resources import PipelineResource
@@ -464,3 +464,19 @@ class Ticking:
                 error=error if status == TickStatus.FAILURE else None,
             )
         )
+
+
+def test_what_is_gone_is_not_reported_again_from_old_events(
+    listening: DagsterHome, inbox: Inbox, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last events are read again at every tick, also those after the one that opened the alert."""
+    gone = False
+    monkeypatch.setattr(alert_sensor, "_gone_subjects", lambda *_: lambda subject: gone)
+    world.missing = 1
+    for _ in range(3):
+        world.run(listening)
+    tick(listening)
+    gone = True
+    for _ in range(3):
+        tick(listening)
+    assert [title.split(": ")[1] for title in inbox.titles] == ["Failing", "Recovered"]

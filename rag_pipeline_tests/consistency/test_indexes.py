@@ -20,7 +20,9 @@ from pymilvus.exceptions import MilvusException
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import PrivilegeError, RagError, StoreUnavailableError
+from rag_pipeline.indexing.verify import verify
 from rag_pipeline.local_servers.postgres_folders import programs_for
+from rag_pipeline.months import Month
 from rag_pipeline.search.candidates import check_embedder, find
 from rag_pipeline.stores.filters import Filters
 from rag_pipeline.stores.milvus import collection_inspection, index_rebuild
@@ -471,6 +473,23 @@ def test_another_embedders_copy_is_left_to_people(damaged: DamagedIndex) -> None
     damaged.repaired()
 
 
+def test_an_ingest_during_a_rebuild_succeeds_and_keeps_what_it_writes(damaged: DamagedIndex) -> None:
+    spoil_index(damaged)
+    with damaged.index.open() as pipeline:
+        generation = pipeline.collections.generations["dense"]
+        index_rebuild.search_copy(pipeline.stores.milvus, generation, lambda *_: None)
+    damaged.index.write("march0.md", "# 変わった文書\n\n新しい本文。\n", "2024-03-05")
+    damaged.index.write("may.md", "# 五月\n\n新しい月の本文。\n", "2024-05-02")
+    result = damaged.index.ingest()
+    assert (result.errors, result.stats.documents) == ([], 2)
+    with damaged.index.open() as pipeline:
+        for month in (MARCH, Month(2024, 5)):
+            assert all(counts.equal for counts in verify(pipeline, month, ["dense"]))
+    damaged.repaired()
+    damaged.index.docs.joinpath("may.md").unlink()
+    damaged.restore()
+
+
 def kill_repair(damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -545,6 +564,8 @@ def test_a_repair_waits_for_a_large_index_and_reports_its_progress(
     spoil_index(damaged)
     monkeypatch.setattr(index_rebuild, "_POLL_SECONDS", 0.01)
     reported: list[tuple[str, int, int | None]] = []
+    with damaged.milvus() as client:
+        count = len(client.list_partitions(damaged.collection("dense")))
     with damaged.index.open() as pipeline:
         generation = pipeline.collections.generations["dense"]
         (problem,) = collection_inspection.collection_problems(pipeline.collections, "dense")
@@ -554,7 +575,7 @@ def test_a_repair_waits_for_a_large_index_and_reports_its_progress(
         collection_inspection.repair(pipeline.collections, problem, lambda *report: reported.append(report))
     monkeypatch.undo()
     assert reported == [
-        *((f"copying {generation.name}, partitions", number, 3) for number in range(3)),
+        *((f"copying {generation.name}, partitions", number, count) for number in range(count)),
         (f"index of {generation.copy}", 0, 100),
         (f"index of {generation.copy}", 60, 100),
         (f"loading {generation.copy}, percent", 70, 100),

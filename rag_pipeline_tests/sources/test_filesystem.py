@@ -379,7 +379,7 @@ def test_a_pass_over_a_replaced_root_fails(tmp_path: Path) -> None:
 
 UNPRIVILEGED = """
 import os, sys
-from rag_pipeline.errors import DocumentError, SourceError, VanishedError
+from rag_pipeline.errors import DocumentError, SourceError
 from rag_pipeline.sources import connect
 from rag_pipeline.sources.config import SourceConfig
 connector = connect(SourceConfig(name="handbook", type="filesystem", path="."))

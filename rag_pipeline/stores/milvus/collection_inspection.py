@@ -54,13 +54,15 @@ def collection_problems(collections: Collections, kind: VectorKind) -> list[Coll
     found: list[tuple[CollectionProblemKind, str]] = []
     with collections.milvus.client() as client:
         target = collections.alias_target(client, generation.alias)
+        left = f"{generation.copy} exists: a rebuild of the index has not ended"
+        copied = client.has_collection(generation.copy, timeout=TIMEOUT_SECONDS)
         if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
-            return [CollectionProblem(kind, "collection missing", f"{generation.name} does not exist")]
+            missing = CollectionProblem(kind, "collection missing", f"{generation.name} does not exist")
+            return [missing, CollectionProblem(kind, "copy left behind", left)] if copied else [missing]
         description = client.describe_collection(generation.name, timeout=TIMEOUT_SECONDS)
         dimension = dimension_of(description, kind)
         if dimension != generation.dimension:
             found.append(("dimension differs", f"{dimension}, the embedder's is {generation.dimension}"))
-        copied = client.has_collection(generation.copy, timeout=TIMEOUT_SECONDS)
         if target is None:
             found.append(("alias missing", f"{generation.alias} does not exist"))
         elif target not in (generation.name, generation.copy):
@@ -73,9 +75,10 @@ def collection_problems(collections: Collections, kind: VectorKind) -> list[Coll
     elif wrong := _differences(index, INDEXES[kind]):
         found.append(("index differs", wrong))
     if not is_loaded(collections.milvus, generation.name):
-        found.append(("not loaded", f"{generation.name} is not loaded: it cannot be searched or checked"))
+        cannot = "checked" if target == generation.copy else "searched or checked"
+        found.append(("not loaded", f"{generation.name} is not loaded: it cannot be {cannot}"))
     if copied:
-        found.append(("copy left behind", f"{generation.copy} exists: a rebuild of the index has not ended"))
+        found.append(("copy left behind", left))
     return [CollectionProblem(kind, what, text) for what, text in found]
 
 

@@ -156,7 +156,8 @@ class Collections:
     def searchable(self, kind: VectorKind, month: Month) -> int:
         """Return the number of a month's rows that queries find by the searches' alias and the rows' own dates.
 
-        A real server reads the month's partition only; Lite counts without looking at partitions.
+        A real server reads the month's partition only; Lite counts without looking at partitions. While an index is
+        rebuilt, searches use a copy, which does not tell what they will find: then what is stored counts as searchable.
         """
         bounds = (
             f"created_timestamp >= {int(month.start.timestamp())} "
@@ -167,6 +168,8 @@ class Collections:
             target = self.alias_target(client, self.generations[kind].alias)
             if target is None:
                 return 0
+            if target == self.generations[kind].copy:
+                return self.rows_in(kind, month.milvus_partition)
             if partitions and not client.has_partition(target, partitions[0], timeout=TIMEOUT_SECONDS):
                 return 0
             if client.get_load_state(target, timeout=TIMEOUT_SECONDS)["state"].name != "Loaded":
@@ -207,8 +210,9 @@ class Collections:
                 self._check_embedder(client, generation, current)
             if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
                 create(client, generation, generation.name)
-            # After a restart of Lite no collection is loaded; loading twice is harmless.
-            client.load_collection(generation.name, timeout=TIMEOUT_SECONDS)
+            if current != generation.copy:  # else its index is being rebuilt, which loading would prevent
+                # After a restart of Lite no collection is loaded; loading twice is harmless.
+                client.load_collection(generation.name, timeout=TIMEOUT_SECONDS)
             if current is None:
                 client.create_alias(generation.name, generation.alias, timeout=TIMEOUT_SECONDS)
 

@@ -9,7 +9,6 @@ the process is killed, the next repair continues, or copies again.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.errors import BusyError, RagError, StoreUnavailableError
@@ -37,7 +36,7 @@ _ROWS_PER_QUERY = 1000
 def search_copy(milvus: Milvus, generation: Generation, progress: Progress) -> None:
     """Copy a loaded collection, with the specified index, and let searches use the copy.
 
-    Raises a `StoreUnavailableError` if Milvus has no room for it; nothing is changed then.
+    Raises a `StoreUnavailableError` if Milvus has no room for it. The copy is dropped again then, if Milvus answers.
     """
     name, copy = generation.name, generation.copy
     drop_copy(milvus, generation)  # of a rebuild that was killed: it lacks what was written since then
@@ -52,11 +51,13 @@ def search_copy(milvus: Milvus, generation: Generation, progress: Progress) -> N
             client.flush(copy, timeout=_BUILD_SECONDS)
         load(milvus, generation.kind, copy, progress)
     except StoreUnavailableError as error:
-        with suppress(StoreUnavailableError):
+        try:
             drop_copy(milvus, generation)
+        except StoreUnavailableError:
+            raise error from None
         raise StoreUnavailableError(
             f"{error} (while copying {name}, so that searches go on while its index is rebuilt; to rebuild it without "
-            "searches, release that collection, then run `rag-pipeline repair`)"
+            "a copy, stop searches and ingests, release that collection, then run `rag-pipeline repair`)"
         ) from None
     _lead_searches(milvus, name, copy)
 
