@@ -290,7 +290,7 @@ def test_several_processes_may_describe_it_at_once(database_url: str) -> None:
         found = list(pool.map(expected_schema_module._describe_scratch_schema, databases))
     for database in databases:
         database.close()
-    assert [len(one) for one in found if one != found[0]] == [], len(found)
+    assert all(one == found[0] for one in found)
 
 
 @contextmanager
