@@ -15,7 +15,7 @@ from rag_pipeline.errors import ConfigError, SourceError
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
 from rag_pipeline.stores.postgres import expiring_months, schema
-from rag_pipeline.stores.postgres.advisory_locks import fenced_lock, held
+from rag_pipeline.stores.postgres.advisory_locks import fenced_lock, held, month_lock_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,10 +37,6 @@ class Progress(Protocol):
     """Called with how far a long step has come."""
 
     def __call__(self, stage: str, done: int, total: int | None = None) -> None: ...
-
-
-def _lock_name(month: Month) -> str:
-    return f"month {month}"
 
 
 def silent(stage: str, done: int, total: int | None = None) -> None:
@@ -187,7 +183,7 @@ class Pipeline:
         """
         with fenced_lock(
             self.stores.database,
-            _lock_name(month),
+            month_lock_name(month),
             wait_seconds,
             lambda: self.progress(f"{month}: waiting for another run", 0),
         ):
@@ -197,7 +193,9 @@ class Pipeline:
         """Return the months whose lock some run holds."""
         existing = schema.existing_months(self.stores.database)
         with self.stores.database.connection() as connection:
-            names = {_lock_name(month): month for month in [*existing, *expiring_months.in_progress(connection)]}
+            names = {
+                month_lock_name(month): month for month in [*existing, *expiring_months.in_progress(connection)]
+            }
             return {names[name] for name in held(connection, names)}
 
     def close(self) -> None:

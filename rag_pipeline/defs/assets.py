@@ -22,7 +22,7 @@ from rag_pipeline.indexing.verify import verify
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
 from rag_pipeline.sources.config import SourceConfig
-from rag_pipeline.sources.naming import identifier
+from rag_pipeline.sources.naming import identifier, sensor_name
 from rag_pipeline.stores.postgres import document_chunks as chunks_table
 from rag_pipeline.stores.postgres import documents as documents_table
 
@@ -47,7 +47,7 @@ def source_assets(sources: Sequence[SourceConfig]) -> list[dg.AssetSpec]:
             owners=OWNERS,
             kinds={source.type},
             description=f"Documents in {source.connection_config()['path']}, scanned by the sensor "
-            f"`sync_{identifier(source.name)}` ({source.schedule}).",
+            f"`{sensor_name(source.name)}` ({source.schedule}).",
             metadata={"schedule": source.schedule, "include": list(source.include)},
             freshness_policy=_freshness_policy(source),
         )

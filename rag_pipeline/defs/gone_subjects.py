@@ -13,12 +13,12 @@ from rag_pipeline.errors import ConfigError
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.sources.config import SourcesFile
-from rag_pipeline.sources.naming import identifier
+from rag_pipeline.sources.naming import SENSOR_PREFIX, identifier, sensor_name
 from rag_pipeline.stores.postgres.alert_outbox import Subject
 
 _MONTHLY_ASSETS = set(built_assets(VECTOR_KINDS))
 _OF_OUR_MONTHS = {INDEX_MONTH, CHECK_MONTH, REPAIR_MONTH, *_MONTHLY_ASSETS}
-_SYNC, _SOURCE = "sync_", f"{SOURCE_CHECK} on sources/"
+_SOURCE = f"{SOURCE_CHECK} on sources/"
 
 
 class GoneSubjects:
@@ -40,18 +40,17 @@ class GoneSubjects:
         self._some_source_is_unknown = bool(file.invalid)
         self._existing = existing
         self._oldest_kept = oldest_kept
-        listed = [identifier(source.name) for source in file.sources]
         self._ticking = {sensor.name for sensor in repository.sensor_defs}
         self._ticking |= {schedule.name for schedule in repository.schedule_defs}
-        self._ticking |= {f"{_SYNC}{name}" for name in listed}
+        self._ticking |= {sensor_name(source.name) for source in file.sources}
         self._checks = {
             f"{key.name} on {key.asset_key.to_user_string()}" for key in repository.asset_graph.asset_check_keys
         }
-        self._checks |= {f"{_SOURCE}{name}" for name in listed}
+        self._checks |= {f"{_SOURCE}{identifier(source.name)}" for source in file.sources}
 
     def __call__(self, subject: Subject) -> bool:
         """Whether nothing will report this subject again."""
-        if self._some_source_is_unknown and subject.name.startswith((_SYNC, _SOURCE)):
+        if self._some_source_is_unknown and subject.name.startswith((SENSOR_PREFIX, _SOURCE)):
             return False
         if subject.kind in ("sensor", "schedule"):
             name, _, location = subject.name.rpartition(" of ")

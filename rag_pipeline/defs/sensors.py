@@ -26,7 +26,7 @@ from rag_pipeline.indexing.stats import Counts
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.sources.config import SourceConfig, SourcesFile
-from rag_pipeline.sources.naming import identifier
+from rag_pipeline.sources.naming import sensor_name
 from rag_pipeline.stores.postgres import alert_outbox, vector_deletions
 
 NOT_DUE = "is not due yet"
@@ -49,7 +49,7 @@ def sync_sensor(config: SourceConfig, pipeline_override: Pipeline | None = None)
     rhythm = min(pauses(config)).total_seconds() / _TICKS_PER_PAUSE
 
     @dg.sensor(
-        name=f"sync_{identifier(config.name)}",
+        name=sensor_name(config.name),
         minimum_interval_seconds=int(min(max(rhythm, _SHORTEST_INTERVAL), _LONGEST_INTERVAL)),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Scans the source {config.name} ({config.schedule}). The sensor index_pending_months runs "
@@ -142,7 +142,7 @@ def invalid_sensor(name: str, message: str) -> dg.SensorDefinition:
     """Return the sensor of a source whose entry in `sources.yaml` has a mistake: it fails with that."""
 
     @dg.sensor(
-        name=f"sync_{identifier(name)}",
+        name=sensor_name(name),
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"The source {name} is not scanned: {message}. After correcting it, reload the code location.",

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraint
 
 from rag_pipeline.errors import ConfigError, SourceError, one_line
 from rag_pipeline.sources import storage_options
-from rag_pipeline.sources.naming import identifier, printable
+from rag_pipeline.sources.naming import identifier, printable, sensor_name
 from rag_pipeline.sources.patterns import split_pattern
 from rag_pipeline.urls import has_password
 
@@ -205,7 +205,7 @@ def read_sources(path: Path) -> SourcesFile:
             if other := identifiers.get(identifier(source.name)):
                 raise ConfigError(
                     f"{path}: source {source.name}: its sensor would have the same name as that of {other}, "
-                    f"sync_{identifier(source.name)}: rename one"
+                    f"{sensor_name(source.name)}: rename one"
                 )
         except ConfigError as error:
             mistakes.append((_name_of(entry), str(error)))

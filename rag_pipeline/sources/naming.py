@@ -23,10 +23,17 @@ _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Controls, format characters (such as those that reverse the writing direction), surrogates, and line and
 paragraph separators. Not the ideographic space or private use: both are common in Japanese file names."""
 
+SENSOR_PREFIX = "sync_"
+
 
 def identifier(source: str) -> str:
     """Return a source's name in letters, digits and `_`, which is all that the names of Dagster's sensors allow."""
     return source.replace("-", "_")
+
+
+def sensor_name(source: str) -> str:
+    """Return the name of the Dagster sensor that scans a source."""
+    return f"{SENSOR_PREFIX}{identifier(source)}"
 
 
 def to_locator(path: str) -> str:

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 from rag_pipeline.errors import BusyError, RagError, StoreUnavailableError
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import create, index_params, vector_field
-from rag_pipeline.stores.milvus.key_ranges import MAX_ROWS, Range, ranges
+from rag_pipeline.stores.milvus.key_ranges import ranges, read_rows
 from rag_pipeline.stores.milvus.rows import write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.milvus.client import Milvus
     from rag_pipeline.stores.milvus.collections import Generation
-    from rag_pipeline.stores.milvus.rows import Row
 
     Progress = Callable[[str, int, int], None]
 
@@ -121,37 +120,10 @@ def _copy(milvus: Milvus, name: str, copy: str, partition: str) -> None:
     with milvus.client() as client:
         if not client.has_partition(copy, partition, timeout=TIMEOUT_SECONDS):
             client.create_partition(copy, partition, timeout=TIMEOUT_SECONDS)
-    for rows in _read(milvus, name, partition):
-        write(milvus, copy, partition, rows)
-
-
-def _read(milvus: Milvus, collection: str, partition: str) -> Iterator[list[Row]]:
-    with milvus.client() as client:
-        stats = client.get_partition_stats(collection, partition, timeout=TIMEOUT_SECONDS)
-    pending = ranges(int(stats["row_count"]), _ROWS_PER_QUERY)
-    while pending:
-        within = pending.pop()
-        rows = _query(milvus, collection, partition, within)
-        if len(rows) < MAX_ROWS:
-            yield rows
-        else:
-            pending += within.halves()
-
-
-def _query(milvus: Milvus, collection: str, partition: str, within: Range) -> list[Row]:
-    with milvus.client() as client:
-        return [
-            dict(row)
-            for row in client.query(
-                collection,
-                filter=within.filter,
-                output_fields=["*"],
-                partition_names=[partition],
-                limit=MAX_ROWS,
-                consistency_level="Strong",
-                timeout=TIMEOUT_SECONDS,
-            )
-        ]
+        stats = client.get_partition_stats(name, partition, timeout=TIMEOUT_SECONDS)
+    for within in ranges(int(stats["row_count"]), _ROWS_PER_QUERY):
+        for _, rows in read_rows(milvus, name, partition, within, ["*"]):
+            write(milvus, copy, partition, rows)
 
 
 def _wait(what: str, measure: Callable[[], tuple[bool, int, int]], deadline: float, progress: Progress) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.errors import RagError
@@ -88,27 +88,37 @@ def is_loaded(milvus: Milvus, collection: str) -> bool:
 
 
 def read(milvus: Milvus, collection: str, partition: str, within: Range) -> Iterator[tuple[Range, set[str]]]:
-    """Yield the keys of a partition within a range, split into smaller ranges if one query cannot return them all.
+    """Yield the keys of a partition within a range, as `read_rows` does."""
+    for part, rows in read_rows(milvus, collection, partition, within, ["id"]):
+        yield part, {row["id"] for row in rows}
+
+
+def read_rows(
+    milvus: Milvus, collection: str, partition: str, within: Range, fields: Sequence[str]
+) -> Iterator[tuple[Range, list[dict[str, Any]]]]:
+    """Yield the rows of a partition within a range, split into smaller ranges if one query cannot return them all.
 
     The partition must exist: a real server refuses to read a missing one.
     """
     with milvus.client() as client:
-        rows = client.query(
-            collection,
-            filter=within.filter,
-            output_fields=["id"],
-            partition_names=[partition],
-            limit=MAX_ROWS,
-            consistency_level="Strong",
-            timeout=TIMEOUT_SECONDS,
-        )
-        keys = {row["id"] for row in rows}
+        rows = [
+            dict(row)
+            for row in client.query(
+                collection,
+                filter=within.filter,
+                output_fields=list(fields),
+                partition_names=[partition],
+                limit=MAX_ROWS,
+                consistency_level="Strong",
+                timeout=TIMEOUT_SECONDS,
+            )
+        ]
     if len(rows) < MAX_ROWS:
-        yield within, keys
+        yield within, rows
         return
-    del rows, keys
+    del rows
     for half in within.halves():
-        yield from read(milvus, collection, partition, half)
+        yield from read_rows(milvus, collection, partition, half, fields)
 
 
 def present(milvus: Milvus, collection: str, month: Month, keys: Sequence[str]) -> set[str]:

@@ -19,10 +19,16 @@ from rag_pipeline.stores.postgres.database import value, values
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from rag_pipeline.months import Month
     from rag_pipeline.stores.postgres.database import Connection, Database
 
 _POLL_SECONDS = 0.5
 _KEY = "hashtextextended(%s, 0)"
+
+
+def month_lock_name(month: Month) -> str:
+    """Return the name of the lock that the run of a month holds."""
+    return f"month {month}"
 
 
 @contextmanager

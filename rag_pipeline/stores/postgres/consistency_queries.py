@@ -13,6 +13,7 @@ from uuid import UUID
 
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline.stores.postgres.advisory_locks import month_lock_name
 from rag_pipeline.stores.postgres.database import dicts, named, objects, value, values
 from rag_pipeline.stores.postgres.month_bounds import (
     CHUNKS_OF_MONTH,
@@ -180,7 +181,7 @@ def of_month(month: Month, built: Sequence[str] = ()) -> dict[str, Any]:
     return {
         **month_bounds(month),
         "month": month.start.date(),
-        "lock": f"month {month}",
+        "lock": month_lock_name(month),
         "built": list(built),
     }
 
