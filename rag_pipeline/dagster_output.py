@@ -132,18 +132,24 @@ class DagsterOutput:
         data = self._reader.read()
         if not data:
             return False
+        if self._reader.tell() > _MOST_BYTES:
+            data += self._roll_over()
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._print(self._condenser.add(line.decode("utf-8", "replace").rstrip("\r")))
-        if self._reader.tell() > _MOST_BYTES:
-            # On a full disk the older part is lost, rather than that nothing is shown any more.
-            with suppress(OSError):
-                self._older.unlink(missing_ok=True)
-                with open_private(self._older) as older, self._path.open("rb") as full:
-                    shutil.copyfileobj(full, older)
-            self._file.truncate(0)
-            self._reader.seek(0)
         return True
+
+    def _roll_over(self) -> bytes:
+        """Move what the file has to the second one, and return what has been added to it meanwhile."""
+        # On a full disk the older part is lost, rather than that nothing is shown any more.
+        with suppress(OSError):
+            self._older.unlink(missing_ok=True)
+            with open_private(self._older) as older, self._path.open("rb") as full:
+                shutil.copyfileobj(full, older)
+        added = self._reader.read()
+        self._file.truncate(0)
+        self._reader.seek(0)
+        return added
 
     def _print(self, lines: Iterable[str]) -> None:
         for line in lines:
