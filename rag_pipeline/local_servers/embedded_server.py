@@ -24,6 +24,11 @@ _START_SECONDS = 120.0
 _ANSWER_SECONDS = 30.0
 _STOP_SECONDS = 30.0
 _PID_SECONDS = 10.0
+_NOTE_CHARACTERS = 4000
+
+
+class _EndedError(RagError):
+    """A server ended by itself before it answered."""
 
 
 class EmbeddedServer(ABC):
@@ -110,7 +115,7 @@ class EmbeddedServer(ABC):
                     f"{self.name}: port {taken} is taken by another program, using {self.remembered.port} from now on"
                 )
                 self.prepare(report)
-            self._start(lock_fd)
+            self._start(lock_fd, report)
         finally:
             os.close(lock_fd)
         self.complete()
@@ -168,17 +173,32 @@ class EmbeddedServer(ABC):
             return False
         return True
 
-    def _start(self, lock_fd: int) -> None:
+    def _start(self, lock_fd: int, report: Report) -> None:
+        """Start it; once more if it ends by itself, since what ended it may pass (a full process table, memory)."""
+        try:
+            self._start_once(lock_fd)
+        except _EndedError as error:
+            report(f"{error}; starting it once more")
+            self._start_once(lock_fd)
+
+    def _start_once(self, lock_fd: int) -> None:
         start = self.log.stat().st_size if self.log.exists() else 0
         child = self.spawn(lock_fd)
         if processes.wait_until(partial(self._ready, child.pid), partial(_runs, child), _START_SECONDS):
             processes.leave_running(child)
             return
-        why = f"did not answer within {_START_SECONDS:g} s" if _runs(child) else "did not start"
+        status = child.poll()
         child.kill()
         child.wait()
-        line = processes.error_line(processes.log_since(self.log, start))
-        raise RagError(f"{self.name} {why}: {line} (log: {self.log})")
+        output = processes.log_since(self.log, start)
+        why = f"{processes.error_line(output)} (log: {self.log})"
+        error: RagError
+        if status is None:
+            error = RagError(f"{self.name} did not answer within {_START_SECONDS:g} s: {why}")
+        else:
+            error = _EndedError(f"{self.name} did not start, {processes.how_it_ended(status)}: {why}")
+        error.add_note(output[-_NOTE_CHARACTERS:])  # a traceback shows it all, the one line does not
+        raise error
 
     def _ready(self, pid: int) -> bool:
         # compare the pid too: a foreign server that shares its port could be answering

@@ -186,6 +186,11 @@ def error_line(text: str) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
+def how_it_ended(status: int) -> str:
+    """Return `subprocess`'s return code in words."""
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+
+
 def log_since(log: Path, start: int) -> str:
     """Return what was appended to `log` after byte `start`, at most the last 64 KiB."""
     try:

@@ -322,6 +322,7 @@ def test_the_servers_outlive_a_start_in_the_background_and_still_stop_cleanly(
 
 
 def test_a_server_that_does_not_start_names_its_log_and_the_reason(local: LocalServers, home: Path) -> None:
+    local.up()
     local.down()
     settings = pidfiles(home)["postgres"].with_name("postgresql.auto.conf")
     before = settings.read_text()
@@ -332,12 +333,36 @@ def test_a_server_that_does_not_start_names_its_log_and_the_reason(local: LocalS
     finally:
         settings.write_text(before)
     assert f"(log: {home / 'logs' / 'postgresql.log'})" in str(caught.value)
-    assert "FATAL:  configuration file" in str(caught.value)
+    assert "PostgreSQL did not start, exit status 1: FATAL:  configuration file" in str(caught.value)
     # the others were started all the same
     assert running(local) == {"postgres": False, "milvus": True, "redis": True}
 
 
+def test_a_server_that_ends_while_it_starts_is_started_once_more(
+    local: LocalServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.down()
+    spawn = processes.spawn
+    failed: list[int] = []
+
+    def fail_at_first(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        if "postgres" not in command[0] or failed:
+            return spawn(command, **options)
+        child = spawn(["sh", "-c", "echo FATAL: out of semaphores >&2; kill -ABRT $$"], **options)
+        failed.append(child.pid)
+        return child
+
+    monkeypatch.setattr(processes, "spawn", fail_at_first)
+    lines: list[str] = []
+    local.up(lines.append)
+    assert running(local) == dict.fromkeys(KEYS, True)
+    once_more = [line for line in lines if line.endswith("; starting it once more")]
+    assert len(once_more) == 1
+    assert once_more[0].startswith("PostgreSQL did not start, killed by signal 6: FATAL: out of semaphores (log: ")
+
+
 def test_data_of_another_major_version_are_left_alone(local: LocalServers, home: Path) -> None:
+    local.up()
     local.down()
     version = pidfiles(home)["postgres"].with_name("PG_VERSION")
     ours = version.read_text()
