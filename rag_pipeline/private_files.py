@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import IO
 
-_IN_HOME = {"stack.json", "logs", "postgres", "milvus", "valkey", "dagster"}
+_IN_HOME = {"stack.json", "logs", "postgres", "milvus", "valkey", "dagster", "models"}
 
 
 def make_home(home: Path) -> None:
@@ -31,13 +31,13 @@ def make_private_folder(path: Path) -> None:
     _close(path, 0o700)
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace the content of `path` atomically; only its owner can read it."""
+def write_private(path: Path, content: str | bytes) -> None:
+    """Replace the content of `path` atomically; only its owner can read it. Raises `OSError`."""
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)

