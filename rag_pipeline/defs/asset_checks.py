@@ -5,13 +5,14 @@ All are partitioned by month: an unpartitioned one leaves a row that stays "plan
 one evaluation. It raises no alert: nothing would close it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
-from rag_pipeline.consistency.asset_names import collection_asset
+from rag_pipeline.consistency.asset_names import TABLE_ASSETS, collection_asset
 from rag_pipeline.consistency.checks import Check, check_index, check_month, checks_by_asset
 from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.defs.metadata import table
@@ -26,12 +27,25 @@ Outcome = dict[str, Any]
 """What a check found: the fields that Dagster's results and evaluations of checks have in common."""
 
 
+@dataclass(frozen=True)
+class _Comparison:
+    """A check that compares numbers, besides the consistency checks of the table."""
+
+    spec: dg.AssetCheckSpec
+    outcome: Callable[[Pipeline, Month], Outcome]
+
+
 def index_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefinition]:
-    """Return the checks of all assets, for the kinds of vectors that are built."""
+    """Return the checks of all assets, for the kinds of vectors that are built.
+
+    Two steps carry them out, because a step costs as much as a check: those of the tables run even if Milvus is down.
+    """
+    by_asset = checks_by_asset(built)
+    tables = {asset: checks for asset, checks in by_asset.items() if asset in TABLE_ASSETS}
+    collections = {asset: checks for asset, checks in by_asset.items() if asset not in TABLE_ASSETS}
     return [
-        *(_vectors_verified(kind) for kind in built),
-        *(_consistency(asset, checks) for asset, checks in checks_by_asset(built).items()),
-        vector_deletions_backlog,
+        _step("table_checks", tables, [_BACKLOG]),
+        _step("collection_checks", collections, [_vectors_verified(kind) for kind in built]),
     ]
 
 
@@ -62,37 +76,62 @@ def _evaluation(month: Month, asset: str, check: str, outcome: Outcome) -> dg.As
     )
 
 
-def _consistency(asset: str, checks: Sequence[Check]) -> dg.AssetChecksDefinition:
-    """The consistency checks of an asset as one step, because those of a collection share a pass over its keys."""
+def _step(
+    name: str, by_asset: Mapping[str, Sequence[Check]], comparisons: Sequence[_Comparison]
+) -> dg.AssetChecksDefinition:
+    """The checks of some assets as one step. The consistency checks share a pass over the keys of a collection."""
 
     @dg.multi_asset_check(
-        name=f"{asset}_consistency",
+        name=name,
         specs=[
-            dg.AssetCheckSpec(check.name, asset=asset, partitions_def=months, description=check.description)
-            for check in checks
+            *(comparison.spec for comparison in comparisons),
+            *(
+                dg.AssetCheckSpec(check.name, asset=asset, partitions_def=months, description=check.description)
+                for asset, checks in by_asset.items()
+                for check in checks
+            ),
         ],
         can_subset=True,
-        # Last in a month's run: before its end, what a killed run left looks stuck.
+        # Last in a month's run: before its end, what a killed run left looks stuck, and any large deletion looks
+        # like a backlog.
         op_tags={"dagster/priority": "-1"},
     )
-    def consistency(
+    def step(
         context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
     ) -> Iterator[dg.AssetCheckResult]:
-        selected = {key.name for key in context.selected_asset_check_keys}
-        of_index = check_index(pipeline, names=selected, assets=(asset,), costly=not context.has_partition_key)
-        by_month = {
-            month: [*of_index, *check_month(pipeline, month, names=selected, assets=(asset,))]
-            for month in _months_to_check(context, pipeline)
-        }
-        for check in checks:
-            if check.name in selected:
-                outcomes = {
-                    month: _findings_outcome(check, [finding for finding in found if finding.check == check.name])
-                    for month, found in by_month.items()
-                }
-                yield _result(context, outcomes, check_name=check.name, asset_key=asset)
+        selected = context.selected_asset_check_keys
+        of = _months_to_check(context, pipeline)
+        for comparison in comparisons:
+            key = comparison.spec.key
+            if key in selected:
+                outcomes = {month: comparison.outcome(pipeline, month) for month in of}
+                yield _result(context, outcomes, check_name=key.name, asset_key=key.asset_key)
+        for asset, checks in by_asset.items():
+            names = {
+                check.name for check in checks if dg.AssetCheckKey(dg.AssetKey(asset), check.name) in selected
+            }
+            if names:
+                yield from _consistency(context, pipeline, of, asset, [c for c in checks if c.name in names])
 
-    return consistency
+    return step
+
+
+def _consistency(
+    context: dg.AssetCheckExecutionContext,
+    pipeline: Pipeline,
+    of: Sequence[Month],
+    asset: str,
+    checks: Sequence[Check],
+) -> Iterator[dg.AssetCheckResult]:
+    names = {check.name for check in checks}
+    of_index = check_index(pipeline, names=names, assets=(asset,), costly=not context.has_partition_key)
+    by_month = {month: [*of_index, *check_month(pipeline, month, names=names, assets=(asset,))] for month in of}
+    for check in checks:
+        outcomes = {
+            month: _findings_outcome(check, [finding for finding in found if finding.check == check.name])
+            for month, found in by_month.items()
+        }
+        yield _result(context, outcomes, check_name=check.name, asset_key=asset)
 
 
 def _findings_outcome(check: Check, findings: Sequence[Finding]) -> Outcome:
@@ -113,26 +152,20 @@ def _findings_outcome(check: Check, findings: Sequence[Finding]) -> Outcome:
     }
 
 
-def _vectors_verified(kind: VectorKind) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
+def _vectors_verified(kind: VectorKind) -> _Comparison:
+    def outcome(pipeline: Pipeline, month: Month) -> Outcome:
+        (counts,) = verify(pipeline, month, [kind])
+        return _counts_outcome(counts)
+
+    spec = dg.AssetCheckSpec(
+        "vectors_verified",
         asset=collection_asset(kind),
-        name="vectors_verified",
         partitions_def=months,
         blocking=True,
         description="Expected = stored = searchable: what PostgreSQL expects for the month, what its partition in "
         "Milvus holds, and what queries find. A difference fails the run.",
     )
-    def vectors_verified(
-        context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
-    ) -> dg.AssetCheckResult:
-        outcomes = {
-            month: _counts_outcome(counts)
-            for month in _months_to_check(context, pipeline)
-            for counts in verify(pipeline, month, [kind])
-        }
-        return _result(context, outcomes)
-
-    return vectors_verified
+    return _Comparison(spec, outcome)
 
 
 def _counts_outcome(counts: VectorCounts) -> Outcome:
@@ -147,21 +180,6 @@ def _counts_outcome(counts: VectorCounts) -> Outcome:
             "what_to_do": "nothing" if counts.equal else f"{repair_command(counts.month)} restores what differs",
         },
     }
-
-
-@dg.asset_check(
-    asset="document_chunks",
-    partitions_def=months,
-    # A month's run deletes vectors at its end; before that, any large deletion looks like a backlog.
-    op_tags={"dagster/priority": "-1"},
-    description="Chunks of the month whose vectors are still to be deleted from Milvus. Fails if they exceed "
-    "RAG_DELETIONS_BACKLOG.",
-)
-def vector_deletions_backlog(
-    context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
-) -> dg.AssetCheckResult:
-    outcomes = {month: _backlog_outcome(pipeline, month) for month in _months_to_check(context, pipeline)}
-    return _result(context, outcomes)
 
 
 def _backlog_outcome(pipeline: Pipeline, month: Month) -> Outcome:
@@ -185,6 +203,18 @@ def _backlog_outcome(pipeline: Pipeline, month: Month) -> Outcome:
             else "find out from the ticks of the sensor drain_vector_deletions why they are not drained",
         },
     }
+
+
+_BACKLOG = _Comparison(
+    dg.AssetCheckSpec(
+        "vector_deletions_backlog",
+        asset="document_chunks",
+        partitions_def=months,
+        description="Chunks of the month whose vectors are still to be deleted from Milvus. Fails if they exceed "
+        "RAG_DELETIONS_BACKLOG.",
+    ),
+    _backlog_outcome,
+)
 
 
 def _months_to_check(context: dg.AssetCheckExecutionContext, pipeline: Pipeline) -> list[Month]:
