@@ -1,6 +1,6 @@
-"""The cost of an ingest outside the embedder, by stage: python -m benchmarks.ingest [--files 2000]
+"""The cost of an ingest outside the embedder, by stage: python -m benchmarks.ingest [--files 2000] [--months 24]
 
-Writes Japanese Markdown files of 24 months and runs `rag-pipeline ingest` as a user would, in a new process each
+Writes Japanese Markdown files of some months and runs `rag-pipeline ingest` as a user would, in a new process each
 time, on its own embedded servers: everything new, nothing changed, 1 % edited, 1 % deleted. Compare only figures of
 the same call.
 """
@@ -54,7 +54,7 @@ _WORDS = [
 ]
 
 
-def make_files(folder: Path, count: int) -> list[Path]:
+def make_files(folder: Path, count: int, months: int) -> list[Path]:
     random.seed(7)
     paths = []
     for number in range(count):
@@ -67,7 +67,7 @@ def make_files(folder: Path, count: int) -> list[Path]:
             ]
             paragraphs = ["".join(sentences[start : start + 6]) for start in range(0, 24, 6)]
             sections.append(f"## 第{section + 1}節 {random.choice(_WORDS)}\n\n" + "\n\n".join(paragraphs))
-        month = number % 24
+        month = number % months
         front = f"---\ntitle: 文書{number}\ndate: {2024 + month // 12}-{month % 12 + 1:02d}-15\n---\n"
         path = folder / f"{number % 50:02d}" / f"{number}.md"
         path.parent.mkdir(exist_ok=True)
@@ -100,9 +100,10 @@ def run(name: str, environment: dict[str, str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--months", type=int, default=24)
     arguments = parser.parse_args()
     with benchmark_workspace() as (workspace, environment):
-        paths = make_files(workspace.docs, arguments.files)
+        paths = make_files(workspace.docs, arguments.files, arguments.months)
         run("everything new", environment)
         run("nothing changed", environment)
         some = paths[::100]

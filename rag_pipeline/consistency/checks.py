@@ -16,15 +16,18 @@ from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 
 if TYPE_CHECKING:
     from rag_pipeline.consistency.findings import Finding
+    from rag_pipeline.indexing.touched_chunks import TouchedChunks
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
 
 MonthQuestion = Callable[["Pipeline", "Month", Sequence[str]], "list[Finding]"]
 """(pipeline, month, assets) → the findings of that month in these assets."""
+ChangeQuestion = Callable[["Pipeline", "Month", Sequence[str], "TouchedChunks"], "list[Finding]"]
+"""(pipeline, month, assets, what a run touched) → the findings there."""
 IndexQuestion = Callable[["Pipeline", Sequence[str]], "list[Finding]"]
 """(pipeline, assets) → the findings of the whole index in these assets."""
 
-_Question = TypeVar("_Question", MonthQuestion, IndexQuestion)
+_Question = TypeVar("_Question", MonthQuestion, ChangeQuestion, IndexQuestion)
 
 _COLLECTIONS = tuple(collection_asset(kind) for kind in VECTOR_KINDS)
 
@@ -39,6 +42,8 @@ class Check:
     assets: tuple[str, ...]
     """Where it is looked for. Collections of kinds that are not built are skipped."""
     of_month: MonthQuestion
+    of_change: ChangeQuestion | None = None
+    """Asked at the end of a run instead of `of_month`, whose time grows with the month."""
     of_index: IndexQuestion | None = None
     of_index_is_costly: bool = False
     """It reads all items. The checks of a single month in Dagster leave it out."""
@@ -59,15 +64,19 @@ CHECKS: dict[str, Check] = {
         ),
         Check(
             "missing_vectors",
-            "Chunks that should have vectors in this collection, and have none.",
+            "Chunks that should have vectors in this collection, and have none. A run looks at the chunks that it "
+            "changed, the nightly check at all.",
             assets=_COLLECTIONS,
             of_month=vector_checks.missing_and_orphaned_vectors,
+            of_change=vector_checks.missing_and_orphaned_among,
         ),
         Check(
             "orphaned_vectors",
-            "Vectors that belong to no chunk of the month, or are in a partition of no month.",
+            "Vectors that belong to no chunk of the month, or are in a partition of no month. A run looks at the "
+            "chunks that it changed, the nightly check at all.",
             assets=_COLLECTIONS,
             of_month=vector_checks.missing_and_orphaned_vectors,
+            of_change=vector_checks.missing_and_orphaned_among,
             of_index=vector_checks.vectors_outside_months,
         ),
         Check(
@@ -121,11 +130,28 @@ def check_index(
 
 
 def check_month(
-    pipeline: Pipeline, month: Month, *, names: Collection[str] = CHECKS, assets: Collection[str] | None = None
+    pipeline: Pipeline,
+    month: Month,
+    *,
+    names: Collection[str] = CHECKS,
+    assets: Collection[str] | None = None,
+    touched: TouchedChunks | None = None,
 ) -> list[Finding]:
-    """Return what these checks find wrong with a month, in these assets (default: all)."""
-    questions = _questions_of(((check, check.of_month) for check in _in_order(names)), pipeline, assets)
-    found = [finding for question, where in questions for finding in question(pipeline, month, where)]
+    """Return what these checks find wrong with a month, in these assets (default: all).
+
+    Checks that can do so look only at what a run `touched`.
+    """
+    asked = _in_order(names)
+    of_change = [(check, check.of_change) for check in asked if touched and check.of_change]
+    of_month = [(check, check.of_month) for check in asked if not (touched and check.of_change)]
+    found = [
+        finding
+        for question, where in _questions_of(of_month, pipeline, assets)
+        for finding in question(pipeline, month, where)
+    ]
+    if touched:
+        for among, where in _questions_of(of_change, pipeline, assets):
+            found += among(pipeline, month, where, touched)
     return [finding for finding in found if finding.check in names]
 
 

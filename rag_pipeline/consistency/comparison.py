@@ -1,6 +1,6 @@
-"""A month's chunks and the keys in one collection, compared range by range in both directions.
+"""A month's chunks and the keys in one collection, compared in both directions: all, range by range, or some.
 
-Memory is bounded by a range; time grows with the month. A run can be writing meanwhile, so a difference is read
+Memory is bounded by a range; time grows with the month, or with the number of chunks. A run can be writing meanwhile, so a difference is read
 again, in an order in which the write path cannot have produced it. A vector is in Milvus before its chunk is
 completed or has its id, and is deleted after its chunk is: a missing vector is read again from Milvus first, then from
 PostgreSQL. An orphaned vector's chunk is in PostgreSQL before the vector exists and in the outbox afterwards: it
@@ -24,6 +24,7 @@ from rag_pipeline.stores.vector_ids import parse, row_ids
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rag_pipeline.indexing.touched_chunks import TouchedChunks
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection
 
 _PAUSE_SECONDS = 0.3
+_CHUNKS_AT_ONCE = 500
 
 
 @dataclass
@@ -49,6 +51,13 @@ class Differences:
 def differences(pipeline: Pipeline, month: Month, kind: VectorKind) -> Iterator[Differences]:
     """Compare a month's chunks with its partition of a collection, which must be loaded if it exists."""
     return _Comparison(pipeline, month, kind).run()
+
+
+def differences_among(
+    pipeline: Pipeline, month: Month, kind: VectorKind, touched: TouchedChunks
+) -> Iterator[Differences]:
+    """Compare only the chunks that a run touched, which must not be too many to be remembered."""
+    return _Comparison(pipeline, month, kind).run_among(touched)
 
 
 def vectors_of_no_month(pipeline: Pipeline, kind: VectorKind) -> Iterator[tuple[str, set[str]]]:
@@ -94,6 +103,21 @@ class _Comparison:
                 with self._database.connection() as connection:
                     rows = self._chunks(connection, within)
                 yield self._compare(rows, set(), set())
+
+    def run_among(self, touched: TouchedChunks) -> Iterator[Differences]:
+        written, deleted = sorted(touched.written), sorted(touched.deleted.items())
+        for start in range(0, max(len(written), len(deleted)), _CHUNKS_AT_ONCE):
+            ids = written[start : start + _CHUNKS_AT_ONCE]
+            gone = deleted[start : start + _CHUNKS_AT_ONCE]
+            with self._database.connection() as connection:
+                rows = consistency_queries.chunks_named(connection, self._month, self._kind, ids)
+                leaving = consistency_queries.pending_deletions(
+                    connection, min([*ids, *(i for i, _ in gone)]), None
+                )
+            counted = [*((i, state.vectors) for i, state in rows.items()), *gone]
+            yield self._compare(
+                rows, leaving, self._present(key for i, n in counted for key in row_ids(self._kind, i, n))
+            )
 
     def _chunks(self, connection: Connection, within: Range) -> dict[UUID, ChunkState]:
         return consistency_queries.chunks_within(connection, self._month, self._kind, within.first, within.after)

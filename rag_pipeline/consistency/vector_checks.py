@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.consistency.asset_names import collection_asset, kinds_among
-from rag_pipeline.consistency.comparison import differences, vectors_of_no_month
+from rag_pipeline.consistency.comparison import differences, differences_among, vectors_of_no_month
 from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.stores.milvus import key_ranges
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.postgres import consistency_queries, expiring_months
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from rag_pipeline.consistency.comparison import Differences
+    from rag_pipeline.indexing.touched_chunks import TouchedChunks
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
@@ -24,10 +26,14 @@ def missing_and_orphaned_vectors(pipeline: Pipeline, month: Month, assets: Seque
 
     A collection that is not loaded cannot be read: both checks report that, and `index_issues` reports the cause.
     """
-    found: list[Finding] = []
-    for kind in kinds_among(assets, pipeline.settings.vectors):
-        found += _compare(pipeline, month, kind) if _is_readable(pipeline, kind) else _unreadable(month, kind)
-    return found
+    return _of_collections(pipeline, month, assets, lambda kind: differences(pipeline, month, kind))
+
+
+def missing_and_orphaned_among(
+    pipeline: Pipeline, month: Month, assets: Sequence[str], touched: TouchedChunks
+) -> list[Finding]:
+    """As `missing_and_orphaned_vectors`, only among the chunks that a run touched."""
+    return _of_collections(pipeline, month, assets, lambda kind: differences_among(pipeline, month, kind, touched))
 
 
 def vectors_outside_months(pipeline: Pipeline, assets: Sequence[str]) -> list[Finding]:
@@ -51,6 +57,21 @@ def vectors_outside_months(pipeline: Pipeline, assets: Sequence[str]) -> list[Fi
                     f"{repair_command(None)} deletes them",
                 )
             )
+    return found
+
+
+def _of_collections(
+    pipeline: Pipeline,
+    month: Month,
+    assets: Sequence[str],
+    compare: Callable[[VectorKind], Iterable[Differences]],
+) -> list[Finding]:
+    found: list[Finding] = []
+    for kind in kinds_among(assets, pipeline.settings.vectors):
+        if _is_readable(pipeline, kind):
+            found += _findings(pipeline, month, kind, compare(kind))
+        else:
+            found += _unreadable(month, kind)
     return found
 
 
@@ -80,10 +101,10 @@ def _unreadable(month: Month, kind: VectorKind) -> list[Finding]:
     ]
 
 
-def _compare(pipeline: Pipeline, month: Month, kind: VectorKind) -> list[Finding]:
+def _findings(pipeline: Pipeline, month: Month, kind: VectorKind, parts: Iterable[Differences]) -> list[Finding]:
     name = pipeline.collections.generations[kind].name
     missing, orphaned = _Sample(), _Sample()
-    for part in differences(pipeline, month, kind):
+    for part in parts:
         missing.add(part.missing)
         orphaned.add(part.orphaned.items())
     if orphaned.count and _is_expiring_or_gone(pipeline, month, name):

@@ -15,8 +15,11 @@ import dagster as dg
 from rag_pipeline.consistency.asset_names import TABLE_ASSETS, collection_asset
 from rag_pipeline.consistency.checks import Check, check_index, check_month, checks_by_asset
 from rag_pipeline.consistency.findings import Finding, repair_command
+from rag_pipeline.defs.check_history import passed_last
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
+from rag_pipeline.indexing.month_run import MonthRun
+from rag_pipeline.indexing.touched_chunks import TouchedChunks
 from rag_pipeline.indexing.verify import VectorCounts, verify
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -32,7 +35,7 @@ class _Comparison:
     """A check that compares numbers, besides the consistency checks of the table."""
 
     spec: dg.AssetCheckSpec
-    outcome: Callable[[Pipeline, Month], Outcome]
+    outcome: Callable[[Pipeline, Month, MonthRun], Outcome]
 
 
 def index_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefinition]:
@@ -97,21 +100,25 @@ def _step(
         op_tags={"dagster/priority": "-1"},
     )
     def step(
-        context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
+        context: dg.AssetCheckExecutionContext,
+        pipeline: dg.ResourceParam[Pipeline],
+        month_run: dg.ResourceParam[MonthRun],
     ) -> Iterator[dg.AssetCheckResult]:
         selected = context.selected_asset_check_keys
         of = _months_to_check(context, pipeline)
         for comparison in comparisons:
             key = comparison.spec.key
             if key in selected:
-                outcomes = {month: comparison.outcome(pipeline, month) for month in of}
+                outcomes = {month: comparison.outcome(pipeline, month, month_run) for month in of}
                 yield _result(context, outcomes, check_name=key.name, asset_key=key.asset_key)
         for asset, checks in by_asset.items():
             names = {
                 check.name for check in checks if dg.AssetCheckKey(dg.AssetKey(asset), check.name) in selected
             }
             if names:
-                yield from _consistency(context, pipeline, of, asset, [c for c in checks if c.name in names])
+                chosen = [check for check in checks if check.name in names]
+                touched = _touched(context, month_run, asset, chosen)
+                yield from _consistency(context, pipeline, of, asset, chosen, touched)
 
     return step
 
@@ -122,39 +129,61 @@ def _consistency(
     of: Sequence[Month],
     asset: str,
     checks: Sequence[Check],
+    touched: TouchedChunks | None,
 ) -> Iterator[dg.AssetCheckResult]:
     names = {check.name for check in checks}
     of_index = check_index(pipeline, names=names, assets=(asset,), costly=not context.has_partition_key)
-    by_month = {month: [*of_index, *check_month(pipeline, month, names=names, assets=(asset,))] for month in of}
+    by_month = {
+        month: [*of_index, *check_month(pipeline, month, names=names, assets=(asset,), touched=touched)]
+        for month in of
+    }
     for check in checks:
         outcomes = {
-            month: _findings_outcome(check, [finding for finding in found if finding.check == check.name])
+            month: _findings_outcome(check, [finding for finding in found if finding.check == check.name], touched)
             for month, found in by_month.items()
         }
         yield _result(context, outcomes, check_name=check.name, asset_key=asset)
 
 
-def _findings_outcome(check: Check, findings: Sequence[Finding]) -> Outcome:
+def _touched(
+    context: dg.AssetCheckExecutionContext, month_run: MonthRun, asset: str, checks: Sequence[Check]
+) -> TouchedChunks | None:
+    """What the run changed, if looking only at that is enough: the checks passed the last time.
+
+    Otherwise a run that has nothing to do with the findings would close their alerts.
+    """
+    touched = month_run.touched
+    if touched is None or touched.too_many or not context.has_partition_key or touched.month != month_of(context):
+        return None
+    names = [check.name for check in checks if check.of_change]
+    return touched if passed_last(context.instance, touched.month, asset, names) else None
+
+
+def _findings_outcome(check: Check, findings: Sequence[Finding], touched: TouchedChunks | None = None) -> Outcome:
     rows = [
         (finding.problem, ", ".join(f"{name} {value}" for name, value in one.items()))
         for finding in findings
         for one in finding.sample
     ]
+    of_change = touched if check.of_change else None
     return {
         "passed": not findings,
         "severity": dg.AssetCheckSeverity.WARN if check.severity == "warning" else dg.AssetCheckSeverity.ERROR,
-        "description": " ".join(finding.description for finding in findings) or "no problems found",
+        "description": " ".join(finding.description for finding in findings)
+        or "no problems found" + (f" in what this run changed ({of_change})" if of_change else ""),
         "metadata": {
             "count": sum(finding.count for finding in findings),
             "sample": table(("problem", "details"), rows),
             "what_to_do": "; ".join(dict.fromkeys(finding.what_to_do for finding in findings)) or "nothing",
+            **({"compared": str(of_change) if of_change else "the whole month"} if check.of_change else {}),
         },
     }
 
 
 def _vectors_verified(kind: VectorKind) -> _Comparison:
-    def outcome(pipeline: Pipeline, month: Month) -> Outcome:
-        (counts,) = verify(pipeline, month, [kind])
+    def outcome(pipeline: Pipeline, month: Month, month_run: MonthRun) -> Outcome:
+        counted = [counts for counts in month_run.verified if (counts.month, counts.kind) == (month, kind)]
+        (counts,) = counted or verify(pipeline, month, [kind])
         return _counts_outcome(counts)
 
     spec = dg.AssetCheckSpec(
@@ -182,7 +211,7 @@ def _counts_outcome(counts: VectorCounts) -> Outcome:
     }
 
 
-def _backlog_outcome(pipeline: Pipeline, month: Month) -> Outcome:
+def _backlog_outcome(pipeline: Pipeline, month: Month, _: MonthRun | None = None) -> Outcome:
     limit = pipeline.settings.deletions_backlog
     with pipeline.stores.database.connection() as connection:
         pending, since = vector_deletions.pending(connection, month)

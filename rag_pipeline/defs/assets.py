@@ -183,9 +183,10 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
             # Each step's counts at once: a later step can fail.
             result = index_vectors(pipeline, month, selected)
             month_run.stats.add(result.counts())
-            month_run.stats.add(deletion_counts(drain_deletions(pipeline)))
-            verified = verify(pipeline, month, selected)
-        for counts in verified:
+            month_run.stats.add(deletion_counts(drain_deletions(pipeline, touched=result.touched)))
+            month_run.verified = verify(pipeline, month, selected)
+            month_run.touched = result.touched
+        for counts in month_run.verified:
             yield dg.MaterializeResult(
                 asset_key=collection_asset(counts.kind),
                 metadata={

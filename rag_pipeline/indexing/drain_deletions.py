@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rag_pipeline.indexing.stats import Counts
+    from rag_pipeline.indexing.touched_chunks import TouchedChunks
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.database import Database
@@ -33,12 +34,14 @@ _BATCH = 500
 _WAIT_SECONDS = 60
 
 
-def drain_deletions(pipeline: Pipeline, deadline: float | None = None) -> int:
+def drain_deletions(
+    pipeline: Pipeline, deadline: float | None = None, *, touched: TouchedChunks | None = None
+) -> int:
     """Delete from Milvus the vectors of chunks that were deleted in PostgreSQL. Return the number of chunks.
 
     Stops at `deadline` (on the clock of `time.monotonic`). Milvus is only contacted when a deletion is pending. Raises
     `StoreUnavailableError` if it is down: the outbox keeps what was not confirmed. One process drains at a time;
-    another one waits for it, and leaves the rest to it if it does not end in time.
+    another one waits for it, and leaves the rest to it if it does not end in time. Adds those of its month to `touched`.
     """
     database = pipeline.stores.database
     drained = 0
@@ -61,7 +64,12 @@ def drain_deletions(pipeline: Pipeline, deadline: float | None = None) -> int:
                 _delete(pipeline, collections, batch)
                 with database.connection() as connection:
                     vector_deletions.confirm(connection, batch)
-                months.update(Month.of(deletion.document_created_at) for deletion in batch)
+                by_month = [(Month.of(deletion.document_created_at), deletion) for deletion in batch]
+                months.update(month for month, _ in by_month)
+                if touched is not None:
+                    touched.add_deleted(
+                        (one.chunk_id, one.multi_vector_count) for month, one in by_month if month == touched.month
+                    )
                 drained += len(batch)
                 pipeline.progress("deletions", drained)
         finally:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rag_pipeline.errors import DimensionMismatchError, RagError, StoreUnavailableError, one_line
+from rag_pipeline.indexing.touched_chunks import TouchedChunks
 from rag_pipeline.indexing.vector_writer import VectorMappingService, name_of
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import (
@@ -45,6 +46,7 @@ _MOVE_BATCH = 500
 class VectorsResult:
     """What a month's vectors step did."""
 
+    touched: TouchedChunks
     written: int = 0
     """Chunks whose vectors were written."""
     embedded: int = 0
@@ -104,7 +106,7 @@ class _VectorStep:
         self._database = pipeline.stores.database
         self._month = month
         self._kinds = kinds
-        self._result = VectorsResult()
+        self._result = VectorsResult(TouchedChunks(month))
 
     def run(self) -> VectorsResult:
         pipeline, month, result = self._pipeline, self._month, self._result
@@ -205,6 +207,8 @@ class _VectorStep:
             failed = service.save([chunk for chunk, _ in embedded], [vectors for _, vectors in embedded])
         result.failed += [(name_of(chunk), reason) for chunk, reason in failed]
         result.written += len(embedded) - len(failed)
+        without = {chunk.id for chunk, _ in failed}
+        result.touched.add_written(chunk.id for chunk, _ in embedded if chunk.id not in without)
         with stopwatch.stage("switch"):
             self._switch(list({chunk.document_id for chunk, _ in embedded}))
         self._pipeline.progress(f"{self._month} vectors", result.written)
@@ -236,5 +240,6 @@ class _VectorStep:
                 document_chunks.mark_positions_stored(connection, month, moved)
                 vector_deletions.add_gone(connection, month, list(counts.items()))
             self._result.moved += len(moved)
+            self._result.touched.add_written(states)
         if self._result.moved:
             self._switch(None)

@@ -18,6 +18,8 @@ from rag_pipeline.indexing.stats import IngestStats
 from rag_pipeline.indexing.verify import verify
 
 if TYPE_CHECKING:
+    from rag_pipeline.indexing.touched_chunks import TouchedChunks
+    from rag_pipeline.indexing.verify import VectorCounts
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
 
@@ -29,6 +31,10 @@ class MonthRun:
     stats: IngestStats = field(default_factory=IngestStats)
     unreachable: list[str] = field(default_factory=list)
     """Why sources could not be reached, one line each. Their items stay pending."""
+    verified: list[VectorCounts] = field(default_factory=list)
+    """The counts of both stores after the last write of the run."""
+    touched: TouchedChunks | None = None
+    """What the run changed in the collections; None until it has."""
 
 
 def run_month(pipeline: Pipeline, month: Month, run: MonthRun) -> None:

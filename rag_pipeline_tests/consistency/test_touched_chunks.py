@@ -1,0 +1,117 @@
+"""The checks at the end of a run look at what it changed, and at the whole month where that would not be enough."""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID, uuid4
+
+import dagster as dg
+import pytest
+
+from rag_pipeline.consistency.checks import check_month
+from rag_pipeline.indexing import touched_chunks
+from rag_pipeline.indexing.scan import scan_source
+from rag_pipeline.indexing.touched_chunks import TouchedChunks
+from rag_pipeline.stores.vector_ids import row_ids
+from rag_pipeline_tests.consistency.test_defs import Jobs
+from rag_pipeline_tests.support.damaged_index import MARCH, DamagedIndex
+
+COLLECTION_CHECKS = ("missing_vectors", "orphaned_vectors")
+
+
+@pytest.fixture
+def jobs(damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    monkeypatch.setenv("RAG_SOURCES", str(damaged.index.sources))
+    return Jobs(damaged.index.open())
+
+
+def edit(damaged: DamagedIndex) -> None:
+    """Change one section of one document, and scan it."""
+    page = damaged.index.docs / "march2.md"
+    page.write_text(re.sub("## 第3節\n\n.*", f"## 第3節\n\n変更{uuid4()}。", page.read_text()))
+    with damaged.index.open() as pipeline:
+        scan_source(pipeline, pipeline.source("docs"))
+
+
+def compared(evaluation: dg.AssetCheckEvaluation) -> object:
+    return evaluation.metadata["compared"].value
+
+
+def test_only_the_chunks_that_a_run_changed_are_compared(damaged: DamagedIndex) -> None:
+    lost, other, *_ = map(UUID, damaged.chunks())
+    gone = uuid4()
+    with damaged.milvus() as client:
+        for kind in ("dense", "multi"):
+            (row,) = client.query(damaged.collection(kind), ids=row_ids(kind, other, 1), output_fields=["*"])
+            (left,) = row_ids(kind, gone, 1)
+            client.insert(damaged.collection(kind), [{**row, "id": left}], partition_name=MARCH.milvus_partition)
+        for chunk in (lost, other):
+            client.delete(damaged.collection("sparse"), ids=row_ids("sparse", chunk, 1))
+    touched = TouchedChunks(MARCH)
+    touched.add_written([lost])
+    with damaged.index.open() as pipeline:
+        found = check_month(pipeline, MARCH, names=COLLECTION_CHECKS, touched=touched)
+        assert [(f.check, f.where, f.count) for f in found] == [("missing_vectors", "sparse_collection", 1)]
+        touched.add_deleted([(gone, 1)])
+        found = check_month(pipeline, MARCH, names=COLLECTION_CHECKS, touched=touched)
+        assert sorted((f.check, f.where, f.count) for f in found) == [
+            ("missing_vectors", "sparse_collection", 1),
+            ("orphaned_vectors", "dense_collection", 1),
+            ("orphaned_vectors", "multi_collection", 1),
+        ]
+        whole = check_month(pipeline, MARCH, names=COLLECTION_CHECKS)
+        assert sorted((f.check, f.where, f.count) for f in whole) == [
+            ("missing_vectors", "sparse_collection", 2),
+            ("orphaned_vectors", "dense_collection", 1),
+            ("orphaned_vectors", "multi_collection", 1),
+        ]
+        assert check_month(pipeline, MARCH, names=COLLECTION_CHECKS, touched=TouchedChunks(MARCH)) == []
+    damaged.repaired()
+
+
+def test_a_run_compares_what_it_changed_once_the_month_is_known_to_be_right(
+    damaged: DamagedIndex, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(damaged)
+    _, evaluated = jobs.run("index_month")
+    assert compared(evaluated["dense_collection", "missing_vectors"]) == "the whole month", "nothing was known yet"
+
+    edit(damaged)
+    # the counts that the run took are not taken again
+    monkeypatch.setattr("rag_pipeline.defs.asset_checks.verify", None)
+    result, evaluated = jobs.run("index_month")
+    assert result.success
+    for check in COLLECTION_CHECKS:
+        found = evaluated["dense_collection", check]
+        assert found.passed
+        assert compared(found) == "chunks written: 1, deleted: 1"
+        assert found.description == "no problems found in what this run changed (chunks written: 1, deleted: 1)"
+    monkeypatch.undo()
+    _, evaluated = jobs.run("check_month")
+    assert compared(evaluated["dense_collection", "missing_vectors"]) == "the whole month"
+    damaged.repaired()
+
+
+def test_a_run_does_not_close_what_it_did_not_look_at(damaged: DamagedIndex, jobs: Jobs) -> None:
+    jobs.run("check_month")
+    with damaged.milvus() as client:
+        client.delete(damaged.collection("sparse"), ids=[f"{chunk}_sparse" for chunk in damaged.chunks()[:3]])
+    _, evaluated = jobs.run("check_month")
+    assert not evaluated["sparse_collection", "missing_vectors"].passed
+    edit(damaged)
+    _, evaluated = jobs.run("index_month")
+    assert not evaluated["sparse_collection", "missing_vectors"].passed
+    assert compared(evaluated["sparse_collection", "missing_vectors"]) == "the whole month"
+    assert compared(evaluated["dense_collection", "missing_vectors"]) == "chunks written: 1, deleted: 1"
+    damaged.repaired()
+
+
+def test_a_large_change_is_compared_as_the_whole_month(
+    damaged: DamagedIndex, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.run("check_month")
+    edit(damaged)
+    monkeypatch.setattr(touched_chunks, "_MOST", 1)
+    _, evaluated = jobs.run("index_month")
+    assert compared(evaluated["dense_collection", "missing_vectors"]) == "the whole month"
+    damaged.repaired()
