@@ -15,7 +15,7 @@ import dagster as dg
 from rag_pipeline.consistency.asset_names import TABLE_ASSETS, collection_asset
 from rag_pipeline.consistency.checks import Check, check_index, check_month, checks_by_asset
 from rag_pipeline.consistency.findings import Finding, repair_command
-from rag_pipeline.defs.check_history import passed_last
+from rag_pipeline.defs.check_history import if_enough
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.indexing.month_run import MonthRun
@@ -65,7 +65,9 @@ def consistency_evaluations(
 def count_evaluations(pipeline: Pipeline, month: Month) -> Iterator[dg.AssetCheckEvaluation]:
     """Count a month's vectors and pending deletions, and evaluate the checks that compare them."""
     for counts in verify(pipeline, month, pipeline.settings.vectors):
-        yield _evaluation(month, collection_asset(counts.kind), "vectors_verified", _counts_outcome(counts))
+        yield _evaluation(
+            month, collection_asset(counts.kind), vectors_verified(counts.kind).name, _counts_outcome(counts)
+        )
     yield _evaluation(month, "document_chunks", "vector_deletions_backlog", _backlog_outcome(pipeline, month))
 
 
@@ -117,7 +119,10 @@ def _step(
             }
             if names:
                 chosen = [check for check in checks if check.name in names]
-                touched = _touched(context, month_run, asset, chosen)
+                of_change = [
+                    dg.AssetCheckKey(dg.AssetKey(asset), check.name) for check in chosen if check.of_change
+                ]
+                touched = if_enough(context, month_run.touched, of_change)
                 yield from _consistency(context, pipeline, of, asset, chosen, touched)
 
     return step
@@ -145,20 +150,6 @@ def _consistency(
         yield _result(context, outcomes, check_name=check.name, asset_key=asset)
 
 
-def _touched(
-    context: dg.AssetCheckExecutionContext, month_run: MonthRun, asset: str, checks: Sequence[Check]
-) -> TouchedChunks | None:
-    """What the run changed, if looking only at that is enough: the checks passed the last time.
-
-    Otherwise a run that has nothing to do with the findings would close their alerts.
-    """
-    touched = month_run.touched
-    if touched is None or touched.too_many or not context.has_partition_key or touched.month != month_of(context):
-        return None
-    names = [check.name for check in checks if check.of_change]
-    return touched if passed_last(context.instance, touched.month, asset, names) else None
-
-
 def _findings_outcome(check: Check, findings: Sequence[Finding], touched: TouchedChunks | None = None) -> Outcome:
     rows = [
         (finding.problem, ", ".join(f"{name} {value}" for name, value in one.items()))
@@ -180,19 +171,26 @@ def _findings_outcome(check: Check, findings: Sequence[Finding], touched: Touche
     }
 
 
+def vectors_verified(kind: VectorKind) -> dg.AssetCheckKey:
+    """Return the key of the check that compares the counts of a kind's collection."""
+    return dg.AssetCheckKey(dg.AssetKey(collection_asset(kind)), "vectors_verified")
+
+
 def _vectors_verified(kind: VectorKind) -> _Comparison:
     def outcome(pipeline: Pipeline, month: Month, month_run: MonthRun) -> Outcome:
         counted = [counts for counts in month_run.verified if (counts.month, counts.kind) == (month, kind)]
         (counts,) = counted or verify(pipeline, month, [kind])
         return _counts_outcome(counts)
 
+    key = vectors_verified(kind)
     spec = dg.AssetCheckSpec(
-        "vectors_verified",
-        asset=collection_asset(kind),
+        key.name,
+        asset=key.asset_key,
         partitions_def=months,
         blocking=True,
         description="Expected = stored = searchable: what PostgreSQL expects for the month, what its partition in "
-        "Milvus holds, and what queries find. A difference fails the run.",
+        "Milvus holds, and what queries find. A difference fails the run. A run searches for what it wrote, if the "
+        "month passed before; what it did not touch counts as searchable where it is stored.",
     )
     return _Comparison(spec, outcome)
 
@@ -203,6 +201,7 @@ def _counts_outcome(counts: VectorCounts) -> Outcome:
         "severity": dg.AssetCheckSeverity.ERROR,
         "description": f"Vectors expected in {collection_asset(counts.kind)}: {counts.expected}, stored: "
         f"{counts.stored}, searchable: {counts.searchable}"
+        + ("" if counts.looked_up is None else f" (searched for: the {counts.looked_up} that this run wrote)")
         + (f", still to be deleted: {counts.pending_deletions}." if counts.pending_deletions else "."),
         "metadata": {
             **counts.as_dict(),

@@ -10,6 +10,8 @@ from datetime import timedelta
 import dagster as dg
 
 from rag_pipeline.consistency.asset_names import collection_asset
+from rag_pipeline.defs.asset_checks import vectors_verified
+from rag_pipeline.defs.check_history import if_enough
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.indexing.chunk_documents import chunk_documents
@@ -184,7 +186,8 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
             result = index_vectors(pipeline, month, selected)
             month_run.stats.add(result.counts())
             month_run.stats.add(deletion_counts(drain_deletions(pipeline, touched=result.touched)))
-            month_run.verified = verify(pipeline, month, selected)
+            touched = if_enough(context, result.touched, list(map(vectors_verified, selected)))
+            month_run.verified = verify(pipeline, month, selected, touched)
             month_run.touched = result.touched
         for counts in month_run.verified:
             yield dg.MaterializeResult(

@@ -1,28 +1,35 @@
-"""What the checks of a month found the last time."""
+"""What the checks of a month found the last time, which decides how much of it the next one looks at."""
 
 from collections.abc import Sequence
 
 import dagster as dg
 from dagster._core.event_api import PartitionKeyFilter
-from dagster._core.storage.asset_check_execution_record import (
-    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
-    AssetCheckExecutionRecordStatus,
-)
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from rag_pipeline.indexing.touched_chunks import TouchedChunks
 from rag_pipeline.months import Month
 
 
-def passed_last(instance: dg.DagsterInstance, month: Month, asset: str, checks: Sequence[str]) -> bool:
-    """Whether the last evaluation of each of these checks for a month passed; False if there is none."""
-    return all(_passed_last(instance, month, dg.AssetCheckKey(dg.AssetKey(asset), check)) for check in checks)
+def if_enough(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+    touched: TouchedChunks | None,
+    checks: Sequence[dg.AssetCheckKey],
+) -> TouchedChunks | None:
+    """Return what a run touched if these checks need look at nothing else: in the run before, each of them passed.
+
+    After one that failed, a run that has nothing to do with the findings would close the alerts; after one that ended
+    without them, nobody has looked at what it wrote.
+    """
+    if touched is None or touched.too_many:
+        return None
+    passed = (_passed_before(context.instance, context.run.run_id, touched.month, check) for check in checks)
+    return touched if all(passed) else None
 
 
-def _passed_last(instance: dg.DagsterInstance, month: Month, check: dg.AssetCheckKey) -> bool:
-    # Dagster has nothing public that answers for a partition.
+def _passed_before(instance: dg.DagsterInstance, run_id: str, month: Month, check: dg.AssetCheckKey) -> bool:
+    # Dagster has nothing public that answers for a partition. This run's own record, of a planned check, is the newest.
     history = instance.event_log_storage.get_asset_check_execution_history(
-        check,
-        limit=1,
-        status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
-        partition_filter=PartitionKeyFilter(key=month.partition_key),
+        check, limit=2, partition_filter=PartitionKeyFilter(key=month.partition_key)
     )
-    return bool(history) and history[0].status == AssetCheckExecutionRecordStatus.SUCCEEDED
+    before = next((record for record in history if record.run_id != run_id), None)
+    return before is not None and before.status == AssetCheckExecutionRecordStatus.SUCCEEDED

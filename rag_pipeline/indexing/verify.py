@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rag_pipeline.stores.milvus import key_ranges
-from rag_pipeline.stores.postgres import document_chunks, vector_deletions
+from rag_pipeline.stores.postgres import consistency_queries, document_chunks, vector_deletions
 from rag_pipeline.stores.vector_ids import row_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rag_pipeline.indexing.touched_chunks import TouchedChunks
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
@@ -40,6 +41,8 @@ class VectorCounts:
     searchable: int
     pending_deletions: int
     """Vectors that are still stored and whose deletion is pending."""
+    looked_up: int | None = None
+    """How many were searched for; None: all of the month. The others count as searchable where they are stored."""
 
     @property
     def equal(self) -> bool:
@@ -63,30 +66,51 @@ class VectorCounts:
         )
 
 
-def verify(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind]) -> list[VectorCounts]:
-    """Count these collections' vectors of a month, in the order of the kinds. Counts that differ are taken again."""
+def verify(
+    pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind], touched: TouchedChunks | None = None
+) -> list[VectorCounts]:
+    """Count these collections' vectors of a month, in the order of the kinds. Counts that differ are taken again.
+
+    With `touched`, only what a run wrote is searched for: the others were found before. Finding all takes time that
+    grows with the month.
+    """
+    if touched and touched.too_many:
+        touched = None
     with pipeline.stopwatch.stage("verify"):
-        return [_settled(pipeline, month, kind) for kind in kinds]
+        return [_settled(pipeline, month, kind, touched) for kind in kinds]
 
 
-def _settled(pipeline: Pipeline, month: Month, kind: VectorKind) -> VectorCounts:
-    counts = _count(pipeline, month, kind)
+def _settled(pipeline: Pipeline, month: Month, kind: VectorKind, touched: TouchedChunks | None) -> VectorCounts:
+    counts = _count(pipeline, month, kind, touched)
     for pause in _PAUSES_SECONDS:
         if counts.equal:
             break
         time.sleep(pause)
-        counts = _count(pipeline, month, kind)
+        counts = _count(pipeline, month, kind, touched)
     return counts
 
 
-def _count(pipeline: Pipeline, month: Month, kind: VectorKind) -> VectorCounts:
+def _count(pipeline: Pipeline, month: Month, kind: VectorKind, touched: TouchedChunks | None) -> VectorCounts:
     with pipeline.stores.database.connection() as connection:
         expected = document_chunks.expected_vectors(connection, month)[kind]
         deletions = vector_deletions.of_month(connection, month)
     stored = pipeline.collections.stored(kind, month)
-    searchable = pipeline.collections.searchable(kind, month)
+    looked_up = None
+    if touched:
+        looked_up, found = _look_up(pipeline, month, kind, touched)
+        searchable = stored - (looked_up - found)
+    else:
+        searchable = pipeline.collections.searchable(kind, month)
     pending = _still_stored(pipeline, month, kind, deletions) if stored and searchable else 0
-    return VectorCounts(kind, month, expected, stored, searchable, pending)
+    return VectorCounts(kind, month, expected, stored, searchable, pending, looked_up)
+
+
+def _look_up(pipeline: Pipeline, month: Month, kind: VectorKind, touched: TouchedChunks) -> tuple[int, int]:
+    """Return how many vectors the run wrote that are still expected, and how many of them queries find."""
+    with pipeline.stores.database.connection() as connection:
+        written = consistency_queries.chunks_named(connection, month, kind, sorted(touched.written))
+    keys = [key for chunk, state in written.items() if state.has_id for key in row_ids(kind, chunk, state.vectors)]
+    return len(keys), pipeline.collections.searchable_among(kind, month, keys)
 
 
 def _still_stored(pipeline: Pipeline, month: Month, kind: VectorKind, deletions: Sequence[Deletion]) -> int:

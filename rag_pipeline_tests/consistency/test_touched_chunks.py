@@ -12,6 +12,7 @@ from rag_pipeline.consistency.checks import check_month
 from rag_pipeline.indexing import touched_chunks
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.indexing.touched_chunks import TouchedChunks
+from rag_pipeline.indexing.verify import verify
 from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.consistency.test_defs import Jobs
 from rag_pipeline_tests.support.damaged_index import MARCH, DamagedIndex
@@ -77,6 +78,8 @@ def test_a_run_compares_what_it_changed_once_the_month_is_known_to_be_right(
     assert compared(evaluated["dense_collection", "missing_vectors"]) == "the whole month", "nothing was known yet"
 
     edit(damaged)
+    jobs.run("index_month")
+    edit(damaged)
     # the counts that the run took are not taken again
     monkeypatch.setattr("rag_pipeline.defs.asset_checks.verify", None)
     result, evaluated = jobs.run("index_month")
@@ -103,6 +106,50 @@ def test_a_run_does_not_close_what_it_did_not_look_at(damaged: DamagedIndex, job
     assert not evaluated["sparse_collection", "missing_vectors"].passed
     assert compared(evaluated["sparse_collection", "missing_vectors"]) == "the whole month"
     assert compared(evaluated["dense_collection", "missing_vectors"]) == "chunks written: 1, deleted: 1"
+    damaged.repaired()
+
+
+def test_a_run_that_ended_without_its_checks_is_followed_by_all_of_them(
+    damaged: DamagedIndex, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.run("check_month")
+    edit(damaged)
+    with monkeypatch.context() as patch:
+        patch.setattr("rag_pipeline.defs.assets.verify", None)  # as if it were killed when all is written
+        result, _ = jobs.run("index_month", incomplete=True)
+        assert not result.success
+    edit(damaged)
+    _, evaluated = jobs.run("index_month")
+    assert compared(evaluated["dense_collection", "missing_vectors"]) == "the whole month"
+    edit(damaged)
+    _, evaluated = jobs.run("index_month")
+    assert compared(evaluated["dense_collection", "missing_vectors"]) == "chunks written: 1, deleted: 1"
+    damaged.repaired()
+
+
+def test_vectors_that_a_run_wrote_and_nobody_finds_fail_it(damaged: DamagedIndex) -> None:
+    written, other, *_ = map(UUID, damaged.chunks())
+    with damaged.milvus() as client:
+        for chunk in (written, other):  # their dates are wrong: no search of their month finds them
+            (row,) = client.query(damaged.collection("dense"), ids=row_ids("dense", chunk, 1), output_fields=["*"])
+            client.upsert(
+                damaged.collection("dense"),
+                [{**row, "created_timestamp": 0}],
+                partition_name=MARCH.milvus_partition,
+            )
+    touched = TouchedChunks(MARCH)
+    with damaged.index.open() as pipeline:
+        (counts,) = verify(pipeline, MARCH, ["dense"], touched)
+        assert (counts.equal, counts.looked_up) == (True, 0)
+        touched.add_written([written])
+        (counts,) = verify(pipeline, MARCH, ["dense"], touched)
+        assert (counts.equal, counts.looked_up, counts.stored - counts.searchable) == (False, 1, 1)
+        (counts,) = verify(pipeline, MARCH, ["dense"])
+        assert (counts.equal, counts.looked_up, counts.stored - counts.searchable) == (False, None, 2)
+        rows = {UUID(chunk): None for chunk in damaged.chunks()}
+        assert pipeline.collections.searchable_among("dense", MARCH, [f"{c}_dense" for c in rows]) == len(rows) - 2
+    damaged.sql("UPDATE document_chunks SET embedding_status = 'pending' WHERE id IN (%s, %s)", written, other)
+    damaged.index.ingest()
     damaged.repaired()
 
 

@@ -10,15 +10,19 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.errors import DimensionMismatchError, RagError
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.expressions import KEYS_PER_FILTER, has_key
 from rag_pipeline.stores.milvus.partitions import create_partition
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from pymilvus import CollectionSchema
     from pymilvus.milvus_client.index import IndexParams
 
@@ -159,24 +163,31 @@ class Collections:
         A real server reads the month's partition only; Lite counts without looking at partitions. While an index is
         rebuilt, searches use a copy, which does not tell what they will find: then what is stored counts as searchable.
         """
-        bounds = (
-            f"created_timestamp >= {int(month.start.timestamp())} "
-            f"and created_timestamp < {int(month.end.timestamp())}"
+        return self._found(kind, month, _within(month), lambda: self.rows_in(kind, month.milvus_partition))
+
+    def searchable_among(self, kind: VectorKind, month: Month, keys: Sequence[str]) -> int:
+        """Return how many of these keys queries find, as `searchable` finds the rows of the month."""
+        return sum(
+            self._found(kind, month, f"{has_key(part)} and {_within(month)}", partial(len, part))
+            for part in (keys[at : at + KEYS_PER_FILTER] for at in range(0, len(keys), KEYS_PER_FILTER))
         )
+
+    def _found(self, kind: VectorKind, month: Month, expression: str, in_copy: Callable[[], int]) -> int:
+        """Count by the alias what an expression finds in a month; `in_copy` says so while searches use a copy."""
         partitions = None if self.milvus.is_lite else [month.milvus_partition]
         with self.milvus.client() as client:
             target = self.alias_target(client, self.generations[kind].alias)
             if target is None:
                 return 0
             if target == self.generations[kind].copy:
-                return self.rows_in(kind, month.milvus_partition)
+                return in_copy()
             if partitions and not client.has_partition(target, partitions[0], timeout=TIMEOUT_SECONDS):
                 return 0
             if client.get_load_state(target, timeout=TIMEOUT_SECONDS)["state"].name != "Loaded":
                 return 0
             rows = client.query(
                 self.generations[kind].alias,
-                filter=bounds,
+                filter=expression,
                 output_fields=["count(*)"],
                 partition_names=partitions,
                 consistency_level="Strong",
@@ -249,6 +260,12 @@ class Collections:
                 f"{generation.alias} points to {current}, not to {generation.name} of {generation.embedder}: {remedy}, "
                 "or give this index its own RAG_MILVUS_PREFIX and database"
             )
+
+
+def _within(month: Month) -> str:
+    """The rows of a month, by their own dates."""
+    start, end = int(month.start.timestamp()), int(month.end.timestamp())
+    return f"created_timestamp >= {start} and created_timestamp < {end}"
 
 
 def dimension_of(description: dict[str, Any], kind: VectorKind) -> int:

@@ -16,6 +16,9 @@ def quoted(text: str) -> str:
     return f'"{text.translate(_ESCAPES)}"'
 
 
+KEYS_PER_FILTER = 1000
+
+
 def has_key(keys: Iterable[str]) -> str:
     """Return the filter for the rows with one of these keys, whatever somebody else has written into them."""
     return f"id in [{', '.join(map(quoted, keys))}]"

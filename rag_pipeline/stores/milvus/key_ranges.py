@@ -14,7 +14,7 @@ from uuid import UUID
 
 from rag_pipeline.errors import RagError
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.expressions import has_key
+from rag_pipeline.stores.milvus.expressions import KEYS_PER_FILTER, has_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MAX_ROWS = 16_384
 """A real server returns no more rows for one query."""
 _TARGET_KEYS = 8192
-_KEYS_PER_REQUEST = 1000
 _END = 2**128
 
 
@@ -124,11 +123,11 @@ def read_rows(
 def present(milvus: Milvus, collection: str, month: Month, keys: Sequence[str]) -> set[str]:
     """Return those of these keys that a partition holds."""
     found: set[str] = set()
-    for start in range(0, len(keys), _KEYS_PER_REQUEST):
+    for start in range(0, len(keys), KEYS_PER_FILTER):
         with milvus.client() as client:
             rows = client.query(
                 collection,
-                filter=has_key(keys[start : start + _KEYS_PER_REQUEST]),
+                filter=has_key(keys[start : start + KEYS_PER_FILTER]),
                 output_fields=["id"],
                 partition_names=[month.milvus_partition],
                 consistency_level="Strong",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.expressions import has_key
+from rag_pipeline.stores.milvus.expressions import KEYS_PER_FILTER, has_key
 from rag_pipeline.stores.vector_ids import chunk_of, row_ids
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ Row = dict[str, Any]
 
 _REQUEST_BYTES = 16 * 1024 * 1024
 """A real server refuses requests of 64 MB; smaller ones also save memory."""
-_KEYS_PER_REQUEST = 1000
 
 NO_TERMS = {2**32 - 2: 1e-9}
 """The vector of a text without terms: Milvus refuses an empty sparse vector, and no query has this term."""
@@ -85,23 +84,23 @@ def delete(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
 
     From every partition: Lite does so even if one is named.
     """
-    for start in range(0, len(ids), _KEYS_PER_REQUEST):
+    for start in range(0, len(ids), KEYS_PER_FILTER):
         with milvus.client() as client:
             client.delete(
-                collection, filter=has_key(ids[start : start + _KEYS_PER_REQUEST]), timeout=TIMEOUT_SECONDS
+                collection, filter=has_key(ids[start : start + KEYS_PER_FILTER]), timeout=TIMEOUT_SECONDS
             )
 
 
 def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[str]) -> list[Row]:
     """Return the rows that exist with these keys, in no particular order."""
     found: list[Row] = []
-    for start in range(0, len(ids), _KEYS_PER_REQUEST):
+    for start in range(0, len(ids), KEYS_PER_FILTER):
         with milvus.client() as client:
             found += [
                 dict(row)
                 for row in client.query(
                     collection,
-                    filter=has_key(ids[start : start + _KEYS_PER_REQUEST]),
+                    filter=has_key(ids[start : start + KEYS_PER_FILTER]),
                     output_fields=list(fields),
                     timeout=TIMEOUT_SECONDS,
                 )
@@ -121,7 +120,7 @@ def update_metadata(
     `chunks` maps a chunk's id to its new state and its number of multi-vectors. Missing rows stay missing.
     """
     items = list(chunks.items())
-    step = max(1, _KEYS_PER_REQUEST // max([1, *(count for _, count in chunks.values())]))
+    step = max(1, KEYS_PER_FILTER // max([1, *(count for _, count in chunks.values())]))
     for start in range(0, len(items), step):
         part = dict(items[start : start + step])
         ids = [key for chunk, (_, count) in part.items() for key in row_ids(kind, chunk, count)]
