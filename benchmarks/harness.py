@@ -13,8 +13,8 @@ EMBEDDER = "benchmarks.free_embedder:make"
 
 
 @contextmanager
-def benchmark_workspace() -> Iterator[tuple[Workspace, dict[str, str]]]:
-    """A workspace on its own servers with the free embedder, and the environment of its processes."""
+def benchmark_workspace(embedder: str = EMBEDDER) -> Iterator[tuple[Workspace, dict[str, str]]]:
+    """A workspace on its own servers, by default with the free embedder, and the environment of its processes."""
     with temporary_servers("benchmark-servers") as servers, temporary_folder("benchmark") as folder:
-        workspace = Workspace(folder, Stores(servers.up(), ""), EMBEDDER)
+        workspace = Workspace(folder, Stores(servers.up(), ""), embedder)
         yield workspace, clean_environment() | workspace.variables
