@@ -1,10 +1,10 @@
 """A month's chunks and the keys in one collection, compared in both directions: all, range by range, or some.
 
-Memory is bounded by a range; time grows with the month, or with the number of chunks. A run can be writing meanwhile, so a difference is read
-again, in an order in which the write path cannot have produced it. A vector is in Milvus before its chunk is
-completed or has its id, and is deleted after its chunk is: a missing vector is read again from Milvus first, then from
-PostgreSQL. An orphaned vector's chunk is in PostgreSQL before the vector exists and in the outbox afterwards: it
-is read again in the opposite order.
+Memory is bounded by a range; time grows with the month, or with the number of chunks. A run can be writing meanwhile,
+so a difference is read again, in an order in which the write path cannot have produced it. A vector is in Milvus before
+its chunk is completed or has its id, and is deleted after its chunk is: a missing vector is read again from Milvus
+first, then from PostgreSQL. An orphaned vector's chunk is in PostgreSQL before the vector exists and in the outbox
+afterwards: it is read again in the opposite order.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ Outcome = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Comparison:
-    """A check that compares numbers, besides the consistency checks of the table."""
+class _CountCheck:
+    """A check that compares counts; the others are those of the table of consistency checks."""
 
     spec: dg.AssetCheckSpec
     outcome: Callable[[Pipeline, Month, MonthRun], Outcome]
@@ -82,14 +82,14 @@ def _evaluation(month: Month, asset: str, check: str, outcome: Outcome) -> dg.As
 
 
 def _step(
-    name: str, by_asset: Mapping[str, Sequence[Check]], comparisons: Sequence[_Comparison]
+    name: str, by_asset: Mapping[str, Sequence[Check]], count_checks: Sequence[_CountCheck]
 ) -> dg.AssetChecksDefinition:
     """The checks of some assets as one step. The consistency checks share a pass over the keys of a collection."""
 
     @dg.multi_asset_check(
         name=name,
         specs=[
-            *(comparison.spec for comparison in comparisons),
+            *(count_check.spec for count_check in count_checks),
             *(
                 dg.AssetCheckSpec(check.name, asset=asset, partitions_def=months, description=check.description)
                 for asset, checks in by_asset.items()
@@ -108,10 +108,10 @@ def _step(
     ) -> Iterator[dg.AssetCheckResult]:
         selected = context.selected_asset_check_keys
         of = _months_to_check(context, pipeline)
-        for comparison in comparisons:
-            key = comparison.spec.key
+        for count_check in count_checks:
+            key = count_check.spec.key
             if key in selected:
-                outcomes = {month: comparison.outcome(pipeline, month, month_run) for month in of}
+                outcomes = {month: count_check.outcome(pipeline, month, month_run) for month in of}
                 yield _result(context, outcomes, check_name=key.name, asset_key=key.asset_key)
         for asset, checks in by_asset.items():
             names = {
@@ -176,7 +176,7 @@ def vectors_verified(kind: VectorKind) -> dg.AssetCheckKey:
     return dg.AssetCheckKey(dg.AssetKey(collection_asset(kind)), "vectors_verified")
 
 
-def _vectors_verified(kind: VectorKind) -> _Comparison:
+def _vectors_verified(kind: VectorKind) -> _CountCheck:
     def outcome(pipeline: Pipeline, month: Month, month_run: MonthRun) -> Outcome:
         counted = [counts for counts in month_run.verified if (counts.month, counts.kind) == (month, kind)]
         (counts,) = counted or verify(pipeline, month, [kind])
@@ -192,7 +192,7 @@ def _vectors_verified(kind: VectorKind) -> _Comparison:
         "Milvus holds, and what queries find. A difference fails the run. A run searches for what it wrote, if the "
         "month passed before; what it did not touch counts as searchable where it is stored.",
     )
-    return _Comparison(spec, outcome)
+    return _CountCheck(spec, outcome)
 
 
 def _counts_outcome(counts: VectorCounts) -> Outcome:
@@ -233,7 +233,7 @@ def _backlog_outcome(pipeline: Pipeline, month: Month, _: MonthRun | None = None
     }
 
 
-_BACKLOG = _Comparison(
+_BACKLOG = _CountCheck(
     dg.AssetCheckSpec(
         "vector_deletions_backlog",
         asset="document_chunks",

@@ -41,7 +41,8 @@ def drain_deletions(
 
     Stops at `deadline` (on the clock of `time.monotonic`). Milvus is only contacted when a deletion is pending. Raises
     `StoreUnavailableError` if it is down: the outbox keeps what was not confirmed. One process drains at a time;
-    another one waits for it, and leaves the rest to it if it does not end in time. Adds those of its month to `touched`.
+    another one waits for it, and leaves the rest to it if it does not end in time. Adds to `touched` what was deleted
+    of its month.
     """
     database = pipeline.stores.database
     drained = 0
