@@ -60,7 +60,9 @@ class Query:
 
 def read_pages(folder: Path, limit: int) -> list[Page]:
     """Return pages of a folder of manual pages, evenly spread over their names, without aliases and empty pages."""
-    files = {file.name.removesuffix(".gz"): file for file in sorted(folder.rglob("*.[1-8]*.gz"))}
+    # a link is the same page under another name
+    found = (file for file in sorted(folder.rglob("*.[1-8]*.gz")) if not file.is_symlink())
+    files = {file.name.removesuffix(".gz"): file for file in found}
     step = max(1, len(files) // (limit * 3))
     pages: list[Page] = []
     for name, file in list(files.items())[::step]:
