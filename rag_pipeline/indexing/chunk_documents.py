@@ -82,9 +82,11 @@ def _chunk(
             document.content,
             count_tokens=pipeline.embedder.count_tokens,
             target_tokens=pipeline.settings.chunk_tokens,
+            title=document.title,
             previous=[chunk.embedding_text or chunk.content for chunk in comparable if not chunk.superseded],
         )
-        texts = [" ".join(words(draft.content)) for draft in drafts]
+        # as the vectors see it, with the line that names the document and the headings above
+        texts = [" ".join(words(draft.embedding_text)) for draft in drafts]
         rows += next_version(document, drafts, texts, old)
         chunked.append(
             ChunkedDocument(

@@ -23,7 +23,7 @@ from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import VectorKind
 from rag_pipeline_tests.support.databases import end_idle_lock_sessions
 from rag_pipeline_tests.support.embedders import CheapEmbedder
-from rag_pipeline_tests.support.index import Index
+from rag_pipeline_tests.support.index import Index, section, sections
 
 KINDS: tuple[VectorKind, ...] = ("dense", "sparse", "multi")
 
@@ -85,10 +85,10 @@ def test_an_edit_costs_its_changed_chunks_only(index: Index) -> None:
 
 
 def test_chunks_that_only_moved_are_not_embedded_again_and_follow_in_milvus(index: Index) -> None:
-    path = index.write("a.md", "# 見出し\n\n## 一\n\n本文。\n\n## 二\n\n本文二。\n")
+    path = index.write("a.md", sections("前", "一", "二"))
     index.ingest()
     asked = index.embedder.texts
-    path.write_text(path.read_text("utf-8").replace("# 見出し\n", "# 見出し\n\n## 零\n\n新しい節。\n"), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("## 一", f"{section('零')}\n\n## 一"), "utf-8")
     result = index.ingest()
     assert index.embedder.texts == asked + 1
     assert result.stats.moved == 2

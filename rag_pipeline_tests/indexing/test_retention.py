@@ -14,12 +14,12 @@ from rag_pipeline.indexing import retention
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.retention import apply_retention, months_to_expire, oldest_kept_month, retention_due
 from rag_pipeline.months import Month
-from rag_pipeline_tests.support.index import Index
+from rag_pipeline_tests.support.index import Index, sections
 
 KINDS = ("dense", "sparse", "multi")
 NOW = Month(2024, 6)
 OLD, KEPT = Month(2024, 1), Month(2024, 5)
-TEXT = "# 見出し\n\n## 一\n\n索引を正しく保つ。\n\n## 二\n\n{}\n"
+TEXT = sections("一", "二", "三") + "\n{}\n"
 
 
 def ingested(index: Index) -> None:

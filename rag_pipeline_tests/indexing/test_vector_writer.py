@@ -15,7 +15,7 @@ from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.vector_writer import Saga
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import document_chunks
-from rag_pipeline_tests.support.index import Index
+from rag_pipeline_tests.support.index import Index, section, sections
 from rag_pipeline_tests.support.milvus import refusing
 
 UNFINISHED = "SELECT DISTINCT embedding_status FROM document_chunks"
@@ -251,9 +251,9 @@ def test_a_document_deleted_during_a_run_leaves_no_vectors_and_comes_back(
 def test_a_moved_chunk_that_is_deleted_meanwhile_leaves_no_vectors(
     index: Index, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, before: bool
 ) -> None:
-    path = index.write("a.md", "# 見出し\n\n## 一\n\n本文。\n\n## 二\n\n本文二。\n")
+    path = index.write("a.md", sections("前", "一", "二"))
     index.ingest()
-    path.write_text(path.read_text("utf-8").replace("# 見出し\n", "# 見出し\n\n## 零\n\n新しい節。\n"), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("## 一", f"{section('零')}\n\n## 一"), "utf-8")
     original = getattr(module, name)
     deleted: list[str] = []
 

@@ -100,7 +100,7 @@ def test_a_deleted_document_is_not_found_even_while_milvus_holds_its_vectors(ind
 
 
 def test_the_limit_is_filled_even_if_the_nearest_hundred_are_not_live(index: SearchIndex):
-    paragraphs = [f"## 節 {n}\n\n出汁 {n} は昆布と鰹節から取る。" for n in range(130)]
+    paragraphs = [f"## 節 {n}\n\n" + f"出汁 {n} は昆布と鰹節から取る。" * 3 for n in range(130)]
     index.write("stock.md", "# 出汁\n\n" + "\n\n".join(paragraphs), "2024-02-15")
     index.ingest()
     query = "出汁は昆布と鰹節から取る"

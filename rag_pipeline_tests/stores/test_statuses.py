@@ -43,7 +43,11 @@ COLUMNS: dict[type[Status], tuple[str, str, str]] = {
 }
 MONTH = Month(2024, 3)
 POISON = "毒"
-TEXT = "# 見出し\n\n索引の本文。\n\n## 一\n\n段落を正しく保つ。\n\n## 二\n\n{}\n"
+TEXT = (
+    "# 見出し\n\n索引の本文を置く場所である。\n\n## 一\n\n段落を正しく保つ方法を述べる。\n\n"
+    "## 二\n\n{}索引を正しく保つ方法を述べる。\n"
+)
+"""Each of its sections is large enough for a chunk."""
 
 
 @pytest.fixture

@@ -43,10 +43,14 @@ class DamagedIndex:
             path.unlink()
         for n in range(6):
             paragraphs = "\n\n".join(
-                f"## 第{p}節\n\n文書{n}の段落{p}。索引を正しく保つ方法を述べる。" for p in range(5)
+                f"## 第{p}節\n\n文書{n}の段落{p}。索引を正しく保つ方法を述べる。" for p in range(6)
             )
             self.index.write(f"march{n}.md", f"# 文書{n}\n\n{paragraphs}\n", "2024-03-05")
-        self.index.write("april.md", "# 四月\n\n四月の本文。\n\n## 二\n\nもう一つの段落。\n", "2024-04-02")
+        self.index.write(
+            "april.md",
+            "# 四月\n\n四月の本文は決して短くはない。\n\n## 二\n\nもう一つの段落も短くはない。\n",
+            "2024-04-02",
+        )
 
     def restore(self) -> None:
         """Bring back the documents that the next test expects."""

@@ -16,6 +16,16 @@ from rag_pipeline_tests.support.stores import Stores
 from rag_pipeline_tests.support.workspace import Workspace
 
 
+def section(name: str) -> str:
+    """A section of a document."""
+    return f"## {name}\n\n{name}の本文。索引を正しく保つ方法を述べる。"
+
+
+def sections(*names: str) -> str:
+    """A document with sections that are large enough for a chunk each."""
+    return "\n\n".join(["# 見出し", *map(section, names)]) + "\n"
+
+
 class Index(Workspace):
     """The index of a test. `ingest` opens a new pipeline each time, as a new process would."""
 

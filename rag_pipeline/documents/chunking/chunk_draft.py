@@ -27,6 +27,6 @@ class ChunkDraft:
     char_count: int
     """Characters of the content."""
     embedding_text: str
-    """What is embedded: the content, preceded by the section's title if the content does not contain it."""
+    """What is embedded: a line that names the document and the headings above, and the content."""
     content_hash: str
     """SHA-256 in hex of `chunk_type`, a NUL, and `embedding_text`: chunks with equal hashes share vectors."""

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from rag_pipeline.documents.chunking.split import Piece
+from rag_pipeline.documents.chunking.groups import Run
 
-
-class Run(NamedTuple):
-    """Consecutive pieces that form a chunk: `pieces[first:end]`."""
-
-    first: int
-    end: int
+if TYPE_CHECKING:
+    from rag_pipeline.documents.chunking.groups import Group
 
 
 class PreviousChunks:
@@ -41,13 +37,13 @@ class PreviousChunks:
 
 
 class Packing:
-    """The pieces of one section, and the chunks that they are packed into."""
+    """The pieces of a group of sections, and the chunks that they are packed into."""
 
-    def __init__(self, source: str, pieces: Sequence[Piece], target: int, title: str | None) -> None:
+    def __init__(self, source: str, group: Group, target: int) -> None:
         self._source = source
-        self._pieces = pieces
+        self._group = group
+        self._pieces = pieces = group.pieces
         self._target = target
-        self._title = f"{title}\n" if title else ""
         self._sums = list(accumulate((piece.tokens for piece in pieces), initial=0))
 
     def tokens(self, run: Run) -> int:
@@ -61,8 +57,8 @@ class Packing:
         return first.opening + self._source[first.start : last.end] + last.closing
 
     def embedding_text(self, run: Run) -> str:
-        """Return the content, preceded by the section's title if the run does not begin with the heading."""
-        return self._prefix(run) + self.content(run)
+        """Return the content, preceded by a line that says where in which document it stands."""
+        return self._group.context(run) + self.content(run)
 
     def runs(self, previous: PreviousChunks) -> list[Run]:
         """Return the runs that cover all pieces, in order.
@@ -82,9 +78,6 @@ class Packing:
                 runs.append(kept)
             begin = kept.end
         return self._without_crumbs(runs, crumbs)
-
-    def _prefix(self, run: Run) -> str:
-        return self._title if run.first else ""
 
     def _kept_runs(self, previous: PreviousChunks) -> list[Run]:
         kept: list[Run] = []
@@ -114,13 +107,15 @@ class Packing:
 
     def _length(self, run: Run) -> int:
         first, last = self._pieces[run.first], self._pieces[run.end - 1]
-        return len(self._prefix(run)) + len(first.opening) + last.end - first.start + len(last.closing)
+        return len(self._group.context(run)) + len(first.opening) + last.end - first.start + len(last.closing)
 
     def _new_runs(self, begin: int, stop: int) -> list[Run]:
         runs = []
         while begin < stop:
             end = begin + 1
-            while end < stop and self.tokens(Run(begin, end + 1)) <= self._target:
+            while (
+                end < stop and self._group.joins(begin, end) and self.tokens(Run(begin, end + 1)) <= self._target
+            ):
                 end += 1
             runs.append(Run(begin, end))
             begin = end
@@ -132,7 +127,8 @@ class Packing:
         for run in runs:
             if result and (run in crumbs or result[-1] in crumbs):
                 joined = Run(result[-1].first, run.end)
-                if self.tokens(joined) <= self._target:
+                fits = self.tokens(joined) <= self._target
+                if fits and all(self._group.joins(joined.first, piece) for piece in range(run.first, run.end)):
                     result[-1] = joined
                     continue
             result.append(run)

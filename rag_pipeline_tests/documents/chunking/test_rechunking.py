@@ -93,6 +93,27 @@ def test_inserting_or_removing_a_paragraph_keeps_the_other_chunks(
     assert len(hashes(after) - hashes(before)) <= 3
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(3, 14), min_size=12, max_size=40), st.data())
+def test_an_edit_among_small_sections_keeps_the_chunks_of_the_others(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    sections = [f"## Option {n}\n\n{text}" for n, text in enumerate(_paragraphs(sizes))]
+    before = chunk("\n\n".join(["# Options", *sections]))
+    place = data.draw(st.integers(0, len(sections) - 1))
+    change = data.draw(st.sampled_from(["edit", "insert", "remove"]))
+    if change == "edit":
+        sections[place] = sections[place].replace("end", "changed and longer")
+    elif change == "insert":
+        sections.insert(place, "## New\n\nIt has some words.")
+    else:
+        del sections[place]
+    after = chunk("\n\n".join(["# Options", *sections]), before)
+    assert_slices("\n\n".join(["# Options", *sections]), after)
+    assert len(hashes(before) - hashes(after)) <= 2
+    assert len(hashes(after) - hashes(before)) <= 3
+
+
 def test_without_the_previous_chunks_an_insertion_would_move_every_cut() -> None:
     """The reason for the reuse: packed from scratch, the same edit changes most of a section."""
     paragraphs = _paragraphs([25, 25, 30, 25, 25, 30] * 6)
