@@ -25,7 +25,7 @@ JANUARY = Month(2024, 1)
 @pytest.fixture
 def opened(location: CodeLocation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeline]:
     """A pipeline on the stores, which this process's variables no longer lead to."""
-    location.write("a.md", "2024-01-05")
+    location.scan_yearly().write("a.md", "2024-01-05")
     location.scan()
     with Pipeline(load_settings()) as pipeline:
         monkeypatch.setenv("RAG_POSTGRES_URL", "postgresql://127.0.0.1:9/nowhere")

@@ -15,7 +15,7 @@ from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 from rag_pipeline_tests.defs.ticks import tick_of_sensor
-from rag_pipeline_tests.support.code_location import CodeLocation
+from rag_pipeline_tests.support.code_location import YEARLY, CodeLocation
 
 DOCS = dg.AssetKey(["sources", "docs"])
 CHECK = dg.AssetCheckKey(DOCS, "source_readable")
@@ -48,6 +48,11 @@ class Source:
         history = self.instance.event_log_storage.get_asset_check_execution_history(CHECK, limit=100)
         events = [record.event.dagster_event for record in history if record.event]
         return [event.asset_check_evaluation_data for event in events if event]
+
+
+@pytest.fixture
+def location(location: CodeLocation) -> CodeLocation:
+    return location.scan_yearly()
 
 
 @pytest.fixture
@@ -90,7 +95,7 @@ def test_a_tick_that_comes_too_early_opens_nothing_and_says_when_the_next_scan_i
     with monkeypatch.context() as patch:
         patch.setattr(Pipeline, "prepare", prepare)
         assert source.tick(due=False) == (
-            f"docs is not due yet (*/5 * * * *); next scan: {next_scan.isoformat(timespec='seconds')}"
+            f"docs is not due yet ({YEARLY}); next scan: {next_scan.isoformat(timespec='seconds')}"
         )
     # Without a cursor, as after an update, PostgreSQL knows.
     source.cursor = None

@@ -12,6 +12,8 @@ from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.support.workspace import Workspace
 
+YEARLY = "0 0 1 1 *"
+
 
 class CodeLocation:
     """A workspace whose variables are set in this process, where sensors, schedules and runs read them."""
@@ -23,6 +25,13 @@ class CodeLocation:
 
     def write(self, name: str, date: str, text: str = "# 見出し\n\n索引を正しく保つ。\n") -> Path:
         return self._workspace.write(name, text, date)
+
+    def scan_yearly(self) -> CodeLocation:
+        """Let a scan be followed by no other: the default schedule could make it due again while a test runs."""
+        self._workspace.sources.write_text(
+            f"sources: [{{name: docs, type: filesystem, path: ./docs, schedule: {YEARLY!r}}}]\n", "utf-8"
+        )
+        return self
 
     def scan(self) -> None:
         """Make what exists pending, and run nothing."""
