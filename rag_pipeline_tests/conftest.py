@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,6 +13,8 @@ from rag_pipeline_tests.support.databases import prepare_database, skip_fsync, t
 from rag_pipeline_tests.support.milvus import quick_index_creation, temporary_prefix
 from rag_pipeline_tests.support.servers import temporary_servers
 from rag_pipeline_tests.support.stores import Stores, temporary_redis
+
+_HERE = Path(__file__).parent
 
 # Neither profile depends on the speed of the machine. `fuzz` (make fuzz) searches at random and keeps what it finds.
 _ANY_SPEED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -23,14 +26,15 @@ settings.load_profile("deterministic")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark every test that uses the session's servers; those that start their own are marked by hand.
 
-    Where several workers share the tests, files with slow tests come first, so that no worker ends with one alone.
+    Where several workers share the tests, files that take long come first, so that no worker ends with one alone: those
+    with slow tests, and those in this folder, which test the whole product.
     """
     for item in items:
         if "server_endpoints" in getattr(item, "fixturenames", ()):
             item.add_marker("servers")
     if hasattr(config, "workerinput"):
-        slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in slow_files)
+        long_files = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent == _HERE}
+        items.sort(key=lambda item: item.path not in long_files)
 
 
 @pytest.fixture(scope="session")
