@@ -20,6 +20,7 @@ from rag_pipeline.errors import ConfigError
 from rag_pipeline.months import Month
 
 VectorKind = Literal["dense", "sparse", "multi"]
+Precision = Literal["int8", "fp32"]
 VECTOR_KINDS: tuple[VectorKind, ...] = ("dense", "sparse", "multi")
 
 
@@ -41,7 +42,7 @@ class Settings(BaseSettings):
     )
 
     embedder: str = Field("local", description="local, bge-m3, or package.module:factory.")
-    local_precision: Literal["int8", "fp32"] = Field(
+    local_precision: Precision = Field(
         "int8", description="Arithmetic of the local embedder: int8, or fp32, which takes twice as long."
     )
     vectors: Annotated[tuple[VectorKind, ...], NoDecode] = Field(

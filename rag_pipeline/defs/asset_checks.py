@@ -114,16 +114,12 @@ def _step(
                 outcomes = {month: count_check.outcome(pipeline, month, month_run) for month in of}
                 yield _result(context, outcomes, check_name=key.name, asset_key=key.asset_key)
         for asset, checks in by_asset.items():
-            names = {
-                check.name for check in checks if dg.AssetCheckKey(dg.AssetKey(asset), check.name) in selected
-            }
-            if names:
-                chosen = [check for check in checks if check.name in names]
-                of_change = [
-                    dg.AssetCheckKey(dg.AssetKey(asset), check.name) for check in chosen if check.of_change
-                ]
+            keys = {dg.AssetCheckKey(dg.AssetKey(asset), check.name): check for check in checks}
+            chosen = {key: check for key, check in keys.items() if key in selected}
+            if chosen:
+                of_change = [key for key, check in chosen.items() if check.of_change]
                 touched = if_enough(context, month_run.touched, of_change)
-                yield from _consistency(context, pipeline, of, asset, chosen, touched)
+                yield from _consistency(context, pipeline, of, asset, list(chosen.values()), touched)
 
     return step
 

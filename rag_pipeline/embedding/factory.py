@@ -28,7 +28,8 @@ def load_embedder(settings: Settings) -> Embedder:
     """
     name = settings.embedder
     # A test or a program can change the settings between two calls, and must not get the first embedder again.
-    key = (name, settings.bge_m3_model, settings.local_precision)
+    depends_on = {"bge-m3": settings.bge_m3_model, "local": settings.local_precision}
+    key = (name, depends_on.get(name, ""))
     with _loading:
         if key not in _loaded:
             _loaded[key] = _load(settings)

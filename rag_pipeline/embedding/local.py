@@ -18,7 +18,8 @@ from rag_pipeline.language.sentences import split_sentences
 from rag_pipeline.language.words import WORDS_VERSION, comparable, words
 
 if TYPE_CHECKING:
-    from rag_pipeline.embedding.e5.model import Model, Precision, Prefix
+    from rag_pipeline.embedding.e5.model import Model, Prefix
+    from rag_pipeline.settings import Precision
 
 _DIMENSION = 384
 

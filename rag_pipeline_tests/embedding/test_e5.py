@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from rag_pipeline.embedding.e5 import graph, model, model_file, tokenizer
-from rag_pipeline.embedding.e5.model import Model, Precision
+from rag_pipeline.embedding.e5.model import Model
 from rag_pipeline.embedding.e5.model_file import ModelFile
 from rag_pipeline.embedding.e5.tokenizer import Tokenizer
 from rag_pipeline.errors import ConfigError, RagError
 from rag_pipeline.language.words import comparable
+from rag_pipeline.settings import Precision
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 TEXTS = [

@@ -11,11 +11,11 @@ that the result does not depend on what else is in the batch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rag_pipeline.embedding.e5.model_file import HEADS, HIDDEN, INNER, LAYERS
+from rag_pipeline.settings import Precision
 
-PRECISIONS = ("int8", "fp32")
 _MICROSOFT = "com.microsoft"  # operators that only onnxruntime has
 _EPSILON = 1e-12
 _LEAST_GELU = 0.17
@@ -140,5 +140,5 @@ class _Builder:
 
 
 if __name__ == "__main__":
-    for precision in PRECISIONS:
+    for precision in get_args(Precision):
         path(precision).write_bytes(build(precision))

@@ -15,8 +15,8 @@ from rag_pipeline.embedding.e5 import graph
 from rag_pipeline.embedding.e5.model_file import HIDDEN, INNER, LAYERS, MAX_TOKENS, ModelFile
 from rag_pipeline.embedding.e5.tokenizer import Tokenizer
 from rag_pipeline.errors import RagError
+from rag_pipeline.settings import Precision
 
-Precision = Literal["int8", "fp32"]
 Prefix = Literal["passage: ", "query: "]
 """The model was trained with it before each text (arXiv:2402.05672)."""
 

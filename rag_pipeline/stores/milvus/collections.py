@@ -17,7 +17,7 @@ from rag_pipeline.errors import DimensionMismatchError, RagError
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.expressions import KEYS_PER_FILTER, has_key
+from rag_pipeline.stores.milvus.expressions import has_key, in_parts
 from rag_pipeline.stores.milvus.partitions import create_partition
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Collections:
         """Return how many of these keys queries find, as `searchable` finds the rows of the month."""
         return sum(
             self._found(kind, month, f"{has_key(part)} and {_within(month)}", partial(len, part))
-            for part in (keys[at : at + KEYS_PER_FILTER] for at in range(0, len(keys), KEYS_PER_FILTER))
+            for part in in_parts(keys)
         )
 
     def _found(self, kind: VectorKind, month: Month, expression: str, in_copy: Callable[[], int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"})
@@ -22,3 +22,9 @@ KEYS_PER_FILTER = 1000
 def has_key(keys: Iterable[str]) -> str:
     """Return the filter for the rows with one of these keys, whatever somebody else has written into them."""
     return f"id in [{', '.join(map(quoted, keys))}]"
+
+
+def in_parts(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the keys in parts that one filter holds."""
+    for start in range(0, len(keys), KEYS_PER_FILTER):
+        yield keys[start : start + KEYS_PER_FILTER]

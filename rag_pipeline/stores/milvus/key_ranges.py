@@ -14,7 +14,7 @@ from uuid import UUID
 
 from rag_pipeline.errors import RagError
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.expressions import KEYS_PER_FILTER, has_key
+from rag_pipeline.stores.milvus.expressions import has_key, in_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -123,11 +123,11 @@ def read_rows(
 def present(milvus: Milvus, collection: str, month: Month, keys: Sequence[str]) -> set[str]:
     """Return those of these keys that a partition holds."""
     found: set[str] = set()
-    for start in range(0, len(keys), KEYS_PER_FILTER):
+    for part in in_parts(keys):
         with milvus.client() as client:
             rows = client.query(
                 collection,
-                filter=has_key(keys[start : start + KEYS_PER_FILTER]),
+                filter=has_key(part),
                 output_fields=["id"],
                 partition_names=[month.milvus_partition],
                 consistency_level="Strong",

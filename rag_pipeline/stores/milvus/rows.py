@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.expressions import KEYS_PER_FILTER, has_key
+from rag_pipeline.stores.milvus.expressions import KEYS_PER_FILTER, has_key, in_parts
 from rag_pipeline.stores.vector_ids import chunk_of, row_ids
 
 if TYPE_CHECKING:
@@ -84,23 +84,21 @@ def delete(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
 
     From every partition: Lite does so even if one is named.
     """
-    for start in range(0, len(ids), KEYS_PER_FILTER):
+    for part in in_parts(ids):
         with milvus.client() as client:
-            client.delete(
-                collection, filter=has_key(ids[start : start + KEYS_PER_FILTER]), timeout=TIMEOUT_SECONDS
-            )
+            client.delete(collection, filter=has_key(part), timeout=TIMEOUT_SECONDS)
 
 
 def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[str]) -> list[Row]:
     """Return the rows that exist with these keys, in no particular order."""
     found: list[Row] = []
-    for start in range(0, len(ids), KEYS_PER_FILTER):
+    for part in in_parts(ids):
         with milvus.client() as client:
             found += [
                 dict(row)
                 for row in client.query(
                     collection,
-                    filter=has_key(ids[start : start + KEYS_PER_FILTER]),
+                    filter=has_key(part),
                     output_fields=list(fields),
                     timeout=TIMEOUT_SECONDS,
                 )
