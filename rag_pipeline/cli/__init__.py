@@ -6,6 +6,7 @@ output, and nothing else goes there. Commands import what they need when they ru
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import click
@@ -14,9 +15,13 @@ from rag_pipeline.cli import check_commands, ingest_commands, search_command, se
 from rag_pipeline.cli.common import print_error
 from rag_pipeline.errors import RagError, one_line
 
+_OBJECTS_BETWEEN_COLLECTIONS = 50_000
+"""Python's own 700 have it look through the growing heap hundreds of times while modules are imported."""
+
 
 def main() -> None:
     """Run the command; a `RagError` becomes one line and exit code 1."""
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, 20)
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from rag_pipeline.endpoints import milvus_address
 from rag_pipeline.errors import DataRefusedError, RagError, StoreUnavailableError, one_line
+from rag_pipeline.stores.milvus.pandas_on_demand import import_pymilvus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,8 @@ class Milvus:
         else: it cannot be reached, refuses the connection, or refuses to work. Both have the server's own words.
         """
         import grpc
+
+        import_pymilvus()
         from pymilvus.exceptions import MilvusException
 
         with self._slots:

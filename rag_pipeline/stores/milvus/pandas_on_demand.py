@@ -1,0 +1,60 @@
+"""Importing pymilvus without pandas.
+
+pymilvus imports pandas for the data frames that its older interface takes, and nobody passes one here. pandas is 70 MB
+and a fifth of what starting a command costs.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+_NEEDED = ("pandas", "pandas.api", "pandas.api.types")
+_lock = threading.Lock()
+
+
+def import_pymilvus() -> None:
+    """Import pymilvus; it gets pandas only once it uses it. Does nothing if either is imported already."""
+    if "pymilvus" in sys.modules:
+        return
+    with _lock:
+        missing = [name for name in _NEEDED if name not in sys.modules]
+        if "pymilvus" in sys.modules or len(missing) < len(_NEEDED):
+            return
+        stand_ins = {name: _StandIn(name) for name in _NEEDED}
+        sys.modules.update(stand_ins)
+        try:
+            import_module("pymilvus")
+        finally:
+            for name, module in stand_ins.items():
+                if sys.modules.get(name) is module:
+                    del sys.modules[name]
+
+
+class _StandIn(ModuleType):
+    """What pymilvus gets for a module of pandas: its names are looked up when they are used, in the real one."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []  # A package, whose modules are stand-ins too.
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self:
+            return _OnDemand(self.__name__, name)
+        return getattr(import_module(self.__name__), name)
+
+
+class _OnDemand:
+    """A function of pandas that pymilvus imports by name, or a class that it only names in annotations."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def __call__(self, *arguments: Any) -> Any:
+        return getattr(import_module(self._module), self._name)(*arguments)
