@@ -1,9 +1,16 @@
-"""Embedded servers, sources and settings for one benchmark, removed at the end."""
+"""Embedded servers, sources and settings for one benchmark, removed at the end, and processes that are measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from rag_pipeline_tests.support.servers import temporary_folder, temporary_servers
 from rag_pipeline_tests.support.stores import Stores
@@ -18,3 +25,35 @@ def benchmark_workspace(embedder: str = EMBEDDER) -> Iterator[tuple[Workspace, d
     with temporary_servers("benchmark-servers") as servers, temporary_folder("benchmark") as folder:
         workspace = Workspace(folder, Stores(servers.up(), ""), embedder)
         yield workspace, clean_environment() | workspace.variables
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a process took, and what it printed: one line of JSON."""
+
+    seconds: float
+    processor_seconds: float
+    """Of the process and its children, not of the servers: less noisy than `seconds` on a busy machine."""
+    megabytes: float
+    """Peak resident memory of the process itself or of one of its children, whichever had more."""
+    printed: dict[str, Any]
+
+
+def measure(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
+    """Run a command that prints a line of JSON last. Raises `SystemExit` with its output if it fails."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, env=dict(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    output = process.stdout.read().decode("utf-8", "replace")
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} exited with {process.returncode}:\n{output[-4000:]}")
+    printed = next(line for line in reversed(output.splitlines()) if line.startswith("{"))
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, json.loads(printed))
+
+
+def ingest(environment: Mapping[str, str]) -> Measured:
+    """Run `rag-pipeline ingest` in a new process, as a user would."""
+    return measure([sys.executable, "-m", "rag_pipeline.cli", "ingest", "--json"], environment)

@@ -8,15 +8,11 @@ the same call.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import resource
-import subprocess
-import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import benchmark_workspace
+from benchmarks.harness import benchmark_workspace, ingest
 
 _WORDS = [
     "索引",
@@ -77,24 +73,22 @@ def make_files(folder: Path, count: int, months: int) -> list[Path]:
 
 
 def run(name: str, environment: dict[str, str]) -> None:
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "rag_pipeline.cli", "ingest", "--json"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    wall = time.perf_counter() - start
-    found = json.loads(done.stdout)
+    done = ingest(environment)
+    found = done.printed
     stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in found["seconds"].items())
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    outside = wall - found["seconds"].get("embed", 0.0)
+    outside = done.seconds - found["seconds"].get("embed", 0.0)
     per_chunk = (
         f", {outside * 1000 / found['embedded']:.2f} ms a chunk outside the embedder" if found["embedded"] else ""
     )
-    print(f"{name}: {wall:.2f} s, {found['embedded']} embedded, {len(found['months'])} months{per_chunk}")
+    print(f"{name}: {done.seconds:.2f} s, {found['embedded']} embedded, {len(found['months'])} months{per_chunk}")
     print(f"    {stages}")
-    print(f"    peak memory of the largest process so far: {peak:.0f} MB", flush=True)
+    print(f"    peak memory: {done.megabytes:.0f} MB", flush=True)
+
+
+def edit(paths: Sequence[Path]) -> None:
+    """Change one sentence of each file."""
+    for path in paths:
+        path.write_text(path.read_text("utf-8").replace("くり返して", "くりかえして", 1), "utf-8")
 
 
 def main() -> None:
@@ -107,8 +101,7 @@ def main() -> None:
         run("everything new", environment)
         run("nothing changed", environment)
         some = paths[::100]
-        for path in some:
-            path.write_text(path.read_text("utf-8").replace("くり返して", "くりかえして", 1), "utf-8")
+        edit(some)
         run(f"1 % edited ({len(some)} files)", environment)
         for path in some:
             path.unlink()
