@@ -21,24 +21,26 @@ _WEIGHT = 3
 """Letters of an alphabet that carry about as much text as one kana, kanji or hangul syllable."""
 
 _FENCE_END = re.compile(r"(```|~~~)[`~]*[ \t]*")
-_ADDRESS = re.compile(
-    r"(?:https?://|www\.)[^\s\u3000-\u30ff\u4e00-\u9fff]+|[^\s@]{1,64}@[\w.-]{1,255}|<[^<>\n]{1,200}>"
-)
-_KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]")
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
-_LETTER = re.compile(r"[^\W\d_]")
+_LINK = r"(?:https?://|www\.)[^\s\u3000-\u30ff\u4e00-\u9fff]+"
+_MAIL = r"[^\s@]{1,64}@[\w.-]{1,255}"
+_TAG = r"<[^<>\n]{1,200}>"
+_ADDRESS = re.compile(f"{_LINK}|{_MAIL}|{_TAG}")
+_ADDRESS_WITHOUT_AT = re.compile(f"{_LINK}|{_TAG}")
+"""The same for a text without an `@`, which the other looks for 64 characters ahead of each character."""
+_KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]+")
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+_HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]+")
+_LETTERS = re.compile(r"[^\W\d_]+")
 
 _lock = Lock()
 
 
 def detect_language(text: str) -> str | None:
     """Return the language as two lower-case letters (ISO 639-1), or None if the text is too short to decide."""
-    sample = _ADDRESS.sub(" ", _without_code(text[:_SAMPLE]))
-    kana = len(_KANA.findall(sample))
-    han = len(_HAN.findall(sample))
-    hangul = len(_HANGUL.findall(sample))
-    others = len(_LETTER.findall(sample)) - kana - han - hangul
+    sample = _without_code(text[:_SAMPLE])
+    sample = (_ADDRESS if "@" in sample else _ADDRESS_WITHOUT_AT).sub(" ", sample)
+    kana, han, hangul, letters = (_count(kind, sample) for kind in (_KANA, _HAN, _HANGUL, _LETTERS))
+    others = letters - kana - han - hangul
 
     east_asian = kana + han + hangul
     if east_asian * _WEIGHT >= others and east_asian > 1:
@@ -47,6 +49,11 @@ def detect_language(text: str) -> str | None:
         return None
     language = _classify(sample)
     return language if len(language) == 2 else None
+
+
+def _count(runs: re.Pattern[str], text: str) -> int:
+    """Return the number of characters in these runs."""
+    return sum(map(len, runs.findall(text)))
 
 
 def _without_code(text: str) -> str:

@@ -11,7 +11,7 @@ import re
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -62,10 +62,11 @@ def comparable(text: str) -> str:
     return _SURROGATES.sub(" ", unicodedata.normalize("NFKC", text)).replace("\0", " ")
 
 
-def _plain(form: str) -> list[str]:
+@lru_cache(maxsize=65_536)
+def _plain(form: str) -> tuple[str, ...]:
     """Return the runs of letters and digits in a normalised form; forms such as `C++` or `3.14` contain more."""
     form = unicodedata.normalize("NFKC", form.casefold())
-    return [word for word in _LETTERS_AND_DIGITS.findall(form) if len(word) <= MAX_WORD_CHARS]
+    return tuple(word for word in _LETTERS_AND_DIGITS.findall(form) if len(word) <= MAX_WORD_CHARS)
 
 
 def _slices(text: str) -> Iterator[str]:
