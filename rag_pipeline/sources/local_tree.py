@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +26,8 @@ from rag_pipeline.sources.tree import Entry, Facts, plain_reason
 _NO_TARGET = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
 """Errors of `stat` for a broken link: to nothing, to itself, through a file, or to an impossible path."""
 
+_ELSEWHERE = frozenset({b"", b".", b".."})
+"""Parts of a path that are not the name of something in a folder."""
 
 _OUTSIDE = "is a link to outside the source's folder: set follow_links: true for the source if it may be read"
 
@@ -84,8 +86,7 @@ class LocalTree:
     @contextmanager
     def open(self, path: str) -> Iterator[tuple[BinaryIO, int | None]]:
         """Open a regular file; yields the file and its size. Raises `OSError`."""
-        full = self._path(path)
-        descriptor = _open_regular(full) if self._follow_links else self._open_inside(full)
+        descriptor = _open_regular(self._path(path)) if self._follow_links else self._open_inside(path)
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             _check_regular(status)
@@ -136,25 +137,38 @@ class LocalTree:
         above = ["/".join(parts[:depth]) for depth in range(len(parts))]
         return any(os.path.samefile(self._path(one), self._path(folder)) for one in above)
 
-    def _open_inside(self, path: bytes) -> int:
-        """Open a file by its real path, which has no links, one folder after the other without following any.
+    def _open_inside(self, path: str) -> int:
+        """Open a file that is in the folder, on whatever way: by its path if that has no links, else by its real one.
 
-        So whatever is replaced by a link meanwhile cannot be opened.
+        One folder after the other is opened without following any link, so whatever is replaced by one meanwhile
+        cannot be opened.
         """
+        parts = path.encode("utf-8", "surrogateescape").split(b"/")
+        if not _ELSEWHERE.intersection(parts):
+            try:
+                return _open_below(self._root, parts)
+            except OSError as error:
+                if error.errno not in (errno.ELOOP, errno.ENOTDIR):  # what a link on the way is refused with
+                    raise
         root = os.path.realpath(self._root)
-        real = os.path.realpath(path)
+        real = os.path.realpath(self._path(path))
         if os.path.commonpath([root, real]) != root:
             raise OSError(errno.EXDEV, _OUTSIDE)
-        *folders, name = os.path.relpath(real, root).split(b"/")
-        parent = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for folder in folders:
-                child = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-                os.close(parent)
-                parent = child
-            return _open_regular(name, parent)
-        finally:
+        return _open_below(root, os.path.relpath(real, root).split(b"/"))
+
+
+def _open_below(root: bytes, parts: Sequence[bytes]) -> int:
+    """Open a regular file by the parts of its path below a folder, without following any link."""
+    *folders, name = parts
+    parent = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            child = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
             os.close(parent)
+            parent = child
+        return _open_regular(name, parent)
+    finally:
+        os.close(parent)
 
 
 def _open_regular(name: bytes, folder: int | None = None) -> int:
