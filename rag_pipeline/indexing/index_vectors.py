@@ -127,6 +127,7 @@ class _VectorStep:
                 document_chunks.mark_failed_documents(connection, month)
                 # Somebody can have deleted documents since this run stored them.
                 consistency_repairs.refetch_items(connection, month)
+            schema.analyze_if_rewritten(self._database, month, result.written)
         if first or result.moved:
             with pipeline.stopwatch.stage("settle"):
                 pipeline.collections.flush()

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from rag_pipeline.months import Month
-from rag_pipeline.stores.postgres import document_chunks, schema
+from rag_pipeline.stores.postgres import consistency_queries, document_chunks, schema
 from rag_pipeline.stores.postgres.database import Database
 
 MONTH = Month(2024, 3)
@@ -24,6 +24,11 @@ SELECT document_id, 't', repeat('c', 500), source_type, source_id, document_crea
 FROM source_items;
 INSERT INTO document_chunks (document_id, document_created_at, content, position, content_hash)
 SELECT d.id, d.created_at, repeat('c', 200), n, repeat('0', 64) FROM documents d, generate_series(1, %(each)s) n;
+"""
+COMPLETE = """
+UPDATE documents SET chunk_count = 3, indexing_status = 'completed';
+UPDATE document_chunks SET embedding_status = 'completed', live = true, dense_vector_id = id, stored_position = position,
+    stored_language = 'ja';
 """
 ANALYZED = """
 SELECT c.relname, c.reltuples::int, s.analyze_count FROM pg_class c JOIN pg_stat_user_tables s ON s.relid = c.oid
@@ -72,10 +77,29 @@ def test_claiming_a_batch_reads_the_chunks_once_and_not_for_each_document(databa
         before = entries_read(connection)
         assert len(document_chunks.claim(connection, MONTH, ("dense", "sparse", "multi"), 64, None)) == 64
         assert entries_read(connection) - before < 10 * (CHUNKS + DOCUMENTS)
-        locked = connection.execute(
-            "SELECT DISTINCT relation::regclass::text FROM pg_locks WHERE locktype = 'relation'"
-        )
-        assert not any("2024_02" in name for (name,) in locked), "the other months are left alone"
+        assert not any("2024_02" in name for name in locked(connection)), "the other months are left alone"
+
+
+def test_the_checks_after_a_run_read_a_month_once_and_not_for_each_document(database: Database) -> None:
+    filled(database)
+    schema.analyze_if_grown(database, MONTH)
+    with database.connection() as connection:
+        connection.execute(COMPLETE)
+    schema.analyze_if_rewritten(database, MONTH, CHUNKS // 20)
+    assert [count for *_, count in analyzed(database)] == [1, 1], "a small run leaves the statistics alone"
+    schema.analyze_if_rewritten(database, MONTH, CHUNKS)
+    assert [count for *_, count in analyzed(database)] == [2, 2]
+    for mismatch in consistency_queries.MISMATCHES:
+        with database.connection() as connection:
+            consistency_queries.mismatched(connection, mismatch, MONTH, ("dense",))
+            read, locks = entries_read(connection), locked(connection)
+        assert read < 10 * (CHUNKS + DOCUMENTS), mismatch.problem
+        assert not any("2024_02" in name for name in locks), mismatch.problem
+
+
+def locked(connection: psycopg.Connection) -> list[str]:
+    rows = connection.execute("SELECT DISTINCT relation::regclass::text FROM pg_locks WHERE locktype = 'relation'")
+    return [name for (name,) in rows]
 
 
 def entries_read(connection: psycopg.Connection) -> int:

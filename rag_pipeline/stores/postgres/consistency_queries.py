@@ -43,6 +43,9 @@ STUCK_AFTER = "interval '1 hour'"
 """Unfinished work that has not changed for this long is stuck, unless a run holds its month's lock."""
 
 _OF_DOCUMENT = "c.document_id = d.id AND c.document_created_at = d.created_at"
+_ITS_CHUNK = f"{_OF_DOCUMENT} AND {CHUNKS_OF_MONTH}"
+_ITS_DOCUMENT = f"{_OF_DOCUMENT} AND {DOCUMENTS_OF_MONTH}"
+"""With the bounds of both sides: the planner does not conclude one side's from the other's, and plans all months."""
 
 _LOCK = "hashtextextended(%(lock)s, 0)"
 _NO_RUN = f"""NOT EXISTS (
@@ -51,22 +54,23 @@ _NO_RUN = f"""NOT EXISTS (
         AND l.classid = (({_LOCK} >> 32) & 4294967295)::oid AND l.objid = ({_LOCK} & 4294967295)::oid)"""
 """No session holds the month's lock (pg_locks shows the halves of a 64-bit key as classid and objid)."""
 
-ORPHANED = f"{CHUNKS_OF_MONTH} AND NOT EXISTS (SELECT FROM documents d WHERE {_OF_DOCUMENT})"
+ORPHANED = f"{CHUNKS_OF_MONTH} AND NOT EXISTS (SELECT FROM documents d WHERE {_ITS_DOCUMENT})"
 WRONG_COUNT = f"""{DOCUMENTS_OF_MONTH} AND d.chunk_count IS DISTINCT FROM (
-    SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} AND NOT c.superseded)"""
+    SELECT count(*) FROM document_chunks c WHERE {_ITS_CHUNK} AND NOT c.superseded)"""
 UNFINISHED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
-    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT}
+    SELECT FROM document_chunks c WHERE {_ITS_CHUNK}
         AND (c.embedding_status <> {EmbeddingStatus.COMPLETED.sql}
             OR NOT c.live OR c.superseded OR c.next_place IS NOT NULL))"""
 MOVED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND EXISTS (
-    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
+    SELECT FROM document_chunks c WHERE {_ITS_CHUNK} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql}
         AND (c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language))"""
 NOTHING_FAILED = f"""{DOCUMENTS_OF_MONTH} AND d.indexing_status = {IndexingStatus.FAILED.sql} AND NOT EXISTS (
-    SELECT FROM document_chunks c WHERE {_OF_DOCUMENT} AND c.embedding_status = {EmbeddingStatus.FAILED.sql})"""
+    SELECT FROM document_chunks c WHERE {_ITS_CHUNK} AND c.embedding_status = {EmbeddingStatus.FAILED.sql})"""
 _STUCK = f"""{DOCUMENTS_OF_MONTH} AND d.updated_at < now() - {STUCK_AFTER} AND {_NO_RUN}
     AND (d.processing_status IN {one_of(*TO_CHUNK)} OR d.indexing_status IN {one_of(*TO_INDEX)})"""
 WITHOUT_DOCUMENT = f"""i.state = {ItemState.INGESTED.sql} AND {ITEMS_OF_MONTH}
-    AND NOT EXISTS (SELECT FROM documents d WHERE d.id = i.document_id AND d.created_at = i.document_created_at)"""
+    AND NOT EXISTS (SELECT FROM documents d WHERE d.id = i.document_id AND d.created_at = i.document_created_at
+        AND {DOCUMENTS_OF_MONTH})"""
 _ALL_IDS = " AND ".join(
     f"('{kind}' <> ALL(%(built)s::text[]) OR c.{column(kind)} IS NOT NULL)" for kind in VECTOR_KINDS
 )
@@ -102,7 +106,7 @@ MISMATCHES = (
     Mismatch(
         "documents",
         "documents whose chunk_count differs from the number of their chunks",
-        f"SELECT {_A_DOCUMENT}, d.chunk_count, (SELECT count(*) FROM document_chunks c WHERE {_OF_DOCUMENT} "
+        f"SELECT {_A_DOCUMENT}, d.chunk_count, (SELECT count(*) FROM document_chunks c WHERE {_ITS_CHUNK} "
         f"AND NOT c.superseded) AS chunks FROM documents d WHERE {WRONG_COUNT}",
         "the documents are re-chunked; unchanged chunks keep their vectors",
     ),
@@ -270,7 +274,7 @@ def describe_chunks(connection: Connection, month: Month, ids: Sequence[UUID]) -
         connection,
         f"""
         SELECT {_A_CHUNK}, d.source_id FROM document_chunks c
-        LEFT JOIN documents d ON {_OF_DOCUMENT} AND {DOCUMENTS_OF_MONTH}
+        LEFT JOIN documents d ON {_ITS_DOCUMENT}
         WHERE {CHUNKS_OF_MONTH} AND c.id = ANY(%(ids)s) ORDER BY c.id
         """,
         of_month(month) | {"ids": list(ids)},

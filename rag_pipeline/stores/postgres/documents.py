@@ -132,8 +132,10 @@ def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]]) 
     )
 
 
-def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -> list[DocumentText]:
-    """Return the next documents of a month to chunk: at most `limit`, about `max_chars` characters in all."""
+def to_chunk(
+    connection: Connection, month: Month, limit: int, max_chars: int, after: UUID | None = None
+) -> list[DocumentText]:
+    """Return the next documents of a month to chunk, by id: at most `limit`, about `max_chars` characters in all."""
     return objects(
         connection,
         DocumentText,
@@ -143,11 +145,12 @@ def to_chunk(connection: Connection, month: Month, limit: int, max_chars: int) -
             FROM (
                 SELECT id, created_at, source_id, title, content, chunked_with, char_count FROM documents
                 WHERE processing_status IN {one_of(*TO_CHUNK)} AND {in_month("created_at")}
+                    AND (%(after)s::uuid IS NULL OR id > %(after)s)
                 ORDER BY id LIMIT %(limit)s
             ) next
         ) counted WHERE before < %(chars)s ORDER BY id
         """,
-        {**month_bounds(month), "limit": limit, "chars": max_chars},
+        {**month_bounds(month), "limit": limit, "chars": max_chars, "after": after},
     )
 
 

@@ -29,6 +29,7 @@ _ANALYZED = {
 }
 """The columns that joins and conditions of the write path use; the long texts would take most of the time."""
 _FEW_PAGES = 64
+_FEW_CHUNKS = 500
 
 
 def migrate(database: Database, to: str = HEAD) -> bool:
@@ -110,6 +111,21 @@ def analyze_if_grown(database: Database, month: Month) -> None:
         )
         for partition in grown:
             connection.execute(f"ANALYZE {partition} ({partitions[partition]})")
+
+
+def analyze_if_rewritten(database: Database, month: Month, chunks: int) -> None:
+    """Refresh the planner's statistics of a month if a run changed more than a tenth of its chunks, so many of them.
+
+    Statistics that say that no chunk is live have the checks after the run look for its documents' chunks one by one.
+    """
+    if chunks < _FEW_CHUNKS:
+        return
+    with database.connection() as connection:
+        table = month.postgres_partition("document_chunks")
+        known = value(connection, "SELECT reltuples FROM pg_class WHERE oid = to_regclass(%s)", (table,))
+        if chunks > known / 10:
+            for table, columns in _ANALYZED.items():
+                connection.execute(f"ANALYZE {month.postgres_partition(table)} ({columns})")
 
 
 def months_with_documents(database: Database) -> list[Month]:
