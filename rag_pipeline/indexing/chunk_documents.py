@@ -6,7 +6,8 @@ added beside them; the others are superseded, and deleted when the new version g
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _BATCH = 64
 _BATCH_CHARS = 4_000_000
+_ANALYSERS = 2
+_STORING = 1
+"""Batches that wait while one is stored."""
 _FULLTEXT_BYTES = 500_000
 """PostgreSQL rejects a full-text vector over 1 MB; a word takes its bytes and some more for its position."""
 
@@ -48,76 +52,129 @@ class ChunksResult:
 def chunk_documents(pipeline: Pipeline, month: Month) -> ChunksResult:
     """Cut a month's new and changed documents into chunks."""
     result = ChunksResult()
-    with pipeline.stopwatch.stage("chunks"):
-        while True:
+    with pipeline.stopwatch.stage("chunks"), _ChunkStep(pipeline, month, result) as step:
+        while step.run_through():
+            pass
+    return result
+
+
+@dataclass
+class _Cut:
+    """A document with its next version's chunks, and their words, which another thread is looking for."""
+
+    document: DocumentText
+    old: Sequence[StoredChunk]
+    drafts: Sequence[ChunkDraft]
+    words: Future[list[str]]
+    """The words of the title, and then those of each chunk, separated by spaces."""
+
+
+class _ChunkStep:
+    """One call of `chunk_documents`.
+
+    Three things go on side by side: this thread cuts a batch of documents, others analyse the words of what is cut (in
+    native code, which lets Python go on), and one stores the batch before. Use it in a `with` statement.
+    """
+
+    def __init__(self, pipeline: Pipeline, month: Month, result: ChunksResult) -> None:
+        self._pipeline = pipeline
+        self._month = month
+        self._result = result
+        self._analysers = ThreadPoolExecutor(_ANALYSERS, thread_name_prefix="words")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="chunks")
+        self._storing: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _ChunkStep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in (self._analysers, self._writer):
+            pool.shutdown(cancel_futures=True)
+
+    def run_through(self) -> bool:
+        """Chunk all documents that are pending, in the order of their ids. Return whether there were any."""
+        after = None
+        while batch := self._read(after):
+            while len(self._storing) > _STORING:
+                self._storing.popleft().result()
+            self._storing.append(self._writer.submit(self._store, self._cut(*batch)))
+            after = batch[0][-1].id
+        while self._storing:
+            self._storing.popleft().result()
+        return after is not None
+
+    def _read(self, after: UUID | None) -> tuple[list[DocumentText], dict[UUID, list[StoredChunk]]] | None:
+        with self._pipeline.stores.database.connection() as connection:
+            batch = documents.to_chunk(connection, self._month, _BATCH, _BATCH_CHARS, after)
+            keys = [(document.id, document.created_at) for document in batch]
+            return (batch, document_chunks.of_documents(connection, self._month, keys)) if batch else None
+
+    def _cut(self, batch: Sequence[DocumentText], stored: dict[UUID, list[StoredChunk]]) -> list[_Cut]:
+        from rag_pipeline.documents.chunking.chunker import chunk_document
+
+        pipeline = self._pipeline
+        cuts: list[_Cut] = []
+        for document in batch:
+            old = stored[document.id]
+            # Cuts are kept where they still fit; those of another size or chunker do not.
+            comparable = old if document.chunked_with == _chunker(pipeline) else []
+            drafts = chunk_document(
+                document.content,
+                count_tokens=pipeline.embedder.count_tokens,
+                target_tokens=pipeline.settings.chunk_tokens,
+                title=document.title,
+                previous=[chunk.embedding_text or chunk.content for chunk in comparable if not chunk.superseded],
+            )
+            cuts.append(_Cut(document, old, drafts, self._analysers.submit(_words_of, document, drafts)))
+        return cuts
+
+    def _store(self, batch: Sequence[_Cut]) -> None:
+        """Store the next versions."""
+        pipeline, result = self._pipeline, self._result
+        rows: list[ChunkRow] = []
+        for cut in batch:
+            rows += next_version(cut.document, cut.drafts, cut.words.result()[1:], cut.old)
+        keys = [(cut.document.id, cut.document.created_at) for cut in batch]
+        chunked = [_chunked(cut, _chunker(pipeline)) for cut in batch]
+        try:
             with pipeline.stores.database.connection() as connection:
-                batch = documents.to_chunk(connection, month, _BATCH, _BATCH_CHARS)
-                stored = document_chunks.of_documents(connection, month, [(d.id, d.created_at) for d in batch])
-            if not batch:
-                return result
-            rows, chunked = _chunk(pipeline, batch, stored)
-            added, superseded = _store(pipeline, month, batch, rows, chunked)
-            result.documents += len(batch)
-            result.added += added
-            result.superseded += superseded
-            result.kept += sum(not row.is_new for row in rows)
-            pipeline.progress(f"{month} chunks", result.documents)
+                added, superseded = document_chunks.store_next_version(connection, self._month, keys, rows)
+                documents.mark_chunked(connection, chunked)
+        except RagError as error:
+            raise type(error)(
+                f"chunks of {batch[0].document.source} and {len(batch) - 1} more: {one_line(error)}"
+            ) from error
+        result.documents += len(batch)
+        result.added += added
+        result.superseded += superseded
+        result.kept += sum(not row.is_new for row in rows)
+        pipeline.progress(f"{self._month} chunks", result.documents)
 
 
-def _chunk(
-    pipeline: Pipeline, batch: Sequence[DocumentText], stored: dict[UUID, list[StoredChunk]]
-) -> tuple[list[ChunkRow], list[ChunkedDocument]]:
-    """Return the rows of the documents' next versions, and each document's counts and words."""
-    from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION, chunk_document
+def _chunker(pipeline: Pipeline) -> str:
+    """Return what decides the cuts of a text, as it is stored with each document."""
+    from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION
+
+    return f"{CHUNKER_VERSION}/{pipeline.settings.chunk_tokens}"
+
+
+def _words_of(document: DocumentText, drafts: Sequence[ChunkDraft]) -> list[str]:
     from rag_pipeline.language.words import words
 
-    chunker = f"{CHUNKER_VERSION}/{pipeline.settings.chunk_tokens}"
-    rows: list[ChunkRow] = []
-    chunked: list[ChunkedDocument] = []
-    for document in batch:
-        old = stored[document.id]
-        # Cuts are kept where they still fit; those of another size or chunker do not.
-        comparable = old if document.chunked_with == chunker else []
-        drafts = chunk_document(
-            document.content,
-            count_tokens=pipeline.embedder.count_tokens,
-            target_tokens=pipeline.settings.chunk_tokens,
-            title=document.title,
-            previous=[chunk.embedding_text or chunk.content for chunk in comparable if not chunk.superseded],
-        )
-        # as the vectors see it, with the line that names the document and the headings above
-        texts = [" ".join(words(draft.embedding_text)) for draft in drafts]
-        rows += next_version(document, drafts, texts, old)
-        chunked.append(
-            ChunkedDocument(
-                id=document.id,
-                created_at=document.created_at,
-                words=_distinct(" ".join([*words(document.title), *texts])),
-                word_count=sum(len(text.split()) for text in texts),
-                chunk_count=len(drafts),
-                chunked_with=chunker,
-            )
-        )
-    return rows, chunked
+    # Chunks as the vectors see them, with the line that names the document and the headings above.
+    return [" ".join(words(text)) for text in (document.title, *(draft.embedding_text for draft in drafts))]
 
 
-def _store(
-    pipeline: Pipeline,
-    month: Month,
-    batch: Sequence[DocumentText],
-    rows: Sequence[ChunkRow],
-    chunked: Sequence[ChunkedDocument],
-) -> tuple[int, int]:
-    """Store the next versions. Return the numbers of chunks that were added and superseded."""
-    try:
-        with pipeline.stores.database.connection() as connection:
-            counts = document_chunks.store_next_version(
-                connection, month, [(d.id, d.created_at) for d in batch], rows
-            )
-            documents.mark_chunked(connection, chunked)
-    except RagError as error:
-        raise type(error)(f"chunks of {batch[0].source} and {len(batch) - 1} more: {one_line(error)}") from error
-    return counts
+def _chunked(cut: _Cut, chunker: str) -> ChunkedDocument:
+    title, *texts = cut.words.result()
+    return ChunkedDocument(
+        id=cut.document.id,
+        created_at=cut.document.created_at,
+        words=_distinct(" ".join([title, *texts])),
+        word_count=sum(len(text.split()) for text in texts),
+        chunk_count=len(cut.drafts),
+        chunked_with=chunker,
+    )
 
 
 def next_version(
