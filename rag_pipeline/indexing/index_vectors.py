@@ -1,12 +1,13 @@
 """Vectors: a month's pending chunks are embedded in one pass and written, and complete documents switch versions.
 
-While one batch is being written, the next is being embedded.
+While some batches are being written, the next is being embedded.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ _log = logging.getLogger(__name__)
 
 _PROBE = "probe"
 """A text that any embedder can embed, unless it is down."""
+_WRITERS = 2
+_SWITCH_SECONDS = 1.0
 _SWITCH_BATCH = 200
 _MOVE_BATCH = 500
 
@@ -98,8 +101,21 @@ def reopen_incomplete(pipeline: Pipeline, deadline: float | None = None) -> None
             built_kinds.store(connection, month, built)
 
 
+@dataclass(frozen=True)
+class _Written:
+    """A batch that was written, and the chunks among it whose data a store refused, each with the reason."""
+
+    chunks: Sequence[ChunkToEmbed]
+    failed: Sequence[tuple[ChunkToEmbed, str]]
+
+
 class _VectorStep:
-    """One call of `index_vectors`. Its result is filled by this thread and by the one that writes."""
+    """One call of `index_vectors`.
+
+    This thread claims and embeds batches. Two write them: while one waits for Milvus, the other one does for PostgreSQL.
+    Another thread makes documents live, not after each batch: what they share, such as the counts of common words, is
+    then written less often. What was not switched when a run ends is by the next.
+    """
 
     def __init__(self, pipeline: Pipeline, month: Month, kinds: tuple[VectorKind, ...]) -> None:
         self._pipeline = pipeline
@@ -107,6 +123,9 @@ class _VectorStep:
         self._month = month
         self._kinds = kinds
         self._result = VectorsResult(TouchedChunks(month))
+        self._to_switch: set[UUID] = set()
+        self._switching: Future[None] | None = None
+        self._switched_at = time.monotonic()
 
     def run(self) -> VectorsResult:
         pipeline, month, result = self._pipeline, self._month, self._result
@@ -149,16 +168,22 @@ class _VectorStep:
             built=self._pipeline.settings.vectors,
             embedder=self._pipeline.embedder.fingerprint,
         )
-        with service, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-            writing: Future[None] | None = None
+        writing: deque[Future[_Written]] = deque()
+        with (
+            service,
+            ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as writers,
+            ThreadPoolExecutor(1, thread_name_prefix="switch") as switcher,
+        ):
             while batch:
                 embedded = self._embed(service, batch)
-                if writing:
-                    writing.result()
-                writing = writer.submit(self._write, service, embedded)
+                while len(writing) == _WRITERS:
+                    self._count(writing.popleft().result(), switcher)
+                writing.append(writers.submit(self._write, service, embedded))
                 batch = self._claim((batch[-1].document_id, batch[-1].position))
-            if writing:
-                writing.result()
+            while writing:
+                self._count(writing.popleft().result(), switcher)
+            if self._switching:
+                self._switching.result()
 
     def _embed(
         self, service: VectorMappingService, batch: Sequence[ChunkToEmbed]
@@ -202,17 +227,32 @@ class _VectorStep:
                 f"{one_line(error)}; nothing was lost, run again when it works"
             ) from error
 
-    def _write(self, service: VectorMappingService, embedded: Sequence[tuple[ChunkToEmbed, ChunkVectors]]) -> None:
-        stopwatch, result = self._pipeline.stopwatch, self._result
-        with stopwatch.stage("write"):
+    def _write(
+        self, service: VectorMappingService, embedded: Sequence[tuple[ChunkToEmbed, ChunkVectors]]
+    ) -> _Written:
+        with self._pipeline.stopwatch.stage("write"):
             failed = service.save([chunk for chunk, _ in embedded], [vectors for _, vectors in embedded])
-        result.failed += [(name_of(chunk), reason) for chunk, reason in failed]
-        result.written += len(embedded) - len(failed)
-        without = {chunk.id for chunk, _ in failed}
-        result.touched.add_written(chunk.id for chunk, _ in embedded if chunk.id not in without)
-        with stopwatch.stage("switch"):
-            self._switch(list({chunk.document_id for chunk, _ in embedded}))
+        return _Written([chunk for chunk, _ in embedded], failed)
+
+    def _count(self, written: _Written, switcher: ThreadPoolExecutor) -> None:
+        """Add a batch to the result; once a second, have the documents switched that were written since."""
+        result = self._result
+        without = {chunk.id for chunk, _ in written.failed}
+        result.failed += [(name_of(chunk), reason) for chunk, reason in written.failed]
+        result.written += len(written.chunks) - len(without)
+        result.touched.add_written(chunk.id for chunk in written.chunks if chunk.id not in without)
         self._pipeline.progress(f"{self._month} vectors", result.written)
+        self._to_switch.update(chunk.document_id for chunk in written.chunks)
+        if time.monotonic() - self._switched_at >= _SWITCH_SECONDS:
+            if self._switching:
+                self._switching.result()
+            self._switching = switcher.submit(self._switch_written, list(self._to_switch))
+            self._to_switch.clear()
+            self._switched_at = time.monotonic()
+
+    def _switch_written(self, documents: list[UUID]) -> None:
+        with self._pipeline.stopwatch.stage("switch"):
+            self._switch(documents)
 
     def _switch(self, documents: list[UUID] | None) -> None:
         """Make complete new versions live, up to `_SWITCH_BATCH` documents per transaction."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -47,7 +48,7 @@ _ABOUT_DATA = (DataRefusedError, psycopg.DataError, psycopg.IntegrityError)
 
 
 class VectorMappingService:
-    """Saves chunks with their vectors, in one month, for the given kinds of vectors.
+    """Saves chunks with their vectors, in one month, for the given kinds of vectors; from several threads.
 
     `built` are all the kinds that a complete chunk has; `embedder` is the fingerprint of what made the vectors.
     """
@@ -69,6 +70,7 @@ class VectorMappingService:
         self._built = tuple(built)
         self._embedder = embedder
         self._pool = ThreadPoolExecutor(len(self._kinds), thread_name_prefix="collection")
+        self._writing = {kind: Lock() for kind in self._kinds}
 
     def __enter__(self) -> VectorMappingService:
         return self
@@ -160,7 +162,8 @@ class VectorMappingService:
             for chunk, of_chunk in zip(batch, vectors, strict=True)
             for row in rows.make_rows(kind, chunk, of_chunk)
         ]
-        with sole_writer(self._database, self._collections.milvus, name):
+        # Threads of this process would wait for the collection's lock with pauses.
+        with self._writing[kind], sole_writer(self._database, self._collections.milvus, name):
             rows.upsert(self._collections.milvus, name, self._month, made)
 
     def _delete(self, kind: VectorKind, ids: Sequence[str]) -> None:

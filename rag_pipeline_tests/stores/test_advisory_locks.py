@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -53,6 +53,25 @@ def test_the_end_of_the_session_hides_no_error(database: Database) -> None:
         with database.connection() as connection:
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
         _ = 1 / 0
+
+
+HOLDERS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory'"
+
+
+def test_a_session_serves_again_unless_it_ended_or_something_failed(database: Database) -> None:
+    pids = []
+    with database.connection() as connection:
+        for failure in (None, None, ZeroDivisionError, None):
+            with suppress(ZeroDivisionError), advisory_lock(database, "a", 0):
+                pids.append(value(connection, HOLDERS))
+                if failure:
+                    raise failure
+        connection.execute("SELECT pg_terminate_backend(%s, 5000)", (pids[-1],))
+        with advisory_lock(database, "a", 0):
+            pids.append(value(connection, HOLDERS))
+    first, again, failed, after_failure, after_its_end = pids
+    assert first == again == failed
+    assert len({failed, after_failure, after_its_end}) == 3
 
 
 MONTH = "month 2024-01"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rag_pipeline.months import Month
     from rag_pipeline.stores.postgres.database import Connection, Database
 
+_FIRST_POLL_SECONDS = 0.01
 _POLL_SECONDS = 0.5
 _KEY = "hashtextextended(%s, 0)"
 
@@ -39,7 +40,7 @@ def advisory_lock(
 
     If another process holds it, calls `on_wait` once and waits up to `wait_seconds`, then raises a `BusyError`.
     """
-    with _session(database) as session:
+    with database.lock_session() as session:
         _wait_for(session, name, wait_seconds, on_wait)
         try:
             yield
@@ -59,7 +60,8 @@ def fenced_lock(
     distributed locking", 2016.)
     """
     owner, fence = f"owner {secrets.token_hex(8)}", f"fence of {name}"
-    with _session(database) as session:
+    with closing(database.connect()) as session:  # Closed also because it holds the owner's lock until it ends.
+        session.autocommit = True
         _wait_for(session, name, wait_seconds, on_wait)
         try:
             _wait_for(session, fence, wait_seconds, None)
@@ -96,18 +98,9 @@ def held(connection: Connection, names: Collection[str]) -> set[str]:
     return set(names) - set(free)
 
 
-@contextmanager
-def _session(database: Database) -> Iterator[Connection]:
-    connection = database.connect()
-    connection.autocommit = True
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
 def _wait_for(session: Connection, name: str, wait_seconds: float, on_wait: Callable[[], None] | None) -> None:
     deadline = time.monotonic() + wait_seconds
+    pause = _FIRST_POLL_SECONDS
     waited = False
     while not _try_lock(session, name):
         if time.monotonic() >= deadline:
@@ -115,7 +108,8 @@ def _wait_for(session: Connection, name: str, wait_seconds: float, on_wait: Call
         if on_wait and not waited:
             on_wait()
             waited = True
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, _POLL_SECONDS)
 
 
 def _try_lock(session: Connection, name: str) -> bool:
@@ -123,7 +117,7 @@ def _try_lock(session: Connection, name: str) -> bool:
 
 
 def _unlock(session: Connection, name: str) -> None:
-    """Free the lock before the session ends: the server notices a closed connection only some time later."""
+    """Free the lock while the session lives: the server notices a closed connection only some time later."""
     # A connection that is lost took its lock with it.
     with suppress(psycopg.OperationalError):
         session.execute(f"SELECT pg_advisory_unlock({_KEY})", (name,))

@@ -20,6 +20,7 @@ COMMAND_TIMEOUT_SECONDS = 60
 _POOL_MIN, _POOL_MAX = 5, 20
 _CONNECT_TIMEOUT_SECONDS = 10
 _KEEPALIVE_SECONDS = 30
+_KEPT_LOCK_SESSIONS = 4
 
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
@@ -37,6 +38,7 @@ class Database:
         self._sizes = (min_size, max_size)
         self._pool: ConnectionPool[Connection] | None = None
         self._guards: list[Callable[[Connection], None]] = []
+        self._lock_sessions: list[Connection] = []
 
     def __repr__(self) -> str:
         return f"Database({self.where})"
@@ -64,6 +66,41 @@ class Database:
         session["options"] += " -c idle_session_timeout=0"
         with self._translated():
             return psycopg.connect(self._url, **session, keepalives_idle=_KEEPALIVE_SECONDS)
+
+    @contextmanager
+    def lock_session(self) -> Iterator[Connection]:
+        """Lend a connection as `connect` opens it, for locks that are freed before it comes back.
+
+        It serves again, because locks are taken often and connecting takes longer than most of what they are for.
+        After an error it is closed.
+        """
+        session = self._returned_session()
+        if session is None:
+            session = self.connect()
+            session.autocommit = True
+        try:
+            yield session
+        except BaseException:
+            session.close()
+            raise
+        if session.closed or len(self._lock_sessions) >= _KEPT_LOCK_SESSIONS:
+            session.close()
+        else:
+            self._lock_sessions.append(session)
+
+    def _returned_session(self) -> Connection | None:
+        """Take a connection that was lent before and that still works."""
+        while True:
+            try:
+                session = self._lock_sessions.pop()
+            except IndexError:
+                return None
+            try:
+                ConnectionPool.check_connection(session)
+            except psycopg.OperationalError:
+                session.close()
+            else:
+                return session
 
     @contextmanager
     def guarded_by(self, check: Callable[[Connection], None]) -> Iterator[None]:
@@ -109,6 +146,8 @@ class Database:
 
     def close(self) -> None:
         """Close all connections; the next use opens the pool again."""
+        while self._lock_sessions:
+            self._lock_sessions.pop().close()
         if self._pool is not None:
             self._pool.close()
             self._pool = None
