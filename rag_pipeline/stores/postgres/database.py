@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,9 @@ _POOL_MIN, _POOL_MAX = 5, 20
 _CONNECT_TIMEOUT_SECONDS = 10
 _KEEPALIVE_SECONDS = 30
 _KEPT_LOCK_SESSIONS = 4
+_TRUSTED_SECONDS = 0.5
+_USED_AT = "rag_pipeline_used_at"
+"""The attribute of a pooled connection with the time of its last transaction that succeeded."""
 
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
@@ -136,13 +140,14 @@ class Database:
                     max_size=high,
                     kwargs=self._session,
                     timeout=10,
-                    check=ConnectionPool.check_connection,
+                    check=_check_unless_just_used,
                     open=True,
                 )
             with self._pool.connection() as connection:
                 for check in self._guards:
                     check(connection)
                 yield connection
+                setattr(connection, _USED_AT, time.monotonic())
 
     def close(self) -> None:
         """Close all connections; the next use opens the pool again."""
@@ -184,6 +189,12 @@ class Database:
         if "refused" in text:
             return "does not answer; start it (the embedded one: `rag-pipeline up`) and run again"
         return f"{text}; run again when it is back, nothing was lost"
+
+
+def _check_unless_just_used(connection: Connection) -> None:
+    """Raise if the connection is lost. One that has just worked is not asked: each transaction would begin with it."""
+    if time.monotonic() - getattr(connection, _USED_AT, 0.0) > _TRUSTED_SECONDS:
+        ConnectionPool.check_connection(connection)
 
 
 def objects(connection: Connection, kind: type[T], query: str, parameters: Parameters = ()) -> list[T]:

@@ -23,23 +23,24 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection, Database
     from rag_pipeline.stores.postgres.schema_description import Constraint, Index, SchemaDescription
 
-_by_server_version: dict[int, SchemaDescription] = {}
+_by_server_version: dict[tuple[int, bool], SchemaDescription] = {}
 
 
-def expected_schema(database: Database) -> SchemaDescription:
+def expected_schema(database: Database, *, spellings: bool = True) -> SchemaDescription:
     """Return the description of the schema that this program's migrations make on this version of PostgreSQL.
 
-    Made once per process. Raises a `PrivilegeError` if the user has no CREATE privilege on the database.
+    Made once per process; finding the other `spellings` of conditions takes longer than all else, and only what differs
+    from the first needs them. Raises a `PrivilegeError` if the user has no CREATE privilege on the database.
     """
     with database.connection() as connection:
-        version = connection.info.server_version
+        key = connection.info.server_version, spellings
         # Within the block: a lost connection is reported like any other.
-        if version not in _by_server_version:
-            _by_server_version[version] = _describe_scratch_schema(database)
-    return _by_server_version[version]
+        if key not in _by_server_version:
+            _by_server_version[key] = _describe_scratch_schema(database, spellings)
+    return _by_server_version[key]
 
 
-def _describe_scratch_schema(database: Database) -> SchemaDescription:
+def _describe_scratch_schema(database: Database, spellings: bool = True) -> SchemaDescription:
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
@@ -57,7 +58,8 @@ def _describe_scratch_schema(database: Database) -> SchemaDescription:
             ) from None
         session.execute(f"SET LOCAL search_path TO {name}")
         _run_migrations(connection)
-        return _with_spellings(session, describe(session))
+        described = describe(session)
+        return _with_spellings(session, described) if spellings else described
 
 
 def _with_spellings(session: Connection, expected: SchemaDescription) -> SchemaDescription:

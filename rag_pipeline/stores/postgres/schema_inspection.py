@@ -39,6 +39,7 @@ SchemaProblemKind = Literal[
     "index not attached",
     "leftover index",
 ]
+_SPELLED = {"constraint differs", "index differs"}
 _CHUNK_TABLES = {"document_chunks", "vector_deletions", "term_statistics"}
 
 
@@ -67,9 +68,15 @@ class SchemaProblem:
 
 def schema_problems(database: Database) -> list[SchemaProblem]:
     """Return what differs outside the monthly partitions, in an order in which it can be repaired."""
-    expected = expected_schema(database)
     with database.connection() as connection:
         found = describe(connection)
+    problems = _problems(expected_schema(database, spellings=False), found)
+    if any(problem.what in _SPELLED for problem in problems):
+        problems = _problems(expected_schema(database), found)
+    return problems
+
+
+def _problems(expected: SchemaDescription, found: SchemaDescription) -> list[SchemaProblem]:
     return [
         *_text_search_configuration_problems(expected, found),
         *_function_problems(expected, found),
@@ -81,7 +88,7 @@ def schema_problems(database: Database) -> list[SchemaProblem]:
 
 def partition_problems(database: Database, month: Month) -> list[SchemaProblem]:
     """Return what differs in a month's partitions. A month without items needs no partitions."""
-    expected = expected_schema(database)
+    expected = expected_schema(database, spellings=False)
     names = [month.postgres_partition(table) for table in PARTITIONED]
     with database.connection() as connection:
         attached = _attached_partitions(connection)
