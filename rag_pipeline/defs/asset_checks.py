@@ -5,6 +5,7 @@ All are partitioned by month: an unpartitioned one leaves a row that stays "plan
 one evaluation. It raises no alert: nothing would close it.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -113,13 +114,23 @@ def _step(
             if key in selected:
                 outcomes = {month: count_check.outcome(pipeline, month, month_run) for month in of}
                 yield _result(context, outcomes, check_name=key.name, asset_key=key.asset_key)
-        for asset, checks in by_asset.items():
-            keys = {dg.AssetCheckKey(dg.AssetKey(asset), check.name): check for check in checks}
-            chosen = {key: check for key, check in keys.items() if key in selected}
-            if chosen:
-                of_change = [key for key, check in chosen.items() if check.of_change]
+        chosen = {
+            asset: [check for check in checks if dg.AssetCheckKey(dg.AssetKey(asset), check.name) in selected]
+            for asset, checks in by_asset.items()
+        }
+        of_index = check_index(
+            pipeline,
+            names={check.name for checks in chosen.values() for check in checks},
+            assets=[asset for asset, checks in chosen.items() if checks],
+            costly=not context.has_partition_key,
+        )
+        for asset, checks in chosen.items():
+            if checks:
+                of_change = [
+                    dg.AssetCheckKey(dg.AssetKey(asset), check.name) for check in checks if check.of_change
+                ]
                 touched = if_enough(context, month_run.touched, of_change)
-                yield from _consistency(context, pipeline, of, asset, list(chosen.values()), touched)
+                yield from _consistency(context, pipeline, of, asset, checks, of_index, touched)
 
     return step
 
@@ -130,17 +141,19 @@ def _consistency(
     of: Sequence[Month],
     asset: str,
     checks: Sequence[Check],
+    of_index: Sequence[Finding],
     touched: TouchedChunks | None,
 ) -> Iterator[dg.AssetCheckResult]:
     names = {check.name for check in checks}
-    of_index = check_index(pipeline, names=names, assets=(asset,), costly=not context.has_partition_key)
     by_month = {
         month: [*of_index, *check_month(pipeline, month, names=names, assets=(asset,), touched=touched)]
         for month in of
     }
     for check in checks:
         outcomes = {
-            month: _findings_outcome(check, [finding for finding in found if finding.check == check.name], touched)
+            month: _findings_outcome(
+                check, [f for f in found if (f.where, f.check) == (asset, check.name)], touched
+            )
             for month, found in by_month.items()
         }
         yield _result(context, outcomes, check_name=check.name, asset_key=asset)
@@ -254,7 +267,7 @@ def _result(
     """Return the result of the run's month; without one, a summary with a table of all months, failing ones first."""
     if context.has_partition_key:
         (outcome,) = outcomes.values()
-        return dg.AssetCheckResult(**check, **outcome)
+        return _ResultOfMonth(**check, **outcome)
     failing = [month for month, outcome in outcomes.items() if not outcome["passed"]]
     rows = [(month, outcomes[month]["description"]) for month in sorted(outcomes, key=lambda m: m not in failing)]
     return _ResultOfAllMonths(
@@ -264,6 +277,32 @@ def _result(
         description=f"months checked: {len(outcomes)}, failing: {', '.join(map(str, failing)) or 'none'}",
         metadata={"months": table(("month", "result"), rows, limit=len(rows))},
     )
+
+
+class _ResultOfMonth(dg.AssetCheckResult):
+    """A result that looks up the month's materialization, which it is about, once for all checks of a step."""
+
+    def _get_partitioned_target_materialization_data(
+        self, step_context: Any, asset_key: Any, partition_key: str
+    ) -> Any:
+        step = step_context.run_id, step_context.step.key
+        if _targets.step != step:
+            _targets.step, _targets.by_asset = step, {}
+        if asset_key not in _targets.by_asset:
+            _targets.by_asset[asset_key] = super()._get_partitioned_target_materialization_data(
+                step_context, asset_key, partition_key
+            )
+        return _targets.by_asset[asset_key]
+
+
+class _Targets(threading.local):
+    """What the checks of the step that this thread carries out are about."""
+
+    step: tuple[str, str] | None = None
+    by_asset: dict[dg.AssetKey, Any]
+
+
+_targets = _Targets()
 
 
 class _ResultOfAllMonths(dg.AssetCheckResult):

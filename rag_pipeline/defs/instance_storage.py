@@ -21,11 +21,23 @@ from rag_pipeline.pipeline import find_endpoints
 from rag_pipeline.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dagster._serdes import ConfigurableClassData
 
 
 class IndexDatabaseStorage(DagsterPostgresStorage):
-    """Dagster's PostgreSQL storage, found through the `RAG_*` settings."""
+    """Dagster's PostgreSQL storage, found through the `RAG_*` settings.
+
+    It remembers which tables and columns there are. Dagster asks PostgreSQL with each materialization, for the sake of
+    instances that were not migrated; here a tenth of a month's run.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        events = self._event_log_storage
+        for question in ("has_table", "has_asset_key_col"):
+            setattr(events, question, _remembering(getattr(events, question)))
 
     @classmethod
     def config_type(cls) -> Any:
@@ -46,6 +58,18 @@ class IndexDatabaseStorage(DagsterPostgresStorage):
             return cls(_url(), inst_data=inst_data)
         except RagError as error:
             raise click.ClickException(one_line(error)) from None
+
+
+def _remembering(exists: Callable[[str], bool]) -> Callable[[str], bool]:
+    """What exists stays; what does not can be created by a migration meanwhile, so only the first is remembered."""
+    known: set[str] = set()
+
+    def remembered(name: str) -> bool:
+        if name not in known and exists(name):
+            known.add(name)
+        return name in known
+
+    return remembered
 
 
 def _url() -> str:

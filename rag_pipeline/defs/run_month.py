@@ -13,6 +13,7 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy.exc import DBAPIError
 
@@ -121,6 +122,8 @@ def _instance(pipeline: "Pipeline") -> dg.DagsterInstance:
     instance = dg.DagsterInstance.get()
     # Pools the connections: a new one for every event would take most of the time of a small run.
     instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+    # What the process prints is for whoever started it. To copy it into a log takes two more processes for each step.
+    instance._compute_log_manager = NoOpComputeLogManager()
     # A run in process has no code location, and the UI's timeline leaves out runs that have none.
     instance.create_run_for_job = partial(instance.create_run_for_job, remote_job_origin=_origin())  # type: ignore[method-assign]
     return instance

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import yaml
+from sqlalchemy import Engine, event
 
 from rag_pipeline.defs.run_month import run_month
 from rag_pipeline.indexing.ingest import ingest
@@ -36,3 +39,63 @@ def test_it_belongs_to_the_code_location_and_counts_the_chunks_that_it_made(
         newest = event.asset_materialization.metadata["newest_documents"]
         assert isinstance(newest, dg.TableMetadataValue)
         assert [record.data.get("chunks") for record in newest.records] == chunks
+
+
+@contextmanager
+def dagsters_statements() -> Iterator[list[str]]:
+    """What Dagster's storage asks PostgreSQL."""
+    asked: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, parameters: object, *_: object) -> None:
+        asked.append(f"{statement} {parameters}")
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_dagster_is_asked_once_for_what_does_not_change(
+    location: CodeLocation, instance: dg.DagsterInstance
+) -> None:
+    with Pipeline(load_settings()) as pipeline, dagsters_statements() as asked:
+        pipeline.prepare()
+        for text in ("first", "second"):
+            location.write("a.md", "2024-01-05", text)
+            asked.clear()
+            assert ingest(pipeline, run=run_month).errors == []
+    assert asked
+    for table in ("asset_keys", "asset_event_tags", "asset_check_executions", "dynamic_partitions"):
+        assert not [one for one in asked if "pg_catalog" in one and f"'{table}'" in one], table
+    of_materializations = [one for one in asked if one.startswith("SELECT") and "'ASSET_MATERIALIZATION'" in one]
+    assert len(of_materializations) < 19, "once for each asset, not for each check"
+
+
+def test_each_check_names_the_materialization_that_it_is_about(
+    location: CodeLocation, instance: dg.DagsterInstance
+) -> None:
+    location.write("a.md", "2024-01-05")
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        assert ingest(pipeline, run=run_month).errors == []
+    [run] = instance.get_runs()
+    for asset in ("documents", "document_chunks", "dense_collection", "sparse_collection", "multi_collection"):
+        records = instance.event_log_storage.get_event_records(
+            dg.EventRecordsFilter(dg.DagsterEventType.ASSET_MATERIALIZATION, asset_key=dg.AssetKey(asset)), 1
+        )
+        for evaluation in evaluations(instance, run.run_id, asset):
+            target = evaluation.target_materialization_data
+            assert target is not None
+            assert target.storage_id == records[0].storage_id, evaluation.check_name
+
+
+def evaluations(instance: dg.DagsterInstance, run_id: str, asset: str) -> list[dg.AssetCheckEvaluation]:
+    found = [
+        entry.dagster_event.asset_check_evaluation_data
+        for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        if entry.dagster_event is not None
+    ]
+    of_asset = [evaluation for evaluation in found if evaluation.asset_key == dg.AssetKey(asset)]
+    assert len(of_asset) > 1
+    return of_asset
