@@ -3,7 +3,7 @@
 cocoindex (PostgreSQL, tracks changes) and Haystack (Milvus, keeps no state) index the same Japanese Markdown files, all
 of one month, with the same free embedder, dense vectors only, in chunks of at most 1,600 characters, as whole processes
 in turn; then this pipeline alone in other settings. The peers' environments are made under .peers. Compare only figures
-of the same call: each table says how often the fastest of the peers fits into ours.
+of the same call.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
+from benchmarks.free_vectors import DIMENSION, dense_vector
 from benchmarks.harness import Measured, benchmark_workspace, ingest, measure
 from benchmarks.ingest import edit, make_files
+from rag_pipeline.months import Month
+from rag_pipeline.stores.milvus import rows
+from rag_pipeline.stores.milvus.client import Milvus
+from rag_pipeline.stores.milvus.collections import Collections, generations
 from rag_pipeline_tests.support.databases import temporary_database
 from rag_pipeline_tests.support.workspace import Workspace
 
@@ -70,8 +76,8 @@ def _peer_commands(workspace: Workspace, postgres_url: str) -> dict[str, list[st
     }
 
 
-def beside_peers(files: int) -> dict[str, Measured]:
-    """Print the first table; return ours by row."""
+def beside_peers(files: int) -> None:
+    """Print the first table."""
     with ExitStack() as stack:
         workspace, environment = stack.enter_context(benchmark_workspace(_EMBEDDER))
         postgres_url = stack.enter_context(temporary_database(workspace.endpoints.postgres_url, "cocoindex"))
@@ -79,15 +85,39 @@ def beside_peers(files: int) -> dict[str, Measured]:
         environment |= _QUIET | {"RAG_VECTORS": "dense"}
         paths = make_files(workspace.docs, files, 1)
         some = paths[:: max(1, files // _SOME)][:_SOME]
-        rows = []
+        table = []
         for name, change in _changes(some):
             change()
             theirs = {peer: measure(command, environment) for peer, command in peers.items()}
-            rows.append(_Row(name, ingest(environment), theirs))
-            _print_row(rows[-1])
-        _print_table(rows, files)
+            table.append(_Row(name, ingest(environment), theirs))
+            _print_row(table[-1])
+        _print_table(table, files)
+        print("floor:", raw_upsert(workspace, table[0].ours.printed["embedded"]))
         print("search as a process:", _search_seconds(environment), flush=True)
-    return {row.name: row.ours for row in rows}
+
+
+def raw_upsert(workspace: Workspace, count: int) -> str:
+    """Write as many dense vectors as ours did, with the same fields, and nothing else. Return what it took."""
+    month = Month(2024, 1)
+    milvus = Milvus(workspace.endpoints.milvus_uri)
+    collections = Collections(milvus, generations("floor_", "free", DIMENSION, 64, ("dense",)))
+    collections.ensure(month)
+    vector = dense_vector("floor")
+    common = {"document_id": str(UUID(int=0)), "source_type": "filesystem", "language": "ja", "chunk_position": 0}
+    made = [
+        {
+            "id": f"{UUID(int=n)}_dense",
+            "vector": vector,
+            "created_timestamp": int(month.start.timestamp()),
+            **common,
+        }
+        for n in range(count)
+    ]
+    start = time.perf_counter()
+    rows.upsert(milvus, collections.generations["dense"].name, month, made)
+    written = time.perf_counter() - start
+    collections.flush()
+    return f"raw upsert of {count} rows {written:.2f} s, and their index {time.perf_counter() - start - written:.2f} s"
 
 
 def _changes(some: Sequence[Path]) -> list[tuple[str, Callable[[], object]]]:
