@@ -79,9 +79,10 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
             raise DocumentError("the file contains no text")
     except DocumentError as error:
         raise DocumentError(f"{shown}: {one_line(error)}") from None
-    # Found even if there is a title: this way a text whose outline takes too much time or memory is rejected here,
-    # where that has a limit, and not when it is chunked.
-    heading = first_heading(content)
+    title = clean_field(extracted.title, MAX_TITLE)
+    # Of a long text the outline is made even if there is a title: one whose outline takes too much time or memory is
+    # rejected here, where that has a limit, and not when it is chunked.
+    heading = None if title and len(content) <= _QUICK_BYTES else first_heading(content)
     warnings = [warning for text in extracted.warnings if (warning := clean_field(text, 500))]
     if file_format != _FORMATS.get(_extension(name), file_format):
         warnings.append(f"the extension does not match the content: the file was read as {file_format}")
@@ -89,7 +90,7 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
     if doubt:
         warnings.append(doubt)
     return ParsedDocument(
-        title=clean_field(extracted.title, MAX_TITLE)
+        title=title
         or clean_field(heading, MAX_TITLE)
         or clean_field(PurePosixPath(name).stem, MAX_TITLE)
         or shown,
