@@ -26,18 +26,29 @@ if TYPE_CHECKING:
     from dagster._serdes import ConfigurableClassData
 
 
+_QUESTIONS = (
+    "has_table",
+    "has_asset_key_col",
+    "has_run_stats_index_cols",
+    "has_bulk_actions_selector_cols",
+    "has_backfill_id_column",
+    "has_bulk_action_job_name_column",
+)
+
+
 class IndexDatabaseStorage(DagsterPostgresStorage):
     """Dagster's PostgreSQL storage, found through the `RAG_*` settings.
 
-    It remembers which tables and columns there are. Dagster asks PostgreSQL with each materialization, for the sake of
-    instances that were not migrated; here a tenth of a month's run.
+    It remembers which tables and columns there are. Dagster asks PostgreSQL with each materialization and each look at
+    runs, for the sake of instances that were not migrated; a tenth of a month's run.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        events = self._event_log_storage
-        for question in ("has_table", "has_asset_key_col"):
-            setattr(events, question, _remembering(getattr(events, question)))
+        for storage in (self._event_log_storage, self._run_storage):
+            for question in _QUESTIONS:
+                if hasattr(storage, question):
+                    setattr(storage, question, _remembering(getattr(storage, question)))
 
     @classmethod
     def config_type(cls) -> Any:
@@ -60,14 +71,14 @@ class IndexDatabaseStorage(DagsterPostgresStorage):
             raise click.ClickException(one_line(error)) from None
 
 
-def _remembering(exists: Callable[[str], bool]) -> Callable[[str], bool]:
+def _remembering(exists: Callable[..., bool]) -> Callable[..., bool]:
     """What exists stays; what does not can be created by a migration meanwhile, so only the first is remembered."""
-    known: set[str] = set()
+    known: set[tuple[str, ...]] = set()
 
-    def remembered(name: str) -> bool:
-        if name not in known and exists(name):
-            known.add(name)
-        return name in known
+    def remembered(*names: str) -> bool:
+        if names not in known and exists(*names):
+            known.add(names)
+        return names in known
 
     return remembered
 
