@@ -102,6 +102,15 @@ def test_all_tables_and_indexes_of_the_data_model(database: Database) -> None:
     } <= indexes
 
 
+def test_searches_of_live_chunks_use_the_full_text_index(database: Database) -> None:
+    schema.ensure_months(database, [JANUARY])
+    condition = "c.content_words @@ 'word'::tsquery AND c.document_created_at >= '2024-01-01Z'"
+    with database.connection() as connection:
+        connection.execute("SET LOCAL enable_seqscan = off")
+        plan = connection.execute(f"EXPLAIN SELECT FROM document_chunks c WHERE c.live AND {condition}").fetchall()
+    assert "document_chunks_2024_01_content_words_idx" in str(plan)
+
+
 def test_bounds_of_partitions_are_utc_whatever_the_session(database: Database) -> None:
     connection = database.connect()
     connection.execute("SET timezone = 'Asia/Tokyo'")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rag_pipeline.stores.postgres.database import Database
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in `migrations/versions`; a test compares them."""
 VERSION_TABLE = "rag_schema_version"
 """Not Alembic's default, which Dagster uses if both share a database."""
