@@ -83,9 +83,12 @@ def _ask(pipeline: Pipeline, asked: Sequence[Query]) -> Figures:
 
 
 def _is_section(hit: Hit, query: Query) -> bool:
-    """Whether a hit shows the section: its own chunk, or one that has the heading inside."""
-    return hit.source_id.endswith(f":{query.page}.md") and any(
-        line.lstrip("#").strip() == query.section for line in hit.content.split("\n") if line.startswith("#")
+    """Whether a hit shows the section: a chunk of it, also of its middle, or one that has the heading inside."""
+    return hit.source_id.endswith(f":{query.page}.md") and (
+        hit.section_title == query.section
+        or any(
+            line.lstrip("#").strip() == query.section for line in hit.content.split("\n") if line.startswith("#")
+        )
     )
 
 
