@@ -10,6 +10,7 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -101,20 +102,12 @@ def reopen_incomplete(pipeline: Pipeline, deadline: float | None = None) -> None
             built_kinds.store(connection, month, built)
 
 
-@dataclass(frozen=True)
-class _Written:
-    """A batch that was written, and the chunks among it whose data a store refused, each with the reason."""
-
-    chunks: Sequence[ChunkToEmbed]
-    failed: Sequence[tuple[ChunkToEmbed, str]]
-
-
 class _VectorStep:
     """One call of `index_vectors`.
 
     This thread claims and embeds batches. Two write them: while one waits for Milvus, the other one does for PostgreSQL.
-    Another thread makes documents live, not after each batch: what they share, such as the counts of common words, is
-    then written less often. What was not switched when a run ends is by the next.
+    After a batch, but not more often than once a second, they make documents live: what documents share, such as the
+    counts of common words, is then written less often. The next run begins with those that a failed run left.
     """
 
     def __init__(self, pipeline: Pipeline, month: Month, kinds: tuple[VectorKind, ...]) -> None:
@@ -124,12 +117,15 @@ class _VectorStep:
         self._kinds = kinds
         self._result = VectorsResult(TouchedChunks(month))
         self._to_switch: set[UUID] = set()
-        self._switching: Future[None] | None = None
         self._switched_at = time.monotonic()
+        self._counting = Lock()
+        self._switching = Lock()
 
     def run(self) -> VectorsResult:
         pipeline, month, result = self._pipeline, self._month, self._result
         schema.analyze_if_grown(self._database, month)
+        with pipeline.stopwatch.stage("switch"):
+            self._switch(None)
         first = self._claim(None)
         if first:
             pipeline.collections.ensure(month)
@@ -168,22 +164,16 @@ class _VectorStep:
             built=self._pipeline.settings.vectors,
             embedder=self._pipeline.embedder.fingerprint,
         )
-        writing: deque[Future[_Written]] = deque()
-        with (
-            service,
-            ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as writers,
-            ThreadPoolExecutor(1, thread_name_prefix="switch") as switcher,
-        ):
+        writing: deque[Future[None]] = deque()
+        with service, ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as writers:
             while batch:
                 embedded = self._embed(service, batch)
                 while len(writing) == _WRITERS:
-                    self._count(writing.popleft().result(), switcher)
+                    writing.popleft().result()
                 writing.append(writers.submit(self._write, service, embedded))
                 batch = self._claim((batch[-1].document_id, batch[-1].position))
             while writing:
-                self._count(writing.popleft().result(), switcher)
-            if self._switching:
-                self._switching.result()
+                writing.popleft().result()
 
     def _embed(
         self, service: VectorMappingService, batch: Sequence[ChunkToEmbed]
@@ -227,32 +217,30 @@ class _VectorStep:
                 f"{one_line(error)}; nothing was lost, run again when it works"
             ) from error
 
-    def _write(
-        self, service: VectorMappingService, embedded: Sequence[tuple[ChunkToEmbed, ChunkVectors]]
-    ) -> _Written:
-        with self._pipeline.stopwatch.stage("write"):
-            failed = service.save([chunk for chunk, _ in embedded], [vectors for _, vectors in embedded])
-        return _Written([chunk for chunk, _ in embedded], failed)
-
-    def _count(self, written: _Written, switcher: ThreadPoolExecutor) -> None:
-        """Add a batch to the result; once a second, have the documents switched that were written since."""
-        result = self._result
-        without = {chunk.id for chunk, _ in written.failed}
-        result.failed += [(name_of(chunk), reason) for chunk, reason in written.failed]
-        result.written += len(written.chunks) - len(without)
-        result.touched.add_written(chunk.id for chunk in written.chunks if chunk.id not in without)
+    def _write(self, service: VectorMappingService, embedded: Sequence[tuple[ChunkToEmbed, ChunkVectors]]) -> None:
+        stopwatch, result = self._pipeline.stopwatch, self._result
+        chunks = [chunk for chunk, _ in embedded]
+        with stopwatch.stage("write"):
+            failed = service.save(chunks, [vectors for _, vectors in embedded])
+        without = {chunk.id for chunk, _ in failed}
+        with self._counting:
+            result.failed += [(name_of(chunk), reason) for chunk, reason in failed]
+            result.written += len(chunks) - len(without)
+            result.touched.add_written(chunk.id for chunk in chunks if chunk.id not in without)
+            self._to_switch.update(chunk.document_id for chunk in chunks)
         self._pipeline.progress(f"{self._month} vectors", result.written)
-        self._to_switch.update(chunk.document_id for chunk in written.chunks)
-        if time.monotonic() - self._switched_at >= _SWITCH_SECONDS:
-            if self._switching:
-                self._switching.result()
-            self._switching = switcher.submit(self._switch_written, list(self._to_switch))
-            self._to_switch.clear()
-            self._switched_at = time.monotonic()
+        if time.monotonic() - self._switched_at > _SWITCH_SECONDS and self._switching.acquire(blocking=False):
+            try:
+                self._switch_written()
+            finally:
+                self._switching.release()
 
-    def _switch_written(self, documents: list[UUID]) -> None:
+    def _switch_written(self) -> None:
+        with self._counting:
+            documents, self._to_switch = list(self._to_switch), set()
         with self._pipeline.stopwatch.stage("switch"):
             self._switch(documents)
+        self._switched_at = time.monotonic()
 
     def _switch(self, documents: list[UUID] | None) -> None:
         """Make complete new versions live, up to `_SWITCH_BATCH` documents per transaction."""

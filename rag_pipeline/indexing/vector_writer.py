@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ from rag_pipeline.stores.postgres.statuses import EmbeddingStatus
 from rag_pipeline.stores.vector_ids import row_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from uuid import UUID
 
@@ -162,12 +163,19 @@ class VectorMappingService:
             for chunk, of_chunk in zip(batch, vectors, strict=True)
             for row in rows.make_rows(kind, chunk, of_chunk)
         ]
-        # Threads of this process would wait for the collection's lock with pauses.
-        with self._writing[kind], sole_writer(self._database, self._collections.milvus, name):
+        with self._sole_writer(kind):
             rows.upsert(self._collections.milvus, name, self._month, made)
 
     def _delete(self, kind: VectorKind, ids: Sequence[str]) -> None:
-        rows.delete(self._collections.milvus, self._collections.generations[kind].name, ids)
+        with self._sole_writer(kind):
+            rows.delete(self._collections.milvus, self._collections.generations[kind].name, ids)
+
+    @contextmanager
+    def _sole_writer(self, kind: VectorKind) -> Iterator[None]:
+        """Hold a collection's write lock. Threads of this process wait for each other without its pauses."""
+        name = self._collections.generations[kind].name
+        with self._writing[kind], sole_writer(self._database, self._collections.milvus, name):
+            yield
 
     def _set_back(self, counted: Sequence[tuple[UUID, int]]) -> None:
         with self._database.connection() as connection:

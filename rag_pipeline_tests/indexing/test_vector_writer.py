@@ -14,7 +14,9 @@ from rag_pipeline.errors import LockLostError, StoreUnavailableError
 from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.vector_writer import Saga
 from rag_pipeline.stores.milvus import rows
+from rag_pipeline.stores.milvus.client import Milvus
 from rag_pipeline.stores.postgres import document_chunks
+from rag_pipeline.stores.postgres.advisory_locks import held
 from rag_pipeline_tests.support.index import Index, section, sections
 from rag_pipeline_tests.support.milvus import refusing
 
@@ -146,6 +148,49 @@ def test_data_that_are_refused_alike_for_every_chunk_are_blamed_on_none(index: I
     assert index.rows(UNFINISHED) == [("pending",)]
     index.ingest()
     index.assert_consistent()
+
+
+def test_vectors_are_taken_back_under_the_lock_of_their_collection(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another batch is being written meanwhile, and Milvus Lite takes one writer to a collection at a time."""
+    write_documents(index)
+    deleted, unlocked = [], []
+    delete = rows.delete
+
+    def watched(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
+        deleted.append(collection)
+        lock = f"collection {collection}"
+        with index.open() as other, other.stores.database.connection() as connection:
+            if not held(connection, [lock]):
+                unlocked.append(lock)
+        delete(milvus, collection, ids)
+
+    monkeypatch.setattr(rows, "delete", watched)
+    with refusing(*TOO_LONG), pytest.raises(StoreUnavailableError, match="refused alike"):
+        index.ingest()
+    assert deleted
+    assert unlocked == []
+
+
+def test_what_a_failed_run_completed_goes_live_even_if_the_next_cannot_embed(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.write("a.md", "# 見出し\n\n本文。\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(document_chunks, "switch", lambda *_: [])
+        index.ingest()
+    live = "SELECT count(*) FROM document_chunks WHERE live"
+    assert index.rows(live) == [(0,)]
+    index.write("b.md", "# 別\n\n別の本文。\n")
+    monkeypatch.setattr(index.embedder, "encode", _down)
+    with pytest.raises(StoreUnavailableError, match="fails for every text"):
+        index.ingest()
+    assert index.rows(live) == [(1,)]
+
+
+def _down(texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
+    raise ConnectionError("the model's server does not answer")
 
 
 @contextmanager

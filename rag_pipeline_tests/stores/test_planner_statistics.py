@@ -97,6 +97,15 @@ def test_the_checks_after_a_run_read_a_month_once_and_not_for_each_document(data
         assert not any("2024_02" in name for name in locks), mismatch.problem
 
 
+def test_a_partition_that_somebody_locks_is_left_out(database: Database) -> None:
+    filled(database)
+    with database.connection() as connection:
+        connection.execute("LOCK TABLE document_chunks_2024_03 IN SHARE UPDATE EXCLUSIVE MODE")
+        schema.analyze_if_rewritten(database, MONTH, CHUNKS)
+        schema.analyze_if_grown(database, MONTH)
+    assert [count for *_, count in analyzed(database)] == [0, 1]
+
+
 def locked(connection: psycopg.Connection) -> list[str]:
     rows = connection.execute("SELECT DISTINCT relation::regclass::text FROM pg_locks WHERE locktype = 'relation'")
     return [name for (name,) in rows]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -40,13 +41,14 @@ class _StandIn(ModuleType):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.__path__: list[str] = []  # A package, whose modules are stand-ins too.
+        self.__spec__ = ModuleSpec(name, None, is_package=True)
 
     def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is not self:
+            return getattr(import_module(self.__name__), name)
         if name.startswith("__"):
             raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            return _OnDemand(self.__name__, name)
-        return getattr(import_module(self.__name__), name)
+        return _OnDemand(self.__name__, name)
 
 
 class _OnDemand:

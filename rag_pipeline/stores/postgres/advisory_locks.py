@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -118,6 +118,7 @@ def _try_lock(session: Connection, name: str) -> bool:
 
 def _unlock(session: Connection, name: str) -> None:
     """Free the lock while the session lives: the server notices a closed connection only some time later."""
-    # A connection that is lost took its lock with it.
-    with suppress(psycopg.OperationalError):
+    try:
         session.execute(f"SELECT pg_advisory_unlock({_KEY})", (name,))
+    except psycopg.OperationalError:
+        session.close()  # It takes its lock with it, if it is not lost already.

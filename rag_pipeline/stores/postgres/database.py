@@ -24,7 +24,7 @@ _KEEPALIVE_SECONDS = 30
 _KEPT_LOCK_SESSIONS = 4
 _TRUSTED_SECONDS = 0.5
 _USED_AT = "rag_pipeline_used_at"
-"""The attribute of a pooled connection with the time of its last transaction that succeeded."""
+"""The attribute of a pooled connection with the time when it was last used without an error."""
 
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
@@ -43,6 +43,7 @@ class Database:
         self._pool: ConnectionPool[Connection] | None = None
         self._guards: list[Callable[[Connection], None]] = []
         self._lock_sessions: list[Connection] = []
+        self._failed_at = 0.0
 
     def __repr__(self) -> str:
         return f"Database({self.where})"
@@ -140,14 +141,27 @@ class Database:
                     max_size=high,
                     kwargs=self._session,
                     timeout=10,
-                    check=_check_unless_just_used,
+                    check=self._check_unless_just_used,
                     open=True,
                 )
-            with self._pool.connection() as connection:
-                for check in self._guards:
-                    check(connection)
-                yield connection
-                setattr(connection, _USED_AT, time.monotonic())
+            try:
+                with self._pool.connection() as connection:
+                    for check in self._guards:
+                        check(connection)
+                    yield connection
+                    setattr(connection, _USED_AT, time.monotonic())
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                self._failed_at = time.monotonic()
+                raise
+
+    def _check_unless_just_used(self, connection: Connection) -> None:
+        """Raise if a connection is lost. One that has just worked is not asked: each transaction would begin with it.
+
+        After an error all are asked: what ended one has often ended the others.
+        """
+        used_at = getattr(connection, _USED_AT, 0.0)
+        if used_at <= self._failed_at or time.monotonic() - used_at > _TRUSTED_SECONDS:
+            ConnectionPool.check_connection(connection)
 
     def close(self) -> None:
         """Close all connections; the next use opens the pool again."""
@@ -189,12 +203,6 @@ class Database:
         if "refused" in text:
             return "does not answer; start it (the embedded one: `rag-pipeline up`) and run again"
         return f"{text}; run again when it is back, nothing was lost"
-
-
-def _check_unless_just_used(connection: Connection) -> None:
-    """Raise if the connection is lost. One that has just worked is not asked: each transaction would begin with it."""
-    if time.monotonic() - getattr(connection, _USED_AT, 0.0) > _TRUSTED_SECONDS:
-        ConnectionPool.check_connection(connection)
 
 
 def objects(connection: Connection, kind: type[T], query: str, parameters: Parameters = ()) -> list[T]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg import sql
 
-from rag_pipeline.errors import RagError
+from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import value, values
 from rag_pipeline.stores.postgres.migrations import ALEMBIC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from rag_pipeline.stores.postgres.database import Database
+
+_log = logging.getLogger(__name__)
 
 HEAD = "0005"
 """The newest revision in `migrations/versions`; a test compares them."""
@@ -53,8 +57,8 @@ def migrate(database: Database, to: str = HEAD) -> bool:
     config.set_main_option("script_location", "rag_pipeline.stores.postgres:migrations")
     engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)
     with ALEMBIC, engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
         connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
         config.attributes["connection"] = connection
         command.upgrade(config, to)
     engine.dispose()
@@ -109,8 +113,7 @@ def analyze_if_grown(database: Database, month: Month) -> None:
             """,
             (list(partitions), _FEW_PAGES),
         )
-        for partition in grown:
-            connection.execute(f"ANALYZE {partition} ({partitions[partition]})")
+    _analyze(database, {partition: partitions[partition] for partition in grown})
 
 
 def analyze_if_rewritten(database: Database, month: Month, chunks: int) -> None:
@@ -123,9 +126,18 @@ def analyze_if_rewritten(database: Database, month: Month, chunks: int) -> None:
     with database.connection() as connection:
         table = month.postgres_partition("document_chunks")
         known = value(connection, "SELECT reltuples FROM pg_class WHERE oid = to_regclass(%s)", (table,))
-        if chunks > known / 10:
-            for table, columns in _ANALYZED.items():
-                connection.execute(f"ANALYZE {month.postgres_partition(table)} ({columns})")
+    if chunks > known / 10:
+        _analyze(database, {month.postgres_partition(name): columns for name, columns in _ANALYZED.items()})
+
+
+def _analyze(database: Database, columns_of: Mapping[str, str]) -> None:
+    """Refresh the statistics of partitions. They make queries fast, not right: what is locked or slow is left out."""
+    for partition, columns in columns_of.items():
+        try:
+            with database.connection() as connection:
+                connection.execute(f"ANALYZE (SKIP_LOCKED) {partition} ({columns})")
+        except psycopg.errors.QueryCanceled as error:
+            _log.warning("the planner's statistics of %s were not refreshed: %s", partition, one_line(error))
 
 
 def months_with_documents(database: Database) -> list[Month]:

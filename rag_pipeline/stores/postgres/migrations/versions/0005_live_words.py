@@ -13,9 +13,11 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+# Searches go on while it is built; a DROP INDEX in front would make them wait too.
 LIVE_WORDS = """
+CREATE INDEX idx_chunks_fulltext_live ON document_chunks USING GIN (content_words) WHERE live;
 DROP INDEX idx_chunks_fulltext;
-CREATE INDEX idx_chunks_fulltext ON document_chunks USING GIN (content_words) WHERE live;
+ALTER INDEX idx_chunks_fulltext_live RENAME TO idx_chunks_fulltext;
 """
 
 
