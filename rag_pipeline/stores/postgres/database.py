@@ -31,6 +31,30 @@ Connection = psycopg.Connection[Row]
 T = TypeVar("T")
 
 
+class _Trust:
+    """Which pooled connections are lent without being asked: those that have just worked, until one fails.
+
+    Otherwise each transaction would begin with a question. What ends one connection has often ended the others.
+    """
+
+    def __init__(self) -> None:
+        self._failed_at = 0.0
+
+    def note(self, connection: Connection) -> None:
+        """Note that a connection works."""
+        setattr(connection, _USED_AT, time.monotonic())
+
+    def end(self) -> None:
+        """Have every connection asked before it is lent again."""
+        self._failed_at = time.monotonic()
+
+    def check(self, connection: Connection) -> None:
+        """Raise if a connection is lost."""
+        used_at = getattr(connection, _USED_AT, 0.0)
+        if used_at <= self._failed_at or time.monotonic() - used_at > _TRUSTED_SECONDS:
+            ConnectionPool.check_connection(connection)
+
+
 class Database:
     """A pool of 5 to 20 connections with a 60 s command timeout; sessions are in UTC.
 
@@ -43,7 +67,7 @@ class Database:
         self._pool: ConnectionPool[Connection] | None = None
         self._guards: list[Callable[[Connection], None]] = []
         self._lock_sessions: list[Connection] = []
-        self._failed_at = 0.0
+        self._trust = _Trust()
 
     def __repr__(self) -> str:
         return f"Database({self.where})"
@@ -141,7 +165,7 @@ class Database:
                     max_size=high,
                     kwargs=self._session,
                     timeout=10,
-                    check=self._check_unless_just_used,
+                    check=self._trust.check,
                     open=True,
                 )
             try:
@@ -149,19 +173,10 @@ class Database:
                     for check in self._guards:
                         check(connection)
                     yield connection
-                    setattr(connection, _USED_AT, time.monotonic())
+                    self._trust.note(connection)
             except (psycopg.OperationalError, psycopg.InterfaceError):
-                self._failed_at = time.monotonic()
+                self._trust.end()
                 raise
-
-    def _check_unless_just_used(self, connection: Connection) -> None:
-        """Raise if a connection is lost. One that has just worked is not asked: each transaction would begin with it.
-
-        After an error all are asked: what ended one has often ended the others.
-        """
-        used_at = getattr(connection, _USED_AT, 0.0)
-        if used_at <= self._failed_at or time.monotonic() - used_at > _TRUSTED_SECONDS:
-            ConnectionPool.check_connection(connection)
 
     def close(self) -> None:
         """Close all connections; the next use opens the pool again."""
