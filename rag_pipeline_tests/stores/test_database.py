@@ -44,3 +44,15 @@ def test_after_one_error_no_other_lost_connection_is_lent(
         with pytest.raises(StoreUnavailableError), database.connection() as connection:
             connection.execute("SELECT 1")
         assert len(set(pool.map(use, range(4)))) == 4
+
+
+def test_threads_that_begin_together_share_one_pool(database: Database) -> None:
+    together = Barrier(8)
+
+    def use(_: int) -> object:
+        together.wait()
+        with database.connection():
+            return database._pool
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(use, range(8)))) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -65,6 +66,7 @@ class Database:
         self._url = url
         self._sizes = (min_size, max_size)
         self._pool: ConnectionPool[Connection] | None = None
+        self._opening = Lock()
         self._guards: list[Callable[[Connection], None]] = []
         self._lock_sessions: list[Connection] = []
         self._trust = _Trust()
@@ -154,6 +156,19 @@ class Database:
         refuses to work: a full disk, no memory, read-only, a missing privilege.
         """
         with self._translated():
+            pool = self._opened()
+            try:
+                with pool.connection() as connection:
+                    for check in self._guards:
+                        check(connection)
+                    yield connection
+                    self._trust.note(connection)
+            except (psycopg.OperationalError, psycopg.InterfaceError):
+                self._trust.end()
+                raise
+
+    def _opened(self) -> ConnectionPool[Connection]:
+        with self._opening:  # Else threads that begin together open a pool each, and all but one are never closed.
             if self._pool is None:
                 # The first connection is made by hand, so that a wrong password is reported at once as such;
                 # the pool would retry until its timeout and report only that.
@@ -168,15 +183,7 @@ class Database:
                     check=self._trust.check,
                     open=True,
                 )
-            try:
-                with self._pool.connection() as connection:
-                    for check in self._guards:
-                        check(connection)
-                    yield connection
-                    self._trust.note(connection)
-            except (psycopg.OperationalError, psycopg.InterfaceError):
-                self._trust.end()
-                raise
+            return self._pool
 
     def close(self) -> None:
         """Close all connections; the next use opens the pool again."""
