@@ -38,6 +38,11 @@ class Measured:
     """Peak resident memory of the process itself or of one of its children, whichever had more."""
     printed: dict[str, Any]
 
+    @property
+    def stages(self) -> str:
+        """The seconds of an ingest by stage."""
+        return ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in self.printed["seconds"].items())
+
 
 def measure(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
     """Run a command that prints a line of JSON last. Raises `SystemExit` with its output if it fails."""

@@ -75,13 +75,12 @@ def make_files(folder: Path, count: int, months: int) -> list[Path]:
 def run(name: str, environment: dict[str, str]) -> None:
     done = ingest(environment)
     found = done.printed
-    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in found["seconds"].items())
     outside = done.seconds - found["seconds"].get("embed", 0.0)
     per_chunk = (
         f", {outside * 1000 / found['embedded']:.2f} ms a chunk outside the embedder" if found["embedded"] else ""
     )
     print(f"{name}: {done.seconds:.2f} s, {found['embedded']} embedded, {len(found['months'])} months{per_chunk}")
-    print(f"    {stages}")
+    print(f"    {done.stages}")
     print(f"    peak memory: {done.megabytes:.0f} MB", flush=True)
 
 

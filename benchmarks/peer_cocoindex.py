@@ -1,6 +1,6 @@
-"""The same files in cocoindex and PostgreSQL with pgvector: python -m benchmarks.peer_cocoindex FOLDER STATE URL
+"""The same files in cocoindex and PostgreSQL with pgvector: python -m benchmarks.peer_cocoindex FOLDER STATE
 
-Runs in an environment of its own, which `benchmarks.peers` makes. Prints the numbers of chunks in the table and of
+Runs in an environment of its own, which `benchmarks.peers` makes, on the database in PEER_POSTGRES_URL. Prints the numbers of chunks in the table and of
 those embedded now.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ _CHUNK_BYTES = 4800
 """1,600 Japanese characters."""
 _TABLE = "passages"
 _POOL = cocoindex.ContextKey[asyncpg.Pool]("pool")
-_FOLDER, _STATE, _URL = sys.argv[1:]
+_FOLDER, _STATE = sys.argv[1:]
+_URL = os.environ["PEER_POSTGRES_URL"]
 _splitter = RecursiveSplitter()
 _embedded = 0
 

@@ -1,12 +1,13 @@
-"""The same files in Haystack and Milvus: python -m benchmarks.peer_haystack FOLDER MILVUS_URI TOKEN
+"""The same files in Haystack and Milvus: python -m benchmarks.peer_haystack FOLDER
 
-Runs in an environment of its own, which `benchmarks.peers` makes. Haystack keeps no state: each run writes everything
+Runs in an environment of its own, which `benchmarks.peers` makes, on the server in PEER_MILVUS_URI. Haystack keeps no state: each run writes everything
 again. Prints the numbers of chunks in the collection and of those embedded now.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -30,10 +31,10 @@ class FreeDocumentEmbedder:
 
 
 def main() -> None:
-    folder, uri, token = sys.argv[1:]
+    (folder,) = sys.argv[1:]
     store = MilvusDocumentStore(
         "passages",
-        connection_args={"uri": uri, **({"token": token} if token else {})},
+        connection_args={"uri": os.environ["PEER_MILVUS_URI"]},
         index_params={"index_type": "HNSW", "metric_type": "IP", "params": {"M": 16, "efConstruction": 256}},
     )
     pipeline = Pipeline()

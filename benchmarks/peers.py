@@ -62,17 +62,11 @@ def environment_of(peer: str) -> Path:
     return python.absolute()
 
 
-def _peer_commands(workspace: Workspace, postgres_url: str) -> dict[str, list[str]]:
-    # They connect as the stores' owner, like ours: the URLs hold the password.
-    milvus = workspace.endpoints.milvus_uri
+def _peer_commands(workspace: Workspace) -> dict[str, list[str]]:
+    docs, state = str(workspace.docs), str(workspace.folder / "cocoindex.db")
     return {
-        "cocoindex": [
-            *(str(environment_of("cocoindex")), "-m", "benchmarks.peer_cocoindex"),
-            *(str(workspace.docs), str(workspace.folder / "cocoindex.db"), postgres_url),
-        ],
-        "haystack": [
-            *(str(environment_of("haystack")), "-m", "benchmarks.peer_haystack", str(workspace.docs), milvus, ""),
-        ],
+        "cocoindex": [str(environment_of("cocoindex")), "-m", "benchmarks.peer_cocoindex", docs, state],
+        "haystack": [str(environment_of("haystack")), "-m", "benchmarks.peer_haystack", docs],
     }
 
 
@@ -81,8 +75,10 @@ def beside_peers(files: int) -> None:
     with ExitStack() as stack:
         workspace, environment = stack.enter_context(benchmark_workspace(_EMBEDDER))
         postgres_url = stack.enter_context(temporary_database(workspace.endpoints.postgres_url, "cocoindex"))
-        peers = _peer_commands(workspace, postgres_url)
-        environment |= _QUIET | {"RAG_VECTORS": "dense"}
+        peers = _peer_commands(workspace)
+        # The URLs hold passwords, which a command line would show.
+        urls = {"PEER_POSTGRES_URL": postgres_url, "PEER_MILVUS_URI": workspace.endpoints.milvus_uri}
+        environment |= _QUIET | urls | {"RAG_VECTORS": "dense"}
         paths = make_files(workspace.docs, files, 1)
         some = paths[:: max(1, files // _SOME)][:_SOME]
         table = []
@@ -141,7 +137,7 @@ def alone(files: int, months: int, vectors: str) -> dict[str, Measured]:
             change()
             found[name] = ingest(environment)
             print(
-                f"    {files} files in {months} months, {vectors}: {name} {_figures(found[name])}; {_stages(found[name])}"
+                f"    {files} files in {months} months, {vectors}: {name} {_figures(found[name])}; {found[name].stages}"
             )
             sys.stdout.flush()
     return found
@@ -149,11 +145,7 @@ def alone(files: int, months: int, vectors: str) -> dict[str, Measured]:
 
 def _search_seconds(environment: Mapping[str, str]) -> str:
     command = [sys.executable, "-m", "rag_pipeline.cli", "search", "--json", "索引の検証"]
-    taken = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(command, env=dict(environment), stdout=subprocess.DEVNULL, check=True)
-        taken.append(time.perf_counter() - start)
+    taken = [measure(command, environment).seconds for _ in range(3)]
     return f"{statistics.median(taken):.2f} s (median of {len(taken)})"
 
 
@@ -161,12 +153,8 @@ def _figures(done: Measured) -> str:
     return f"{done.seconds:.2f} s ({done.processor_seconds:.2f} s of processor time), {done.megabytes:.0f} MB, {done.printed['embedded']} embedded"
 
 
-def _stages(done: Measured) -> str:
-    return ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in done.printed["seconds"].items())
-
-
 def _print_row(row: _Row) -> None:
-    print(f"    {row.name}: ours {_figures(row.ours)}; {_stages(row.ours)}")
+    print(f"    {row.name}: ours {_figures(row.ours)}; {row.ours.stages}")
     for peer, done in row.peers.items():
         print(f"        {peer} {_figures(done)}, {done.printed['chunks']} chunks", flush=True)
 

@@ -115,22 +115,24 @@ def _step(
                 outcomes = {month: count_check.outcome(pipeline, month, month_run) for month in of}
                 yield _result(context, outcomes, check_name=key.name, asset_key=key.asset_key)
         chosen = {
-            asset: [check for check in checks if dg.AssetCheckKey(dg.AssetKey(asset), check.name) in selected]
+            asset: {
+                key: check
+                for check in checks
+                if (key := dg.AssetCheckKey(dg.AssetKey(asset), check.name)) in selected
+            }
             for asset, checks in by_asset.items()
         }
         of_index = check_index(
             pipeline,
-            names={check.name for checks in chosen.values() for check in checks},
+            names={key.name for checks in chosen.values() for key in checks},
             assets=[asset for asset, checks in chosen.items() if checks],
             costly=not context.has_partition_key,
         )
         for asset, checks in chosen.items():
             if checks:
-                of_change = [
-                    dg.AssetCheckKey(dg.AssetKey(asset), check.name) for check in checks if check.of_change
-                ]
+                of_change = [key for key, check in checks.items() if check.of_change]
                 touched = if_enough(context, month_run.touched, of_change)
-                yield from _consistency(context, pipeline, of, asset, checks, of_index, touched)
+                yield from _consistency(context, pipeline, of, asset, list(checks.values()), of_index, touched)
 
     return step
 

@@ -77,9 +77,12 @@ class _ChunkStep:
     """
 
     def __init__(self, pipeline: Pipeline, month: Month, result: ChunksResult) -> None:
+        from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION
+
         self._pipeline = pipeline
         self._month = month
         self._result = result
+        self._chunker = f"{CHUNKER_VERSION}/{pipeline.settings.chunk_tokens}"
         self._analysers = ThreadPoolExecutor(_ANALYSERS, thread_name_prefix="words")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="chunks")
         self._storing: deque[Future[None]] = deque()
@@ -117,7 +120,7 @@ class _ChunkStep:
         for document in batch:
             old = stored[document.id]
             # Cuts are kept where they still fit; those of another size or chunker do not.
-            comparable = old if document.chunked_with == _chunker(pipeline) else []
+            comparable = old if document.chunked_with == self._chunker else []
             drafts = chunk_document(
                 document.content,
                 count_tokens=pipeline.embedder.count_tokens,
@@ -135,7 +138,7 @@ class _ChunkStep:
         for cut in batch:
             rows += next_version(cut.document, cut.drafts, cut.words.result()[1:], cut.old)
         keys = [(cut.document.id, cut.document.created_at) for cut in batch]
-        chunked = [_chunked(cut, _chunker(pipeline)) for cut in batch]
+        chunked = [_chunked(cut, self._chunker) for cut in batch]
         try:
             with pipeline.stores.database.connection() as connection:
                 added, superseded = document_chunks.store_next_version(connection, self._month, keys, rows)
@@ -149,13 +152,6 @@ class _ChunkStep:
         result.superseded += superseded
         result.kept += sum(not row.is_new for row in rows)
         pipeline.progress(f"{self._month} chunks", result.documents)
-
-
-def _chunker(pipeline: Pipeline) -> str:
-    """Return what decides the cuts of a text, as it is stored with each document."""
-    from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION
-
-    return f"{CHUNKER_VERSION}/{pipeline.settings.chunk_tokens}"
 
 
 def _words_of(document: DocumentText, drafts: Sequence[ChunkDraft]) -> list[str]:
