@@ -1,7 +1,7 @@
 """Which sections share chunks: a large section has its own, small ones join their neighbours below the same parent.
 
-A section of less than a quarter of a chunk says too little alone. It joins the sections next to it, whole, as far as
-they fit into a chunk, and a heading without text stays with the section that follows it.
+A section of less than an eighth of a chunk, or a heading without text, says too little alone. It joins the sections
+next to it, whole, as far as they fit into a chunk.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from rag_pipeline.documents.outline import Section
 
 _MAX_CONTEXT = 200
 """Characters of the line in front of what is embedded."""
-_SMALL = 4
-"""A section is small if so many would fit into a chunk."""
+_SMALL = 8
+"""A section is small if so many would fit into a chunk. With 4, searches found a section itself less often; with 16 no
+more often, and there were more chunks (`benchmarks/retrieval.py`)."""
 _TYPES = frozenset({"code", "table", "list", "heading"})
 
 
@@ -215,7 +216,8 @@ def _units(sections: Sequence[Section], cutter: Cutter, target: int) -> Iterator
             last += 1
         pieces += _pieces(sections[last], cutter, target, sum(piece.tokens for piece in pieces))
         tokens = sum(piece.tokens for piece in pieces)
-        yield Unit(first, last, tuple(pieces), tokens, is_small=tokens * _SMALL < target)
+        is_small = tokens * _SMALL < target or not sections[last].blocks
+        yield Unit(first, last, tuple(pieces), tokens, is_small)
         first = last + 1
 
 

@@ -98,7 +98,14 @@ def test_sections_that_say_enough_are_not_joined() -> None:
     section = "## {}\n\n" + "word " * 18
     source = "\n\n".join(section.format(number) for number in range(4))
     assert len(chunk(source, 60)) == 4
-    assert len(chunk(source, 100)) == 1, "a quarter of a chunk is too little"
+    assert len(chunk(source, 160)) == 4
+    assert len(chunk(source, 170)) == 1, "an eighth of a chunk is too little"
+
+
+def test_a_heading_without_text_joins_a_sibling() -> None:
+    section = "# Second\n\n" + "word " * 18
+    assert len(chunk(f"# First\n\n{section}", 24)) == 1
+    assert len(chunk(f"# First\n\n{section}", 21)) == 2, "it would be cut for the heading"
 
 
 def test_a_heading_without_text_stays_with_what_follows() -> None:
@@ -244,9 +251,11 @@ def test_the_version_matches_the_result() -> None:
         + "| 1 | 2 |\n" * 6
         + "\n- item one\n- item two\n\n> quoted\n\n### Deep\n\n"
         + "word " * 50
+        + "\n\n### Short\n\nFew.\n\n### Next\n\n"
+        + "word " * 15
     )
     digest = hashlib.sha256("".join(draft.content_hash for draft in chunk(source, 30)).encode()).hexdigest()[:16]
-    assert (CHUNKER_VERSION, digest) == ("3", "772f0db00a664bc5")
+    assert (CHUNKER_VERSION, digest) == ("4", "721ea5efc2c4fe95")
 
 
 @settings(max_examples=150, deadline=None)
