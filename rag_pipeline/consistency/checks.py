@@ -58,9 +58,10 @@ CHECKS: dict[str, Check] = {
     for check in (
         Check(
             "orphaned_chunks",
-            "Chunks without a document.",
+            "Chunks without a document. A run looks at the chunks that it wrote, the nightly check at all.",
             assets=("document_chunks",),
             of_month=row_checks.orphaned_chunks,
+            of_change=row_checks.orphaned_chunks_among,
         ),
         Check(
             "missing_vectors",
@@ -81,9 +82,11 @@ CHECKS: dict[str, Check] = {
         ),
         Check(
             "status_mismatches",
-            "Counts and statuses that contradict each other or the data, and work that is stuck.",
+            "Counts and statuses that contradict each other or the data, and work that is stuck. A run looks at the "
+            "documents that it changed, the nightly check at all.",
             assets=TABLE_ASSETS,
             of_month=row_checks.status_mismatches,
+            of_change=row_checks.status_mismatches_among,
             of_index=row_checks.source_statistics,
             of_index_is_costly=True,
         ),

@@ -11,8 +11,10 @@ from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.stores.postgres import consistency_queries, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
+    from uuid import UUID
 
+    from rag_pipeline.indexing.touched_chunks import TouchedChunks
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.stores.postgres.database import Connection, Database
@@ -37,12 +39,23 @@ class _Query:
 
 def orphaned_chunks(pipeline: Pipeline, month: Month, _: Sequence[str]) -> list[Finding]:
     """Find chunks without a document: searches can find them and have nothing to show."""
+    return _orphaned(pipeline, month, None)
+
+
+def orphaned_chunks_among(
+    pipeline: Pipeline, month: Month, _: Sequence[str], touched: TouchedChunks
+) -> list[Finding]:
+    """As `orphaned_chunks`, only among the chunks that a run wrote: the others had a document before it."""
+    return _orphaned(pipeline, month, touched.written)
+
+
+def _orphaned(pipeline: Pipeline, month: Month, chunks: Collection[UUID] | None) -> list[Finding]:
     query = _Query(
         "orphaned_chunks",
         "document_chunks",
         month,
         "chunks without a document",
-        partial(consistency_queries.orphaned_chunks, month=month),
+        partial(consistency_queries.orphaned_chunks, month=month, chunks=chunks),
         f"{repair_command(month)} deletes them and their vectors",
     )
     return _ask_twice(pipeline.stores.database, [query])
@@ -63,6 +76,19 @@ def quarantined_documents(pipeline: Pipeline, month: Month, _: Sequence[str]) ->
 
 def status_mismatches(pipeline: Pipeline, month: Month, assets: Sequence[str]) -> list[Finding]:
     """Find counts and statuses that contradict each other or the data, and work that is stuck."""
+    return _mismatches(pipeline, month, assets, None)
+
+
+def status_mismatches_among(
+    pipeline: Pipeline, month: Month, assets: Sequence[str], touched: TouchedChunks
+) -> list[Finding]:
+    """As `status_mismatches`; what takes long is looked for only in the documents that a run changed."""
+    return _mismatches(pipeline, month, assets, touched.documents)
+
+
+def _mismatches(
+    pipeline: Pipeline, month: Month, assets: Sequence[str], documents: Collection[UUID] | None
+) -> list[Finding]:
     built = pipeline.settings.vectors
     queries = [
         _Query(
@@ -70,7 +96,9 @@ def status_mismatches(pipeline: Pipeline, month: Month, assets: Sequence[str]) -
             mismatch.where,
             month,
             mismatch.problem,
-            partial(consistency_queries.mismatched, mismatch=mismatch, month=month, built=built),
+            partial(
+                consistency_queries.mismatched, mismatch=mismatch, month=month, built=built, documents=documents
+            ),
             f"{repair_command(month)}: {mismatch.what_to_do}",
         )
         for mismatch in consistency_queries.MISMATCHES
@@ -113,10 +141,6 @@ def _ask_twice(database: Database, queries: list[_Query]) -> list[Finding]:
 
 
 def _ask(database: Database, queries: list[_Query]) -> list[tuple[_Query, CountAndSample]]:
-    found = []
-    for query in queries:
-        with database.connection() as connection:
-            counted = query.count(connection)
-        if counted[0]:
-            found.append((query, counted))
-    return found
+    with database.connection() as connection:
+        counted = [(query, query.count(connection)) for query in queries]
+    return [(query, (total, sample)) for query, (total, sample) in counted if total]

@@ -16,6 +16,7 @@ from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster_postgres import DagsterPostgresStorage
 
 from rag_pipeline.dagster_home import create_storage_schema, storage_url
+from rag_pipeline.defs.event_storage import StepEventLogStorage
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.pipeline import find_endpoints
 from rag_pipeline.settings import load_settings
@@ -43,8 +44,9 @@ class IndexDatabaseStorage(DagsterPostgresStorage):
     runs, for the sake of instances that were not migrated; a tenth of a month's run.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, postgres_url: str, *, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(postgres_url, inst_data=inst_data)
+        self._event_log_storage = StepEventLogStorage(postgres_url)
         for storage in (self._event_log_storage, self._run_storage):
             for question in _QUESTIONS:
                 if hasattr(storage, question):

@@ -18,6 +18,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy.exc import DBAPIError
 
 from rag_pipeline.defs import run_owners
+from rag_pipeline.defs.event_storage import StepEventLogStorage
 from rag_pipeline.defs.jobs import INDEX_MONTH
 from rag_pipeline.defs.run_owners import PROCESS_TAG, owned, this_process
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
@@ -122,6 +123,9 @@ def _instance(pipeline: "Pipeline") -> dg.DagsterInstance:
     instance = dg.DagsterInstance.get()
     # Pools the connections: a new one for every event would take most of the time of a small run.
     instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+    storage = instance.event_log_storage
+    if isinstance(storage, StepEventLogStorage):  # A user's dagster.yaml can name another one.
+        storage.hold_events()
     # What the process prints is for whoever started it. To copy it into a log takes two more processes for each step.
     instance._compute_log_manager = NoOpComputeLogManager()
     # A run in process has no code location, and the UI's timeline leaves out runs that have none.

@@ -150,9 +150,12 @@ class _VectorStep:
 
     def _claim(self, after: tuple[UUID, int] | None) -> list[ChunkToEmbed]:
         with self._database.connection() as connection:
-            return document_chunks.claim(
+            claimed = document_chunks.claim(
                 connection, self._month, self._kinds, self._pipeline.settings.batch_size, after
             )
+        with self._counting:
+            self._result.touched.add_documents(chunk.document_id for chunk in claimed)
+        return claimed
 
     def _index(self, batch: list[ChunkToEmbed]) -> None:
         """Embed and write batch after batch, from this one on."""
@@ -247,7 +250,9 @@ class _VectorStep:
         while True:
             with self._database.connection() as connection:
                 switched = document_chunks.switch(connection, self._month, documents, _SWITCH_BATCH)
-            self._result.documents_switched += len(switched)
+            with self._counting:
+                self._result.documents_switched += len(switched)
+                self._result.touched.add_documents(switched)
             if len(switched) < _SWITCH_BATCH:
                 return
 
@@ -270,5 +275,6 @@ class _VectorStep:
                 vector_deletions.add_gone(connection, month, list(counts.items()))
             self._result.moved += len(moved)
             self._result.touched.add_written(states)
+            self._result.touched.add_documents(chunk.document_id for chunk in moved)
         if self._result.moved:
             self._switch(None)

@@ -224,20 +224,20 @@ class _Pass:
             new = source_items.new_ids(connection, self._config.type, [item.source_id for item in items])
         now = datetime.now(UTC)
 
-        def date(item: Item) -> tuple[Item, datetime]:
-            if item.source_id not in new:
-                return item, now  # Known already, and keeps the date that it was given then.
+        def date(item: Item) -> datetime:
             moment = _own_date(self._pipeline, self._source, item) or item.modified_at or now
-            return item, clamp(moment, settings.first_month, now)
+            return clamp(moment, settings.first_month, now)
 
+        undated = [item for item in items if item.source_id in new]
         with ThreadPoolExecutor(settings.parse_workers, thread_name_prefix="date") as pool:
-            dated = list(pool.map(date, items))
-        months = {Month.of(moment) for item, moment in dated if item.source_id in new}
+            dates = {item.source_id: moment for item, moment in zip(undated, pool.map(date, undated), strict=True)}
+        months = {Month.of(moment) for moment in dates.values()}
         oldest_kept = self._oldest_kept
         schema.ensure_months(
             self._database, [month for month in months if oldest_kept is None or month >= oldest_kept]
         )
-        return dated
+        # What is known keeps the date that it was given when it was new.
+        return [(item, dates.get(item.source_id, now)) for item in items]
 
 
 def _own_date(pipeline: Pipeline, source: Source, item: Item) -> datetime | None:

@@ -12,19 +12,25 @@ if TYPE_CHECKING:
     from rag_pipeline.months import Month
 
 _MOST = 5000
-"""Chunks that are remembered: about as many as are compared as fast by reading all keys."""
+"""Documents and chunks that are remembered: with about as many it is as fast to look at all."""
 
 
 @dataclass
 class TouchedChunks:
-    """The chunks of a month whose vectors a run wrote or deleted."""
+    """The chunks of a month whose vectors a run wrote or deleted, and the documents that it changed."""
 
     month: Month
+    documents: set[UUID] = field(default_factory=set)
     written: set[UUID] = field(default_factory=set)
     deleted: dict[UUID, int] = field(default_factory=dict)
     """Chunk → its number of multi-vectors."""
     too_many: bool = False
     """Only some are remembered."""
+
+    def add_documents(self, documents: Iterable[UUID]) -> None:
+        """Remember documents whose chunks or statuses were changed."""
+        self.documents.update(documents)
+        self._limit()
 
     def add_written(self, chunks: Iterable[UUID]) -> None:
         """Remember chunks whose vectors were written."""
@@ -37,10 +43,13 @@ class TouchedChunks:
         self._limit()
 
     def _limit(self) -> None:
-        if self.too_many or len(self.written) + len(self.deleted) > _MOST:
+        if self.too_many or len(self.documents) + len(self.written) + len(self.deleted) > _MOST:
             self.too_many = True
-            self.written.clear()
-            self.deleted.clear()
+            for remembered in (self.documents, self.written, self.deleted):
+                remembered.clear()
 
     def __str__(self) -> str:
-        return f"chunks written: {len(self.written)}, deleted: {len(self.deleted)}"
+        return (
+            f"documents changed: {len(self.documents)}, chunks written: {len(self.written)}, "
+            f"deleted: {len(self.deleted)}"
+        )

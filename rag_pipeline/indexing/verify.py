@@ -77,22 +77,31 @@ def verify(
     if touched and touched.too_many:
         touched = None
     with pipeline.stopwatch.stage("verify"):
-        return [_settled(pipeline, month, kind, touched) for kind in kinds]
+        expected = _expected(pipeline, month)  # One look at the month for the first counts of all kinds.
+        return [_settled(pipeline, month, kind, touched, expected) for kind in kinds]
 
 
-def _settled(pipeline: Pipeline, month: Month, kind: VectorKind, touched: TouchedChunks | None) -> VectorCounts:
-    counts = _count(pipeline, month, kind, touched)
+def _expected(pipeline: Pipeline, month: Month) -> dict[str, int]:
+    with pipeline.stores.database.connection() as connection:
+        return document_chunks.expected_vectors(connection, month)
+
+
+def _settled(
+    pipeline: Pipeline, month: Month, kind: VectorKind, touched: TouchedChunks | None, expected: dict[str, int]
+) -> VectorCounts:
+    counts = _count(pipeline, month, kind, touched, expected[kind])
     for pause in _PAUSES_SECONDS:
         if counts.equal:
             break
         time.sleep(pause)
-        counts = _count(pipeline, month, kind, touched)
+        counts = _count(pipeline, month, kind, touched, _expected(pipeline, month)[kind])
     return counts
 
 
-def _count(pipeline: Pipeline, month: Month, kind: VectorKind, touched: TouchedChunks | None) -> VectorCounts:
+def _count(
+    pipeline: Pipeline, month: Month, kind: VectorKind, touched: TouchedChunks | None, expected: int
+) -> VectorCounts:
     with pipeline.stores.database.connection() as connection:
-        expected = document_chunks.expected_vectors(connection, month)[kind]
         deletions = vector_deletions.of_month(connection, month)
     stored = pipeline.collections.stored(kind, month)
     looked_up = None

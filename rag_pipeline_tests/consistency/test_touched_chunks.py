@@ -15,9 +15,23 @@ from rag_pipeline.indexing.touched_chunks import TouchedChunks
 from rag_pipeline.indexing.verify import verify
 from rag_pipeline.stores.vector_ids import row_ids
 from rag_pipeline_tests.consistency.test_defs import Jobs
+from rag_pipeline_tests.consistency.test_statuses import (
+    COUNT,
+    MOVED,
+    NOT_COMPLETED,
+    NOTHING_FAILED,
+    TERMS,
+    UNFINISHED,
+)
 from rag_pipeline_tests.support.damaged_index import MARCH, DamagedIndex
 
 COLLECTION_CHECKS = ("missing_vectors", "orphaned_vectors")
+TABLE_CHECKS = (
+    ("documents", "status_mismatches"),
+    ("document_chunks", "status_mismatches"),
+    ("document_chunks", "orphaned_chunks"),
+)
+CHANGED = "documents changed: 1, chunks written: 1, deleted: 1"
 
 
 @pytest.fixture
@@ -70,6 +84,61 @@ def test_only_the_chunks_that_a_run_changed_are_compared(damaged: DamagedIndex) 
     damaged.repaired()
 
 
+def test_the_rows_of_a_month_are_compared_where_a_run_changed_them(damaged: DamagedIndex) -> None:
+    changed, other = (
+        damaged.index.rows(f"SELECT id FROM documents WHERE source_id = 'docs:{name}.md'")[0][0]
+        for name in ("march0", "march1")
+    )
+    both = [changed, other]
+    damaged.sql("UPDATE documents SET chunk_count = 99 WHERE id = ANY(%s)", both)
+    damaged.sql("UPDATE document_chunks SET stored_position = 77 WHERE document_id = ANY(%s)", both)
+    damaged.sql("UPDATE document_chunks SET live = false WHERE document_id = ANY(%s) AND position = 2", both)
+    damaged.sql(
+        "UPDATE document_chunks SET embedding_status = 'pending' WHERE document_id = ANY(%s) AND position = 3",
+        both,
+    )
+    damaged.sql("UPDATE term_statistics SET chunks = 1 WHERE term = '' AND month = '2024-03-01'")
+    with damaged.index.open() as pipeline:
+
+        def found(*documents: UUID) -> dict[str, int]:
+            touched = TouchedChunks(MARCH, documents=set(documents))
+            findings = check_month(pipeline, MARCH, names=["status_mismatches"], touched=touched)
+            return {finding.problem: finding.count for finding in findings}
+
+        assert found(changed) == {COUNT: 1, UNFINISHED: 1, MOVED: 1, NOT_COMPLETED: 1, TERMS: 1}
+        assert found(changed, other) == {COUNT: 2, UNFINISHED: 2, MOVED: 2, NOT_COMPLETED: 2, TERMS: 1}
+        assert found() == {}
+    damaged.repaired()
+
+
+def test_what_is_fast_is_looked_for_in_the_whole_month(damaged: DamagedIndex) -> None:
+    damaged.sql("UPDATE documents SET indexing_status = 'failed' WHERE source_id = 'docs:march0.md'")
+    with damaged.index.open() as pipeline:
+        [finding] = check_month(pipeline, MARCH, names=["status_mismatches"], touched=TouchedChunks(MARCH))
+    assert (finding.problem, finding.count) == (NOTHING_FAILED, 1)
+    damaged.repaired()
+
+
+def test_a_chunk_without_a_document_is_found_among_those_that_a_run_wrote(damaged: DamagedIndex) -> None:
+    lost = [
+        row[0]
+        for row in damaged.index.rows(
+            "SELECT c.id FROM document_chunks c JOIN documents d ON d.id = c.document_id "
+            "WHERE d.source_id = 'docs:march0.md'"
+        )
+    ]
+    damaged.sql("DELETE FROM source_items WHERE source_id = 'docs:march0.md'")
+    damaged.sql("DELETE FROM documents WHERE source_id = 'docs:march0.md'")
+    damaged.index.docs.joinpath("march0.md").unlink()
+    with damaged.index.open() as pipeline:
+        for written, count in ((lost[:2], 2), ([], 0)):
+            touched = TouchedChunks(MARCH, written=set(written))
+            findings = check_month(pipeline, MARCH, names=["orphaned_chunks"], touched=touched)
+            assert sum(finding.count for finding in findings) == count
+    damaged.repaired()
+    damaged.restore()
+
+
 def test_a_run_compares_what_it_changed_once_the_month_is_known_to_be_right(
     damaged: DamagedIndex, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,11 +156,14 @@ def test_a_run_compares_what_it_changed_once_the_month_is_known_to_be_right(
     for check in COLLECTION_CHECKS:
         found = evaluated["dense_collection", check]
         assert found.passed
-        assert compared(found) == "chunks written: 1, deleted: 1"
-        assert found.description == "no problems found in what this run changed (chunks written: 1, deleted: 1)"
+        assert compared(found) == CHANGED
+        assert found.description == f"no problems found in what this run changed ({CHANGED})"
+    for key in TABLE_CHECKS:
+        assert compared(evaluated[key]) == CHANGED, key
     monkeypatch.undo()
     _, evaluated = jobs.run("check_month")
-    assert compared(evaluated["dense_collection", "missing_vectors"]) == "the whole month"
+    for key in (("dense_collection", "missing_vectors"), *TABLE_CHECKS):
+        assert compared(evaluated[key]) == "the whole month", key
     damaged.repaired()
 
 
@@ -105,7 +177,7 @@ def test_a_run_does_not_close_what_it_did_not_look_at(damaged: DamagedIndex, job
     _, evaluated = jobs.run("index_month")
     assert not evaluated["sparse_collection", "missing_vectors"].passed
     assert compared(evaluated["sparse_collection", "missing_vectors"]) == "the whole month"
-    assert compared(evaluated["dense_collection", "missing_vectors"]) == "chunks written: 1, deleted: 1"
+    assert compared(evaluated["dense_collection", "missing_vectors"]) == CHANGED
     damaged.repaired()
 
 
@@ -123,7 +195,7 @@ def test_a_run_that_ended_without_its_checks_is_followed_by_all_of_them(
     assert compared(evaluated["dense_collection", "missing_vectors"]) == "the whole month"
     edit(damaged)
     _, evaluated = jobs.run("index_month")
-    assert compared(evaluated["dense_collection", "missing_vectors"]) == "chunks written: 1, deleted: 1"
+    assert compared(evaluated["dense_collection", "missing_vectors"]) == CHANGED
     damaged.repaired()
 
 

@@ -10,7 +10,6 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.errors import DimensionMismatchError, RagError
@@ -21,7 +20,7 @@ from rag_pipeline.stores.milvus.expressions import has_key, in_parts
 from rag_pipeline.stores.milvus.partitions import create_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pymilvus import CollectionSchema
     from pymilvus.milvus_client.index import IndexParams
@@ -32,6 +31,7 @@ COPY_SUFFIX = "_copy"
 SEARCH_EF = 128
 MAX_HITS = 100
 
+_COUNT = "count(*)"
 _DESCRIPTIONS: dict[str, str] = {
     "dense": "Dense vectors for semantic search",
     "sparse": "Sparse vectors for keyword search",
@@ -151,11 +151,11 @@ class Collections:
             rows = client.query(
                 name,
                 filter="",
-                output_fields=["count(*)"],
+                output_fields=[_COUNT],
                 partition_names=[partition],
                 timeout=TIMEOUT_SECONDS,
             )
-            return int(rows[0]["count(*)"])
+            return int(rows[0][_COUNT])
 
     def searchable(self, kind: VectorKind, month: Month) -> int:
         """Return the number of a month's rows that queries find by the searches' alias and the rows' own dates.
@@ -163,37 +163,47 @@ class Collections:
         A real server reads the month's partition only; Lite counts without looking at partitions. While an index is
         rebuilt, searches use a copy, which does not tell what they will find: then what is stored counts as searchable.
         """
-        return self._found(kind, month, _within(month), lambda: self.rows_in(kind, month.milvus_partition))
+        start, end = int(month.start.timestamp()), int(month.end.timestamp())
+        within = f"created_timestamp >= {start} and created_timestamp < {end}"
+        rows = self._found(kind, month, within, [_COUNT])
+        if rows is None:
+            return self.stored(kind, month)
+        return int(rows[0][_COUNT]) if rows else 0
 
     def searchable_among(self, kind: VectorKind, month: Month, keys: Sequence[str]) -> int:
         """Return how many of these keys queries find, as `searchable` finds the rows of the month."""
-        return sum(
-            self._found(kind, month, f"{has_key(part)} and {_within(month)}", partial(len, part))
-            for part in in_parts(keys)
-        )
+        start, end = int(month.start.timestamp()), int(month.end.timestamp())
+        found = 0
+        for part in in_parts(keys):
+            # Lite reads all rows for a condition that no key decides.
+            rows = self._found(kind, month, has_key(part), ["id", "created_timestamp"])
+            found += len(part) if rows is None else sum(start <= row["created_timestamp"] < end for row in rows)
+        return found
 
-    def _found(self, kind: VectorKind, month: Month, expression: str, in_copy: Callable[[], int]) -> int:
-        """Count by the alias what an expression finds in a month; `in_copy` says so while searches use a copy."""
+    def _found(
+        self, kind: VectorKind, month: Month, expression: str, fields: list[str]
+    ) -> list[dict[str, Any]] | None:
+        """Query a month by the alias, as searches do; None while they use a copy, whose rows are not all there are."""
         partitions = None if self.milvus.is_lite else [month.milvus_partition]
         with self.milvus.client() as client:
             target = self.alias_target(client, self.generations[kind].alias)
             if target is None:
-                return 0
+                return []
             if target == self.generations[kind].copy:
-                return in_copy()
+                return None
             if partitions and not client.has_partition(target, partitions[0], timeout=TIMEOUT_SECONDS):
-                return 0
+                return []
             if client.get_load_state(target, timeout=TIMEOUT_SECONDS)["state"].name != "Loaded":
-                return 0
+                return []
             rows = client.query(
                 self.generations[kind].alias,
                 filter=expression,
-                output_fields=["count(*)"],
+                output_fields=fields,
                 partition_names=partitions,
                 consistency_level="Strong",
                 timeout=TIMEOUT_SECONDS,
             )
-        return int(rows[0]["count(*)"])
+            return [dict(row) for row in rows]
 
     def flush(self, kinds: tuple[VectorKind, ...] | None = None, wait_seconds: float = 60) -> None:
         """Have Lite index what an ingest wrote, and wait for it up to `wait_seconds` per collection.
@@ -260,12 +270,6 @@ class Collections:
                 f"{generation.alias} points to {current}, not to {generation.name} of {generation.embedder}: {remedy}, "
                 "or give this index its own RAG_MILVUS_PREFIX and database"
             )
-
-
-def _within(month: Month) -> str:
-    """The rows of a month, by their own dates."""
-    start, end = int(month.start.timestamp()), int(month.end.timestamp())
-    return f"created_timestamp >= {start} and created_timestamp < {end}"
 
 
 def dimension_of(description: dict[str, Any], kind: VectorKind) -> int:

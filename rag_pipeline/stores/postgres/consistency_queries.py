@@ -33,7 +33,7 @@ from rag_pipeline.stores.postgres.statuses import (
 from rag_pipeline.stores.vector_ids import column
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.database import Connection
@@ -86,6 +86,15 @@ TERMS = f"""
         WHERE c.live AND {CHUNKS_OF_MONTH}
         GROUP BY word.term
     ) both_sides GROUP BY term HAVING sum(stored) <> sum(counted)"""
+_TERMS_OF_DOCUMENTS = f"""
+    SELECT word.term, coalesce(t.chunks, 0) AS stored, count(*) AS at_least FROM document_chunks c
+    CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(c.content_words, '')) || ARRAY['']) AS word(term)
+    LEFT JOIN term_statistics t ON t.term = word.term AND t.month = %(month)s
+    WHERE c.live AND {CHUNKS_OF_MONTH} AND c.document_id = ANY(%(documents)s)
+    GROUP BY word.term, t.chunks HAVING coalesce(t.chunks, 0) < count(*)"""
+"""Words that are counted less often in the whole month than these documents have them."""
+_THESE_DOCUMENTS = "d.id = ANY(%(documents)s)"
+_THEIR_CHUNKS = "c.document_id = ANY(%(documents)s)"
 
 _A_DOCUMENT = "d.id AS document_id, d.source_id"
 _IDS = ", ".join(f"c.{column(kind)}" for kind in VECTOR_KINDS)
@@ -100,26 +109,36 @@ class Mismatch:
     problem: str
     query: str
     what_to_do: str
+    of_documents: str | None = None
+    """The query for some of the month's documents. None: `query` reads only what is unfinished, and is fast."""
+
+
+def _costly(where: str, problem: str, query: str, among: str, what_to_do: str) -> Mismatch:
+    """A mismatch whose query reads a whole month; the condition `among` restricts it to some documents."""
+    return Mismatch(where, problem, query, what_to_do, f"{query} AND {among}")
 
 
 MISMATCHES = (
-    Mismatch(
+    _costly(
         "documents",
         "documents whose chunk_count differs from the number of their chunks",
         f"SELECT {_A_DOCUMENT}, d.chunk_count, (SELECT count(*) FROM document_chunks c WHERE {_ITS_CHUNK} "
         f"AND NOT c.superseded) AS chunks FROM documents d WHERE {WRONG_COUNT}",
+        _THESE_DOCUMENTS,
         "the documents are re-chunked; unchanged chunks keep their vectors",
     ),
-    Mismatch(
+    _costly(
         "documents",
         "completed documents with unfinished chunks",
         f"SELECT {_A_DOCUMENT}, d.indexing_status FROM documents d WHERE {UNFINISHED}",
+        _THESE_DOCUMENTS,
         "the documents become pending, and their chunks are finished",
     ),
-    Mismatch(
+    _costly(
         "documents",
         "completed documents whose vectors are stored with an old position or language",
         f"SELECT {_A_DOCUMENT}, d.language FROM documents d WHERE {MOVED}",
+        _THESE_DOCUMENTS,
         "position and language are rewritten in the collections, with the stored vectors",
     ),
     Mismatch(
@@ -147,10 +166,11 @@ MISMATCHES = (
         f"SELECT {_A_CHUNK}, {_IDS} FROM document_chunks c WHERE {WITHOUT_IDS}",
         "ids of stored vectors are written back; chunks without vectors are embedded",
     ),
-    Mismatch(
+    _costly(
         "document_chunks",
         "chunks with the ids of all their vectors that are not completed",
         f"SELECT {_A_CHUNK}, c.embedding_status, c.embedding_error FROM document_chunks c WHERE {NOT_COMPLETED}",
+        _THEIR_CHUNKS,
         "they become completed; those whose vectors are not stored are then embedded",
     ),
     Mismatch(
@@ -164,6 +184,7 @@ MISMATCHES = (
         "words whose term_statistics differ from the live chunks",
         TERMS,
         "the words of the live chunks are recounted",
+        _TERMS_OF_DOCUMENTS,
     ),
 )
 
@@ -191,15 +212,27 @@ def of_month(month: Month, built: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def mismatched(
-    connection: Connection, mismatch: Mismatch, month: Month, built: Sequence[str]
+    connection: Connection,
+    mismatch: Mismatch,
+    month: Month,
+    built: Sequence[str],
+    documents: Collection[UUID] | None = None,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Return (number, sample) of the rows of a month with a contradiction."""
-    return _counted(connection, mismatch.query, of_month(month, built))
+    """Return (number, sample) of the rows of a month with a contradiction.
+
+    With `documents`, a query that would read the whole month looks at these only.
+    """
+    query = mismatch.query if documents is None else mismatch.of_documents or mismatch.query
+    return _counted(connection, query, of_month(month, built) | {"documents": list(documents or ())})
 
 
-def orphaned_chunks(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:
-    """Return (number, sample) of a month's chunks without a document."""
-    return _counted(connection, f"SELECT {_A_CHUNK} FROM document_chunks c WHERE {ORPHANED}", of_month(month))
+def orphaned_chunks(
+    connection: Connection, month: Month, chunks: Collection[UUID] | None = None
+) -> tuple[int, list[dict[str, Any]]]:
+    """Return (number, sample) of a month's chunks, or of some of them, that have no document."""
+    query = f"SELECT {_A_CHUNK} FROM document_chunks c WHERE {ORPHANED}"
+    among = "" if chunks is None else " AND c.id = ANY(%(chunks)s)"
+    return _counted(connection, query + among, of_month(month) | {"chunks": list(chunks or ())})
 
 
 def quarantined(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:

@@ -81,6 +81,8 @@ def _version(database: Database) -> str | None:
 def ensure_months(database: Database, months: Iterable[Month]) -> list[Month]:
     """Create the missing partitions of these months; return the months that had none."""
     wanted = sorted(set(months))
+    if not wanted:
+        return []
     with database.connection() as connection:
         missing = values(
             connection,

@@ -1,0 +1,121 @@
+"""Dagster's event log in PostgreSQL, which can write the events of a step in one transaction.
+
+Dagster writes each event alone: an insert, a notification that nothing listens to, and one to four statements for
+assets and checks, each its own transaction. A month's run has about sixty events, which is most of what a small edit
+costs.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import dagster as dg
+import sqlalchemy as db
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
+from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.event_log import SqlEventLogStorageTable
+from dagster_postgres import PostgresEventLogStorage
+
+_Type = dg.DagsterEventType
+_HELD = frozenset(
+    {
+        _Type.ASSET_CHECK_EVALUATION,
+        _Type.ASSET_CHECK_EVALUATION_PLANNED,
+        _Type.ASSET_MATERIALIZATION,
+        _Type.ASSET_MATERIALIZATION_PLANNED,
+        _Type.ENGINE_EVENT,
+        _Type.HANDLED_OUTPUT,
+        _Type.LOADED_INPUT,
+        _Type.LOGS_CAPTURED,
+        _Type.RESOURCE_INIT_STARTED,
+        _Type.RESOURCE_INIT_SUCCESS,
+        _Type.STEP_INPUT,
+        _Type.STEP_OUTPUT,
+        _Type.STEP_SUCCESS,
+    }
+)
+"""What can wait for the run's next event of another type: the start of a step, a failure, the end of the run."""
+
+
+class StepEventLogStorage(PostgresEventLogStorage):
+    """The event log. `hold_events` makes it write a run's events step by step, in their order."""
+
+    def __init__(self, postgres_url: str) -> None:
+        self._transaction = _Transaction()
+        self._held: dict[str, list[EventLogEntry]] | None = None
+        self._lock = threading.Lock()
+        super().__init__(postgres_url)
+
+    def hold_events(self) -> None:
+        """Write together what a step reports, when it has ended, from now on.
+
+        Only for a process that executes its runs itself: only there does every run come to an event that is not held.
+        """
+        self._held = self._held or {}
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store an event, and those of its run that were held before it; or hold it."""
+        if self._held is None or not event.run_id:
+            super().store_event(event)
+            return
+        with self._lock:
+            held = self._held.setdefault(event.run_id, [])
+            held.append(event)
+            if event.is_dagster_event and event.get_dagster_event().event_type in _HELD:
+                return
+            self.store_event_batch(held)  # If it fails, they are stored with the next one.
+            del self._held[event.run_id]
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Store events of any types in one transaction."""
+        with self._connect() as connection:
+            connection = connection.execution_options(isolation_level="READ COMMITTED")
+            with connection.begin(), self._transaction.opened(connection):
+                inserted = connection.execute(
+                    self.prepare_insert_event_batch(events).returning(SqlEventLogStorageTable.c.id)
+                )
+                numbered = [(event, int(number)) for event, (number,) in zip(events, inserted, strict=True)]
+                # An upsert locks the asset's row until the transaction ends: always in the same order.
+                for event, number in sorted(numbered, key=_asset):
+                    self._store_details(connection, event, number)
+
+    def _store_details(self, connection: db.Connection, event: EventLogEntry, number: int) -> None:
+        """Store what the tables of assets and checks hold of an event, as `store_event` does."""
+        if event.dagster_event is None:
+            return
+        if event.dagster_event_type in ASSET_EVENTS and event.dagster_event.asset_key:
+            self._store_asset_event_tags(connection, [event], [number])
+            self._store_asset_event(connection, event, number)
+        if event.dagster_event_type in ASSET_CHECK_EVENTS:
+            self.store_asset_check_event(event, number)
+
+    def _connect(self) -> AbstractContextManager[db.Connection]:
+        return self._transaction.joined() or super()._connect()
+
+
+class _Transaction(threading.local):
+    """The transaction in which this thread writes a batch: what Dagster's own methods write becomes part of it."""
+
+    _connection: db.Connection | None = None
+
+    @contextmanager
+    def opened(self, connection: db.Connection) -> Iterator[None]:
+        self._connection = connection
+        try:
+            yield
+        finally:
+            self._connection = None
+
+    def joined(self) -> AbstractContextManager[db.Connection] | None:
+        return None if self._connection is None else _lent(self._connection)
+
+
+@contextmanager
+def _lent(connection: db.Connection) -> Iterator[db.Connection]:
+    yield connection
+
+
+def _asset(numbered: tuple[EventLogEntry, int]) -> str:
+    event, _ = numbered
+    key = event.dagster_event.asset_key if event.dagster_event else None
+    return key.to_string() if key else ""

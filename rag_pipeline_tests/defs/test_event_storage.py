@@ -1,0 +1,108 @@
+"""The events of a run in this process: all of them, in their order, in few transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+import pytest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from sqlalchemy.exc import ProgrammingError
+
+from rag_pipeline.defs.event_storage import StepEventLogStorage
+from rag_pipeline.indexing.ingest import ingest
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.settings import load_settings
+from rag_pipeline_tests.support.code_location import CodeLocation
+
+_STEPS = ("documents", "document_chunks", "vector_collections", "table_checks", "collection_checks")
+
+
+def run_in_process(location: CodeLocation, instance: dg.DagsterInstance) -> dg.DagsterRun:
+    """Ingest a document as the command line does; return the run of its month."""
+    from rag_pipeline.defs.run_month import run_month
+
+    location.write("a.md", "2024-01-05")
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        assert ingest(pipeline, run=run_month).errors == []
+    [run] = instance.get_runs()
+    return run
+
+
+def test_a_run_is_written_step_by_step(location: CodeLocation, instance: dg.DagsterInstance) -> None:
+    run = run_in_process(location, instance)
+    rows = location.sql(
+        "SELECT xmin::text, dagster_event_type, step_key FROM dagster.event_logs WHERE run_id = %s ORDER BY id",
+        run.run_id,
+    )
+    assert len({transaction for transaction, _, _ in rows}) == len(_STEPS) + 2, "its start, its steps and its end"
+    for step in _STEPS:
+        of_step = [kind for _, kind, key in rows if key == step and not kind.endswith("_PLANNED")]
+        assert (of_step[0], of_step[-1]) == ("STEP_START", "STEP_SUCCESS")
+    kinds = [kind for _, kind, _ in rows]
+    assert kinds.index("PIPELINE_START") == sum(kind.endswith("_PLANNED") for kind in kinds)
+    assert kinds[-1] == "PIPELINE_SUCCESS"
+
+
+def test_assets_and_checks_are_as_after_any_run(location: CodeLocation, instance: dg.DagsterInstance) -> None:
+    run = run_in_process(location, instance)
+    for asset in ("documents", "document_chunks", "dense_collection", "sparse_collection", "multi_collection"):
+        assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {"2024-01-01"}, asset
+    storage = instance.event_log_storage
+    planned = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED)
+    assert len(planned) > 15
+    for entry in planned:
+        data = entry.get_dagster_event().asset_check_planned_data
+        [record] = storage.get_asset_check_execution_history(data.asset_check_key, limit=5)
+        assert record.status == AssetCheckExecutionRecordStatus.SUCCEEDED, data.asset_check_key
+        assert record.event is not None
+        assert record.event.get_dagster_event().asset_check_evaluation_data.partition == "2024-01-01"
+
+
+def test_what_could_not_be_written_is_written_with_the_next_event(
+    location: CodeLocation, instance: dg.DagsterInstance
+) -> None:
+    held = instance.event_log_storage
+    assert isinstance(held, StepEventLogStorage)
+    held.hold_events()
+    run = instance.create_run_for_job(_job())
+    with hidden_table(location), pytest.raises(ProgrammingError, match="event_logs"):
+        instance.report_engine_event("held", run)  # Such an event waits,
+        instance.report_run_failed(run)  # and this one brings it along.
+    instance.report_run_canceled(run)
+    assert [entry.dagster_event_type for entry in instance.all_logs(run.run_id)] == [
+        dg.DagsterEventType.ENGINE_EVENT,
+        dg.DagsterEventType.RUN_FAILURE,
+        dg.DagsterEventType.RUN_CANCELED,
+    ]
+
+
+def test_other_processes_hold_nothing(location: CodeLocation, instance: dg.DagsterInstance) -> None:
+    run = instance.create_run_for_job(_job())
+    instance.report_engine_event("at once", run)
+    assert [entry.dagster_event_type for entry in instance.all_logs(run.run_id)] == [
+        dg.DagsterEventType.ENGINE_EVENT
+    ]
+
+
+def _job() -> dg.JobDefinition:
+    @dg.op
+    def nothing() -> None: ...
+
+    @dg.job
+    def empty() -> None:
+        nothing()
+
+    return empty
+
+
+@contextmanager
+def hidden_table(location: CodeLocation) -> Iterator[None]:
+    """PostgreSQL refuses events meanwhile."""
+    location.sql("ALTER TABLE dagster.event_logs RENAME TO event_logs_hidden")
+    try:
+        yield
+    finally:
+        location.sql("ALTER TABLE dagster.event_logs_hidden RENAME TO event_logs")
