@@ -95,7 +95,6 @@ _PLACE_CHANGES = """(c.position, c.section_title, c.hierarchy_level, c.parent_ch
 _MOVED = "(c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d.language)"
 """The chunk's rows in the collections hold another position or language."""
 
-_WITHOUT_A_VECTOR = " OR ".join(f"'{kind}' = ANY(%(kinds)s) AND c.{column(kind)} IS NULL" for kind in VECTOR_KINDS)
 _STORED_KINDS = ", ".join(f"CASE WHEN c.{column(kind)} IS NOT NULL THEN '{kind}' END" for kind in VECTOR_KINDS)
 _SET_MAPPED_IDS = ", ".join(
     f"{column(kind)} = CASE WHEN '{kind}' = ANY(%(kinds)s) "
@@ -217,6 +216,12 @@ def claim(
     They are ordered by document and position and begin after `after`. Rows that a killed run left `processing` are
     claimed again: the caller holds the month's lock, so no other run is processing them.
     """
+    # Conditions that are not always the same are not parameters: a batch is to be read in the order of the index from
+    # where the last one ended, and the planner does so if it sees what is asked.
+    without_a_vector = " OR ".join(f"c.{column(kind)} IS NULL" for kind in VECTOR_KINDS if kind in kinds)
+    beyond = (
+        "AND (c.document_id, c.position) > (%(document)s, %(position)s) AND d.id >= %(document)s" if after else ""
+    )
     chunks = objects(
         connection,
         ChunkToEmbed,
@@ -228,9 +233,7 @@ def claim(
             WHERE c.embedding_status IN {one_of(*TO_EMBED)} AND NOT c.superseded
                 AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
                 AND {DOCUMENTS_OF_MONTH} AND {CHUNKS_OF_MONTH}
-                AND ({_WITHOUT_A_VECTOR})
-                AND (%(document)s::uuid IS NULL
-                    OR (c.document_id, c.position) > (%(document)s::uuid, %(position)s))
+                AND ({without_a_vector}) {beyond}
             ORDER BY c.document_id, c.position LIMIT %(limit)s
             FOR UPDATE OF c
         )
@@ -242,9 +245,8 @@ def claim(
         """,
         {
             **month_bounds(month),
-            "kinds": list(kinds),
             "document": after[0] if after else None,
-            "position": after[1] if after else 0,
+            "position": after[1] if after else None,
             "limit": limit,
         },
     )

@@ -29,7 +29,8 @@ _OLDEST_SERVER = 150000
 
 _ANALYZED = {
     "documents": "id, created_at, processing_status, indexing_status",
-    "document_chunks": "document_id, document_created_at, position, embedding_status, live, superseded",
+    "document_chunks": "id, document_id, document_created_at, position, embedding_status, live, superseded, "
+    "dense_vector_id, sparse_vector_id, multi_vector_id",
 }
 """The columns that joins and conditions of the write path use; the long texts would take most of the time."""
 _FEW_PAGES = 64
