@@ -174,18 +174,21 @@ class _Pass:
         )
         result = ScanResult(config.name, problems=list(position.problems))
         found = self._source.scan(after=position.resume_after)
+        after = position.resume_after or ""
         for slice_ in iter(lambda: list(itertools.islice(found, _SLICE)), []):
             items = [entry for entry in slice_ if isinstance(entry, Item)]
             unlisted = [entry for entry in slice_ if isinstance(entry, ScanProblem)]
             problems = [f"{entry.path}: {entry.reason}" for entry in unlisted]
             dated = self._dated(items)
+            # A folder that became unreadable since the last slice comes first, with a key before the position.
+            until = max(slice_[-1].key, after)
+            self._mark_missed(this_pass, items, after, until)
             with self._database.connection() as connection:
                 new, changed = source_items.merge(connection, this_pass, dated)
-                # A folder that became unreadable since the last slice comes first, with a key before the position.
-                after = max(slice_[-1].key, position.resume_after or "")
                 sources.advance_pass(
-                    connection, self._source_id, after, problems, [entry.key for entry in unlisted]
+                    connection, self._source_id, until, problems, [entry.key for entry in unlisted]
                 )
+            after = until
             result.scanned += len(items)
             result.new += new
             result.changed += changed
@@ -194,10 +197,16 @@ class _Pass:
             if deadline is not None and time.monotonic() > deadline:
                 return result
         result.complete = True
+        self._mark_missed(this_pass, [], after, None)
         with self._database.connection() as connection:
             result.gone = self._mark_gone(connection, position.number)
             sources.finish_pass(connection, self._source_id, next_sync_at(config), len(result.problems))
         return result
+
+    def _mark_missed(self, this_pass: source_items.Pass, items: list[Item], after: str, until: str | None) -> None:
+        # In a transaction of its own, as is every statement that locks several items.
+        with self._database.connection() as connection:
+            source_items.mark_missed(connection, this_pass, [item.source_id for item in items], after, until)
 
     def _mark_gone(self, connection: Connection, number: int) -> int:
         gone, known = source_items.unseen(connection, self._source_id, number)

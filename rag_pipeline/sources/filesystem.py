@@ -132,7 +132,6 @@ class FilesystemSource:
         if facts is None:
             return None
         return Item(
-            key=key,
             source_id=source_id(self._name, path),
             locator=key,
             name=printable(entry.name),

@@ -12,12 +12,10 @@ from typing import Protocol
 class Item:
     """Something that exists in a source, as far as it is known without reading its bytes."""
 
-    key: str
-    """Position in the order of the scan, which can continue after a key. Any text that PostgreSQL can store."""
     source_id: str
     """Unique among all sources of a type (it contains the source's name), at most 255 characters, printable."""
     locator: str
-    """The argument of `fetch`. Any text that PostgreSQL can store."""
+    """The argument of `fetch`, and the position in the order of the scan. Any text that PostgreSQL can store."""
     name: str
     """The file's name, printable, with its extension. Decides the format and is the title of last resort."""
     fingerprint: str
@@ -27,6 +25,11 @@ class Item:
     """Aware, UTC."""
     url: str | None = None
     """Link for a person to open."""
+
+    @property
+    def key(self) -> str:
+        """The position in the order of the scan, which can continue after a key."""
+        return self.locator
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Source(Protocol):
     """A connector: lists what exists in a source and reads its bytes."""
 
     def scan(self, after: str | None = None) -> Iterator[Item | ScanProblem]:
-        """Yield all items with a key greater than `after`, in the order of their keys, listing them lazily.
+        """Yield all items with a key greater than `after`, in the order of their keys (as Python compares text), lazily.
+
+        What is stored and missing between two keys that follow each other is not there any more.
 
         Raises `SourceError` if the source as a whole cannot be listed, even at the end: only a scan that ends
         normally has seen everything.

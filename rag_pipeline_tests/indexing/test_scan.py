@@ -1,9 +1,12 @@
-"""Scans of several sources, and runs of months, at the same time."""
+"""What scans store, and scans of several sources, and runs of months, at the same time."""
 
 from __future__ import annotations
 
+import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
@@ -23,6 +26,90 @@ def several_sources(index: Index, names: str, documents: int) -> None:
             index.write(f"{name}/{number}.md", f"# {name}\n\n本文{number}。\n")
     entries = ", ".join(f"{{name: {name}, type: filesystem, path: ./docs/{name}}}" for name in names)
     index.sources.write_text(f"sources: [{entries}]\n", "utf-8")
+
+
+def scan(index: Index, deadline: float | None = None) -> bool:
+    with index.open() as pipeline:
+        return scan_source(pipeline, pipeline.source("docs"), deadline=deadline, confirm_deletions=True).complete
+
+
+def test_a_scan_writes_no_item_that_has_not_changed(index: Index) -> None:
+    for number in range(5):
+        index.write(f"{number}.md", f"# {number}\n\n本文。\n")
+    index.ingest()
+    written = index.rows("SELECT source_id, xmin::text, ctid::text FROM source_items ORDER BY 1")
+    assert scan(index)
+    assert index.rows("SELECT source_id, xmin::text, ctid::text FROM source_items ORDER BY 1") == written
+    index.write("3.md", "# 3\n\n別の本文。\n")
+    index.delete("1.md")
+    assert scan(index)
+    now = index.rows("SELECT source_id, xmin::text, ctid::text FROM source_items ORDER BY 1")
+    assert [row[0] for row in set(now) - set(written)] in (
+        ["docs:1.md", "docs:3.md"],
+        ["docs:3.md", "docs:1.md"],
+    )
+
+
+NAMES = (
+    "a.md",
+    "a/b.md",
+    "a b.md",
+    "a-/b.md",
+    "A.md",
+    "ａ.md",
+    "あ/い.md",
+    "あ.md",
+    "é.md",
+    "z.md",
+    "𠮷/𠮷.md",
+    "\uffee.md",
+)
+DEEP = "/".join(["長" * 80] * 14) + "/x.md"
+"""A path of 3,400 bytes: more than PostgreSQL's limit for a row of an index."""
+
+
+def test_scans_in_slices_know_what_is_there(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = random.Random(5)
+    names = [*NAMES, DEEP, *(f"{folder}/{n}.md" for folder in ("a", "あ", "b") for n in range(4))]
+    there: set[str] = set()
+    for _ in range(25):
+        monkeypatch.setattr("rag_pipeline.indexing.scan._SLICE", choose.choice([1, 2, 3, 7]))
+        for name in choose.sample(names, choose.randrange(8)):
+            if name in there:
+                index.delete(name)
+            else:
+                index.write(name, "# x\n\n本文。\n")
+            there ^= {name}
+        while not scan(index, deadline=choose.choice([None, 0])):
+            pass
+        kept = index.rows("SELECT locator FROM source_items WHERE state <> 'gone'")
+        assert {locator for (locator,) in kept} == there
+    index.ingest(confirm_deletions=True)
+    assert {locator for (locator,) in index.rows("SELECT locator FROM source_items")} == there
+    index.assert_consistent()
+
+
+def test_an_item_that_comes_back_while_a_killed_scan_is_resumed_is_kept(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.write("a.md", "# a\n\n本文。\n")
+    index.write("b.md", "# b\n\n本文。\n")
+    index.ingest()
+    fingerprinted = (index.docs / "a.md").rename(index.docs / "elsewhere.txt")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(source_items, "merge", killed)  # when the slice has been marked
+        scan(index)
+    assert index.rows("SELECT source_id FROM source_items WHERE missed_pass IS NOT NULL") == [("docs:a.md",)]
+    fingerprinted.rename(index.docs / "a.md")
+    assert scan(index)
+    assert index.rows("SELECT source_id, state FROM source_items ORDER BY 1") == [
+        ("docs:a.md", "ingested"),
+        ("docs:b.md", "ingested"),
+    ]
 
 
 def test_the_end_of_a_scan_waits_for_no_other_source(index: Index) -> None:

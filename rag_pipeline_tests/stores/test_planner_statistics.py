@@ -17,8 +17,8 @@ DOCUMENTS, CHUNKS = 3_000, 9_000
 FILL = """
 INSERT INTO sources (source_type, name, connection_config) VALUES ('filesystem', 's', '{}');
 INSERT INTO source_items (source_type, source_id, source, name, locator, document_created_at, seen_fingerprint,
-    seen_recipe, seen_pass)
-SELECT 'filesystem', 's:' || n, s.id, '', '', '2024-03-05Z', '', '', 1 FROM sources s, generate_series(1, %(documents)s) n;
+    seen_recipe)
+SELECT 'filesystem', 's:' || n, s.id, '', '', '2024-03-05Z', '', '' FROM sources s, generate_series(1, %(documents)s) n;
 INSERT INTO documents (id, title, content, source_type, source_id, created_at, processing_status, indexing_status)
 SELECT document_id, 't', repeat('c', 500), source_type, source_id, document_created_at, 'completed', 'indexing'
 FROM source_items;

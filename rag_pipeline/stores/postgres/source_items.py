@@ -89,36 +89,50 @@ _CREATE_SCANNED = """
         source_id TEXT, name TEXT, locator TEXT, url TEXT, fingerprint TEXT, created_at TIMESTAMPTZ
     ) ON COMMIT DELETE ROWS"""
 
-_SEEN = "(excluded.seen_fingerprint, excluded.seen_recipe)"
-_SEEN_BEFORE = f"(i.seen_fingerprint, i.seen_recipe) = {_SEEN}"
-_NOT_INGESTED = f"(i.ingested_fingerprint, i.ingested_recipe) IS DISTINCT FROM {_SEEN}"
 
-_NEXT_STATE = f"""CASE
+def _seen_before(seen: str) -> str:
+    """The condition that a known item was seen with the same fingerprint and recipe before."""
+    return f"(i.seen_fingerprint, i.seen_recipe) = {seen}"
+
+
+def _next_state(seen: str) -> str:
+    """The next state of a known item that a pass sees; the first condition that holds decides."""
+    not_ingested = f"(i.ingested_fingerprint, i.ingested_recipe) IS DISTINCT FROM {seen}"
+    return f"""CASE
         WHEN i.state = {ItemState.EXPIRED.sql} THEN {ItemState.EXPIRED.sql}
-        WHEN i.state = {ItemState.FAILED.sql} AND {_SEEN_BEFORE} THEN {ItemState.FAILED.sql}
-        WHEN i.document_created_at < %(oldest_kept)s AND {_NOT_INGESTED} THEN {ItemState.EXPIRED.sql}
+        WHEN i.state = {ItemState.FAILED.sql} AND {_seen_before(seen)} THEN {ItemState.FAILED.sql}
+        WHEN i.document_created_at < %(oldest_kept)s AND {not_ingested} THEN {ItemState.EXPIRED.sql}
         -- Back to what was ingested before: its document still says that it cannot be read.
         WHEN i.state = {ItemState.FAILED.sql} THEN {ItemState.PENDING.sql}
-        WHEN {_NOT_INGESTED} THEN {ItemState.PENDING.sql}
+        WHEN {not_ingested} THEN {ItemState.PENDING.sql}
         ELSE {ItemState.INGESTED.sql}
     END"""
-"""The next state of a known item that a pass sees; the first condition that holds decides."""
 
+
+_SCANNED = "(scanned.fingerprint, %(recipe)s)"
+_EXCLUDED = "(excluded.seen_fingerprint, excluded.seen_recipe)"
+_AS_STORED = f"""i.source_type = %(type)s AND i.source_id = scanned.source_id
+    AND (i.source, i.name, i.locator, i.url, i.seen_fingerprint, i.seen_recipe) IS NOT DISTINCT FROM
+        (%(source)s::uuid, scanned.name, scanned.locator, scanned.url, scanned.fingerprint, %(recipe)s)
+    AND i.missed_pass IS DISTINCT FROM %(pass)s
+    AND i.state = {_next_state(_SCANNED)}"""
+"""The item is stored exactly as the pass sees it. Most are, and are not written: passes follow each other every few
+minutes."""
 _MERGE_SCANNED = f"""
     WITH before AS (
         SELECT i.source_id, i.state FROM source_items i JOIN scanned USING (source_id)
         WHERE i.source_type = %(type)s
     ), merged AS (
         INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
-            seen_fingerprint, seen_recipe, seen_pass, state)
-        SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s, %(pass)s,
+            seen_fingerprint, seen_recipe, state)
+        SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s,
             CASE WHEN created_at < %(oldest_kept)s THEN {ItemState.EXPIRED.sql} ELSE {ItemState.PENDING.sql} END
-        FROM scanned ORDER BY source_id
+        FROM scanned WHERE NOT EXISTS (SELECT FROM source_items i WHERE {_AS_STORED}) ORDER BY source_id
         ON CONFLICT (source_type, source_id) DO UPDATE SET
             source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
-            seen_pass = excluded.seen_pass, last_seen_at = now(),
-            state = {_NEXT_STATE},
-            failures = CASE WHEN {_SEEN_BEFORE} THEN i.failures ELSE 0 END,
+            missed_pass = NULL,
+            state = {_next_state(_EXCLUDED)},
+            failures = CASE WHEN {_seen_before(_EXCLUDED)} THEN i.failures ELSE 0 END,
             seen_fingerprint = excluded.seen_fingerprint, seen_recipe = excluded.seen_recipe
         RETURNING i.source_id, i.state
     )
@@ -157,6 +171,34 @@ def merge(connection: Connection, of: Pass, items: Sequence[tuple[Item, datetime
     return counts.new, counts.changed
 
 
+_PREFIX = 200
+"""Characters of a locator in the index: PostgreSQL has a limit of a third of a page."""
+_BEHIND = f"""i.locator COLLATE "C" > %(after)s AND left(i.locator, {_PREFIX}) COLLATE "C" >= left(%(after)s, {_PREFIX})"""
+_UNTIL = f"""AND i.locator COLLATE "C" <= %(until)s
+    AND left(i.locator, {_PREFIX}) COLLATE "C" <= left(%(until)s, {_PREFIX})"""
+
+
+def mark_missed(connection: Connection, of: Pass, seen: Sequence[str], after: str, until: str | None) -> None:
+    """Mark what a slice of a pass did not see: known items behind `after` and up to `until` (None: the end).
+
+    `seen` are the source_ids of the slice.
+    """
+    connection.execute(
+        f"""
+        WITH missed AS (
+            SELECT i.source_type, i.source_id FROM source_items i
+            WHERE i.source = %(source)s AND i.state <> {ItemState.GONE.sql}
+                AND i.missed_pass IS DISTINCT FROM %(pass)s AND {_BEHIND} {"" if until is None else _UNTIL}
+                AND NOT EXISTS (SELECT FROM unnest(%(seen)s::text[]) AS seen(id) WHERE seen.id = i.source_id)
+            {_IN_ORDER} FOR NO KEY UPDATE OF i
+        )
+        UPDATE source_items i SET missed_pass = %(pass)s
+        FROM missed WHERE (i.source_type, i.source_id) = (missed.source_type, missed.source_id)
+        """,
+        {"source": of.source, "pass": of.number, "after": after, "until": until, "seen": list(seen)},
+    )
+
+
 def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]:
     """Return (items that a complete pass could have seen but did not, all items of the source).
 
@@ -165,7 +207,7 @@ def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]
     counts = one(
         connection,
         f"""
-        SELECT count(*) FILTER (WHERE i.seen_pass < %(pass)s AND NOT EXISTS (
+        SELECT count(*) FILTER (WHERE i.missed_pass = %(pass)s AND NOT EXISTS (
                 SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
                 WHERE s.source = i.source AND starts_with(i.locator, prefix))) AS unseen,
             count(*) AS known
@@ -183,7 +225,7 @@ def mark_gone(connection: Connection, source: UUID, number: int) -> int:
         f"""
         WITH unseen AS (
             SELECT i.source_type, i.source_id FROM source_items i
-            WHERE i.source = %s AND i.seen_pass < %s AND i.state <> {ItemState.GONE.sql} AND NOT EXISTS (
+            WHERE i.source = %s AND i.missed_pass = %s AND i.state <> {ItemState.GONE.sql} AND NOT EXISTS (
                 SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
                 WHERE s.source = i.source AND starts_with(i.locator, prefix))
             {_IN_ORDER} FOR NO KEY UPDATE OF i
