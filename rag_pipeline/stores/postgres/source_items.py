@@ -111,23 +111,22 @@ def _next_state(seen: str) -> str:
 
 _SCANNED = "(scanned.fingerprint, %(recipe)s)"
 _EXCLUDED = "(excluded.seen_fingerprint, excluded.seen_recipe)"
-_AS_STORED = f"""i.source_type = %(type)s AND i.source_id = scanned.source_id
-    AND (i.source, i.name, i.locator, i.url, i.seen_fingerprint, i.seen_recipe) IS NOT DISTINCT FROM
+_AS_STORED = f"""(i.source, i.name, i.locator, i.url, i.seen_fingerprint, i.seen_recipe) IS NOT DISTINCT FROM
         (%(source)s::uuid, scanned.name, scanned.locator, scanned.url, scanned.fingerprint, %(recipe)s)
     AND i.missed_pass IS DISTINCT FROM %(pass)s
     AND i.state = {_next_state(_SCANNED)}"""
 """The item is stored exactly as the pass sees it. Most are, and are not written: passes follow each other every few
 minutes."""
 _MERGE_SCANNED = f"""
-    WITH before AS (
-        SELECT i.source_id, i.state FROM source_items i JOIN scanned USING (source_id)
-        WHERE i.source_type = %(type)s
+    WITH compared AS MATERIALIZED (
+        SELECT scanned.*, i.state AS before, {_AS_STORED} AS is_stored
+        FROM scanned LEFT JOIN source_items i ON i.source_type = %(type)s AND i.source_id = scanned.source_id
     ), merged AS (
         INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
             seen_fingerprint, seen_recipe, state)
         SELECT %(type)s, source_id, %(source)s, name, locator, url, created_at, fingerprint, %(recipe)s,
             CASE WHEN created_at < %(oldest_kept)s THEN {ItemState.EXPIRED.sql} ELSE {ItemState.PENDING.sql} END
-        FROM scanned WHERE NOT EXISTS (SELECT FROM source_items i WHERE {_AS_STORED}) ORDER BY source_id
+        FROM compared WHERE is_stored IS NOT TRUE ORDER BY source_id
         ON CONFLICT (source_type, source_id) DO UPDATE SET
             source = excluded.source, name = excluded.name, locator = excluded.locator, url = excluded.url,
             missed_pass = NULL,
@@ -136,10 +135,9 @@ _MERGE_SCANNED = f"""
             seen_fingerprint = excluded.seen_fingerprint, seen_recipe = excluded.seen_recipe
         RETURNING i.source_id, i.state
     )
-    SELECT count(*) FILTER (WHERE before.source_id IS NULL AND merged.state = {ItemState.PENDING.sql}) AS new,
-        count(*) FILTER (WHERE before.state <> {ItemState.PENDING.sql} AND merged.state = {ItemState.PENDING.sql})
-            AS changed
-    FROM merged LEFT JOIN before USING (source_id)"""
+    SELECT count(*) FILTER (WHERE before IS NULL AND merged.state = {ItemState.PENDING.sql}) AS new,
+        count(*) FILTER (WHERE before <> {ItemState.PENDING.sql} AND merged.state = {ItemState.PENDING.sql}) AS changed
+    FROM merged JOIN compared USING (source_id)"""
 
 
 def merge(connection: Connection, of: Pass, items: Sequence[tuple[Item, datetime]]) -> tuple[int, int]:
