@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from benchmarks.environments import environment_of
 from benchmarks.free_vectors import DIMENSION, dense_vector
 from benchmarks.harness import Measured, benchmark_workspace, ingest, measure
 from benchmarks.ingest import edit, make_files
@@ -29,11 +29,6 @@ from rag_pipeline.stores.milvus.collections import Collections, generations
 from rag_pipeline_tests.support.databases import temporary_database
 from rag_pipeline_tests.support.workspace import Workspace
 
-_ENVIRONMENTS = Path(".peers")
-_REQUIREMENTS = {
-    "cocoindex": ["cocoindex[postgres]>=1.0,<2", "numpy"],
-    "haystack": ["haystack-ai>=3,<4", "milvus-haystack>=0.1,<0.2", "numpy"],
-}
 _QUIET = {"COCOINDEX_DISABLE_USAGE_TRACKING": "1", "HAYSTACK_TELEMETRY_ENABLED": "False", "RUST_LOG": "error"}
 """Neither tells its makers about the benchmark."""
 _EMBEDDER = "benchmarks.free_embedder:make_of_long_chunks"
@@ -56,21 +51,6 @@ class _Aim:
     target: float
     unit: str
     found: float
-
-
-def environment_of(peer: str) -> Path:
-    """Return the Python of a peer's own environment, made on first use."""
-    folder = _ENVIRONMENTS / peer
-    python = folder / "bin" / "python"
-    ready = folder / ".installed"
-    if not ready.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *_REQUIREMENTS[peer]],
-            check=True,
-        )
-        ready.touch()
-    return python.absolute()
 
 
 def _peer_commands(workspace: Workspace) -> dict[str, list[str]]:
