@@ -68,16 +68,14 @@ class StepEventLogStorage(PostgresEventLogStorage):
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store events of any types in one transaction."""
-        with self._connect() as connection:
-            connection = connection.execution_options(isolation_level="READ COMMITTED")
-            with connection.begin(), self._transaction.opened(connection):
-                inserted = connection.execute(
-                    self.prepare_insert_event_batch(events).returning(SqlEventLogStorageTable.c.id)
-                )
-                numbered = [(event, int(number)) for event, (number,) in zip(events, inserted, strict=True)]
-                # An upsert locks the asset's row until the transaction ends: always in the same order.
-                for event, number in sorted(numbered, key=_asset):
-                    self._store_details(connection, event, number)
+        with self._connect() as connection, self._transaction.on(connection):
+            inserted = connection.execute(
+                self.prepare_insert_event_batch(events).returning(SqlEventLogStorageTable.c.id)
+            )
+            numbered = [(event, int(number)) for event, (number,) in zip(events, inserted, strict=True)]
+            # An upsert locks the asset's row until the transaction ends: always in the same order.
+            for event, number in sorted(numbered, key=_asset):
+                self._store_details(connection, event, number)
 
     def _store_details(self, connection: db.Connection, event: EventLogEntry, number: int) -> None:
         """Store what the tables of assets and checks hold of an event, as `store_event` does."""
@@ -99,10 +97,21 @@ class _Transaction(threading.local):
     _connection: db.Connection | None = None
 
     @contextmanager
-    def opened(self, connection: db.Connection) -> Iterator[None]:
+    def on(self, connection: db.Connection) -> Iterator[None]:
+        """Make one of Dagster's connections, which commit each statement, commit at the end.
+
+        Another isolation level, as Dagster sets it in such a case, would do so too. If the server is gone, SQLAlchemy
+        would then print a stack trace.
+        """
         self._connection = connection
         try:
+            connection.exec_driver_sql("BEGIN")
             yield
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            if not connection.invalidated:  # else the server has rolled it back
+                connection.exec_driver_sql("ROLLBACK")
+            raise
         finally:
             self._connection = None
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import dagster as dg
 import pytest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from rag_pipeline.defs.event_storage import StepEventLogStorage
 from rag_pipeline.indexing.ingest import ingest
@@ -77,6 +77,24 @@ def test_what_could_not_be_written_is_written_with_the_next_event(
         dg.DagsterEventType.RUN_FAILURE,
         dg.DagsterEventType.RUN_CANCELED,
     ]
+
+
+def test_a_lost_connection_is_an_error_and_no_stack_trace(
+    location: CodeLocation, instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = instance.event_log_storage
+    run = instance.create_run_for_job(_job())
+    instance.report_engine_event("before", run)
+    before = instance.all_logs(run.run_id)
+    location.sql(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with pytest.raises(OperationalError):
+        storage.store_event_batch(before)
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+    storage.store_event_batch(before)
+    assert len(instance.all_logs(run.run_id)) == 2
 
 
 def test_other_processes_hold_nothing(location: CodeLocation, instance: dg.DagsterInstance) -> None:
