@@ -1,8 +1,8 @@
 """Where an ingest's time goes: python -m benchmarks.flame [--files 2000] [--change new|edit] [--to flame.svg]
 
-Samples `rag-pipeline ingest` with py-spy, which it installs under .peers, writes a flame graph, and prints the seconds
-that its threads spend in the functions of this project, with all that these call. Threads run side by side, so the
-seconds add up to more than the run took; a thread that waits for a lock or a store is sampled too.
+Samples `rag-pipeline ingest` with py-spy, which it installs under .peers, writes a flame graph, and prints how much of
+the run's time threads spend in the functions of this project, with all that these call. Threads run side by side, so
+the shares add up to more than 100 %; a thread that waits for a lock or a store is sampled too.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from benchmarks.environments import environment_of
 from benchmarks.harness import benchmark_workspace, ingest
 from benchmarks.ingest import edit, make_files
 
-_RATE = 200
-"""Samples a second."""
+_SAMPLES_PER_SECOND = 200
 _LINES = 40
 _FRAME = re.compile(r"<title>(\S+) \(rag_pipeline/([\w/]+)\.py:\d+\) \(([\d,]+) samples")
 """A frame in py-spy's flame graph, whose samples include those of what it calls."""
@@ -39,7 +38,15 @@ def main() -> None:
         if arguments.change == "edit":
             ingest(environment)
             edit(paths[:: max(1, len(paths) // 20)][:20])
-        record = [str(spy), "record", "--rate", str(_RATE), "--output", str(arguments.to.absolute()), "--"]
+        record = [
+            str(spy),
+            "record",
+            "--rate",
+            str(_SAMPLES_PER_SECOND),
+            "--output",
+            str(arguments.to.absolute()),
+            "--",
+        ]
         command = [sys.executable, "-m", "rag_pipeline.cli", "ingest", "--json"]
         subprocess.run([*record, *command], env=environment, check=True, stderr=subprocess.DEVNULL)
     _print_table(arguments.to.read_text("utf-8"))
@@ -51,8 +58,10 @@ def _print_table(flame_graph: str) -> None:
     found: Counter[str] = Counter()
     for function, module, samples in _FRAME.findall(html.unescape(flame_graph)):
         found[f"{module}: {function}"] += int(samples.replace(",", ""))
+    # py-spy takes fewer samples than it is asked to, so they are compared with those of the thread that runs throughout.
+    throughout = found["cli/interruption: run_until_interrupted.<locals>.run"]
     for name, samples in found.most_common(_LINES):
-        print(f"{samples / _RATE:7.2f} s {name}")
+        print(f"{samples / throughout:7.0%} {name}")
 
 
 if __name__ == "__main__":
