@@ -97,6 +97,14 @@ def test_a_lost_connection_is_an_error_and_no_stack_trace(
     assert len(instance.all_logs(run.run_id)) == 2
 
 
+def test_dagsters_history_does_not_wait_for_the_disk(location: CodeLocation, instance: dg.DagsterInstance) -> None:
+    setting = "SELECT setting, source FROM pg_settings WHERE name = 'synchronous_commit'"
+    with instance.event_log_storage.index_connection() as connection:  # type: ignore[attr-defined]
+        assert connection.exec_driver_sql(setting).one() == ("off", "client")
+    with Pipeline(load_settings()) as pipeline, pipeline.stores.database.connection() as ours:
+        assert ours.execute(setting).fetchone()[1] != "client"  # type: ignore[index]
+
+
 def test_other_processes_hold_nothing(location: CodeLocation, instance: dg.DagsterInstance) -> None:
     run = instance.create_run_for_job(_job())
     instance.report_engine_event("at once", run)

@@ -115,6 +115,16 @@ def test_transactions_are_free_again_after_the_lock(database: Database) -> None:
     database.check_guards()
 
 
+def test_a_fenced_lock_leaves_nothing_locked(database: Database) -> None:
+    for _ in range(3):
+        with fenced_lock(database, MONTH, 0), database.connection() as connection:
+            assert value(connection, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 3, (
+                "the month, its owner, and this transaction's fence"
+            )
+        with database.connection() as connection:
+            assert value(connection, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
 def test_locks_that_are_held_are_seen_from_elsewhere(database: Database, database_url: str) -> None:
     with advisory_lock(database, "run a", 0), database.connection() as connection:
         assert held(connection, ["run a", "run b"]) == {"run a"}

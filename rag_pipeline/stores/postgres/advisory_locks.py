@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -60,8 +60,7 @@ def fenced_lock(
     distributed locking", 2016.)
     """
     owner, fence = f"owner {secrets.token_hex(8)}", f"fence of {name}"
-    with closing(database.connect()) as session:  # Closed also because it holds the owner's lock until it ends.
-        session.autocommit = True
+    with database.lock_session() as session:
         _wait_for(session, name, wait_seconds, on_wait)
         try:
             _wait_for(session, fence, wait_seconds, None)
@@ -81,8 +80,11 @@ def fenced_lock(
                         "run again, nothing was lost"
                     )
 
-            with database.guarded_by(check):
-                yield
+            try:
+                with database.guarded_by(check):
+                    yield
+            finally:
+                _unlock(session, owner)
         finally:
             _unlock(session, name)
 
