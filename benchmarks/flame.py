@@ -41,6 +41,7 @@ def main() -> None:
         record = [
             str(spy),
             "record",
+            "--function",
             "--rate",
             str(_SAMPLES_PER_SECOND),
             "--output",
