@@ -6,10 +6,12 @@ one evaluation. It raises no alert: nothing would close it.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import dagster as dg
 
@@ -19,6 +21,7 @@ from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.defs.check_history import if_enough
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
+from rag_pipeline.defs.run_owners import PROCESS_TAG
 from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.indexing.touched_chunks import TouchedChunks
 from rag_pipeline.indexing.verify import VectorCounts, verify
@@ -122,11 +125,11 @@ def _step(
             }
             for asset, checks in by_asset.items()
         }
-        of_index = check_index(
+        of_index = _of_index(
+            context,
             pipeline,
-            names={key.name for checks in chosen.values() for key in checks},
-            assets=[asset for asset, checks in chosen.items() if checks],
-            costly=not context.has_partition_key,
+            frozenset(key.name for checks in chosen.values() for key in checks),
+            tuple(asset for asset, checks in chosen.items() if checks),
         )
         for asset, checks in chosen.items():
             if checks:
@@ -135,6 +138,34 @@ def _step(
                 yield from _consistency(context, pipeline, of, asset, list(checks.values()), of_index, touched)
 
     return step
+
+
+def _of_index(
+    context: dg.AssetCheckExecutionContext, pipeline: Pipeline, names: frozenset[str], assets: tuple[str, ...]
+) -> list[Finding]:
+    """Look for what is wrong with the index as a whole.
+
+    `rag-pipeline ingest` runs one month after the other: where nothing was wrong less than a minute ago, it does not
+    look again.
+    """
+    costly = not context.has_partition_key
+    if PROCESS_TAG not in context.run.tags:
+        return check_index(pipeline, names=names, assets=assets, costly=costly)
+    sound_since, now = _sound_since.setdefault(pipeline, {}), time.monotonic()
+    since = sound_since.get((names, assets))
+    if since is not None and now - since < _SOUND_SECONDS:
+        return []
+    found = check_index(pipeline, names=names, assets=assets, costly=costly)
+    if not found:
+        sound_since[names, assets] = now
+    return found
+
+
+_SOUND_SECONDS = 60.0
+_sound_since: WeakKeyDictionary[Pipeline, dict[tuple[frozenset[str], tuple[str, ...]], float]] = (
+    WeakKeyDictionary()
+)
+"""When these checks found nothing wrong with the index as a whole, in these assets."""
 
 
 def _consistency(

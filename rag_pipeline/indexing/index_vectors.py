@@ -145,7 +145,7 @@ class _VectorStep:
             schema.analyze_if_rewritten(self._database, month, result.written)
         if first or result.moved:
             with pipeline.stopwatch.stage("settle"):
-                pipeline.collections.flush()
+                pipeline.collections.settle(result.written + result.moved)
         return result
 
     def _claim(self, after: tuple[UUID, int] | None) -> list[ChunkToEmbed]:

@@ -148,8 +148,14 @@ def _scan(
 
 
 def _run_months(pipeline: Pipeline, months: Sequence[Month], run: RunMonth, result: IngestResult) -> None:
-    if months:
-        pipeline.collections.check()
+    if not months:
+        return
+    pipeline.collections.check()
+    with pipeline.collections.flushed_once():
+        _run_each(pipeline, months, run, result)
+
+
+def _run_each(pipeline: Pipeline, months: Sequence[Month], run: RunMonth, result: IngestResult) -> None:
     unreachable: list[str] = []
     for number, month in enumerate(months):
         pipeline.progress("months", number, len(months))

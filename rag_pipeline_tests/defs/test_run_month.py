@@ -7,13 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import pytest
 import yaml
+from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from sqlalchemy import Engine, event
 
 from rag_pipeline.defs.run_month import run_month
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.search import search
 from rag_pipeline.settings import load_settings
+from rag_pipeline.stores.milvus.collections import Collections
+from rag_pipeline.stores.postgres import schema_inspection
+from rag_pipeline.stores.postgres.database import Database
+from rag_pipeline.stores.postgres.schema_inspection import SchemaProblem
 from rag_pipeline_tests.support.code_location import CodeLocation
 
 WORKSPACE = Path(__file__).parents[2] / "workspace.yaml"
@@ -76,6 +84,79 @@ def test_dagster_is_asked_once_for_what_does_not_change(
         assert not [one for one in asked if "pg_catalog" in one and f"'{table}'" in one], table
     of_materializations = [one for one in asked if one.startswith("SELECT") and "'ASSET_MATERIALIZATION'" in one]
     assert len(of_materializations) < 19, "once for each asset, not for each check"
+
+
+def write_and_ingest(location: CodeLocation, pipeline: Pipeline, text: str, *dates: str) -> None:
+    for date in dates:
+        location.write(f"{date}.md", date, text)
+    assert ingest(pipeline, run=run_month).errors == []
+
+
+def test_the_index_as_a_whole_is_looked_at_once_for_all_months(
+    location: CodeLocation, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Database] = []
+    real = schema_inspection.schema_problems
+
+    def look(database: Database) -> list[SchemaProblem]:
+        looks.append(database)
+        return real(database)
+
+    monkeypatch.setattr(schema_inspection, "schema_problems", look)
+    months = ("2024-01-05", "2024-02-05", "2024-03-05")
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        write_and_ingest(location, pipeline, "first", *months)
+        assert len(looks) == 1
+        location.sql("DROP INDEX idx_documents_language")
+        write_and_ingest(location, pipeline, "second", *months)
+        assert len(looks) == 1, "less than a minute later"
+        monkeypatch.setattr("rag_pipeline.defs.asset_checks._SOUND_SECONDS", 0.0)
+        write_and_ingest(location, pipeline, "third", *months)
+    assert len(looks) == 4
+    found = instance.event_log_storage.get_latest_asset_check_execution_by_key(
+        [key := dg.AssetCheckKey(dg.AssetKey("documents"), "index_issues")]
+    )[key]
+    assert found.status == AssetCheckExecutionRecordStatus.FAILED
+
+
+def test_what_is_wrong_with_the_index_as_a_whole_is_looked_at_again_for_each_month(
+    location: CodeLocation, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        location.sql("DROP INDEX idx_documents_language")
+        write_and_ingest(location, pipeline, "first", "2024-01-05", "2024-02-05")
+    for month in ("2024-01-01", "2024-02-01"):
+        [found] = instance.event_log_storage.get_asset_check_execution_history(
+            dg.AssetCheckKey(dg.AssetKey("documents"), "index_issues"),
+            limit=1,
+            partition_filter=PartitionKeyFilter(key=month),
+        )
+        assert found.status == AssetCheckExecutionRecordStatus.FAILED, month
+
+
+def test_few_rows_of_several_months_are_flushed_once(
+    location: CodeLocation, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushes: list[Collections] = []
+    real = Collections.flush
+
+    def flush(collections: Collections) -> None:
+        flushes.append(collections)
+        real(collections)
+
+    monkeypatch.setattr(Collections, "flush", flush)
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        write_and_ingest(location, pipeline, "first", "2024-01-05", "2024-02-05", "2024-03-05")
+        assert len(flushes) == 1
+        assert len(search(pipeline, "first").hits) == 3
+        monkeypatch.setattr("rag_pipeline.stores.milvus.collections._MANY_ROWS", 2)
+        write_and_ingest(location, pipeline, "second", "2024-01-05", "2024-02-05", "2024-03-05")
+        assert len(flushes) == 1 + 2, "after two months, and at the end"
+        write_and_ingest(location, pipeline, "second", "2024-01-05")
+        assert len(flushes) == 3, "nothing was written"
 
 
 def test_each_check_names_the_materialization_that_it_is_about(

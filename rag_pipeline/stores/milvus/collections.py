@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from rag_pipeline.stores.milvus.expressions import has_key, in_parts
 from rag_pipeline.stores.milvus.partitions import create_partition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pymilvus import CollectionSchema
     from pymilvus.milvus_client.index import IndexParams
@@ -31,6 +32,8 @@ COPY_SUFFIX = "_copy"
 SEARCH_EF = 128
 MAX_HITS = 100
 
+_MANY_ROWS = 1000
+"""Lite compares a query with unflushed rows one by one: with so many it takes a twentieth of a second."""
 _COUNT = "count(*)"
 _DESCRIPTIONS: dict[str, str] = {
     "dense": "Dense vectors for semantic search",
@@ -102,6 +105,8 @@ class Collections:
         self._ready: set[str] = set()
         self._partitions: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
+        self._unflushed = 0
+        self._flushes_later = False
 
     def ensure(self, month: Month | None = None) -> None:
         """Create and load what is missing: collections, indexes, aliases, and this month's partitions.
@@ -204,6 +209,24 @@ class Collections:
                 timeout=TIMEOUT_SECONDS,
             )
             return [dict(row) for row in rows]
+
+    @contextmanager
+    def flushed_once(self) -> Iterator[None]:
+        """Let `settle` wait until the end, unless it is about many rows: each flush makes a segment of its own."""
+        self._flushes_later = True
+        try:
+            yield
+        finally:
+            self._flushes_later = False
+        if self._unflushed:
+            self.settle(0)
+
+    def settle(self, rows: int) -> None:
+        """Have Lite index what was written, these rows of each collection too; see `flush` and `flushed_once`."""
+        self._unflushed += rows
+        if not self._flushes_later or self._unflushed >= _MANY_ROWS:
+            self.flush()
+            self._unflushed = 0
 
     def flush(self, kinds: tuple[VectorKind, ...] | None = None, wait_seconds: float = 60) -> None:
         """Have Lite index what an ingest wrote, and wait for it up to `wait_seconds` per collection.
