@@ -151,8 +151,10 @@ def _run_months(pipeline: Pipeline, months: Sequence[Month], run: RunMonth, resu
     if not months:
         return
     pipeline.collections.check()
-    with pipeline.collections.flushed_once():
+    with pipeline.collections.flushing_later():
         _run_each(pipeline, months, run, result)
+    with pipeline.stopwatch.stage("settle"):
+        pipeline.collections.settle()
 
 
 def _run_each(pipeline: Pipeline, months: Sequence[Month], run: RunMonth, result: IngestResult) -> None:

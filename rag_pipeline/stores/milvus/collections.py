@@ -211,20 +211,18 @@ class Collections:
             return [dict(row) for row in rows]
 
     @contextmanager
-    def flushed_once(self) -> Iterator[None]:
-        """Let `settle` wait until the end, unless it is about many rows: each flush makes a segment of its own."""
+    def flushing_later(self) -> Iterator[None]:
+        """Have `settle` wait for many rows: each flush makes a segment of its own. Call it once more at the end."""
         self._flushes_later = True
         try:
             yield
         finally:
             self._flushes_later = False
-        if self._unflushed:
-            self.settle(0)
 
-    def settle(self, rows: int) -> None:
-        """Have Lite index what was written, these rows of each collection too; see `flush` and `flushed_once`."""
+    def settle(self, rows: int = 0) -> None:
+        """Have Lite index what was written, these rows of each collection included; see `flush`."""
         self._unflushed += rows
-        if not self._flushes_later or self._unflushed >= _MANY_ROWS:
+        if self._unflushed >= (_MANY_ROWS if self._flushes_later else 1):
             self.flush()
             self._unflushed = 0
 
