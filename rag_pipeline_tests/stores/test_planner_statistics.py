@@ -80,6 +80,20 @@ def test_claiming_a_batch_reads_the_chunks_once_and_not_for_each_document(databa
         assert not any("2024_02" in name for name in locked(connection)), "the other months are left alone"
 
 
+@pytest.mark.parametrize("kinds", [("dense",), ("dense", "sparse", "multi")])
+def test_claiming_the_next_batches_reads_no_more_than_these(database: Database, kinds: tuple[str, ...]) -> None:
+    filled(database)
+    schema.analyze_if_grown(database, MONTH)
+    after = None
+    for _ in range(40):  # PostgreSQL can plan a query once for all parameters after some
+        with database.connection() as connection:
+            before = entries_read(connection)
+            batch = document_chunks.claim(connection, MONTH, kinds, 64, after)
+            assert len(batch) == 64
+            assert entries_read(connection) - before < 20 * 64
+        after = (batch[-1].document_id, batch[-1].position)
+
+
 def test_the_checks_after_a_run_read_a_month_once_and_not_for_each_document(database: Database) -> None:
     filled(database)
     schema.analyze_if_grown(database, MONTH)

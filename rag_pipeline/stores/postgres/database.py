@@ -227,9 +227,15 @@ class Database:
         return f"{text}; run again when it is back, nothing was lost"
 
 
-def objects(connection: Connection, kind: type[T], query: str, parameters: Parameters = ()) -> list[T]:
-    """Return the rows as objects of a class; each column is named like the field it fills."""
-    return connection.cursor(row_factory=class_row(kind)).execute(query, parameters).fetchall()
+def objects(
+    connection: Connection, kind: type[T], query: str, parameters: Parameters = (), *, prepare: bool | None = None
+) -> list[T]:
+    """Return the rows as objects of a class; each column is named like the field it fills.
+
+    With `prepare=False` PostgreSQL plans the query for these parameters. By default it plans it once for all, when a
+    connection has asked it some times: without seeing which month it is about, and how much of it.
+    """
+    return connection.cursor(row_factory=class_row(kind)).execute(query, parameters, prepare=prepare).fetchall()
 
 
 def dicts(connection: Connection, query: str, parameters: Parameters = ()) -> list[dict[str, Any]]:

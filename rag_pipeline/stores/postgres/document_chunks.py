@@ -216,8 +216,8 @@ def claim(
     They are ordered by document and position and begin after `after`. Rows that a killed run left `processing` are
     claimed again: the caller holds the month's lock, so no other run is processing them.
     """
-    # Conditions that are not always the same are not parameters: a batch is to be read in the order of the index from
-    # where the last one ended, and the planner does so if it sees what is asked.
+    # A batch is to be read in the order of the index from where the last one ended, and the planner does so if it sees
+    # what is asked: conditions that are not always the same are no parameters, and it plans each time.
     without_a_vector = " OR ".join(f"c.{column(kind)} IS NULL" for kind in VECTOR_KINDS if kind in kinds)
     beyond = (
         "AND (c.document_id, c.position) > (%(document)s, %(position)s) AND d.id >= %(document)s" if after else ""
@@ -249,6 +249,7 @@ def claim(
             "position": after[1] if after else None,
             "limit": limit,
         },
+        prepare=False,
     )
     return sorted(chunks, key=lambda chunk: (chunk.document_id, chunk.position))
 
