@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from rag_pipeline.errors import RagError, one_line
-from rag_pipeline.stores.postgres import document_chunks, documents
+from rag_pipeline.stores.postgres import document_chunks, documents, schema
 from rag_pipeline.stores.postgres.document_chunks import ChunkRow, StoredChunk
 from rag_pipeline.stores.postgres.documents import ChunkedDocument
 
@@ -52,6 +52,7 @@ class ChunksResult:
 def chunk_documents(pipeline: Pipeline, month: Month) -> ChunksResult:
     """Cut a month's new and changed documents into chunks."""
     result = ChunksResult()
+    schema.analyze_if_grown(pipeline.stores.database, month)
     with pipeline.stopwatch.stage("chunks"), _ChunkStep(pipeline, month, result) as step:
         while step.run_through():
             pass

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rag_pipeline.sources.config import SourceConfig
     from rag_pipeline.sources.interface import Source
 
-_BATCH = 64
+_BATCH = 256
 _GROUP_CHARS = 4_000_000
 _DELETE_BATCH = 200
 

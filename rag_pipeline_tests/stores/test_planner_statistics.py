@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from rag_pipeline.months import Month
-from rag_pipeline.stores.postgres import consistency_queries, document_chunks, schema
+from rag_pipeline.stores.postgres import consistency_queries, document_chunks, documents, schema
 from rag_pipeline.stores.postgres.database import Database
 
 MONTH = Month(2024, 3)
@@ -92,6 +92,21 @@ def test_claiming_the_next_batches_reads_no_more_than_these(database: Database, 
             assert len(batch) == 64
             assert entries_read(connection) - before < 20 * 64
         after = (batch[-1].document_id, batch[-1].position)
+
+
+def test_the_next_documents_to_chunk_are_read_without_the_others(database: Database) -> None:
+    filled(database)
+    with database.connection() as connection:
+        connection.execute("UPDATE documents SET processing_status = 'processing'")
+    schema.analyze_if_grown(database, MONTH)
+    after = None
+    for _ in range(40):
+        with database.connection() as connection:
+            before = entries_read(connection)
+            batch = documents.to_chunk(connection, MONTH, 64, 10**9, after)
+            assert len(batch) == 64
+            assert entries_read(connection) - before < 20 * 64
+        after = batch[-1].id
 
 
 def test_the_checks_after_a_run_read_a_month_once_and_not_for_each_document(database: Database) -> None:

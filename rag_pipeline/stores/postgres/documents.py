@@ -145,12 +145,13 @@ def to_chunk(
             FROM (
                 SELECT id, created_at, source_id, title, content, chunked_with, char_count FROM documents
                 WHERE processing_status IN {one_of(*TO_CHUNK)} AND {in_month("created_at")}
-                    AND (%(after)s::uuid IS NULL OR id > %(after)s)
+                    {"AND id > %(after)s" if after else ""}
                 ORDER BY id LIMIT %(limit)s
             ) next
         ) counted WHERE before < %(chars)s ORDER BY id
         """,
         {**month_bounds(month), "limit": limit, "chars": max_chars, "after": after},
+        prepare=False,  # so that it begins where the last batch ended: see `document_chunks.claim`
     )
 
 
