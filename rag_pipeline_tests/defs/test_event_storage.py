@@ -11,7 +11,6 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from rag_pipeline.defs.event_storage import StepEventLogStorage
-from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.support.code_location import CodeLocation
@@ -19,20 +18,8 @@ from rag_pipeline_tests.support.code_location import CodeLocation
 _STEPS = ("documents", "document_chunks", "vector_collections", "table_checks", "collection_checks")
 
 
-def run_in_process(location: CodeLocation, instance: dg.DagsterInstance) -> dg.DagsterRun:
-    """Ingest a document as the command line does; return the run of its month."""
-    from rag_pipeline.defs.run_month import run_month
-
-    location.write("a.md", "2024-01-05")
-    with Pipeline(load_settings()) as pipeline:
-        pipeline.prepare()
-        assert ingest(pipeline, run=run_month).errors == []
-    [run] = instance.get_runs()
-    return run
-
-
 def test_a_run_is_written_step_by_step(location: CodeLocation, instance: dg.DagsterInstance) -> None:
-    run = run_in_process(location, instance)
+    run = location.only_run(instance)
     rows = location.sql(
         "SELECT xmin::text, dagster_event_type, step_key FROM dagster.event_logs WHERE run_id = %s ORDER BY id",
         run.run_id,
@@ -47,7 +34,7 @@ def test_a_run_is_written_step_by_step(location: CodeLocation, instance: dg.Dags
 
 
 def test_assets_and_checks_are_as_after_any_run(location: CodeLocation, instance: dg.DagsterInstance) -> None:
-    run = run_in_process(location, instance)
+    run = location.only_run(instance)
     for asset in ("documents", "document_chunks", "dense_collection", "sparse_collection", "multi_collection"):
         assert instance.get_materialized_partitions(dg.AssetKey(asset)) == {"2024-01-01"}, asset
     storage = instance.event_log_storage

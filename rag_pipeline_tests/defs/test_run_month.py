@@ -27,20 +27,10 @@ from rag_pipeline_tests.support.code_location import CodeLocation
 WORKSPACE = Path(__file__).parents[2] / "workspace.yaml"
 
 
-def only_run(location: CodeLocation, instance: dg.DagsterInstance) -> dg.DagsterRun:
-    """Ingest one document, and return the run of its month."""
-    location.write("a.md", "2024-01-05")
-    with Pipeline(load_settings()) as pipeline:
-        pipeline.prepare()
-        assert ingest(pipeline, run=run_month).errors == []
-    [run] = instance.get_runs()
-    return run
-
-
 def test_it_belongs_to_the_code_location_and_counts_the_chunks_that_it_made(
     location: CodeLocation, instance: dg.DagsterInstance
 ) -> None:
-    run = only_run(location, instance)
+    run = location.only_run(instance)
     assert run.remote_job_origin is not None, "the timeline leaves out runs without one"
     [place] = yaml.safe_load(WORKSPACE.read_text("utf-8"))["load_from"]
     assert run.remote_job_origin.location_name == place["python_module"]["location_name"]
@@ -162,7 +152,7 @@ def test_few_rows_of_several_months_are_flushed_once(
 def test_each_check_names_the_materialization_that_it_is_about(
     location: CodeLocation, instance: dg.DagsterInstance
 ) -> None:
-    run = only_run(location, instance)
+    run = location.only_run(instance)
     for asset in ("documents", "document_chunks", "dense_collection", "sparse_collection", "multi_collection"):
         records = instance.event_log_storage.get_event_records(
             dg.EventRecordsFilter(dg.DagsterEventType.ASSET_MATERIALIZATION, asset_key=dg.AssetKey(asset)), 1

@@ -45,6 +45,17 @@ class CodeLocation:
             result = ingest(pipeline)
         assert result.errors == []
 
+    def only_run(self, instance: dg.DagsterInstance) -> dg.DagsterRun:
+        """Ingest a document as the command line does, and return the run of its month."""
+        from rag_pipeline.defs.run_month import run_month
+
+        self.write("a.md", "2024-01-05")
+        with Pipeline(load_settings()) as pipeline:
+            pipeline.prepare()
+            assert ingest(pipeline, run=run_month).errors == []
+        [run] = instance.get_runs()
+        return run
+
     def show_months(self, instance: dg.DagsterInstance) -> None:
         """Make the months that exist known to Dagster, as the sensor does before it requests their runs."""
         from rag_pipeline.defs.month_partitions import show_months
