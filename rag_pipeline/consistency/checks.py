@@ -58,10 +58,9 @@ CHECKS: dict[str, Check] = {
     for check in (
         Check(
             "orphaned_chunks",
-            "Chunks without a document. A run looks at the chunks that it wrote, the nightly check at all.",
+            "Chunks without a document.",
             assets=("document_chunks",),
             of_month=row_checks.orphaned_chunks,
-            of_change=row_checks.orphaned_chunks_among,
         ),
         Check(
             "missing_vectors",
@@ -83,7 +82,7 @@ CHECKS: dict[str, Check] = {
         Check(
             "status_mismatches",
             "Counts and statuses that contradict each other or the data, and work that is stuck. A run looks at the "
-            "documents that it changed, the nightly check at all.",
+            "documents that it changed and the words that they have now, the nightly check at all.",
             assets=TABLE_ASSETS,
             of_month=row_checks.status_mismatches,
             of_change=row_checks.status_mismatches_among,

@@ -39,23 +39,12 @@ class _Query:
 
 def orphaned_chunks(pipeline: Pipeline, month: Month, _: Sequence[str]) -> list[Finding]:
     """Find chunks without a document: searches can find them and have nothing to show."""
-    return _orphaned(pipeline, month, None)
-
-
-def orphaned_chunks_among(
-    pipeline: Pipeline, month: Month, _: Sequence[str], touched: TouchedChunks
-) -> list[Finding]:
-    """As `orphaned_chunks`, only among the chunks that a run wrote: the others had a document before it."""
-    return _orphaned(pipeline, month, touched.written)
-
-
-def _orphaned(pipeline: Pipeline, month: Month, chunks: Collection[UUID] | None) -> list[Finding]:
     query = _Query(
         "orphaned_chunks",
         "document_chunks",
         month,
         "chunks without a document",
-        partial(consistency_queries.orphaned_chunks, month=month, chunks=chunks),
+        partial(consistency_queries.orphaned_chunks, month=month),
         f"{repair_command(month)} deletes them and their vectors",
     )
     return _ask_twice(pipeline.stores.database, [query])

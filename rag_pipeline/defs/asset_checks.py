@@ -18,7 +18,7 @@ import dagster as dg
 from rag_pipeline.consistency.asset_names import TABLE_ASSETS, collection_asset
 from rag_pipeline.consistency.checks import Check, check_index, check_month, checks_by_asset
 from rag_pipeline.consistency.findings import Finding, repair_command
-from rag_pipeline.defs.check_history import if_enough
+from rag_pipeline.defs.check_history import if_enough, passed_before
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.defs.run_owners import PROCESS_TAG
@@ -125,12 +125,7 @@ def _step(
             }
             for asset, checks in by_asset.items()
         }
-        of_index = _of_index(
-            context,
-            pipeline,
-            frozenset(key.name for checks in chosen.values() for key in checks),
-            tuple(asset for asset, checks in chosen.items() if checks),
-        )
+        of_index = _of_index(context, pipeline, chosen)
         for asset, checks in chosen.items():
             if checks:
                 of_change = [key for key, check in checks.items() if check.of_change]
@@ -141,27 +136,34 @@ def _step(
 
 
 def _of_index(
-    context: dg.AssetCheckExecutionContext, pipeline: Pipeline, names: frozenset[str], assets: tuple[str, ...]
+    context: dg.AssetCheckExecutionContext,
+    pipeline: Pipeline,
+    chosen: Mapping[str, Mapping[dg.AssetCheckKey, Check]],
 ) -> list[Finding]:
     """Look for what is wrong with the index as a whole.
 
-    `rag-pipeline ingest` runs one month after the other: where nothing was wrong less than a minute ago, it does not
-    look again.
+    `rag-pipeline ingest` runs one month after the other. Where nothing was wrong a moment ago, and nothing in the last
+    look at this month, which would open an alert or close it, it does not look again.
     """
+    names = frozenset(key.name for checks in chosen.values() for key in checks)
+    assets = tuple(asset for asset, checks in chosen.items() if checks)
     costly = not context.has_partition_key
     if PROCESS_TAG not in context.run.tags:
         return check_index(pipeline, names=names, assets=assets, costly=costly)
     sound_since, now = _sound_since.setdefault(pipeline, {}), time.monotonic()
     since = sound_since.get((names, assets))
     if since is not None and now - since < _SOUND_SECONDS:
-        return []
+        asked = (key for checks in chosen.values() for key, check in checks.items() if check.of_index)
+        if all(passed_before(context, month_of(context), key) for key in asked):
+            return []
     found = check_index(pipeline, names=names, assets=assets, costly=costly)
+    sound_since.pop((names, assets), None)
     if not found:
         sound_since[names, assets] = now
     return found
 
 
-_SOUND_SECONDS = 60.0
+_SOUND_SECONDS = 15.0
 _sound_since: WeakKeyDictionary[Pipeline, dict[tuple[frozenset[str], tuple[str, ...]], float]] = (
     WeakKeyDictionary()
 )

@@ -22,14 +22,16 @@ def if_enough(
     """
     if touched is None or touched.too_many:
         return None
-    passed = (_passed_before(context.instance, context.run.run_id, touched.month, check) for check in checks)
-    return touched if all(passed) else None
+    return touched if all(passed_before(context, touched.month, check) for check in checks) else None
 
 
-def _passed_before(instance: dg.DagsterInstance, run_id: str, month: Month, check: dg.AssetCheckKey) -> bool:
+def passed_before(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, month: Month, check: dg.AssetCheckKey
+) -> bool:
+    """Whether the last evaluation of a check of a month, before this run's, passed."""
     # Dagster has nothing public that answers for a partition. This run's own record, of a planned check, is the newest.
-    history = instance.event_log_storage.get_asset_check_execution_history(
+    history = context.instance.event_log_storage.get_asset_check_execution_history(
         check, limit=2, partition_filter=PartitionKeyFilter(key=month.partition_key)
     )
-    before = next((record for record in history if record.run_id != run_id), None)
+    before = next((record for record in history if record.run_id != context.run.run_id), None)
     return before is not None and before.status == AssetCheckExecutionRecordStatus.SUCCEEDED

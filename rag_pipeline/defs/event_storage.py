@@ -35,6 +35,8 @@ _HELD = frozenset(
     }
 )
 """What can wait for the run's next event of another type: the start of a step, a failure, the end of the run."""
+_HELD_SECONDS = 1.0
+_ENDS = frozenset({_Type.RUN_SUCCESS, _Type.RUN_FAILURE, _Type.RUN_CANCELED})
 
 
 class StepEventLogStorage(PostgresEventLogStorage):
@@ -43,11 +45,12 @@ class StepEventLogStorage(PostgresEventLogStorage):
     def __init__(self, postgres_url: str) -> None:
         self._transaction = _Transaction()
         self._held: dict[str, list[EventLogEntry]] | None = None
+        self._ended: set[str] = set()
         self._lock = threading.Lock()
         super().__init__(postgres_url)
 
     def hold_events(self) -> None:
-        """Write together what a step reports, when it has ended, from now on.
+        """Write together what a step reports, when it has ended or after a second, from now on.
 
         Only for a process that executes its runs itself: only there does every run come to an event that is not held.
         """
@@ -55,16 +58,20 @@ class StepEventLogStorage(PostgresEventLogStorage):
 
     def store_event(self, event: EventLogEntry) -> None:
         """Store an event, and those of its run that were held before it; or hold it."""
-        if self._held is None or not event.run_id:
+        if self._held is None or not event.run_id or event.run_id in self._ended:
             super().store_event(event)
             return
+        kind = event.get_dagster_event().event_type if event.is_dagster_event else None
         with self._lock:
             held = self._held.setdefault(event.run_id, [])
-            held.append(event)
-            if event.is_dagster_event and event.get_dagster_event().event_type in _HELD:
+            # Ids are to follow the times of the events: another process can evaluate the same check meanwhile.
+            if kind in _HELD and (not held or event.timestamp - held[0].timestamp < _HELD_SECONDS):
+                held.append(event)
                 return
-            self.store_event_batch(held)  # If it fails, they are stored with the next one.
+            self.store_event_batch([*held, event])  # If it fails, what was held is stored with the next one.
             del self._held[event.run_id]
+            if kind in _ENDS:
+                self._ended.add(event.run_id)
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store events of any types in one transaction."""

@@ -7,6 +7,7 @@ programs can run the steps alone (`month_run.run_month`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -151,8 +152,13 @@ def _run_months(pipeline: Pipeline, months: Sequence[Month], run: RunMonth, resu
     if not months:
         return
     pipeline.collections.check()
-    with pipeline.collections.flushing_later():
-        _run_each(pipeline, months, run, result)
+    try:
+        with pipeline.collections.flushing_later():
+            _run_each(pipeline, months, run, result)
+    except StoreUnavailableError:
+        with suppress(StoreUnavailableError):  # The first one says more.
+            pipeline.collections.settle()
+        raise
     with pipeline.stopwatch.stage("settle"):
         pipeline.collections.settle()
 

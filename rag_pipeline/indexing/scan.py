@@ -182,12 +182,20 @@ class _Pass:
             dated = self._dated(items)
             # A folder that became unreadable since the last slice comes first, with a key before the position.
             until = max(slice_[-1].key, after)
-            self._mark_missed(this_pass, items, after, until)
+            keys = [entry.key for entry in unlisted]
+            # In a transaction of its own, as is every statement that locks several items.
+            with self._database.connection() as connection:
+                source_items.mark_missed(
+                    connection,
+                    this_pass,
+                    [item.source_id for item in items],
+                    after=after,
+                    until=until,
+                    unlisted=keys,
+                )
             with self._database.connection() as connection:
                 new, changed = source_items.merge(connection, this_pass, dated)
-                sources.advance_pass(
-                    connection, self._source_id, until, problems, [entry.key for entry in unlisted]
-                )
+                sources.advance_pass(connection, self._source_id, until, problems, keys)
             after = until
             result.scanned += len(items)
             result.new += new
@@ -197,16 +205,12 @@ class _Pass:
             if deadline is not None and time.monotonic() > deadline:
                 return result
         result.complete = True
-        self._mark_missed(this_pass, [], after, None)
+        with self._database.connection() as connection:
+            source_items.mark_missed(connection, this_pass, [], after=after)
         with self._database.connection() as connection:
             result.gone = self._mark_gone(connection, position.number)
             sources.finish_pass(connection, self._source_id, next_sync_at(config), len(result.problems))
         return result
-
-    def _mark_missed(self, this_pass: source_items.Pass, items: list[Item], after: str, until: str | None) -> None:
-        # In a transaction of its own, as is every statement that locks several items.
-        with self._database.connection() as connection:
-            source_items.mark_missed(connection, this_pass, [item.source_id for item in items], after, until)
 
     def _mark_gone(self, connection: Connection, number: int) -> int:
         gone, known = source_items.unseen(connection, self._source_id, number)

@@ -48,7 +48,7 @@ def test_assets_and_checks_are_as_after_any_run(location: CodeLocation, instance
         assert record.event.get_dagster_event().asset_check_evaluation_data.partition == "2024-01-01"
 
 
-def test_what_could_not_be_written_is_written_with_the_next_event(
+def test_what_was_held_when_an_event_could_not_be_written_is_written_with_the_next(
     location: CodeLocation, instance: dg.DagsterInstance
 ) -> None:
     held = instance.event_log_storage
@@ -57,13 +57,28 @@ def test_what_could_not_be_written_is_written_with_the_next_event(
     run = instance.create_run_for_job(_job())
     with hidden_table(location), pytest.raises(ProgrammingError, match="event_logs"):
         instance.report_engine_event("held", run)  # Such an event waits,
-        instance.report_run_failed(run)  # and this one brings it along.
+        instance.report_run_failed(run)  # and this one would bring it along.
     instance.report_run_canceled(run)
     assert [entry.dagster_event_type for entry in instance.all_logs(run.run_id)] == [
         dg.DagsterEventType.ENGINE_EVENT,
-        dg.DagsterEventType.RUN_FAILURE,
         dg.DagsterEventType.RUN_CANCELED,
     ]
+    instance.report_engine_event("after the end", run)
+    assert len(instance.all_logs(run.run_id)) == 3, "nothing is held that no event follows"
+
+
+def test_nothing_is_held_for_long(
+    location: CodeLocation, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = instance.event_log_storage
+    assert isinstance(storage, StepEventLogStorage)
+    storage.hold_events()
+    run = instance.create_run_for_job(_job())
+    instance.report_engine_event("first", run)
+    assert instance.all_logs(run.run_id) == []
+    monkeypatch.setattr("rag_pipeline.defs.event_storage._HELD_SECONDS", 0.0)
+    instance.report_engine_event("second", run)
+    assert [entry.message for entry in instance.all_logs(run.run_id)] == ["first", "second"]
 
 
 def test_a_lost_connection_is_an_error_and_no_stack_trace(

@@ -97,17 +97,48 @@ def test_the_index_as_a_whole_is_looked_at_once_for_all_months(
     with Pipeline(load_settings()) as pipeline:
         pipeline.prepare()
         write_and_ingest(location, pipeline, "first", *months)
-        assert len(looks) == 1
-        location.sql("DROP INDEX idx_documents_language")
+    assert len(looks) == 3, "nothing is known of these months yet"
+    with Pipeline(load_settings()) as pipeline:
         write_and_ingest(location, pipeline, "second", *months)
-        assert len(looks) == 1, "less than a minute later"
+        assert len(looks) == 3 + 1
+        location.sql("DROP INDEX idx_documents_language")
         monkeypatch.setattr("rag_pipeline.defs.asset_checks._SOUND_SECONDS", 0.0)
         write_and_ingest(location, pipeline, "third", *months)
-    assert len(looks) == 4
+    assert len(looks) == 3 + 1 + 3, "long after the last look"
     found = instance.event_log_storage.get_latest_asset_check_execution_by_key(
         [key := dg.AssetCheckKey(dg.AssetKey("documents"), "index_issues")]
     )[key]
     assert found.status == AssetCheckExecutionRecordStatus.FAILED
+
+
+def test_the_index_as_a_whole_is_looked_at_again_for_a_month_whose_check_failed(
+    location: CodeLocation, instance: dg.DagsterInstance
+) -> None:
+    key = dg.AssetCheckKey(dg.AssetKey("documents"), "index_issues")
+    months = ("2024-01-05", "2024-02-05")
+
+    def status() -> list[AssetCheckExecutionRecordStatus]:
+        return [
+            instance.event_log_storage.get_asset_check_execution_history(
+                key, limit=1, partition_filter=PartitionKeyFilter(key=f"{month[:7]}-01")
+            )[0].status
+            for month in months
+        ]
+
+    failed, succeeded = AssetCheckExecutionRecordStatus.FAILED, AssetCheckExecutionRecordStatus.SUCCEEDED
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        write_and_ingest(location, pipeline, "first", *months)
+        assert status() == [succeeded, succeeded]
+        location.sql("DROP INDEX idx_documents_language")
+        # Somebody else's check of January finds it.
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=key.asset_key, check_name=key.name, passed=False, partition="2024-01-01"
+            )
+        )
+        write_and_ingest(location, pipeline, "second", *months)
+    assert status() == [failed, failed], "January's alert stays, and what is wrong is wrong for February too"
 
 
 def test_what_is_wrong_with_the_index_as_a_whole_is_looked_at_again_for_each_month(

@@ -89,6 +89,20 @@ def test_scans_in_slices_know_what_is_there(index: Index, monkeypatch: pytest.Mo
     index.assert_consistent()
 
 
+def test_what_cannot_be_listed_is_not_missed(index: Index) -> None:
+    for name in ("a/1.md", "a/2.md", "b/1.md"):
+        index.write(name, "# x\n\n本文。\n")
+    index.ingest()
+    [(source, number)] = index.rows("SELECT source, pass FROM source_scans")
+    later = source_items.Pass("filesystem", source, number + 1, "recipe")
+    with index.open() as pipeline, pipeline.stores.database.connection() as connection:
+        source_items.mark_missed(connection, later, [], after="", until="a/", unlisted=["a/"])
+        source_items.mark_missed(connection, later, [], after="a/", until="a0", unlisted=["a/"])
+        sources.advance_pass(connection, source, "a0", ["a: no permission"], ["a/"])
+        source_items.mark_missed(connection, later, [], after="")
+    assert index.rows("SELECT locator FROM source_items WHERE missed_pass IS NOT NULL") == [("b/1.md",)]
+
+
 def test_an_item_that_comes_back_while_a_killed_scan_is_resumed_is_kept(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Connection, Database
@@ -219,6 +220,22 @@ def test_constraints_of_the_data_model_hold(database: Database, language: str) -
         _item(connection, JANUARY.start)
     with pytest.raises(psycopg.errors.CheckViolation), database.connection() as connection:
         connection.execute("UPDATE documents SET language = %s", (language,))
+
+
+def test_a_database_in_another_encoding_is_refused(database_url: str) -> None:
+    name = f"euc_jp_{uuid4().hex[:8]}"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            f"CREATE DATABASE {name} ENCODING 'EUC_JP' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
+        )
+    database = Database(psycopg.conninfo.make_conninfo(database_url, dbname=name), min_size=1)
+    try:
+        with pytest.raises(RagError, match=f"{name} is encoded in EUC_JP: create one with ENCODING 'UTF8'"):
+            schema.migrate(database)
+    finally:
+        database.close()
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {name}")
 
 
 def test_rows_of_an_older_schema_are_found_under_the_new_names(database_url: str) -> None:

@@ -24,6 +24,7 @@ from rag_pipeline.stores.postgres.month_bounds import (
 from rag_pipeline.stores.postgres.statuses import (
     ITEM_KEPT,
     TO_CHUNK,
+    TO_EMBED,
     TO_INDEX,
     EmbeddingStatus,
     IndexingStatus,
@@ -75,7 +76,9 @@ _ALL_IDS = " AND ".join(
     f"('{kind}' <> ALL(%(built)s::text[]) OR c.{column(kind)} IS NOT NULL)" for kind in VECTOR_KINDS
 )
 WITHOUT_IDS = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT ({_ALL_IDS})"
-NOT_COMPLETED = f"{CHUNKS_OF_MONTH} AND c.embedding_status <> {EmbeddingStatus.COMPLETED.sql} AND {_ALL_IDS}"
+NOT_COMPLETED = (
+    f"{CHUNKS_OF_MONTH} AND c.embedding_status IN {one_of(*TO_EMBED, EmbeddingStatus.FAILED)} AND {_ALL_IDS}"
+)
 _LEFT_PROCESSING = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {_NO_RUN}"
 TERMS = f"""
     SELECT term, sum(stored) AS stored, sum(counted) AS counted FROM (
@@ -93,8 +96,6 @@ _TERMS_OF_DOCUMENTS = f"""
     WHERE c.live AND {CHUNKS_OF_MONTH} AND c.document_id = ANY(%(documents)s)
     GROUP BY word.term, t.chunks HAVING coalesce(t.chunks, 0) < count(*)"""
 """Words that are counted less often in the whole month than these documents have them."""
-_THESE_DOCUMENTS = "d.id = ANY(%(documents)s)"
-_THEIR_CHUNKS = "c.document_id = ANY(%(documents)s)"
 
 _A_DOCUMENT = "d.id AS document_id, d.source_id"
 _IDS = ", ".join(f"c.{column(kind)}" for kind in VECTOR_KINDS)
@@ -113,32 +114,26 @@ class Mismatch:
     """The query for some of the month's documents. None: `query` reads only what is unfinished, and is fast."""
 
 
-def _costly(where: str, problem: str, query: str, among: str, what_to_do: str) -> Mismatch:
-    """A mismatch whose query reads a whole month; the condition `among` restricts it to some documents."""
-    return Mismatch(where, problem, query, what_to_do, f"{query} AND {among}")
+def _costly(problem: str, query: str, what_to_do: str) -> Mismatch:
+    """A mismatch of documents whose query reads a whole month, unless it is about some documents."""
+    return Mismatch("documents", problem, query, what_to_do, f"{query} AND d.id = ANY(%(documents)s)")
 
 
 MISMATCHES = (
     _costly(
-        "documents",
         "documents whose chunk_count differs from the number of their chunks",
         f"SELECT {_A_DOCUMENT}, d.chunk_count, (SELECT count(*) FROM document_chunks c WHERE {_ITS_CHUNK} "
         f"AND NOT c.superseded) AS chunks FROM documents d WHERE {WRONG_COUNT}",
-        _THESE_DOCUMENTS,
         "the documents are re-chunked; unchanged chunks keep their vectors",
     ),
     _costly(
-        "documents",
         "completed documents with unfinished chunks",
         f"SELECT {_A_DOCUMENT}, d.indexing_status FROM documents d WHERE {UNFINISHED}",
-        _THESE_DOCUMENTS,
         "the documents become pending, and their chunks are finished",
     ),
     _costly(
-        "documents",
         "completed documents whose vectors are stored with an old position or language",
         f"SELECT {_A_DOCUMENT}, d.language FROM documents d WHERE {MOVED}",
-        _THESE_DOCUMENTS,
         "position and language are rewritten in the collections, with the stored vectors",
     ),
     Mismatch(
@@ -166,11 +161,10 @@ MISMATCHES = (
         f"SELECT {_A_CHUNK}, {_IDS} FROM document_chunks c WHERE {WITHOUT_IDS}",
         "ids of stored vectors are written back; chunks without vectors are embedded",
     ),
-    _costly(
+    Mismatch(
         "document_chunks",
         "chunks with the ids of all their vectors that are not completed",
         f"SELECT {_A_CHUNK}, c.embedding_status, c.embedding_error FROM document_chunks c WHERE {NOT_COMPLETED}",
-        _THEIR_CHUNKS,
         "they become completed; those whose vectors are not stored are then embedded",
     ),
     Mismatch(
@@ -226,13 +220,9 @@ def mismatched(
     return _counted(connection, query, of_month(month, built) | {"documents": list(documents or ())})
 
 
-def orphaned_chunks(
-    connection: Connection, month: Month, chunks: Collection[UUID] | None = None
-) -> tuple[int, list[dict[str, Any]]]:
-    """Return (number, sample) of a month's chunks, or of some of them, that have no document."""
-    query = f"SELECT {_A_CHUNK} FROM document_chunks c WHERE {ORPHANED}"
-    among = "" if chunks is None else " AND c.id = ANY(%(chunks)s)"
-    return _counted(connection, query + among, of_month(month) | {"chunks": list(chunks or ())})
+def orphaned_chunks(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:
+    """Return (number, sample) of a month's chunks without a document."""
+    return _counted(connection, f"SELECT {_A_CHUNK} FROM document_chunks c WHERE {ORPHANED}", of_month(month))
 
 
 def quarantined(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:

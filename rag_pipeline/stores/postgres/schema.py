@@ -54,6 +54,13 @@ def migrate(database: Database, to: str = HEAD) -> bool:
         server = connection.info.server_version
         if server < _OLDEST_SERVER:
             raise RagError(f"PostgreSQL {server // 10000} is too old: 15 or newer is needed")
+        # Scans rely on it: in UTF-8, the order of bytes is that in which Python compares text.
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise RagError(
+                f"the database {connection.info.dbname} is encoded in {encoding}: create one with ENCODING 'UTF8' "
+                "and name it in RAG_POSTGRES_URL"
+            )
     config = Config()
     config.set_main_option("script_location", "rag_pipeline.stores.postgres:migrations")
     engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)

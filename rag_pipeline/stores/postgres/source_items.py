@@ -176,10 +176,18 @@ _UNTIL = f"""AND i.locator COLLATE "C" <= %(until)s
     AND left(i.locator, {_PREFIX}) COLLATE "C" <= left(%(until)s, {_PREFIX})"""
 
 
-def mark_missed(connection: Connection, of: Pass, seen: Sequence[str], after: str, until: str | None) -> None:
+def mark_missed(
+    connection: Connection,
+    of: Pass,
+    seen: Sequence[str],
+    *,
+    after: str,
+    until: str | None = None,
+    unlisted: Sequence[str] = (),
+) -> None:
     """Mark what a slice of a pass did not see: known items behind `after` and up to `until` (None: the end).
 
-    `seen` are the source_ids of the slice.
+    `seen` are the source_ids of the slice, `unlisted` the prefixes of what it could not list: that can be there.
     """
     connection.execute(
         f"""
@@ -188,12 +196,22 @@ def mark_missed(connection: Connection, of: Pass, seen: Sequence[str], after: st
             WHERE i.source = %(source)s AND i.state <> {ItemState.GONE.sql}
                 AND i.missed_pass IS DISTINCT FROM %(pass)s AND {_BEHIND} {"" if until is None else _UNTIL}
                 AND NOT EXISTS (SELECT FROM unnest(%(seen)s::text[]) AS seen(id) WHERE seen.id = i.source_id)
+                AND NOT EXISTS (
+                    SELECT FROM source_scans s, unnest(s.unlisted || %(unlisted)s::text[]) AS prefix
+                    WHERE s.source = i.source AND starts_with(i.locator, prefix))
             {_IN_ORDER} FOR NO KEY UPDATE OF i
         )
         UPDATE source_items i SET missed_pass = %(pass)s
         FROM missed WHERE (i.source_type, i.source_id) = (missed.source_type, missed.source_id)
         """,
-        {"source": of.source, "pass": of.number, "after": after, "until": until, "seen": list(seen)},
+        {
+            "source": of.source,
+            "pass": of.number,
+            "after": after,
+            "until": until,
+            "seen": list(seen),
+            "unlisted": list(unlisted),
+        },
     )
 
 
