@@ -11,13 +11,12 @@ import argparse
 import html
 import re
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 from benchmarks.environments import environment_of
-from benchmarks.harness import benchmark_workspace, ingest
-from benchmarks.ingest import edit, make_files
+from benchmarks.harness import INGEST, benchmark_workspace, ingest
+from benchmarks.ingest import edit, make_files, spread
 
 _SAMPLES_PER_SECOND = 200
 _LINES = 40
@@ -37,7 +36,7 @@ def main() -> None:
         paths = make_files(workspace.docs, arguments.files, 1)
         if arguments.change == "edit":
             ingest(environment)
-            edit(paths[:: max(1, len(paths) // 20)][:20])
+            edit(spread(paths, 20))
         record = [
             str(spy),
             "record",
@@ -48,8 +47,7 @@ def main() -> None:
             str(arguments.to.absolute()),
             "--",
         ]
-        command = [sys.executable, "-m", "rag_pipeline.cli", "ingest", "--json"]
-        subprocess.run([*record, *command], env=environment, check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([*record, *INGEST], env=environment, check=True, stderr=subprocess.DEVNULL)
     _print_table(arguments.to.read_text("utf-8"))
     print(f"flame graph: {arguments.to}")
 

@@ -17,6 +17,7 @@ from rag_pipeline_tests.support.stores import Stores
 from rag_pipeline_tests.support.workspace import Workspace, clean_environment
 
 EMBEDDER = "benchmarks.free_embedder:make"
+INGEST = (sys.executable, "-m", "rag_pipeline.cli", "ingest", "--json")
 
 
 @contextmanager
@@ -61,4 +62,4 @@ def measure(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
 
 def ingest(environment: Mapping[str, str]) -> Measured:
     """Run `rag-pipeline ingest` in a new process, as a user would."""
-    return measure([sys.executable, "-m", "rag_pipeline.cli", "ingest", "--json"], environment)
+    return measure(INGEST, environment)

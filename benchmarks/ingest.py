@@ -72,6 +72,11 @@ def make_files(folder: Path, count: int, months: int) -> list[Path]:
     return paths
 
 
+def spread(paths: Sequence[Path], count: int) -> Sequence[Path]:
+    """Return so many of these files, from all over them."""
+    return paths[:: max(1, len(paths) // count)][:count]
+
+
 def run(name: str, environment: dict[str, str]) -> None:
     done = ingest(environment)
     found = done.printed

@@ -21,7 +21,7 @@ from uuid import UUID
 from benchmarks.environments import environment_of
 from benchmarks.free_vectors import DIMENSION, dense_vector
 from benchmarks.harness import Measured, benchmark_workspace, ingest, measure
-from benchmarks.ingest import edit, make_files
+from benchmarks.ingest import edit, make_files, spread
 from rag_pipeline.months import Month
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.milvus.client import Milvus
@@ -71,7 +71,7 @@ def beside_peers(files: int) -> list[_Aim]:
         urls = {"PEER_POSTGRES_URL": postgres_url, "PEER_MILVUS_URI": workspace.endpoints.milvus_uri}
         environment |= _QUIET | urls | {"RAG_VECTORS": "dense"}
         paths = make_files(workspace.docs, files, 1)
-        some = paths[:: max(1, files // _SOME)][:_SOME]
+        some = spread(paths, _SOME)
         table = []
         for name, change in _changes(some):
             change()
@@ -132,7 +132,7 @@ def alone(files: int, months: int, vectors: str) -> dict[str, Measured]:
         environment |= {"RAG_VECTORS": vectors}
         paths = make_files(workspace.docs, files, months)
         # One in each of as many months as there are.
-        some = paths[:_SOME] if months > 1 else paths[:: max(1, files // _SOME)][:_SOME]
+        some = paths[:_SOME] if months > 1 else spread(paths, _SOME)
         found = {}
         for name, change in _changes(some):
             change()

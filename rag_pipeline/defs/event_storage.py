@@ -47,7 +47,8 @@ class StepEventLogStorage(PostgresEventLogStorage):
         self._held: dict[str, list[EventLogEntry]] | None = None
         self._ended: set[str] = set()
         self._lock = threading.Lock()
-        super().__init__(postgres_url)
+        # The storage whose place it takes has made the tables: no second look for them at each start.
+        super().__init__(postgres_url, should_autocreate_tables=False)
 
     def hold_events(self) -> None:
         """Write together what a step reports, when it has ended or after a second, from now on.

@@ -168,7 +168,7 @@ class Collections:
         A real server reads the month's partition only; Lite counts without looking at partitions. While an index is
         rebuilt, searches use a copy, which does not tell what they will find: then what is stored counts as searchable.
         """
-        start, end = int(month.start.timestamp()), int(month.end.timestamp())
+        start, end = _seconds(month)
         within = f"created_timestamp >= {start} and created_timestamp < {end}"
         rows = self._found(kind, month, within, [_COUNT])
         if rows is None:
@@ -177,7 +177,7 @@ class Collections:
 
     def searchable_among(self, kind: VectorKind, month: Month, keys: Sequence[str]) -> int:
         """Return how many of these keys queries find, as `searchable` finds the rows of the month."""
-        start, end = int(month.start.timestamp()), int(month.end.timestamp())
+        start, end = _seconds(month)
         found = 0
         for part in in_parts(keys):
             # Lite reads all rows for a condition that no key decides.
@@ -291,6 +291,11 @@ class Collections:
                 f"{generation.alias} points to {current}, not to {generation.name} of {generation.embedder}: {remedy}, "
                 "or give this index its own RAG_MILVUS_PREFIX and database"
             )
+
+
+def _seconds(month: Month) -> tuple[int, int]:
+    """The bounds of a month, as rows hold their dates."""
+    return int(month.start.timestamp()), int(month.end.timestamp())
 
 
 def dimension_of(description: dict[str, Any], kind: VectorKind) -> int:

@@ -80,18 +80,20 @@ NOT_COMPLETED = (
     f"{CHUNKS_OF_MONTH} AND c.embedding_status IN {one_of(*TO_EMBED, EmbeddingStatus.FAILED)} AND {_ALL_IDS}"
 )
 _LEFT_PROCESSING = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {_NO_RUN}"
+_WORDS = "CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(c.content_words, '')) || ARRAY['']) AS word(term)"
+"""The words of a chunk, and the empty one that counts the chunk itself."""
 TERMS = f"""
     SELECT term, sum(stored) AS stored, sum(counted) AS counted FROM (
         SELECT term, chunks AS stored, 0 AS counted FROM term_statistics WHERE month = %(month)s
         UNION ALL
         SELECT word.term, 0, count(*) FROM document_chunks c
-        CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(c.content_words, '')) || ARRAY['']) AS word(term)
+        {_WORDS}
         WHERE c.live AND {CHUNKS_OF_MONTH}
         GROUP BY word.term
     ) both_sides GROUP BY term HAVING sum(stored) <> sum(counted)"""
 _TERMS_OF_DOCUMENTS = f"""
     SELECT word.term, coalesce(t.chunks, 0) AS stored, count(*) AS at_least FROM document_chunks c
-    CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(c.content_words, '')) || ARRAY['']) AS word(term)
+    {_WORDS}
     LEFT JOIN term_statistics t ON t.term = word.term AND t.month = %(month)s
     WHERE c.live AND {CHUNKS_OF_MONTH} AND c.document_id = ANY(%(documents)s)
     GROUP BY word.term, t.chunks HAVING coalesce(t.chunks, 0) < count(*)"""

@@ -81,6 +81,13 @@ class Pass:
     """Items dated before this are not ingested. None: all are."""
 
 
+def _listable(also: str = "") -> str:
+    """The condition that an item is below nothing that its source's pass could not list; `also`: further prefixes."""
+    return f"""NOT EXISTS (
+        SELECT FROM source_scans s, unnest(s.unlisted{also}) AS prefix
+        WHERE s.source = i.source AND starts_with(i.locator, prefix))"""
+
+
 _IN_ORDER = "ORDER BY i.source_type, i.source_id"
 """Whatever changes several items locks them in this order: a scan and a month's run then never wait for each other."""
 
@@ -196,9 +203,7 @@ def mark_missed(
             WHERE i.source = %(source)s AND i.state <> {ItemState.GONE.sql}
                 AND i.missed_pass IS DISTINCT FROM %(pass)s AND {_BEHIND} {"" if until is None else _UNTIL}
                 AND NOT EXISTS (SELECT FROM unnest(%(seen)s::text[]) AS seen(id) WHERE seen.id = i.source_id)
-                AND NOT EXISTS (
-                    SELECT FROM source_scans s, unnest(s.unlisted || %(unlisted)s::text[]) AS prefix
-                    WHERE s.source = i.source AND starts_with(i.locator, prefix))
+                AND {_listable(" || %(unlisted)s::text[]")}
             {_IN_ORDER} FOR NO KEY UPDATE OF i
         )
         UPDATE source_items i SET missed_pass = %(pass)s
@@ -223,9 +228,7 @@ def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]
     counts = one(
         connection,
         f"""
-        SELECT count(*) FILTER (WHERE i.missed_pass = %(pass)s AND NOT EXISTS (
-                SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
-                WHERE s.source = i.source AND starts_with(i.locator, prefix))) AS unseen,
+        SELECT count(*) FILTER (WHERE i.missed_pass = %(pass)s AND {_listable()}) AS unseen,
             count(*) AS known
         FROM source_items i
         WHERE i.source = %(source)s AND i.state NOT IN {one_of(ItemState.GONE, ItemState.EXPIRED)}
@@ -241,9 +244,7 @@ def mark_gone(connection: Connection, source: UUID, number: int) -> int:
         f"""
         WITH unseen AS (
             SELECT i.source_type, i.source_id FROM source_items i
-            WHERE i.source = %s AND i.missed_pass = %s AND i.state <> {ItemState.GONE.sql} AND NOT EXISTS (
-                SELECT FROM source_scans s, unnest(s.unlisted) AS prefix
-                WHERE s.source = i.source AND starts_with(i.locator, prefix))
+            WHERE i.source = %s AND i.missed_pass = %s AND i.state <> {ItemState.GONE.sql} AND {_listable()}
             {_IN_ORDER} FOR NO KEY UPDATE OF i
         )
         UPDATE source_items i SET state = {ItemState.GONE.sql}
