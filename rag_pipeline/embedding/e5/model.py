@@ -54,9 +54,12 @@ class Model:
         options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_external_initializers(names, values)
         self._session: Any = onnxruntime.InferenceSession(
-            graph.path(precision).read_bytes(), options, providers=["CPUExecutionProvider"]
+            self._graph(), options, providers=["CPUExecutionProvider"]
         )
         self._check()
+
+    def _graph(self) -> bytes:
+        return graph.path(self.precision).read_bytes()
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text, without those that the model adds."""
