@@ -40,7 +40,9 @@ class _ModelWithStates(Model):
         import onnx
 
         model = onnx.load_model_from_string(super()._graph())
-        state = onnx.helper.make_tensor_value_info(f"{LAYERS - 1}.state", onnx.TensorProto.FLOAT, ["b", "n", HIDDEN])
+        state = onnx.helper.make_tensor_value_info(
+            f"{LAYERS - 1}.state", onnx.TensorProto.FLOAT, ["b", "n", HIDDEN]
+        )
         model.graph.output.append(state)
         serialized: bytes = model.SerializeToString()
         return serialized

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import ConfigError, DocumentError, SourceError, VanishedError, one_line
-from rag_pipeline.stores.postgres import documents, schema, source_items, sources
+from rag_pipeline.stores.postgres import documents, index_epochs, schema, source_items, sources
 from rag_pipeline.stores.postgres.documents import DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome, PendingItem
 
@@ -95,7 +95,7 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
                 schema.ensure_months(pipeline.stores.database, [month])
             after = (batch[-1].source_type, batch[-1].source_id)
             for group in _groups(_read(threads, reader, batch, pipeline.settings.parse_workers)):
-                _store(pipeline, group, result)
+                _store(pipeline, month, group, result)
             done += len(batch)
             pipeline.progress(f"{month} documents", done)
 
@@ -141,7 +141,12 @@ def _groups(
         yield group
 
 
-def _store(pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], result: DocumentsResult) -> None:
+def _store(
+    pipeline: Pipeline,
+    month: Month,
+    read: list[tuple[Outcome, DocumentRow | None]],
+    result: DocumentsResult,
+) -> None:
     # In the order of `source_items.pending`, in which everybody locks items.
     read.sort(key=lambda entry: (entry[0].item.source_type, entry[0].item.source_id))
     rows = [row for _, row in read if row is not None]
@@ -154,6 +159,8 @@ def _store(pipeline: Pipeline, read: list[tuple[Outcome, DocumentRow | None]], r
         )
         documents.restore(connection, [(item.document_id, item.created_at) for item in unchanged])
         source_items.record(connection, [outcome for outcome, _ in read])
+        if rows:  # Hits show their metadata at once, also of the version that is still searched.
+            index_epochs.advance(connection, month)
     result.stored += len(rows)
     result.unchanged += len(unchanged)
     result.quarantined += [(outcome.item.source_id, outcome.error or "") for outcome in failures]

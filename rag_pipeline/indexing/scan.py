@@ -91,7 +91,7 @@ def scan_source(
     database = pipeline.stores.database
     with database.connection() as connection:
         source_id = sources.register(
-            connection, config.type, config.name, config.connection_config(), config.schedule
+            connection, config.type, config.name, config.connection_config(), config.schedule, config.access
         )
         before = sources.state_of(connection, config.type, config.name)
     with (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -75,8 +75,12 @@ def find(
     vector: FloatArray | SparseVector,
     filters: Filters,
     offset: int = 0,
+    documents: Sequence[UUID] | None = None,
 ) -> Candidates:
-    """Return the up to 100 nearest chunks after the first `offset`, by alias; none before the first ingest."""
+    """Return the up to 100 nearest chunks after the first `offset`, by alias; none before the first ingest.
+
+    Only those of `documents`, if it is not None.
+    """
     if len(vector) == 0:  # A query without terms matches nothing by its terms.
         return Candidates()
 
@@ -96,7 +100,7 @@ def find(
             generation.alias,
             data=[vector],
             anns_field=vector_field(generation.kind),
-            filter=expression(filters),
+            filter=expression(filters, documents),
             limit=MAX_HITS,
             output_fields=["document_id"],
             search_params={"metric_type": "IP", "params": parameters},
@@ -136,9 +140,14 @@ def on_loaded(milvus: Milvus, collection: str, call: Callable[[MilvusClient], _T
         return call(client)
 
 
-def expression(filters: Filters) -> str:
-    """Return the filters as a Milvus expression. Rows hold whole seconds, so dates are exact to the second."""
+def expression(filters: Filters, documents: Sequence[UUID] | None = None) -> str:
+    """Return the filters as a Milvus expression. Rows hold whole seconds, so dates are exact to the second.
+
+    A row has no source, category, tags and author: where few documents match those, they are named.
+    """
     clauses = []
+    if documents is not None:
+        clauses.append(f"document_id in [{', '.join(quoted(str(document)) for document in documents)}]")
     if filters.language is not None:
         clauses.append(f"language == {quoted(filters.language)}")
     if filters.source_type is not None:

@@ -25,6 +25,7 @@ from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.filters import NO_FILTERS, Filters
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres import search_queries as queries
+from rag_pipeline.stores.postgres import sources as sources_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,8 @@ RERANKED = 50
 """The number of candidates that are reranked by their multi-vectors."""
 _MONTHS_AT_ONCE = 24
 """A full-text search of a few months takes hundreds of locks, a server has some 10,000 for everybody."""
+NAMED_DOCUMENTS = 2000
+"""At most so many documents are named to Milvus, in an expression of some 80 kB."""
 _PAGES = 5
 """The most pages of 100 candidates that a leg reads to fill the limit if many of the nearest chunks are not live."""
 
@@ -68,6 +71,7 @@ class _Request:
     mode: Mode
     limit: int
     filters: Filters
+    sources: Sequence[UUID] | None
     watch: Stopwatch
 
 
@@ -78,11 +82,14 @@ def search(
     mode: Mode = "hybrid",
     limit: int = 10,
     filters: Filters = NO_FILTERS,
+    only_sources: Sequence[UUID] | None = None,
+    count: bool = True,
 ) -> SearchResult:
     """Return the chunks that answer a query best, at most `limit` (1 to 100), from live versions of documents.
 
-    A query over 8,000 characters is truncated. An index that is empty or does not exist yet has no hits. Updates
-    the search counts of the hits (`search_count`, `last_search_score`) unless that would have to wait.
+    A query over 8,000 characters is truncated. An index that is empty or does not exist yet has no hits.
+    `only_sources` are the ids of the sources whose documents may be found; None: all. With `count`, updates the search
+    counts of the hits (`search_count`, `last_search_score`) unless that would have to wait.
 
     Raises `ConfigError` for an empty query, a limit out of range, or a mode whose vectors are not built, and
     `StoreUnavailableError` if PostgreSQL or Milvus is unreachable.
@@ -93,7 +100,8 @@ def search(
     if not 1 <= limit <= MAX_LIMIT:
         raise ConfigError(f"a limit of {limit} hits is out of range: choose one from 1 to {MAX_LIMIT}")
     watch = Stopwatch()
-    request = _Request(pipeline, text, mode, limit, filters, watch)
+    sources = _sources(pipeline, filters, only_sources)
+    request = _Request(pipeline, text, mode, limit, filters, sources, watch)
     try:
         ranked = _by_text(request) if mode == "fulltext" else _by_vectors(request)
     except psycopg.errors.UndefinedTable:
@@ -101,9 +109,23 @@ def search(
     except psycopg.errors.QueryCanceled:
         raise RagError("the search timed out in PostgreSQL: narrow it with filters, or use fewer words") from None
     shown = ranked[:limit]
-    with watch.stage("record"):
-        _count_hits(pipeline, shown)
-    return SearchResult([_hit(found) for found in shown], watch.seconds)
+    hits = [_hit(found) for found in shown]
+    if count:
+        with watch.stage("record"):
+            _count_hits(pipeline, hits)
+    return SearchResult(hits, watch.seconds)
+
+
+def _sources(pipeline: Pipeline, filters: Filters, only_sources: Sequence[UUID] | None) -> Sequence[UUID] | None:
+    """The sources whose documents may be found and are asked for; None: all."""
+    if filters.source is None:
+        return only_sources
+    try:
+        with pipeline.stores.database.connection() as connection:
+            named = sources_table.ids_of(connection, filters.source)
+    except psycopg.errors.UndefinedTable:
+        return []
+    return [source for source in named if only_sources is None or source in only_sources]
 
 
 def _text(query: str) -> str:
@@ -129,7 +151,9 @@ def _by_text(request: _Request) -> list[_Ranked]:
         for first in range(0, len(months), _MONTHS_AT_ONCE):
             some = months[first : first + _MONTHS_AT_ONCE]
             with database.connection() as connection:
-                found += queries.fulltext(connection, weights, request.filters, request.limit, some[0], some[-1])
+                found += queries.fulltext(
+                    connection, weights, request.filters, request.limit, some[0], some[-1], request.sources
+                )
         found.sort(key=lambda hit: (-hit[1], hit[0].document_id, hit[0].position))
     return [_Ranked(chunk, score) for chunk, score in found]
 
@@ -189,9 +213,14 @@ def _live_candidates(
     found = {kind: Candidates() for kind in legs}
     live: dict[UUID, FoundChunk] = {}
     asked = list(legs)
+    with watch.stage("narrow"):
+        documents = _few_documents(request)
+    if documents == []:
+        return found, live
 
     def next_page(kind: VectorKind) -> Candidates:
-        return find(milvus, generations[kind], getattr(vectors, kind), request.filters, found[kind].returned)
+        vector, offset = getattr(vectors, kind), found[kind].returned
+        return find(milvus, generations[kind], vector, request.filters, offset, documents)
 
     with ThreadPoolExecutor(len(legs), thread_name_prefix="search") as pool:
         for _ in range(_PAGES):
@@ -202,11 +231,23 @@ def _live_candidates(
                 new |= page.documents
                 found[kind].extend(page)
             with watch.stage("hydrate"), pipeline.stores.database.connection() as connection:
-                live |= queries.hydrate(connection, new, request.filters)
+                live |= queries.hydrate(connection, new, request.filters, request.sources)
             asked = [kind for kind in legs if not found[kind].exhausted]
             if len(live) >= request.limit or not asked:
                 break
     return found, live
+
+
+def _few_documents(request: _Request) -> list[UUID] | None:
+    """The documents that can be found, if Milvus must be told because its rows do not have what decides; None: many.
+
+    Of many, some are among the nearest chunks; of a few, perhaps none, however many pages are read.
+    """
+    filters = request.filters
+    if request.sources is None and filters.category is None and filters.author is None and not filters.tags:
+        return None
+    with request.pipeline.stores.database.connection() as connection:
+        return queries.few_documents(connection, filters, request.sources, NAMED_DOCUMENTS)
 
 
 def _fuse(
@@ -250,13 +291,15 @@ def _ranked(chunk: FoundChunk, score: float, found: dict[VectorKind, Candidates]
     return _Ranked(chunk, float(score), dense=of_legs.get("dense"), sparse=of_legs.get("sparse"))
 
 
-def _count_hits(pipeline: Pipeline, shown: Sequence[_Ranked]) -> None:
+def _count_hits(pipeline: Pipeline, shown: Sequence[Hit]) -> None:
     """Update the search counts of the hits. A search whose hits could not be counted still succeeds."""
     if not shown:
         return
     try:
         with pipeline.stores.database.connection() as connection:
-            queries.record_search(connection, [(one.chunk, one.score) for one in shown])
+            queries.record_search(
+                connection, [queries.Shown(hit.chunk_id, hit.document_created_at, hit.score) for hit in shown]
+            )
     except (psycopg.Error, StoreUnavailableError) as error:
         _log.warning("the hits of this search were not counted: %s", one_line(error))
 
@@ -265,6 +308,7 @@ def _hit(found: _Ranked) -> Hit:
     chunk = found.chunk
     return Hit(
         document_id=chunk.document_id,
+        document_created_at=chunk.document_created_at,
         source_type=chunk.source_type,
         source_id=chunk.source_id,
         source_url=chunk.source_url,

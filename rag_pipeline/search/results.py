@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, get_args
 from uuid import UUID
 
@@ -19,6 +20,7 @@ class Hit:
     """A chunk that was found, as PostgreSQL holds it."""
 
     document_id: UUID
+    document_created_at: datetime
     source_type: str
     source_id: str
     source_url: str | None
@@ -35,7 +37,7 @@ class Hit:
     def as_json(self) -> dict[str, Any]:
         """Return the hit as `rag-pipeline search --json` prints it."""
         return {
-            **vars(self),
+            **{name: value for name, value in vars(self).items() if name != "document_created_at"},
             "document_id": str(self.document_id),
             "chunk_id": str(self.chunk_id),
             "score": round(self.score, 6),

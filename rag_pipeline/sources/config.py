@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraint
 
 from rag_pipeline.errors import ConfigError, SourceError, one_line
 from rag_pipeline.sources import storage_options
-from rag_pipeline.sources.naming import identifier, printable, sensor_name
+from rag_pipeline.sources.naming import identifier, is_permission, printable, sensor_name
 from rag_pipeline.sources.patterns import split_pattern
 from rag_pipeline.urls import has_password
 
@@ -57,6 +57,8 @@ class SourceConfig(BaseModel):
     tags: tuple[_Text, ...] = Field((), strict=False)
     schedule: Annotated[str, StringConstraints(max_length=100)] = DEFAULT_SCHEDULE
     """When to scan the source, in UTC: a cron expression of five fields or a macro such as `@hourly`."""
+    access: tuple[str, ...] = Field((), strict=False)
+    """The permissions that are needed, all of them, to find its documents through the search service."""
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     """Keyword arguments of the fsspec file system as written in the file, with `${VARIABLE}` not yet replaced."""
 
@@ -88,6 +90,16 @@ class SourceConfig(BaseModel):
         for pattern in patterns:
             split_pattern(pattern)
         return patterns
+
+    @field_validator("access")
+    @classmethod
+    def _check_access(cls, access: tuple[str, ...]) -> tuple[str, ...]:
+        for permission in access:
+            if not is_permission(permission):
+                raise ValueError(
+                    f"{permission!r} is not a permission: use up to 63 lower-case letters, digits, _, ., : and -"
+                )
+        return tuple(sorted(set(access)))
 
     @field_validator("language")
     @classmethod
@@ -131,7 +143,7 @@ class SourceConfig(BaseModel):
 
         A `${VARIABLE}` stays as written. A literal becomes `***` unless its key is known to hold no secret.
         """
-        config = self.model_dump(mode="json", exclude={"name", "type", "schedule", "storage_options"})
+        config = self.model_dump(mode="json", exclude={"name", "type", "schedule", "access", "storage_options"})
         return config | {"storage_options": storage_options.masked(self.storage_options)}
 
     def open_storage_options(self) -> dict[str, Any]:

@@ -25,6 +25,13 @@ paragraph separators. Not the ideographic space or private use: both are common 
 
 SENSOR_PREFIX = "sync_"
 
+_PERMISSION = re.compile(r"[a-z0-9][a-z0-9_.:-]{0,62}")
+
+
+def is_permission(name: str) -> bool:
+    """Whether a permission can be called so, which a source asks for and users have."""
+    return _PERMISSION.fullmatch(name) is not None
+
 
 def identifier(source: str) -> str:
     """Return a source's name in letters, digits and `_`, which is all that the names of Dagster's sensors allow."""

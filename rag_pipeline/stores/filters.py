@@ -10,6 +10,7 @@ from rag_pipeline.errors import ConfigError
 
 _LANGUAGE = re.compile(r"[a-z]{2}")
 _MAX_SOURCE_TYPE = 50
+_MAX_TEXT = 255
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Filters:
     language: str | None = None
     """Two lower-case letters (ISO 639-1)."""
     source_type: str | None = None
+    source: str | None = None
+    """The name of a source, as in `sources.yaml`."""
+    category: str | None = None
+    tags: tuple[str, ...] = ()
+    """A document has all of them."""
+    author: str | None = None
     from_date: date | datetime | None = None
     to_date: date | datetime | None = None
 
@@ -37,6 +44,13 @@ class Filters:
             raise ConfigError(
                 f"{self.source_type[:_MAX_SOURCE_TYPE]!r} is not a source type: `rag-pipeline sources` lists them"
             )
+        for text in (self.source, self.category, self.author, *self.tags):
+            if text is None:
+                continue
+            if not 0 < len(text) <= _MAX_TEXT or "\0" in text:
+                raise ConfigError(
+                    f"the filter {text[:50]!r} is not one: write 1 to {_MAX_TEXT} characters, no NUL"
+                )
         since, until = self.since, self.until
         if since is not None and until is not None and since >= until:
             raise ConfigError(

@@ -66,6 +66,7 @@ def test_impossible_filters_are_rejected_in_one_line(wrong, message):
 
 def test_json_has_exactly_the_documented_keys():
     hit = Hit(
+        document_created_at=datetime(2024, 2, 15, tzinfo=UTC),
         document_id=UUID(int=1),
         source_type="filesystem",
         source_id="docs/a.md",

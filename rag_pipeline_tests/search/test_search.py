@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rag_pipeline.stores.milvus.collections import vector_field
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres import search_queries as queries
 from rag_pipeline.stores.postgres.database import Connection, value
-from rag_pipeline_tests.support.search_index import SearchIndex, new_index
+from rag_pipeline_tests.support.search_index import SearchIndex, fill_library, new_index
 
 MODES = ["hybrid", "dense", "sparse", "fulltext"]
 
@@ -78,6 +79,61 @@ def test_filters_apply_in_every_mode(shared: SearchIndex, mode):
     assert found(from_date=date(2025, 1, 1)) == set()
     assert found(source_type='x" or source_type != "') == set()
     assert found(source_type="x' OR ''='") == set()
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory, server_endpoints: Endpoints) -> Iterator[SearchIndex]:
+    with new_index(tmp_path_factory.mktemp("library"), server_endpoints) as index:
+        fill_library(index)
+        yield index
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("filters", "condition"),
+    [
+        ({"source": "staff"}, "d.source_id LIKE 'staff:%%'"),
+        ({"source": "nobody"}, "false"),
+        ({"category": "人事"}, "d.category = '人事'"),
+        ({"tags": ("社内",)}, "'社内' = ANY(d.tags)"),
+        ({"tags": ("社内", "規程")}, "d.tags @> ARRAY['社内', '規程']"),
+        ({"author": "花子"}, "d.author = '花子'"),
+        ({"author": "花子", "source": "docs"}, "d.author = '花子' AND d.source_id LIKE 'docs:%%'"),
+        ({"category": 'x" or category != "'}, "false"),
+        (
+            {"author": "花子", "from_date": date(2024, 2, 1), "to_date": date(2024, 2, 28)},
+            "d.author = '花子' AND d.created_at >= '2024-02-01Z' AND d.created_at < '2024-02-29Z'",
+        ),
+    ],
+)
+def test_filters_find_what_postgresql_says_however_few(library: SearchIndex, mode, filters, condition):
+    expected = {row[0] for row in library.execute(f"SELECT d.source_id FROM documents d WHERE {condition}")}
+    found = search(library.pipeline, "休暇の取り方", mode=mode, limit=100, filters=Filters(**filters)).hits
+    assert {hit.source_id for hit in found} == expected
+
+
+@pytest.mark.parametrize("named", [2000, 1])
+@pytest.mark.parametrize("mode", MODES)
+def test_only_the_sources_that_may_be_seen_are_searched(library: SearchIndex, mode, named, monkeypatch):
+    monkeypatch.setattr(engine, "NAMED_DOCUMENTS", named)
+    by_name = dict(library.execute("SELECT name, id FROM sources"))
+
+    def sources(*visible: str, **filters: Any) -> set[str]:
+        found = search(
+            library.pipeline,
+            "休暇",
+            mode=mode,
+            limit=100,
+            filters=Filters(**filters),
+            only_sources=[by_name[name] for name in visible],
+        )
+        return {hit.source_id.partition(":")[0] for hit in found.hits}
+
+    assert "docs" in sources("docs", "notes") <= {"docs", "notes"}
+    assert sources("staff") == {"staff"}
+    assert sources() == set()
+    assert sources("docs", source="staff") == set()
+    assert sources("staff", source="staff") == {"staff"}
 
 
 def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: SearchIndex):

@@ -32,7 +32,8 @@ class SearchIndex(Workspace):
 
     def ingest(self, *, up_to: str = "vectors") -> None:
         """Run the write path for every month, up to the step `documents`, `chunks` or `vectors`."""
-        scan_source(self.pipeline, self.pipeline.source("docs"), confirm_deletions=True)
+        for source in self.pipeline.sources.values():
+            scan_source(self.pipeline, source, confirm_deletions=True)
         for month in schema.existing_months(self.pipeline.stores.database):
             self._run(month, up_to)
 
@@ -68,4 +69,25 @@ def fill(index: SearchIndex) -> None:
     index.write("backup.md", "# バックアップ\n\n毎晩、全体の複製を別の建物へ送る。", "2024-02-01")
     index.write("recipe.md", "# 味噌汁\n\n出汁を取り、豆腐とわかめを入れ、味噌を溶く。", "2024-02-15")
     index.write("travel.md", "# Travel\n\nThe night train to Sapporo leaves Ueno at seven.", "2023-06-01", "en")
+    index.ingest()
+
+
+def fill_library(index: SearchIndex) -> None:
+    """Ingest 240 documents on one subject, from three sources: few have an author, a category or tags.
+
+    Those of `staff` are for people with the permission `hr`.
+    """
+    index.pipeline.prepare()
+    index.sources.write_text(
+        "sources:\n- {name: docs, type: filesystem, path: ./docs}\n"
+        "- {name: staff, type: filesystem, path: ./staff, access: [hr], category: 人事, tags: [社内, 規程]}\n"
+        "- {name: notes, type: filesystem, path: ./notes, category: memo, tags: [社内]}\n",
+        "utf-8",
+    )
+    for number in range(240):
+        folder = {7: "staff", 8: "notes"}.get(number % 60, "docs")
+        path = index.folder / folder / f"{number}.md"
+        path.parent.mkdir(exist_ok=True)
+        front = f"date: 2024-{number % 3 + 1:02d}-05\n" + ("author: 花子\n" if number % 40 == 7 else "")
+        path.write_text(f"---\n{front}---\n# 休暇 {number}\n\n休暇の取り方 {number}。", "utf-8")
     index.ingest()

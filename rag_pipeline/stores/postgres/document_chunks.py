@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline.stores.postgres import index_epochs
 from rag_pipeline.stores.postgres.database import dicts, named, objects, values
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
@@ -416,6 +417,7 @@ def switch(
         connection.execute(_GO_LIVE_AND_COUNT_TERMS, parameters)
         connection.execute(_TAKE_NEXT_PLACE, parameters)
         connection.execute(_COMPLETE_SWITCHED, parameters)
+        index_epochs.advance(connection, month)
     return ready
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.database import dicts, objects, values
+from rag_pipeline.stores.postgres.database import dicts, named, objects, values
 from rag_pipeline.stores.vector_ids import column
 
 if TYPE_CHECKING:
@@ -47,45 +47,93 @@ _COLUMNS = f"""c.id, c.document_id, c.document_created_at, d.source_type, d.sour
 _OF_ITS_DOCUMENT = "d.id = c.document_id AND d.created_at = c.document_created_at"
 
 _MATCHES = """(%(language)s::bpchar IS NULL OR d.language = %(language)s::bpchar)
-    AND (%(source_type)s::text IS NULL OR d.source_type = %(source_type)s::text)"""
+    AND (%(source_type)s::text IS NULL OR d.source_type = %(source_type)s::text)
+    AND (%(category)s::text IS NULL OR d.category = %(category)s::text)
+    AND (%(author)s::text IS NULL OR d.author = %(author)s::text)
+    AND (%(tags)s::text[] IS NULL OR d.tags @> %(tags)s::text[])"""
+
+_OF_SOURCES = "(%(sources)s::uuid[] IS NULL OR {item}.source = ANY(%(sources)s::uuid[]))"
+
+
+def _conditions(filters: Filters, sources: Sequence[UUID] | None) -> dict[str, Any]:
+    """The parameters of `_MATCHES` and `_OF_SOURCES`."""
+    return {
+        "language": filters.language,
+        "source_type": filters.source_type,
+        "category": filters.category,
+        "author": filters.author,
+        "tags": list(filters.tags) or None,
+        "sources": None if sources is None else list(sources),
+    }
+
 
 _BETWEEN = """{column} >= coalesce(%(since)s::timestamptz, '-infinity')
     AND {column} < coalesce(%(until)s::timestamptz, 'infinity')"""
 
 
-def hydrate(connection: Connection, candidates: Mapping[UUID, UUID], filters: Filters) -> dict[UUID, FoundChunk]:
+def few_documents(
+    connection: Connection, filters: Filters, sources: Sequence[UUID] | None, limit: int
+) -> list[UUID] | None:
+    """Return the documents of these sources that match the filters, whatever their state; None if more than `limit`."""
+    of_items = f"""
+        FROM source_items i WHERE {_OF_SOURCES.format(item="i")}
+            AND {_BETWEEN.format(column="i.document_created_at")}"""
+    if filters.category is None and filters.author is None and not filters.tags:
+        query = f"SELECT i.document_id {of_items} LIMIT %(limit)s"
+    else:
+        query = f"""
+            SELECT d.id FROM documents d WHERE {_MATCHES} AND {_BETWEEN.format(column="d.created_at")}
+                AND (%(sources)s::uuid[] IS NULL OR d.id IN (SELECT i.document_id {of_items})) LIMIT %(limit)s"""
+    parameters = {"since": filters.since, "until": filters.until, "limit": limit + 1}
+    found = values(connection, query, _conditions(filters, sources) | parameters)
+    return None if len(found) > limit else found
+
+
+def hydrate(
+    connection: Connection,
+    candidates: Mapping[UUID, UUID],
+    filters: Filters,
+    sources: Sequence[UUID] | None = None,
+) -> dict[UUID, FoundChunk]:
     """Return the candidates that are live and whose documents match the filters, by chunk id.
 
-    `candidates` maps a chunk's id to its document's. Chunks of a version that is not live yet, and deleted ones
+    `candidates` maps a chunk's id to its document's; `sources` are those whose documents may be found, None all. Chunks of a version that is not live yet, and deleted ones
     that Milvus still holds are left out.
     """
     if not candidates:
         return {}
     # First the exact moments, from a table without partitions: Milvus holds only their seconds, and for a range
     # the planner would open every month between the first and the last.
-    moments = values(
+    items = named(
         connection,
         f"""
-        SELECT DISTINCT document_created_at FROM source_items
-        WHERE document_id = ANY(%(documents)s) AND {_BETWEEN.format(column="document_created_at")}
+        SELECT i.document_id, i.document_created_at FROM source_items i
+        WHERE i.document_id = ANY(%(documents)s) AND {_BETWEEN.format(column="i.document_created_at")}
+            AND {_OF_SOURCES.format(item="i")}
         """,
-        {"documents": list(set(candidates.values())), "since": filters.since, "until": filters.until},
+        {
+            "documents": list(set(candidates.values())),
+            "since": filters.since,
+            "until": filters.until,
+            **_conditions(filters, sources),
+        },
     )
-    if not moments:
+    if not items:
         return {}
+    documents = {item.document_id for item in items}
     found = objects(
         connection,
         FoundChunk,
         f"""
         SELECT {_COLUMNS} FROM document_chunks c JOIN documents d ON {_OF_ITS_DOCUMENT}
-        WHERE c.id = ANY(%(chunks)s) AND c.live AND {_MATCHES}
+        WHERE c.id = ANY(%(chunks)s) AND d.id = ANY(%(documents)s) AND c.live AND {_MATCHES}
             AND c.document_created_at = ANY(%(moments)s) AND d.created_at = ANY(%(moments)s)
         """,
         {
-            "chunks": list(candidates),
-            "moments": moments,
-            "language": filters.language,
-            "source_type": filters.source_type,
+            "chunks": [chunk for chunk, document in candidates.items() if document in documents],
+            "documents": list(documents),
+            "moments": list({item.document_created_at for item in items}),
+            **_conditions(filters, sources),
         },
     )
     return {chunk.id: chunk for chunk in found}
@@ -98,6 +146,7 @@ def fulltext(
     limit: int,
     first: Month,
     last: Month,
+    sources: Sequence[UUID] | None = None,
 ) -> list[tuple[FoundChunk, float]]:
     """Return the live chunks from the first to the last month that contain any of the words, each with its score.
 
@@ -116,8 +165,7 @@ def fulltext(
         "any": " | ".join(lexemes),
         "lexemes": lexemes,
         "weights": list(words.values()),
-        "language": filters.language,
-        "source_type": filters.source_type,
+        **_conditions(filters, sources),
         "since": max(filter(None, (filters.since, first.start))),
         "until": min(filter(None, (filters.until, last.end))),
         "limit": limit,
@@ -133,6 +181,9 @@ def fulltext(
         ) ranked
         WHERE c.live AND c.content_words @@ %(any)s::tsquery AND {_MATCHES}
             AND {_BETWEEN.format(column="c.document_created_at")} AND {_BETWEEN.format(column="d.created_at")}
+            AND (%(sources)s::uuid[] IS NULL OR EXISTS (
+                SELECT FROM source_items i WHERE i.source_type = d.source_type AND i.source_id = d.source_id
+                    AND {_OF_SOURCES.format(item="i")}))
         ORDER BY score DESC, c.document_id, c.position LIMIT %(limit)s
         """,
         parameters,
@@ -141,7 +192,17 @@ def fulltext(
     return [(FoundChunk(**row), score) for row, score in zip(rows, scores, strict=True)]
 
 
-def record_search(connection: Connection, shown: Sequence[tuple[FoundChunk, float]]) -> int:
+@dataclass(frozen=True)
+class Shown:
+    """A chunk that searches have shown: how often, and the score of the last time."""
+
+    id: UUID
+    document_created_at: datetime
+    score: float
+    times: int = 1
+
+
+def record_search(connection: Connection, shown: Sequence[Shown]) -> int:
     """Store the score of each chunk that was shown and count it; return the number of chunks stored.
 
     A row that another transaction is writing is skipped, so that a search never waits for an ingest. The lock it
@@ -152,10 +213,10 @@ def record_search(connection: Connection, shown: Sequence[tuple[FoundChunk, floa
     return connection.execute(
         """
         UPDATE document_chunks c
-        SET last_search_score = free.score, search_count = coalesce(c.search_count, 0) + 1
+        SET last_search_score = free.score, search_count = coalesce(c.search_count, 0) + free.times
         FROM (
-            SELECT f.id, f.document_created_at, shown.score
-            FROM unnest(%(ids)s::uuid[], %(scores)s::float8[]) AS shown(id, score)
+            SELECT f.id, f.document_created_at, shown.score, shown.times
+            FROM unnest(%(ids)s::uuid[], %(scores)s::float8[], %(times)s::int[]) AS shown(id, score, times)
             JOIN document_chunks f ON f.id = shown.id
             WHERE f.document_created_at = ANY(%(moments)s)
             FOR NO KEY UPDATE OF f SKIP LOCKED
@@ -164,8 +225,9 @@ def record_search(connection: Connection, shown: Sequence[tuple[FoundChunk, floa
             AND c.document_created_at = ANY(%(moments)s)
         """,
         {
-            "ids": [chunk.id for chunk, _ in shown],
-            "scores": [score for _, score in shown],
-            "moments": list({chunk.document_created_at for chunk, _ in shown}),
+            "ids": [one.id for one in shown],
+            "scores": [one.score for one in shown],
+            "times": [one.times for one in shown],
+            "moments": list({one.document_created_at for one in shown}),
         },
     ).rowcount

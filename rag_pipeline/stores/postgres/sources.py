@@ -29,21 +29,61 @@ class ScanPosition:
 
 
 def register(
-    connection: Connection, source_type: str, name: str, config: dict[str, Any], schedule: str | None
+    connection: Connection,
+    source_type: str,
+    name: str,
+    config: dict[str, Any],
+    schedule: str | None,
+    access: Sequence[str] = (),
 ) -> UUID:
     """Create or update a source's row; return its id."""
     return value(
         connection,
         """
-        INSERT INTO sources (source_type, name, connection_config, sync_schedule)
-        VALUES (%(type)s, %(name)s, %(config)s::jsonb, %(schedule)s)
+        INSERT INTO sources (source_type, name, connection_config, sync_schedule, access)
+        VALUES (%(type)s, %(name)s, %(config)s::jsonb, %(schedule)s, %(access)s)
         ON CONFLICT (source_type, name) DO UPDATE SET
             connection_config = excluded.connection_config, sync_schedule = excluded.sync_schedule,
-            is_active = true, updated_at = now()
+            access = excluded.access, is_active = true, updated_at = now()
         RETURNING id
         """,
-        {"type": source_type, "name": name, "config": json.dumps(config), "schedule": schedule},
+        {
+            "type": source_type,
+            "name": name,
+            "config": json.dumps(config),
+            "schedule": schedule,
+            "access": list(access),
+        },
     )
+
+
+def set_access(connection: Connection, wanted: Sequence[tuple[str, str, Sequence[str]]]) -> int:
+    """Store what these sources ask for, as (source_type, name, permissions), where it differs; return their number."""
+    return connection.execute(
+        """
+        UPDATE sources s SET access = w.access, updated_at = now()
+        FROM (
+            SELECT w.source_type, w.name, ARRAY(SELECT jsonb_array_elements_text(w.access)) AS access
+            FROM unnest(%s::text[], %s::text[], %s::jsonb[]) AS w(source_type, name, access)
+        ) w
+        WHERE s.source_type = w.source_type AND s.name = w.name AND s.access IS DISTINCT FROM w.access
+        """,
+        (
+            [kind for kind, _, _ in wanted],
+            [name for _, name, _ in wanted],
+            [json.dumps(list(access)) for _, _, access in wanted],
+        ),
+    ).rowcount
+
+
+def access(connection: Connection) -> dict[UUID, list[str]]:
+    """Return what each source asks for; inactive ones too, whose documents can still be found."""
+    return {row.id: row.access for row in named(connection, "SELECT id, access FROM sources")}
+
+
+def ids_of(connection: Connection, name: str) -> list[UUID]:
+    """Return the ids of the sources with a name, one for each type."""
+    return values(connection, "SELECT id FROM sources WHERE name = %s", (name,))
 
 
 def deactivate_unconfigured(connection: Connection, names: Sequence[tuple[str, str]]) -> list[str]:
