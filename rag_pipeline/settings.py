@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     bge_m3_model: str = Field("BAAI/bge-m3", description="The name or folder of the BGE-M3 model.")
     embedding_cache_days: int = Field(30, ge=1, description="How long an unused embedding stays cached.")
 
+    search_cache_seconds: int = Field(
+        600, ge=0, le=86400, description="How long the search service keeps an answer; 0 keeps none."
+    )
+
     chunk_tokens: int = Field(400, ge=16, le=8192, description="The target size of a chunk, in tokens.")
     max_document_bytes: int = Field(
         32 * 1024 * 1024, ge=1, description="Larger documents are quarantined, not read."

@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from rag_pipeline.cli import check_commands, ingest_commands, search_command, server_commands
+from rag_pipeline.cli import account_commands, check_commands, ingest_commands, search_command, server_commands
 from rag_pipeline.cli.common import print_error
 from rag_pipeline.errors import RagError, one_line
 
@@ -54,5 +54,6 @@ for command in (
     *(server_commands.up, server_commands.down, server_commands.status, server_commands.dev),
     *(ingest_commands.sources, ingest_commands.ingest, search_command.search, ingest_commands.documents),
     *(check_commands.check, check_commands.repair, check_commands.alerts),
+    *(server_commands.serve, account_commands.users, account_commands.keys),
 ):
     cli.add_command(command)

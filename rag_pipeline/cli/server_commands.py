@@ -1,4 +1,4 @@
-"""`up`, `down`, `status` and `dev`: the embedded servers and Dagster."""
+"""`up`, `down`, `status`, `dev` and `serve`: the embedded servers, Dagster, and the search service."""
 
 from __future__ import annotations
 
@@ -61,6 +61,17 @@ def dev(host: str, port: int) -> None:
     from rag_pipeline.dev import run_dev
 
     sys.exit(run_dev(load_settings(), host, port, print_status, _prepare))
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port of the HTTP API.")
+def serve(host: str, port: int) -> None:
+    """Answer searches over HTTP; Ctrl-C stops it."""
+    from rag_pipeline.service.server import serve as run
+
+    with open_pipeline() as pipeline:
+        run(pipeline, host, port, print_status)
 
 
 def _prepare() -> None:

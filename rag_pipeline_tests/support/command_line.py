@@ -37,11 +37,12 @@ class CommandLine(Workspace):
             "RAG_CHUNK_TOKENS": "64",
         }
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdin: int | None = None, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "rag_pipeline.cli", *arguments],
             env={**self.environment, **environment},
             cwd=self.folder,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,0 +1,210 @@
+"""`users` and `keys`: accounts and API keys of the search service."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rag_pipeline.cli.common import DateType, json_option, open_pipeline, print_json, print_line, print_status
+from rag_pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+_ROLES = ["viewer", "editor", "admin", "super_admin"]
+_permission_option = click.option(
+    "--permission", "permissions", metavar="P", multiple=True, help="A permission such as hr; repeatable."
+)
+
+
+@click.group()
+def users() -> None:
+    """Who may use the search service."""
+
+
+@users.command("add")
+@click.argument("email")
+@click.option("--role", type=click.Choice(_ROLES), default="viewer", show_default=True)
+@_permission_option
+def add_user(email: str, role: str, permissions: tuple[str, ...]) -> None:
+    """Add a user. The password comes from a prompt, or is a line of standard input."""
+    from rag_pipeline.accounts import users as accounts
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        accounts.add(pipeline.stores.database, email, _password(), role=role, own=permissions)
+    print_status(f"added {email} as {role}")
+
+
+@users.command("list")
+@json_option
+def list_users(as_json: bool) -> None:
+    """List the users."""
+    from rag_pipeline.stores.postgres import users as table
+
+    rows = _rows(table.all_users)
+    if as_json:
+        print_json({"users": rows})
+        return
+    for row in rows:
+        state = "active" if row["is_active"] else "deactivated"
+        print_line(f"{row['email']:<40} {row['role']:<12} {state:<12} {', '.join(row['permissions'])}".rstrip())
+    if not rows:
+        print_line("no users yet: `rag-pipeline users add EMAIL`")
+
+
+@users.command("set-role")
+@click.argument("email")
+@click.argument("role", type=click.Choice(_ROLES))
+def set_role(email: str, role: str) -> None:
+    """Give a user another role, at once for all keys."""
+    from rag_pipeline.accounts import users as accounts
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        accounts.set_role(pipeline.stores.database, email, role)
+    print_status(f"{email} is {role}")
+
+
+@users.command("set-password")
+@click.argument("email")
+def set_password(email: str) -> None:
+    """Change a user's password: from a prompt, or a line of standard input."""
+    from rag_pipeline.accounts import users as accounts
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        accounts.set_password(pipeline.stores.database, email, _password())
+    print_status(f"changed the password of {email}")
+
+
+@users.command()
+@click.argument("email")
+def deactivate(email: str) -> None:
+    """Close an account; its keys end at once."""
+    from rag_pipeline.accounts import users as accounts
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        accounts.deactivate(pipeline.stores.database, email)
+    print_status(f"deactivated {email}; `rag-pipeline users unlock {email}` opens the account again")
+
+
+@users.command()
+@click.argument("email")
+def unlock(email: str) -> None:
+    """Open an account that was locked or deactivated."""
+    from rag_pipeline.accounts import users as accounts
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        accounts.unlock(pipeline.stores.database, email)
+    print_status(f"unlocked {email}")
+
+
+@click.group()
+def keys() -> None:
+    """API keys of the search service."""
+
+
+@keys.command("create")
+@click.argument("name")
+@json_option
+@click.option("--user", "email", metavar="EMAIL", required=True, help="Whose key it is.")
+@_permission_option
+@click.option(
+    "--rate", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="Requests a minute."
+)
+@click.option("--expires", type=DateType(last=True), help="The last day (UTC) on which it works.")
+@click.option("--description", help="What it is for.")
+def create_key(
+    name: str,
+    as_json: bool,
+    email: str,
+    permissions: tuple[str, ...],
+    rate: int,
+    expires: date | None,
+    description: str | None,
+) -> None:
+    """Create a key, which is shown once. Without --permission it may search; with '*' all that its user may."""
+    from rag_pipeline.accounts import api_keys
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        made = api_keys.create(
+            pipeline.stores.database,
+            name,
+            email,
+            wanted=permissions,
+            rate=rate,
+            expires_at=_end_of(expires),
+            description=description,
+        )
+    if as_json:
+        print_json(made.as_json())
+        return
+    print_line(made.key)
+    print_status(f"this key of {email} is shown only now; `rag-pipeline keys revoke {made.prefix}` ends it")
+
+
+@keys.command("list")
+@json_option
+def list_keys(as_json: bool) -> None:
+    """List the keys, newest first."""
+    from rag_pipeline.stores.postgres import api_keys as table
+
+    rows = _rows(table.all_keys)
+    if as_json:
+        print_json({"keys": rows})
+        return
+    for row in rows:
+        print_line(
+            f"{row['prefix']:<13} {_key_state(row):<12} {row['usage_count'] or 0:>8} used  {row['email']}  "
+            f"{row['name']}  ({', '.join(row['permissions'])})"
+        )
+    if not rows:
+        print_line("no keys yet: `rag-pipeline keys create NAME --user EMAIL`")
+
+
+@keys.command()
+@click.argument("prefix")
+def revoke(prefix: str) -> None:
+    """End a key, by its prefix or id, at once."""
+    from rag_pipeline.stores.postgres import api_keys as table
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        with pipeline.stores.database.connection() as connection:
+            count = table.revoke(connection, prefix)
+    if not count:
+        raise ConfigError(f"no active key {prefix}: `rag-pipeline keys list` shows them")
+    print_status(f"revoked {prefix}")
+
+
+def _key_state(row: dict[str, Any]) -> str:
+    if not row["is_active"]:
+        return "revoked"
+    return "expired" if row["expires_at"] and row["expires_at"] <= datetime.now(UTC) else "active"
+
+
+def _rows(read: Any) -> list[dict[str, Any]]:
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        with pipeline.stores.database.connection() as connection:
+            rows: list[dict[str, Any]] = read(connection)
+    return rows
+
+
+def _end_of(day: date | None) -> datetime | None:
+    return None if day is None else datetime.combine(day + timedelta(days=1), time(), UTC)
+
+
+def _password() -> str:
+    """Ask for a password, or read a line of standard input that is not a terminal."""
+    if sys.stdin.isatty():
+        password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+        return password
+    return sys.stdin.readline().rstrip("\r\n")

@@ -1,0 +1,142 @@
+"""Who may come in: every request under `/v1` has an API key, a permission and a share of the key's minute.
+
+All of it before a body is read, so that whoever has no key costs no more than a look at one index. Bodies are bounded.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rag_pipeline.accounts.api_keys import Asker, authenticate
+from rag_pipeline.accounts.permissions import METRICS, SEARCH, allows
+from rag_pipeline.errors import RagError
+from rag_pipeline.service.metrics import Metrics
+from rag_pipeline.service.problems import ProblemError, of_error
+from rag_pipeline.service.searching import in_thread
+
+if TYPE_CHECKING:
+    from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.service.rate_limits import Admission, RateLimits
+    from rag_pipeline.service.usage import Usage
+
+MOST_BODY_BYTES = 64 * 1024
+_BODY_SECONDS = 10.0
+_LONGEST_KEY = 200
+_TOO_LARGE = f"a request has at most {MOST_BODY_BYTES} bytes"
+_UNAUTHORIZED = "this needs an API key: send it as `Authorization: Bearer rag_…`"
+_WRONG_KEY = "this API key is not valid: it is unknown, revoked or expired, or its user has no account any more"
+
+
+class Guard:
+    """ASGI middleware. Leaves the `Asker` in the scope's state as `asker`."""
+
+    def __init__(
+        self, app: ASGIApp, pipeline: Pipeline, limits: RateLimits, usage: Usage, metrics: Metrics
+    ) -> None:
+        self._app = app
+        self._pipeline = pipeline
+        self._limits = limits
+        self._usage = usage
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        headers: dict[str, str] = {}
+        status = 500
+
+        async def answering(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                added = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+                message = {**message, "headers": [*message.get("headers", ()), *added, *_SAFETY]}
+            await send(message)
+
+        try:
+            needed = _needed(scope["path"])
+            if needed is not None:
+                asker, admission = await in_thread(self._let_in, Headers(scope=scope))
+                headers.update(admission.headers)
+                if not admission.is_admitted:
+                    raise ProblemError(
+                        429, f"this key may make {admission.limit} requests a minute: wait a little"
+                    )
+                if not allows(asker.permissions, needed):
+                    raise ProblemError(403, f"this key has no permission {needed}")
+                scope.setdefault("state", {})["asker"] = asker
+            body = await _whole_body(receive, Headers(scope=scope))
+            await self._app(scope, _again(body, receive), answering)
+        except (ProblemError, RagError) as error:
+            await of_error(error).response()(scope, receive, answering)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
+
+    def _let_in(self, headers: Headers) -> tuple[Asker, Admission]:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise ProblemError(401, _UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
+        key = key.strip()
+        asker = authenticate(self._pipeline.stores.database, key) if len(key) <= _LONGEST_KEY else None
+        if asker is None:
+            raise ProblemError(401, _WRONG_KEY, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+        admission = self._limits.admit(asker.key_id, asker.requests_per_minute)
+        if admission.is_admitted:
+            self._usage.used(asker.key_id)
+        return asker, admission
+
+
+_SAFETY = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+def _needed(path: str) -> str | None:
+    """The permission that a path needs; None if it is open."""
+    if path == "/v1" or path.startswith("/v1/"):
+        return SEARCH
+    return METRICS if path == "/metrics" else None
+
+
+async def _whole_body(receive: Receive, headers: Headers) -> bytes:
+    """Read a body. Raises `ProblemError` for one that is too large, or comes too slowly."""
+    announced = headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > MOST_BODY_BYTES:
+        raise ProblemError(413, _TOO_LARGE)
+    body = bytearray()
+    try:
+        with anyio.fail_after(_BODY_SECONDS):
+            while True:
+                message = await receive()
+                body += message.get("body", b"")
+                if len(body) > MOST_BODY_BYTES:
+                    raise ProblemError(413, _TOO_LARGE)
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        raise ProblemError(408, f"the request did not arrive within {_BODY_SECONDS:.0f} seconds") from None
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives the body first, and then what comes after it."""
+    is_given = False
+
+    async def given() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return given

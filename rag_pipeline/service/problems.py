@@ -1,0 +1,87 @@
+"""Errors as problem details (RFC 9457): one JSON object with `type`, `title`, `status` and `detail`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
+
+_log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 5
+
+
+class ProblemError(Exception):
+    """A request that is not answered, and why."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers or {})
+
+    def response(self) -> JSONResponse:
+        """Return the response that says so."""
+        body = {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": str(self),
+        }
+        return JSONResponse(body, self.status, self.headers, MEDIA_TYPE)
+
+
+def unavailable(detail: str, seconds: int = RETRY_SECONDS) -> ProblemError:
+    """Return the problem of a service that can answer again after so many seconds."""
+    return ProblemError(503, detail, {"Retry-After": str(seconds)})
+
+
+def of_error(error: Exception) -> ProblemError:
+    """Return what a caller is told of an error. Where servers are and what they said is for the log."""
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, ConfigError):
+        return ProblemError(422, one_line(error))
+    if isinstance(error, StoreUnavailableError):
+        _log.warning("%s", one_line(error))
+        return unavailable("a store does not answer: try again later")
+    if isinstance(error, RagError):
+        _log.warning("%s", one_line(error))
+        return ProblemError(500, "the search failed: the service's log says why")
+    _log.error("a request failed", exc_info=error)
+    return ProblemError(500, "the request failed: the service's log says why")
+
+
+def install(app: FastAPI) -> None:
+    """Have every error of an application answered with problem details."""
+
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return of_error(error).response()
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return ProblemError(422, _explained(error.errors()[0])).response()
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return ProblemError(error.status_code, str(error.detail), error.headers).response()
+
+    for kind in (ProblemError, RagError, Exception):
+        app.add_exception_handler(kind, failed)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+def _explained(error: Mapping[str, Any]) -> str:
+    """Return what is wrong with a request as `where: what`, without repeating its values."""
+    where = ".".join(str(part) for part in error["loc"] if part != "body")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

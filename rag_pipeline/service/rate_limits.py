@@ -1,0 +1,79 @@
+"""How many requests a minute a key may make: a sliding window in Redis, for all processes together.
+
+Without Redis each process counts for itself, so that keys go on working and none becomes unlimited.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import RateLimiter, SlidingWindowCounterRateLimiter
+
+from rag_pipeline.errors import one_line
+
+if TYPE_CHECKING:
+    import redis
+
+_log = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 5
+"""Redis is not asked for so long after it has failed: to wait for it each time would slow every request."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What is left of a key's minute after a request."""
+
+    is_admitted: bool
+    limit: int
+    remaining: int
+    reset_seconds: int
+    """Until the whole limit is there again."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that tell the caller (draft-ietf-httpapi-ratelimit-headers-07)."""
+        found = {
+            "RateLimit-Limit": str(self.limit),
+            "RateLimit-Remaining": str(self.remaining),
+            "RateLimit-Reset": str(self.reset_seconds),
+        }
+        return found if self.is_admitted else {**found, "Retry-After": str(max(1, self.reset_seconds))}
+
+
+class RateLimits:
+    """Counts the requests of keys. Thread-safe."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        storage = RedisStorage("redis://", connection_pool=client.connection_pool, key_prefix="rag:rate")
+        self._shared = SlidingWindowCounterRateLimiter(storage)
+        self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._resume_at = 0.0
+
+    def admit(self, key: UUID, per_minute: int) -> Admission:
+        """Count a request of a key and say whether it may go on."""
+        from redis import RedisError
+
+        if time.monotonic() >= self._resume_at:
+            try:
+                return _admit(self._shared, key, per_minute)
+            except (RedisError, OSError) as error:
+                self._resume_at = time.monotonic() + _PAUSE_SECONDS
+                _log.warning("rate limits: Redis does not answer, each process counts alone: %s", one_line(error))
+        return _admit(self._own, key, per_minute)
+
+
+def _admit(limiter: RateLimiter, key: UUID, per_minute: int) -> Admission:
+    item = RateLimitItemPerMinute(per_minute)
+    is_admitted = limiter.hit(item, str(key))
+    window = limiter.get_window_stats(item, str(key))
+    return Admission(
+        is_admitted, per_minute, max(0, window.remaining), max(0, math.ceil(window.reset_time - time.time()))
+    )

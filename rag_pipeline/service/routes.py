@@ -1,0 +1,222 @@
+"""The routes of the HTTP API, and the shapes of what they take."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.responses import JSONResponse, Response
+
+from rag_pipeline.accounts.api_keys import Asker
+from rag_pipeline.accounts.permissions import visible_sources
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.search.engine import MAX_QUERY_CHARS
+from rag_pipeline.search.results import MAX_LIMIT, Mode
+from rag_pipeline.service.health import Health
+from rag_pipeline.service.metrics import Metrics
+from rag_pipeline.service.problems import ProblemError
+from rag_pipeline.service.searching import Searching, in_thread
+from rag_pipeline.stores.filters import Filters
+from rag_pipeline.stores.postgres import document_reading, sources
+
+_MOST_CHUNKS = 200
+_PROBLEMS: dict[int | str, str] = {
+    401: "No valid API key.",
+    403: "The key lacks a permission.",
+    413: "The request is too large.",
+    422: "The request is wrong.",
+    429: "The key has made its requests of this minute.",
+    503: "Too many searches at once, or a store does not answer.",
+}
+
+
+class ProblemDetails(BaseModel):
+    """An error (RFC 9457), as `application/problem+json`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class FoundHit(BaseModel):
+    """A chunk that was found."""
+
+    document_id: UUID
+    source_type: str
+    source_id: str
+    source_url: str | None
+    title: str
+    chunk_id: UUID
+    position: int
+    section_title: str | None
+    content: str
+    score: float
+    scores: dict[str, float | None]
+
+
+class SearchAnswer(BaseModel):
+    """The hits, best first."""
+
+    hits: list[FoundHit]
+    seconds: float
+    cached: bool
+
+
+def _moment(value: object) -> object:
+    """Take a day, or a moment with its offset. Pydantic alone takes midnight without an offset for a day."""
+    if not isinstance(value, str):
+        raise ValueError("write a day such as 2024-02-01, or a moment such as 2024-02-01T09:00:00+09:00")
+    if len(value) == len("2024-02-01"):
+        return date.fromisoformat(value)
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None:
+        raise ValueError("a moment needs its offset from UTC, such as +09:00")
+    return moment
+
+
+Moment = Annotated[date | datetime, BeforeValidator(_moment)]
+Text = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class SearchFilters(BaseModel):
+    """Which documents can be found; what is left out does not restrict the search."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    language: str | None = Field(default=None, description="Two lower-case letters (ISO 639-1).", examples=["ja"])
+    source: Text | None = Field(default=None, description="The name of a source.")
+    source_type: str | None = None
+    category: Text | None = None
+    tags: list[Text] = Field(default=[], max_length=20, description="A document has all of them.")
+    author: Text | None = None
+    from_: Moment | None = Field(
+        default=None, alias="from", description="A day, or a moment with its offset; inclusive."
+    )
+    to: Moment | None = Field(
+        default=None, description="A day, which is included whole, or a moment with its offset."
+    )
+
+    def filters(self) -> Filters:
+        """Return them as a search takes them. Raises `ConfigError` for what no document can have."""
+        return Filters(
+            language=self.language,
+            source_type=self.source_type,
+            source=self.source,
+            category=self.category,
+            tags=tuple(self.tags),
+            author=self.author,
+            from_date=self.from_,
+            to_date=self.to,
+        )
+
+
+class SearchRequest(BaseModel):
+    """A search."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: str = Field(min_length=1, max_length=MAX_QUERY_CHARS)
+    mode: Mode = "hybrid"
+    limit: int = Field(10, ge=1, le=MAX_LIMIT)
+    offset: int = Field(
+        0, ge=0, lt=MAX_LIMIT, description="Hits that are left out; offset + limit is at most 100."
+    )
+    filters: SearchFilters = SearchFilters()
+
+
+def api_routes(pipeline: Pipeline, searching: Searching) -> APIRouter:
+    """Return the routes under `/v1`, which `guard.Guard` lets only askers with the permission `search` reach."""
+    # The guard has looked at the key before; this is for the OpenAPI document.
+    router = APIRouter(
+        prefix="/v1",
+        dependencies=[Depends(HTTPBearer(auto_error=False, description="An API key: rag_…"))],
+        responses={status: {"description": what, "model": ProblemDetails} for status, what in _PROBLEMS.items()},
+    )
+    database = pipeline.stores.database
+
+    @router.post("/search", summary="Search the index", responses={200: {"model": SearchAnswer}})
+    async def search(body: SearchRequest, request: Request) -> JSONResponse:
+        answer = await searching.answer(
+            _asker(request),
+            body.query,
+            body.mode,
+            body.offset,
+            body.limit,
+            body.filters.filters(),
+            request.is_disconnected,
+        )
+        return JSONResponse(answer)
+
+    @router.get("/sources", summary="The sources that you may see")
+    async def list_sources(request: Request) -> dict[str, Any]:
+        def read() -> list[dict[str, Any]]:
+            with database.connection() as connection:
+                visible = visible_sources(_asker(request).permissions, sources.access(connection))
+                return document_reading.sources_to_see(connection, visible)
+
+        return {"sources": await in_thread(read)}
+
+    @router.get("/documents/{document_id}", summary="A document, without its text")
+    async def document(document_id: UUID, request: Request) -> dict[str, Any]:
+        def read() -> dict[str, Any] | None:
+            with database.connection() as connection:
+                visible = visible_sources(_asker(request).permissions, sources.access(connection))
+                return document_reading.document(connection, document_id, visible)
+
+        found = await in_thread(read)
+        if found is None:
+            raise ProblemError(404, "there is no such document")
+        return found
+
+    @router.get("/documents/{document_id}/chunks", summary="A document's chunks, in order")
+    async def chunks(
+        document_id: UUID,
+        request: Request,
+        first: Annotated[int, Query(ge=0, le=2**31 - 1, alias="from", description="The first position.")] = 0,
+        limit: Annotated[int, Query(ge=1, le=_MOST_CHUNKS)] = 50,
+    ) -> dict[str, Any]:
+        def read() -> list[dict[str, Any]] | None:
+            with database.connection() as connection:
+                visible = visible_sources(_asker(request).permissions, sources.access(connection))
+                if document_reading.document(connection, document_id, visible) is None:
+                    return None
+                return document_reading.chunks(connection, document_id, visible, first, limit)
+
+        found = await in_thread(read)
+        if found is None:
+            raise ProblemError(404, "there is no such document")
+        return {"chunks": found}
+
+    return router
+
+
+def operating_routes(health: Health, metrics: Metrics) -> APIRouter:
+    """Return the routes for whoever operates the service."""
+    router = APIRouter()
+
+    @router.get("/healthz", summary="Whether the process answers")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/readyz", summary="Whether each store answers")
+    async def readyz() -> JSONResponse:
+        stores = await in_thread(health.stores)
+        # Without Redis everything is slower and nothing is wrong.
+        is_ready = stores["postgres"] and stores["milvus"]
+        return JSONResponse({"ready": is_ready, "stores": stores}, 200 if is_ready else 503)
+
+    @router.get("/metrics", summary="Metrics in Prometheus' text format")
+    async def metrics_() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
+
+
+def _asker(request: Request) -> Asker:
+    asker: Asker = request.state.asker
+    return asker

@@ -1,0 +1,96 @@
+"""The process: who may start it where, the first account, and the HTTP server."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from typing import TYPE_CHECKING
+
+from rag_pipeline.accounts import api_keys, users
+from rag_pipeline.accounts.permissions import EVERYTHING
+from rag_pipeline.errors import ConfigError, RagError, one_line
+from rag_pipeline.local_servers.processes import port_is_free
+from rag_pipeline.stores.postgres import users as users_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rag_pipeline.pipeline import Pipeline
+
+FIRST_ADMIN = "admin@rag-pipeline.local"
+_BACKLOG = 512
+_CONNECTIONS = 1000
+"""More are closed at once, with status 503."""
+_IDLE_SECONDS = 10
+_STOP_SECONDS = 10
+
+
+def serve(pipeline: Pipeline, host: str, port: int, report: Callable[[str], None]) -> None:
+    """Answer requests until a signal comes.
+
+    Without any account it makes one and reports its key, once, but only for an address of this machine alone. Raises
+    `ConfigError` on any other address, and a `RagError` if the port is taken.
+    """
+    import uvicorn
+
+    from rag_pipeline.service.app import create_app
+
+    pipeline.prepare()
+    if not port_is_free(port):
+        raise RagError(f"port {port} is taken: choose another one with --port")
+    pipeline.load_collections()
+    _warm_up(pipeline)
+    _ensure_account(pipeline, host, report)
+    report(f"search service: http://{_in_url(host)}:{port} (Ctrl-C stops it)")
+    uvicorn.run(
+        create_app(pipeline),
+        host=host,
+        port=port,
+        access_log=False,
+        log_level="warning",
+        backlog=_BACKLOG,
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=_IDLE_SECONDS,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+        # Only a proxy that is named may say who asks; none is.
+        proxy_headers=False,
+        server_header=False,
+    )
+
+
+def _warm_up(pipeline: Pipeline) -> None:
+    """Embed something, or the first search would wait for the model to load."""
+    try:
+        pipeline.embedder.encode_query(" ", pipeline.settings.vectors)
+    except Exception as error:
+        if isinstance(error, RagError):
+            raise
+        raise RagError(
+            f"the embedder (RAG_EMBEDDER={pipeline.settings.embedder}) does not work: {one_line(error)}"
+        ) from error
+
+
+def _ensure_account(pipeline: Pipeline, host: str, report: Callable[[str], None]) -> None:
+    database = pipeline.stores.database
+    with database.connection() as connection:
+        if users_table.any_active(connection):
+            return
+    if not _is_loopback(host):
+        raise ConfigError(
+            f"nobody has an account yet, and {host} can be reached from elsewhere: "
+            "`rag-pipeline users add EMAIL --role super_admin` first, or serve on 127.0.0.1"
+        )
+    users.add(database, FIRST_ADMIN, secrets.token_urlsafe(32), role="super_admin")
+    made = api_keys.create(database, "first key", FIRST_ADMIN, wanted=[EVERYTHING])
+    report(f"made the account {FIRST_ADMIN} and its key, which is shown only now: {made.key}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,119 @@
+"""`users`, `keys` and `serve` as a person types them."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rag_pipeline_tests.support.command_line import CommandLine, one_line
+from rag_pipeline_tests.support.stores import Stores
+
+PASSWORD = "correct horse battery\n"
+
+
+@pytest.fixture
+def cli(tmp_path: Path, prepared_stores: Stores) -> CommandLine:
+    return CommandLine(tmp_path, prepared_stores)
+
+
+def typed(cli: CommandLine, *arguments: str, password: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that reads a password from standard input."""
+    process = cli.start(*arguments, stdin=subprocess.PIPE)
+    out, err = process.communicate(password, timeout=240)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
+    added = typed(cli, "users", "add", "hanako@example.com", "--permission", "hr", password=PASSWORD)
+    assert (added.returncode, one_line(added.stderr)) == (0, "added hanako@example.com as viewer")
+    again = typed(cli, "users", "add", "Hanako@Example.com", password=PASSWORD)
+    assert (again.returncode, "has an account already" in one_line(again.stderr)) == (1, True)
+    short = typed(cli, "users", "add", "taro@example.com", password="short\n")
+    assert (short.returncode, "12 to 1024 characters" in one_line(short.stderr)) == (1, True)
+    assert (
+        typed(cli, "users", "set-password", "hanako@example.com", password="another " + PASSWORD).returncode == 0
+    )
+    assert cli.run("users", "set-role", "hanako@example.com", "editor").returncode == 0
+    (user,) = cli.json("users", "list")["users"]
+    assert (user["email"], user["username"], user["role"], user["permissions"], user["is_active"]) == (
+        *("hanako@example.com", "hanako", "editor", ["hr"], True),
+    )
+    assert "password_hash" not in user
+
+    made = cli.json("keys", "create", "ci", "--user", "hanako@example.com", "--permission", "hr", "--rate", "5")
+    assert set(made) == {"key", "prefix", "id"}
+    assert re.fullmatch(r"rag_[a-z0-9]{8}_[A-Za-z0-9_-]{43}", made["key"])
+    assert made["key"].startswith(made["prefix"])
+    more = cli.run("keys", "create", "ci", "--user", "hanako@example.com", "--permission", "board")
+    assert (more.returncode, "no permission board" in one_line(more.stderr)) == (1, True)
+    ((stored,),) = cli.rows("SELECT key_hash FROM api_keys")
+    assert made["key"] not in stored
+    listed = cli.run("keys", "list")
+    assert made["prefix"] in listed.stdout
+    assert made["key"] not in listed.stdout + listed.stderr
+    (key,) = cli.json("keys", "list")["keys"]
+    assert (key["prefix"], key["permissions"], key["rate_limit_per_minute"]) == (made["prefix"], ["hr"], 5)
+    assert cli.run("keys", "revoke", made["prefix"]).returncode == 0
+    gone = cli.run("keys", "revoke", made["prefix"])
+    assert (gone.returncode, "no active key" in one_line(gone.stderr)) == (1, True)
+    assert cli.run("users", "deactivate", "hanako@example.com").returncode == 0
+    nobody = cli.run("keys", "create", "ci", "--user", "hanako@example.com")
+    assert (nobody.returncode, "no active user" in one_line(nobody.stderr)) == (1, True)
+    assert cli.run("users", "unlock", "hanako@example.com").returncode == 0
+    expires = cli.json("keys", "create", "ci", "--user", "hanako@example.com", "--expires", "2030-01-31")
+    assert expires["key"]
+    assert cli.json("keys", "list")["keys"][0]["expires_at"] == "2030-02-01T00:00:00+00:00"
+
+
+def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine, free_port: int):
+    elsewhere = cli.run("serve", "--host", "0.0.0.0", "--port", str(free_port))
+    assert elsewhere.returncode == 1
+    assert "can be reached from elsewhere" in one_line(elsewhere.stderr)
+    assert cli.json("users", "list") == {"users": []}
+
+    cli.write("soup.md", "# 味噌汁\n\n豆腐とわかめを入れる。")
+    cli.json("ingest")
+    process = cli.start("serve", "--port", str(free_port))
+    assert process.stderr is not None
+    lines = [process.stderr.readline(), process.stderr.readline()]
+    key = re.search(r"rag_\w{8}_[\w-]{43}", lines[0])
+    assert key is not None, lines
+    assert lines[1].strip() == f"search service: http://127.0.0.1:{free_port} (Ctrl-C stops it)"
+    url = f"http://127.0.0.1:{free_port}"
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key[0]}"}, trust_env=False) as client:
+        _wait_for(client)
+        found = client.post("/v1/search", json={"query": "豆腐"}).json()
+        assert [hit["source_id"] for hit in found["hits"]] == ["docs:soup.md"]
+        taken = cli.run("serve", "--port", str(free_port))
+        assert (taken.returncode, f"port {free_port} is taken" in one_line(taken.stderr)) == (1, True)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert out == ""
+    assert cli.json("keys", "list")["keys"][0]["usage_count"] == 1
+
+
+def _wait_for(client: httpx.Client) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if client.get("/healthz").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError("the service does not answer")
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port

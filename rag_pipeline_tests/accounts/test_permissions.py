@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from rag_pipeline.accounts import passwords, permissions
+from rag_pipeline.errors import ConfigError
+
+OPEN, HR, BOTH = UUID(int=1), UUID(int=2), UUID(int=3)
+ACCESS = {HR: ["hr"], OPEN: [], BOTH: ["hr", "board"]}
+
+
+@pytest.mark.parametrize(
+    ("held", "visible"),
+    [
+        ({"search"}, [OPEN]),
+        ({"search", "hr"}, [OPEN, HR]),
+        ({"board"}, [OPEN]),
+        ({"hr", "board"}, None),
+        ({"*"}, None),
+        (set(), [OPEN]),
+    ],
+)
+def test_a_source_is_seen_with_all_permissions_that_it_asks_for(held, visible):
+    assert permissions.visible_sources(held, ACCESS) == visible
+
+
+def test_a_key_has_no_more_than_its_user():
+    user = permissions.of_user("viewer", ["hr"])
+    assert permissions.of_key(["search", "hr", "board"], user) == {"search", "hr"}
+    assert permissions.of_key(["*"], user) == user
+    assert permissions.of_key(["search", "board"], permissions.of_user("super_admin", [])) == {"search", "board"}
+    assert permissions.of_user("nothing", []) == frozenset()
+
+
+def test_every_role_may_search():
+    assert set(permissions.OF_ROLE) == set(permissions.ROLES)
+    assert all(permissions.allows(held, permissions.SEARCH) for held in permissions.OF_ROLE.values())
+
+
+@pytest.mark.parametrize("name", ["", "HR", "*", "人事", "a b", "-a", "x" * 64])
+def test_a_permission_has_a_name_that_can_be_typed(name):
+    with pytest.raises(ConfigError, match="is not a permission"):
+        permissions.checked(name)
+
+
+def test_passwords_are_stored_as_argon2id():
+    stored = passwords.hashed("correct horse battery")
+    assert stored.startswith("$argon2id$")
+    assert passwords.matches(stored, "correct horse battery")
+    assert not passwords.matches(stored, "correct horse batterz")
+    assert not passwords.matches("nonsense", "correct horse battery")
+    assert not passwords.is_outdated(stored)
+    assert passwords.is_outdated("$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$8sSzg+zUbSZ4CfTxlA0NuA")
+    for wrong in ("short", "x" * 1025):
+        with pytest.raises(ConfigError, match="12 to 1024 characters"):
+            passwords.hashed(wrong)

@@ -1,0 +1,175 @@
+"""The HTTP API as its callers see it: over a real socket, on the real stores."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from rag_pipeline.search import Filters, search
+from rag_pipeline_tests.support.http_service import Service, bearer, new_key, running
+from rag_pipeline_tests.support.search_index import SearchIndex
+
+
+@pytest.fixture(scope="module")
+def key(service: Service) -> str:
+    """The key of somebody who sees everything."""
+    return new_key(service.pipeline, "everybody@example.com", "search", "metrics", "hr", role="super_admin")
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "dense", "sparse", "fulltext"])
+def test_a_search_answers_what_the_command_line_prints(service: Service, key: str, mode):
+    answer = service.search(
+        key, "休暇の取り方", mode=mode, limit=5, filters={"tags": ["社内"], "from": "2024-02-01"}
+    )
+    found = search(
+        service.pipeline,
+        "休暇の取り方",
+        mode=mode,
+        limit=5,
+        filters=Filters(tags=("社内",), from_date=date(2024, 2, 1)),
+    )
+    assert answer.status_code == 200
+    body = answer.json()
+    assert set(body) == {"hits", "seconds", "cached"}
+    assert body["hits"] == json.loads(json.dumps(found.as_json()["hits"]))
+    assert len(body["hits"]) == 5
+    assert body["cached"] is False
+
+
+def test_the_same_question_is_answered_from_the_cache(service: Service, key: str):
+    first, second = (service.search(key, " 休暇 17 ", limit=3).json() for _ in range(2))
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert first["hits"] == second["hits"]
+    assert service.search(key, "休暇 17", limit=4).json()["cached"] is False
+
+
+def test_pages_go_on_where_the_last_one_ended(service: Service, key: str):
+    whole = service.hits(key, "休暇の取り方", limit=30)
+    pages = [service.hits(key, "休暇の取り方", limit=10, offset=offset) for offset in (0, 10, 20)]
+    assert [one for page in pages for one in page] == whole
+    assert len(set(whole)) == 30
+    too_far = service.search(key, "休暇", limit=50, offset=60)
+    assert (too_far.status_code, "at most 100" in too_far.json()["detail"]) == (422, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"{", "JSON decode error"),
+        (b"[]", "valid dictionary"),
+        (b'{"query": ""}', "query: "),
+        (b'{"query": "   "}', "the query is empty"),
+        (b'{"query": "\\ud800"}', "query: "),
+        (json.dumps({"query": "x" * 8001}).encode(), "query: "),
+        (b'{"query": "x", "limit": 101}', "limit: "),
+        (b'{"query": "x", "limit": "many"}', "limit: "),
+        (b'{"query": "x", "mode": "magic"}', "mode: "),
+        (b'{"query": "x", "fitlers": {}}', "fitlers: "),
+        (b'{"query": "x", "filters": {"langauge": "ja"}}', "filters.langauge: "),
+        (b'{"query": "x", "filters": {"language": "japanese"}}', "two lower-case letters"),
+        (b'{"query": "x", "filters": {"from": "2024-02-30"}}', "filters.from"),
+        (b'{"query": "x", "filters": {"from": "2024-02-01T00:00:00"}}', "offset from UTC"),
+        (b'{"query": "x", "filters": {"from": "2024-02-02", "to": "2024-02-01"}}', "swap them"),
+        (b'{"query": "x", "filters": {"author": "a\\u0000b"}}', "no NUL"),
+    ],
+)
+def test_a_wrong_request_is_explained_in_a_line(service: Service, key: str, body, said):
+    answer = service.client.post(
+        "/v1/search", content=body, headers={**bearer(key), "content-type": "application/json"}
+    )
+    assert answer.status_code == 422
+    _is_problem(answer, said)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/search", 405),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/documents/1", 422),
+        ("GET", f"/v1/documents/{uuid4()}", 404),
+        ("GET", f"/v1/documents/{uuid4()}/chunks", 404),
+        ("GET", f"/v1/documents/{uuid4()}/chunks?limit=1000", 422),
+        ("GET", "/docs", 404),
+    ],
+)
+def test_every_other_answer_is_a_problem_too(service: Service, key: str, method, path, status):
+    answer = service.client.request(method, path, headers=bearer(key))
+    assert answer.status_code == status
+    _is_problem(answer)
+
+
+def test_a_request_that_is_too_large_is_refused(service: Service, key: str):
+    announced = service.client.post("/v1/search", content=b"x" * 70_000, headers=bearer(key))
+    chunked = service.client.post("/v1/search", content=iter([b"x" * 1000] * 100), headers=bearer(key))
+    for answer in (announced, chunked):
+        assert answer.status_code == 413
+        _is_problem(answer, "65536 bytes")
+
+
+def test_a_document_is_read_with_its_chunks(service: Service, key: str):
+    hit = service.search(key, "休暇 5 の取り方", limit=1, filters={"source": "docs"}).json()["hits"][0]
+    document = service.get(key, f"/v1/documents/{hit['document_id']}").json()
+    assert document["source"] == "docs"
+    assert (document["source_id"], document["title"], document["chunks"]) == (hit["source_id"], hit["title"], 1)
+    chunks = service.get(key, f"/v1/documents/{hit['document_id']}/chunks").json()["chunks"]
+    assert [(chunk["chunk_id"], chunk["content"]) for chunk in chunks] == [(hit["chunk_id"], hit["content"])]
+    assert service.get(key, f"/v1/documents/{hit['document_id']}/chunks?from=1").json() == {"chunks": []}
+
+
+def test_chunks_of_a_long_document_come_from_a_position_on(index: SearchIndex):
+    index.write(
+        "long.md", "# 出汁\n\n" + "\n\n".join(f"## 節 {n}\n\n" + f"昆布 {n} を煮る。" * 30 for n in range(9))
+    )
+    index.ingest()
+    with running(index.pipeline) as service:
+        key = new_key(index.pipeline, "a@example.com")
+        hit = service.search(key, "昆布 5 を煮る").json()["hits"][0]
+        path = f"/v1/documents/{hit['document_id']}/chunks?from={hit['position'] - 1}&limit=3"
+        around = service.get(key, path).json()["chunks"]
+    assert [chunk["position"] for chunk in around] == [hit["position"] + n for n in (-1, 0, 1)]
+    assert around[1]["content"] == hit["content"]
+
+
+def test_operators_see_health_and_metrics(service: Service, key: str):
+    assert service.client.get("/healthz").json() == {"status": "ok"}
+    ready = service.client.get("/readyz")
+    assert ready.json() == {"ready": True, "stores": {"postgres": True, "milvus": True, "redis": True}}
+    service.search(key, "指標")
+    text = service.get(key, "/metrics").text
+    assert 'rag_requests_total{route="/v1/search",status="200"}' in text
+    assert 'rag_search_cache_total{result="miss"}' in text
+    assert 'rag_search_stage_seconds_count{stage="embed"}' in text
+
+
+def test_the_openapi_document_describes_the_api(service: Service):
+    document = service.client.get("/openapi.json").json()
+    assert set(document["paths"]) == {
+        *("/v1/search", "/v1/sources", "/v1/documents/{document_id}", "/v1/documents/{document_id}/chunks"),
+        *("/healthz", "/readyz", "/metrics"),
+    }
+    search_ = document["paths"]["/v1/search"]["post"]
+    assert set(search_["responses"]) >= {"200", "401", "403", "413", "422", "429", "503"}
+    assert search_["security"]
+    hit = document["components"]["schemas"]["FoundHit"]
+    assert set(hit["properties"]) == set(search(service.pipeline, "休暇", limit=1).as_json()["hits"][0])
+
+
+def test_headers_keep_answers_out_of_caches_and_sniffers(service: Service, key: str):
+    for answer in (service.search(key, "休暇"), service.client.get("/v1/sources"), service.client.get("/healthz")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+
+
+def _is_problem(answer: httpx.Response, said: str = "") -> None:
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert set(body) == {"type", "title", "status", "detail"}
+    assert body["status"] == answer.status_code
+    assert said in body["detail"]
+    assert "\n" not in body["detail"]

@@ -1,0 +1,222 @@
+"""Who may come in, who may see what, and how often."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+from rag_pipeline.accounts import api_keys, users
+from rag_pipeline.service import guard, searching
+from rag_pipeline.service.rate_limits import RateLimits
+from rag_pipeline.service.searching import Gate
+from rag_pipeline.stores.redis_client import connect_redis
+from rag_pipeline_tests.support.http_service import PASSWORD, Service, bearer, new_key, running
+from rag_pipeline_tests.support.search_index import SearchIndex
+
+
+def test_nothing_is_embedded_for_whoever_has_no_valid_key(service: Service, monkeypatch):
+    embedded = []
+    encode = service.pipeline.embedder.encode_query
+    monkeypatch.setattr(
+        service.pipeline.embedder, "encode_query", lambda text, *rest: embedded.append(text) or encode(text, *rest)
+    )
+    key = new_key(service.pipeline, "valid@example.com")
+    wrong = [
+        *({}, {"Authorization": key}, {"Authorization": f"Basic {key}"}, {"Authorization": "Bearer"}),
+        *(bearer(key[:-1]), bearer(key + "x"), bearer(key.upper())),
+        *(bearer("rag_aaaaaaaa_" + "A" * 43), bearer("x" * 8000), bearer("' OR 1=1 --"), bearer("%00")),
+    ]
+    for headers in wrong:
+        answer = service.client.post("/v1/search", json={"query": "休暇"}, headers=headers)
+        assert answer.status_code == 401, headers
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert key not in answer.text
+    assert embedded == []
+    assert service.search(key, "誰でも").status_code == 200
+    assert embedded == ["誰でも"]
+
+
+def test_a_key_ends_at_once_when_it_is_revoked_or_expires_or_its_user_goes(service: Service):
+    database = service.pipeline.stores.database
+    key = new_key(service.pipeline, "leaver@example.com")
+    other = api_keys.create(database, "other", "leaver@example.com").key
+    expired = api_keys.create(
+        database, "old", "leaver@example.com", expires_at=datetime.now(UTC) - timedelta(seconds=1)
+    ).key
+    assert service.search(key, "休暇").status_code == 200
+    assert service.search(expired, "休暇").status_code == 401
+    with database.connection() as connection:
+        assert api_keys.table.revoke(connection, key[:12]) == 1
+    assert service.search(key, "休暇").status_code == 401
+    assert service.search(other, "休暇").status_code == 200
+    users.deactivate(database, "leaver@example.com")
+    assert service.search(other, "休暇").status_code == 401
+
+
+def test_a_key_does_what_it_was_made_for(service: Service):
+    pipeline = service.pipeline
+    only_metrics = new_key(pipeline, "operator@example.com", "metrics", role="admin")
+    only_search = new_key(pipeline, "reader@example.com")
+    assert service.get(only_metrics, "/metrics").status_code == 200
+    assert service.search(only_metrics, "休暇").status_code == 403
+    assert service.get(only_search, "/metrics").status_code == 403
+    assert service.client.get("/metrics").status_code == 401
+
+
+def test_hidden_documents_are_neither_found_nor_listed_nor_read(service: Service):
+    pipeline = service.pipeline
+    reader = new_key(pipeline, "visitor@example.com")
+    hr = new_key(pipeline, "hr@example.com", "search", "hr", own=("hr",))
+    for mode in ("hybrid", "dense", "sparse", "fulltext"):
+        visible = service.hits(reader, "休暇の取り方", mode=mode, limit=100)
+        assert len(visible) == 100
+        assert not [one for one in visible if one.startswith("staff:")]
+        assert service.hits(reader, "休暇", mode=mode, filters={"source": "staff"}) == []
+        assert service.hits(reader, "休暇", mode=mode, filters={"category": "人事"}) == []
+        assert len(service.hits(hr, "休暇", mode=mode, filters={"source": "staff"})) == 4
+    assert [one["name"] for one in service.get(reader, "/v1/sources").json()["sources"]] == ["docs", "notes"]
+    assert [one["name"] for one in service.get(hr, "/v1/sources").json()["sources"]] == ["docs", "notes", "staff"]
+    hidden = service.search(hr, "休暇", filters={"source": "staff"}).json()["hits"][0]["document_id"]
+    missing = service.get(reader, "/v1/documents/00000000-0000-0000-0000-000000000000")
+    for path in (f"/v1/documents/{hidden}", f"/v1/documents/{hidden}/chunks"):
+        assert service.get(hr, path).status_code == 200
+        assert service.get(reader, path).status_code == 404
+        assert service.get(reader, path).json() == missing.json()
+
+
+def test_rights_that_are_taken_away_hold_for_cached_answers_too(service: Service):
+    pipeline = service.pipeline
+    key = new_key(pipeline, "mover@example.com", "search", "hr", own=("hr",))
+    first, second = (service.search(key, "休暇", filters={"source": "staff"}).json() for _ in range(2))
+    assert len(first["hits"]) == 4
+    assert second["cached"] is True
+    with pipeline.stores.database.connection() as connection:
+        connection.execute("UPDATE users SET permissions = '{}' WHERE email = 'mover@example.com'")
+    assert service.hits(key, "休暇", filters={"source": "staff"}) == []
+
+
+def test_a_change_of_access_in_the_file_holds_without_a_scan(index: SearchIndex):
+    with running(index.pipeline) as service:
+        key = new_key(index.pipeline, "a@example.com")
+        assert service.hits(key, "豆腐")
+        index.sources.write_text(
+            "sources: [{name: docs, type: filesystem, path: ./docs, access: [kitchen]}]\n", "utf-8"
+        )
+        deadline = time.monotonic() + 60
+        while service.hits(key, "豆腐") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert service.hits(key, "豆腐") == []
+        # A mistake in the file changes nothing.
+        index.sources.write_text("sources: [{name: docs, type: filesystem, path: ./docs, acess: []}]\n", "utf-8")
+        assert service.hits(key, "豆腐") == []
+
+
+def test_a_key_has_its_requests_of_a_minute_for_all_processes_together(index: SearchIndex):
+    users.add(index.pipeline.stores.database, "a@example.com", PASSWORD)
+    key = api_keys.create(index.pipeline.stores.database, "slow", "a@example.com", rate=4).key
+    with running(index.pipeline) as one, running(index.pipeline) as other:
+        answers = [service.search(key, "豆腐") for service in (one, other, one, other, one, other)]
+    assert [answer.status_code for answer in answers] == [200] * 4 + [429] * 2
+    assert [answer.headers["ratelimit-remaining"] for answer in answers] == ["3", "2", "1", "0", "0", "0"]
+    assert answers[-1].headers["ratelimit-limit"] == "4"
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 120
+    assert answers[-1].headers["content-type"] == "application/problem+json"
+
+
+def test_without_redis_keys_work_and_have_limits(index: SearchIndex):
+    users.add(index.pipeline.stores.database, "a@example.com", PASSWORD)
+    key = api_keys.create(index.pipeline.stores.database, "slow", "a@example.com", rate=2).key
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # Nobody listens: connections are refused.
+        index.pipeline.stores.__dict__["redis"] = connect_redis(f"redis://127.0.0.1:{taken.getsockname()[1]}/0")
+        with running(index.pipeline) as service:
+            answers = [service.search(key, "豆腐") for _ in range(3)]
+            ready = service.client.get("/readyz")
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.json().get("cached") for answer in answers[:2]] == [False, False]
+    assert ready.status_code == 200
+
+
+def test_limits_of_keys_are_apart(redis_url: str):
+    limits = RateLimits(connect_redis(redis_url))
+    one, other = api_keys.UUID(int=1), api_keys.UUID(int=2)
+    assert [limits.admit(one, 1).is_admitted for _ in range(2)] == [True, False]
+    assert limits.admit(other, 1).is_admitted
+
+
+def test_too_many_searches_at_once_are_sent_away_and_health_still_answers(index: SearchIndex, monkeypatch):
+    monkeypatch.setattr(searching, "Gate", lambda: Gate(at_once=1, waiting=1))
+    entered, go_on = threading.Event(), threading.Event()
+    encode = index.pipeline.embedder.encode_query
+
+    def slow(text, *rest):
+        entered.set()
+        assert go_on.wait(60)
+        return encode(text, *rest)
+
+    monkeypatch.setattr(index.pipeline.embedder, "encode_query", slow)
+    with running(index.pipeline) as service:
+        key = new_key(index.pipeline, "a@example.com")
+        found: list[int] = []
+
+        def ask(query: str) -> None:
+            found.append(service.search(key, query).status_code)
+
+        threads = [threading.Thread(target=ask, args=(f"豆腐 {n}",)) for n in range(2)]
+        for thread in threads:
+            thread.start()
+        assert entered.wait(60)
+        deadline = time.monotonic() + 60
+        while (refused := service.search(key, "味噌")).status_code != 503:
+            assert time.monotonic() < deadline
+        assert refused.headers["retry-after"] == "1"
+        assert service.client.get("/healthz").status_code == 200
+        go_on.set()
+        for thread in threads:
+            thread.join()
+        assert 200 in found
+        assert service.search(key, "味噌").status_code == 200
+
+
+def test_whoever_sends_slowly_is_sent_away(service: Service, monkeypatch):
+    monkeypatch.setattr(guard, "_BODY_SECONDS", 0.3)
+    key = new_key(service.pipeline, "slow@example.com")
+    host, port = service.client.base_url.host, service.client.base_url.port
+    with socket.create_connection((host, port), 30) as connection:
+        head = (
+            f"POST /v1/search HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: 100\r\n\r\n{{"
+        )
+        connection.sendall(head.encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert service.search(key, "休暇").status_code == 200
+
+
+def test_a_store_that_is_down_is_said_without_its_address(index: SearchIndex):
+    with running(index.pipeline) as service:
+        key = new_key(index.pipeline, "a@example.com")
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            down = index.opened(milvus_uri=f"http://127.0.0.1:{taken.getsockname()[1]}")
+            index.pipeline.stores.__dict__["milvus"] = type(index.pipeline.stores.milvus)(
+                f"http://127.0.0.1:{taken.getsockname()[1]}"
+            )
+            index.pipeline.__dict__.pop("collections", None)
+            answer = service.search(key, "豆腐")
+            down.close()
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert "127.0.0.1" not in answer.text
+
+
+def test_uses_of_keys_and_shown_chunks_are_counted_in_batches(index: SearchIndex):
+    with running(index.pipeline) as service:
+        key = new_key(index.pipeline, "a@example.com")
+        for _ in range(5):
+            service.search(key, "豆腐", limit=1)
+    # Written at the latest when the service ends.
+    assert index.execute("SELECT usage_count FROM api_keys") == [(5,)]
+    assert index.execute("SELECT last_used_at IS NOT NULL FROM api_keys") == [(True,)]
+    assert index.execute("SELECT search_count FROM document_chunks WHERE search_count > 0") == [(5,)]
