@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     bge_m3_model: str = Field("BAAI/bge-m3", description="The name or folder of the BGE-M3 model.")
     embedding_cache_days: int = Field(30, ge=1, description="How long an unused embedding stays cached.")
 
+    api_key: SecretStr | None = Field(
+        None, description="The API key whose rights `rag-pipeline mcp` has; unset: what needs no permission."
+    )
     search_cache_seconds: int = Field(
         600, ge=0, le=86400, description="How long the search service keeps an answer; 0 keeps none."
     )

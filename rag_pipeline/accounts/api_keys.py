@@ -50,10 +50,9 @@ class NewKey:
 
 @dataclass(frozen=True)
 class Asker:
-    """Who asks: a valid key, its user, and what both may do."""
+    """Who asks: a valid key, and what it and its user may do."""
 
     key_id: UUID
-    user_id: UUID
     permissions: frozenset[str]
     requests_per_minute: int
 
@@ -112,7 +111,7 @@ def authenticate(database: Database, key: str) -> Asker | None:
     if found is None:
         return None
     user = permissions.of_user(found.role, found.user_permissions)
-    return Asker(found.id, found.user_id, permissions.of_key(found.permissions, user), found.rate_limit_per_minute)
+    return Asker(found.id, permissions.of_key(found.permissions, user), found.rate_limit_per_minute)
 
 
 def _hash(key: str) -> str:

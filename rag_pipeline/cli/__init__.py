@@ -54,6 +54,6 @@ for command in (
     *(server_commands.up, server_commands.down, server_commands.status, server_commands.dev),
     *(ingest_commands.sources, ingest_commands.ingest, search_command.search, ingest_commands.documents),
     *(check_commands.check, check_commands.repair, check_commands.alerts),
-    *(server_commands.serve, account_commands.users, account_commands.keys),
+    *(server_commands.serve, server_commands.mcp, account_commands.users, account_commands.keys),
 ):
     cli.add_command(command)

@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`, `dev` and `serve`: the embedded servers, Dagster, and the search service."""
+"""`up`, `down`, `status`, `dev`, `serve` and `mcp`: the embedded servers, Dagster, and the search service."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line, print_status
+from rag_pipeline.cli.common import json_option, log_to_stderr, open_pipeline, print_json, print_line, print_status
 from rag_pipeline.settings import load_settings
 from rag_pipeline.urls import mask_url
 
@@ -70,8 +70,21 @@ def serve(host: str, port: int) -> None:
     """Answer searches over HTTP; Ctrl-C stops it."""
     from rag_pipeline.service.server import serve as run
 
+    log_to_stderr()
     with open_pipeline() as pipeline:
         run(pipeline, host, port, print_status)
+
+
+@click.command()
+def mcp() -> None:
+    """Answer an agent over standard input and output (Model Context Protocol)."""
+    from rag_pipeline.service.stdio import serve_stdio
+
+    log_to_stderr()
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        pipeline.load_collections()
+        serve_stdio(pipeline)
 
 
 def _prepare() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from mcp.server.transport_security import TransportSecuritySettings
 
 from rag_pipeline.service import problems
 from rag_pipeline.service.guard import Guard
 from rag_pipeline.service.health import Health
+from rag_pipeline.service.mcp_tools import mcp_server
 from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.rate_limits import RateLimits
+from rag_pipeline.service.reading import Reading
 from rag_pipeline.service.routes import api_routes, operating_routes
 from rag_pipeline.service.search_cache import SearchCache
 from rag_pipeline.service.searching import Searching
@@ -20,7 +23,12 @@ from rag_pipeline.service.source_access import SourceAccess
 from rag_pipeline.service.usage import Usage
 
 if TYPE_CHECKING:
+    from rag_pipeline.accounts.api_keys import Asker
     from rag_pipeline.pipeline import Pipeline
+
+
+# A page on another site that reaches this machine (DNS rebinding) has no key, and browsers have none to add.
+_KEYS_SUFFICE = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
 
 def create_app(pipeline: Pipeline) -> FastAPI:
@@ -29,13 +37,20 @@ def create_app(pipeline: Pipeline) -> FastAPI:
     metrics, usage = Metrics(), Usage(database)
     cache = SearchCache(redis, pipeline.settings.search_cache_seconds)
     access = SourceAccess(pipeline)
+    searching, reading = Searching(pipeline, cache, usage, metrics), Reading(database)
+    agents = mcp_server(searching, reading, _asker_of)
+    # Each request stands alone, so any process can answer it and the guard sees each.
+    for_agents = agents.streamable_http_app(
+        stateless_http=True, json_response=True, transport_security=_KEYS_SUFFICE
+    )
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         usage.start()
         access.start()
         try:
-            yield
+            async with agents.session_manager.run():
+                yield
         finally:
             access.close()
             usage.close()
@@ -49,7 +64,13 @@ def create_app(pipeline: Pipeline) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    app.include_router(api_routes(pipeline, Searching(pipeline, cache, usage, metrics)))
+    app.include_router(api_routes(searching, reading))
     app.include_router(operating_routes(Health(pipeline.endpoints), metrics))
+    app.router.routes.extend(for_agents.routes)
     app.add_middleware(Guard, pipeline=pipeline, limits=RateLimits(redis), usage=usage, metrics=metrics)
     return app
+
+
+async def _asker_of(request: Any) -> Asker:
+    asker: Asker = request.state.asker
+    return asker

@@ -1,4 +1,4 @@
-"""Who may come in: every request under `/v1` has an API key, a permission and a share of the key's minute.
+"""Who may come in: every request under `/v1` and to `/mcp` has an API key, a permission and a share of the key's minute.
 
 All of it before a body is read, so that whoever has no key costs no more than a look at one index. Bodies are bounded.
 """
@@ -104,7 +104,7 @@ _SAFETY = [
 
 def _needed(path: str) -> str | None:
     """The permission that a path needs; None if it is open."""
-    if path == "/v1" or path.startswith("/v1/"):
+    if path in ("/v1", "/mcp") or path.startswith(("/v1/", "/mcp/")):
         return SEARCH
     return METRICS if path == "/metrics" else None
 

@@ -12,18 +12,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from rag_pipeline.accounts.api_keys import Asker
-from rag_pipeline.accounts.permissions import visible_sources
-from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search.engine import MAX_QUERY_CHARS
 from rag_pipeline.search.results import MAX_LIMIT, Mode
 from rag_pipeline.service.health import Health
 from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.problems import ProblemError
+from rag_pipeline.service.reading import MOST_CHUNKS, Reading
 from rag_pipeline.service.searching import Searching, in_thread
 from rag_pipeline.stores.filters import Filters
-from rag_pipeline.stores.postgres import document_reading, sources
 
-_MOST_CHUNKS = 200
+_NO_DOCUMENT = "there is no such document"
 _PROBLEMS: dict[int | str, str] = {
     401: "No valid API key.",
     403: "The key lacks a permission.",
@@ -129,7 +127,7 @@ class SearchRequest(BaseModel):
     filters: SearchFilters = SearchFilters()
 
 
-def api_routes(pipeline: Pipeline, searching: Searching) -> APIRouter:
+def api_routes(searching: Searching, reading: Reading) -> APIRouter:
     """Return the routes under `/v1`, which `guard.Guard` lets only askers with the permission `search` reach."""
     # The guard has looked at the key before; this is for the OpenAPI document.
     router = APIRouter(
@@ -137,7 +135,6 @@ def api_routes(pipeline: Pipeline, searching: Searching) -> APIRouter:
         dependencies=[Depends(HTTPBearer(auto_error=False, description="An API key: rag_…"))],
         responses={status: {"description": what, "model": ProblemDetails} for status, what in _PROBLEMS.items()},
     )
-    database = pipeline.stores.database
 
     @router.post("/search", summary="Search the index", responses={200: {"model": SearchAnswer}})
     async def search(body: SearchRequest, request: Request) -> JSONResponse:
@@ -150,27 +147,17 @@ def api_routes(pipeline: Pipeline, searching: Searching) -> APIRouter:
             body.filters.filters(),
             request.is_disconnected,
         )
-        return JSONResponse(answer)
+        return JSONResponse({"hits": answer.hits, "seconds": round(answer.seconds, 4), "cached": answer.cached})
 
     @router.get("/sources", summary="The sources that you may see")
     async def list_sources(request: Request) -> dict[str, Any]:
-        def read() -> list[dict[str, Any]]:
-            with database.connection() as connection:
-                visible = visible_sources(_asker(request).permissions, sources.access(connection))
-                return document_reading.sources_to_see(connection, visible)
-
-        return {"sources": await in_thread(read)}
+        return {"sources": await in_thread(reading.sources, _asker(request))}
 
     @router.get("/documents/{document_id}", summary="A document, without its text")
     async def document(document_id: UUID, request: Request) -> dict[str, Any]:
-        def read() -> dict[str, Any] | None:
-            with database.connection() as connection:
-                visible = visible_sources(_asker(request).permissions, sources.access(connection))
-                return document_reading.document(connection, document_id, visible)
-
-        found = await in_thread(read)
+        found = await in_thread(reading.document, _asker(request), document_id)
         if found is None:
-            raise ProblemError(404, "there is no such document")
+            raise ProblemError(404, _NO_DOCUMENT)
         return found
 
     @router.get("/documents/{document_id}/chunks", summary="A document's chunks, in order")
@@ -178,18 +165,11 @@ def api_routes(pipeline: Pipeline, searching: Searching) -> APIRouter:
         document_id: UUID,
         request: Request,
         first: Annotated[int, Query(ge=0, le=2**31 - 1, alias="from", description="The first position.")] = 0,
-        limit: Annotated[int, Query(ge=1, le=_MOST_CHUNKS)] = 50,
+        limit: Annotated[int, Query(ge=1, le=MOST_CHUNKS)] = 50,
     ) -> dict[str, Any]:
-        def read() -> list[dict[str, Any]] | None:
-            with database.connection() as connection:
-                visible = visible_sources(_asker(request).permissions, sources.access(connection))
-                if document_reading.document(connection, document_id, visible) is None:
-                    return None
-                return document_reading.chunks(connection, document_id, visible, first, limit)
-
-        found = await in_thread(read)
+        found = await in_thread(reading.chunks, _asker(request), document_id, first, limit)
         if found is None:
-            raise ProblemError(404, "there is no such document")
+            raise ProblemError(404, _NO_DOCUMENT)
         return {"chunks": found}
 
     return router

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -66,6 +66,17 @@ class Gate:
             self._limiter.release()
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Hits, best first, as `rag-pipeline search --json` prints them."""
+
+    hits: list[dict[str, Any]]
+    dates: list[datetime]
+    """The dates of the hits' documents."""
+    seconds: float
+    cached: bool
+
+
 class Searching:
     """Answers searches. Everything that decides an answer is read from PostgreSQL for each of them."""
 
@@ -86,8 +97,8 @@ class Searching:
         limit: int,
         filters: Filters,
         is_gone: Callable[[], Awaitable[bool]],
-    ) -> dict[str, Any]:
-        """Return what `rag-pipeline search --json` prints, and whether it was `cached`.
+    ) -> Answer:
+        """Return the hits of a search among what the asker may see.
 
         Raises `ProblemError` if too many search at once or the search takes too long, and what `search` raises.
         """
@@ -96,9 +107,7 @@ class Searching:
         async with self._gate.entered(is_gone):
             return await in_thread(self._answer, asker, query, mode, offset, limit, filters)
 
-    def _answer(
-        self, asker: Asker, query: str, mode: Mode, offset: int, limit: int, filters: Filters
-    ) -> dict[str, Any]:
+    def _answer(self, asker: Asker, query: str, mode: Mode, offset: int, limit: int, filters: Filters) -> Answer:
         start = time.perf_counter()
         pipeline = self._pipeline
         with pipeline.stores.database.connection() as connection:
@@ -129,18 +138,17 @@ class Searching:
                 self._metrics.stages.labels(stage).observe(seconds)
             return {
                 "hits": [hit.as_json() for hit in found.hits],
-                "created": [hit.document_created_at.isoformat() for hit in found.hits],
+                "dates": [hit.document_created_at.isoformat() for hit in found.hits],
             }
 
         answer, is_cached = self._cache.get_or_search(question, made)
         self._metrics.cache.labels("hit" if is_cached else "miss").inc()
         hits = answer["hits"][offset : offset + limit]
-        created = answer["created"][offset : offset + limit]
+        dates = [datetime.fromisoformat(date) for date in answer["dates"][offset : offset + limit]]
         self._usage.shown(
-            Shown(UUID(hit["chunk_id"]), datetime.fromisoformat(moment), hit["score"])
-            for hit, moment in zip(hits, created, strict=True)
+            Shown(UUID(hit["chunk_id"]), date, hit["score"]) for hit, date in zip(hits, dates, strict=True)
         )
-        return {"hits": hits, "seconds": round(time.perf_counter() - start, 4), "cached": is_cached}
+        return Answer(hits, dates, time.perf_counter() - start, is_cached)
 
 
 async def in_thread(call: Callable[..., T], *arguments: Any) -> T:

@@ -20,7 +20,6 @@ class ValidKey:
     """A key that can be used now, with the role and permissions of its user."""
 
     id: UUID
-    user_id: UUID
     permissions: list[str]
     rate_limit_per_minute: int
     role: str
@@ -71,7 +70,7 @@ def valid(connection: Connection, key_hash: str) -> ValidKey | None:
         connection,
         ValidKey,
         """
-        SELECT k.id, k.user_id, k.permissions, k.rate_limit_per_minute, u.role,
+        SELECT k.id, k.permissions, k.rate_limit_per_minute, u.role,
             coalesce(u.permissions, '{}') AS user_permissions
         FROM api_keys k JOIN users u ON u.id = k.user_id
         WHERE k.key_hash = %s AND k.is_active AND u.is_active

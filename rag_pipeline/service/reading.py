@@ -1,0 +1,44 @@
+"""What an asker may read besides searching: documents, their chunks, the sources."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from rag_pipeline.accounts.permissions import visible_sources
+from rag_pipeline.stores.postgres import document_reading, sources
+
+if TYPE_CHECKING:
+    from rag_pipeline.accounts.api_keys import Asker
+    from rag_pipeline.stores.postgres.database import Connection, Database
+
+MOST_CHUNKS = 200
+
+
+class Reading:
+    """Reads what the asker may see; what is hidden looks like what does not exist."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def sources(self, asker: Asker) -> list[dict[str, Any]]:
+        """Return the sources, with how many documents each has."""
+        with self._database.connection() as connection:
+            return document_reading.sources_to_see(connection, _visible(connection, asker))
+
+    def document(self, asker: Asker, identity: UUID) -> dict[str, Any] | None:
+        """Return a document without its text; None if there is none to see."""
+        with self._database.connection() as connection:
+            return document_reading.document(connection, identity, _visible(connection, asker))
+
+    def chunks(self, asker: Asker, identity: UUID, first: int, limit: int) -> list[dict[str, Any]] | None:
+        """Return a document's chunks from a position on, in order; None if there is no document to see."""
+        with self._database.connection() as connection:
+            visible = _visible(connection, asker)
+            if document_reading.document(connection, identity, visible) is None:
+                return None
+            return document_reading.chunks(connection, identity, visible, first, limit)
+
+
+def _visible(connection: Connection, asker: Asker) -> list[UUID] | None:
+    return visible_sources(asker.permissions, sources.access(connection))

@@ -1,0 +1,135 @@
+"""The tools for agents, asked by the SDK's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import pytest
+from mcp.client import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+
+from rag_pipeline.accounts import api_keys
+from rag_pipeline_tests.support.http_service import Service, bearer, new_key
+from rag_pipeline_tests.support.search_index import SearchIndex
+from rag_pipeline_tests.support.workspace import clean_environment
+
+T = TypeVar("T")
+
+
+def over_http(service: Service, key: str, talk: Callable[[Client], Awaitable[T]]) -> T:
+    async def connected() -> T:
+        async with (
+            httpx2.AsyncClient(headers=bearer(key), trust_env=False) as http,
+            Client(streamable_http_client(str(service.client.base_url.join("/mcp")), http_client=http)) as client,
+        ):
+            return await talk(client)
+
+    return asyncio.run(connected())
+
+
+def over_stdio(index: SearchIndex, talk: Callable[[Client], Awaitable[T]], **environment: str) -> T:
+    async def connected() -> T:
+        server = StdioServerParameters(
+            command=sys.executable,
+            args=["-m", "rag_pipeline.cli", "mcp"],
+            env={**clean_environment(), **index.variables, **environment},
+            cwd=str(index.folder),
+        )
+        async with Client(server) as client:
+            return await talk(client)
+
+    return asyncio.run(connected())
+
+
+async def search(client: Client, **arguments: Any) -> list[dict[str, Any]]:
+    result = await client.call_tool("search", arguments)
+    assert not result.is_error, result
+    assert result.structured_content is not None
+    return result.structured_content["passages"]
+
+
+@pytest.fixture(scope="module")
+def key(service: Service) -> str:
+    return new_key(service.pipeline, "agent@example.com")
+
+
+def test_an_agent_searches_reads_and_cites(service: Service, key: str):
+    async def talk(client: Client) -> None:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == {"search", "read_document", "list_sources"}
+        assert all(tool.annotations is not None and tool.annotations.read_only_hint for tool in tools.values())
+        assert "context" not in tools["search"].input_schema["properties"]
+
+        found = await search(client, query="休暇 11 の取り方", limit=3)
+        assert len(found) == 3
+        best = found[0]
+        assert best["citation"].startswith(f"{best['title']} (2024-")
+        assert best["citation"].endswith(best["url"])
+        read = await client.call_tool("read_document", {"document_id": best["document_id"]})
+        assert read.structured_content is not None
+        assert read.structured_content["parts"] == [
+            {"position": 0, "section": best["title"], "text": best["text"]}
+        ]
+        sources = await client.call_tool("list_sources", {})
+        assert sources.structured_content is not None
+        assert [one["name"] for one in sources.structured_content["sources"]] == ["docs", "notes"]
+
+    over_http(service, key, talk)
+
+
+def test_an_agent_sees_what_its_key_may_see(service: Service):
+    reader = new_key(service.pipeline, "agent-reader@example.com")
+    hr = new_key(service.pipeline, "agent-hr@example.com", "search", "hr", own=("hr",))
+    found = over_http(service, hr, lambda client: search(client, query="休暇", source="staff"))
+    assert len(found) == 4
+    assert over_http(service, reader, lambda client: search(client, query="休暇", source="staff")) == []
+
+    async def read(client: Client) -> Any:
+        return await client.call_tool("read_document", {"document_id": found[0]["document_id"]})
+
+    assert not over_http(service, hr, read).is_error
+    assert over_http(service, reader, read).is_error
+    assert service.client.post("/mcp", json={}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"query": "休暇", "language": "japanese"}, "two lower-case letters"),
+        ({"query": "   "}, "the query is empty"),
+        ({"query": "休暇", "limit": 1000}, "less than or equal to 20"),
+        ({}, "query"),
+    ],
+)
+def test_an_agent_is_told_what_was_wrong(service: Service, key: str, arguments, said):
+    result = over_http(service, key, lambda client: client.call_tool("search", arguments))
+    assert result.is_error
+    assert said in result.content[0].text
+
+
+def test_over_standard_input_an_agent_has_the_rights_of_its_key(index: SearchIndex, tmp_path: Path):
+    index.sources.write_text(
+        "sources: [{name: docs, type: filesystem, path: ./docs, access: [kitchen]}]\n", "utf-8"
+    )
+    index.pipeline.__dict__.pop("sources_file", None)
+    index.pipeline.__dict__.pop("sources", None)
+    index.ingest()
+    cook = new_key(index.pipeline, "cook@example.com", "search", "kitchen", own=("kitchen",))
+
+    async def talk(client: Client) -> list[list[dict[str, Any]]]:
+        before = await search(client, query="豆腐")
+        with index.pipeline.stores.database.connection() as connection:
+            assert api_keys.table.revoke(connection, cook[:12])
+        after = await client.call_tool("search", {"query": "豆腐"})
+        assert after.is_error
+        assert "not valid any more" in after.content[0].text
+        return [before]
+
+    assert over_stdio(index, lambda client: search(client, query="豆腐")) == []
+    assert over_stdio(index, talk, RAG_API_KEY=cook)[0][0]["title"] == "味噌汁"
