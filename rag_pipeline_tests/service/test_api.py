@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
-from uuid import uuid4
+from uuid import UUID
 
 import httpx
 import pytest
@@ -92,9 +92,9 @@ def test_a_wrong_request_is_explained_in_a_line(service: Service, key: str, body
         ("GET", "/v1/nothing", 404),
         ("GET", "/nothing", 404),
         ("GET", "/v1/documents/1", 422),
-        ("GET", f"/v1/documents/{uuid4()}", 404),
-        ("GET", f"/v1/documents/{uuid4()}/chunks", 404),
-        ("GET", f"/v1/documents/{uuid4()}/chunks?limit=1000", 422),
+        ("GET", f"/v1/documents/{UUID(int=7)}", 404),
+        ("GET", f"/v1/documents/{UUID(int=7)}/chunks", 404),
+        ("GET", f"/v1/documents/{UUID(int=7)}/chunks?limit=1000", 422),
         ("GET", "/docs", 404),
     ],
 )
