@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.harness import benchmark_workspace, ingest
 
-_WORDS = [
+WORDS = [
     "索引",
     "検索",
     "文書",
@@ -57,12 +57,12 @@ def make_files(folder: Path, count: int, months: int) -> list[Path]:
         sections = []
         for section in range(3):
             sentences = [
-                f"{random.choice(_WORDS)}の{random.choice(_WORDS)}は{random.choice(_WORDS)}と"
-                f"{random.choice(_WORDS)}を{random.randrange(1000)}回くり返して{random.choice(_WORDS)}を保つ。"
+                f"{random.choice(WORDS)}の{random.choice(WORDS)}は{random.choice(WORDS)}と"
+                f"{random.choice(WORDS)}を{random.randrange(1000)}回くり返して{random.choice(WORDS)}を保つ。"
                 for _ in range(24)
             ]
             paragraphs = ["".join(sentences[start : start + 6]) for start in range(0, 24, 6)]
-            sections.append(f"## 第{section + 1}節 {random.choice(_WORDS)}\n\n" + "\n\n".join(paragraphs))
+            sections.append(f"## 第{section + 1}節 {random.choice(WORDS)}\n\n" + "\n\n".join(paragraphs))
         month = number % months
         front = f"---\ntitle: 文書{number}\ndate: {2024 + month // 12}-{month % 12 + 1:02d}-15\n---\n"
         path = folder / f"{number % 50:02d}" / f"{number}.md"
