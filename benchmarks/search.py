@@ -44,6 +44,7 @@ def service(environment: Mapping[str, str], folder: Path) -> Iterator[tuple[str,
         key = re.search(r"rag_\w{8}_[\w-]{43}", process.stderr.readline())
         assert key is not None
         process.stderr.readline()
+        process.stderr.readline()
         url = f"http://127.0.0.1:{port}"
         _wait_for(url)
         yield url, key[0], psutil.Process(process.pid)

@@ -55,6 +55,11 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="The API key whose rights `rag-pipeline mcp` has; unset: what needs no permission."
     )
+    search_url: str = Field(
+        "http://127.0.0.1:8000",
+        pattern=r"^https?://[^\s/]+\S*$",
+        description="The address of the search page, for links; with https its cookies are for TLS only.",
+    )
     search_cache_seconds: int = Field(
         600, ge=0, le=86400, description="How long the search service keeps an answer; 0 keeps none."
     )

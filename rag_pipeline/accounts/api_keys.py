@@ -50,11 +50,11 @@ class NewKey:
 
 @dataclass(frozen=True)
 class Asker:
-    """Who asks: a valid key, and what it and its user may do."""
+    """Who asks, and what it may do: a valid key as far as its user may, or somebody who has logged in."""
 
-    key_id: UUID
     permissions: frozenset[str]
-    requests_per_minute: int
+    key_id: UUID | None = None
+    requests_per_minute: int = DEFAULT_RATE
 
 
 def create(
@@ -111,7 +111,7 @@ def authenticate(database: Database, key: str) -> Asker | None:
     if found is None:
         return None
     user = permissions.of_user(found.role, found.user_permissions)
-    return Asker(found.id, permissions.of_key(found.permissions, user), found.rate_limit_per_minute)
+    return Asker(permissions.of_key(found.permissions, user), found.id, found.rate_limit_per_minute)
 
 
 def _hash(key: str) -> str:

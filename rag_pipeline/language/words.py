@@ -54,6 +54,39 @@ def words(text: str) -> list[str]:
     return found
 
 
+def word_spans(text: str) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """Yield where a text has search words: start, end and the words there, in reading order, as `words` returns them.
+
+    Yields nothing for a text whose characters cannot be followed through NFKC: rare mixtures of separate accents.
+    """
+    places = _places(text)
+    if places is None:
+        return
+    tokenizer, is_dropped = _tokenizer()
+    start = 0
+    for part in _slices(comparable(text)):
+        for morpheme in tokenizer.tokenize(part):
+            found = () if is_dropped(morpheme) else _plain(morpheme.normalized_form())
+            if found:
+                yield places[start + morpheme.begin()][0], places[start + morpheme.end() - 1][1], found
+        start += len(part)
+
+
+def _places(text: str) -> list[tuple[int, int]] | None:
+    """Return where in a text each character of its comparable form comes from: start and end."""
+    found: list[tuple[int, int]] = []
+    pieces: list[str] = []
+    start = 0
+    for end in range(1, len(text) + 1):
+        # An accent or a voicing mark (ﾊﾞ) belongs to the character before it.
+        if end < len(text) and unicodedata.combining(unicodedata.normalize("NFKC", text[end])[:1] or " "):
+            continue
+        pieces.append(comparable(text[start:end]))
+        found += [(start, end)] * len(pieces[-1])
+        start = end
+    return found if "".join(pieces) == comparable(text) else None
+
+
 def comparable(text: str) -> str:
     """Return the text in a form for comparing, not for showing: NFKC, with spaces for NULs and lone surrogates.
 

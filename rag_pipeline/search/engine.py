@@ -313,6 +313,7 @@ def _hit(found: _Ranked) -> Hit:
         source_id=chunk.source_id,
         source_url=chunk.source_url,
         title=chunk.title,
+        language=chunk.language,
         chunk_id=chunk.id,
         position=chunk.position,
         section_title=chunk.section_title,

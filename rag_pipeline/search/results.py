@@ -14,6 +14,9 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 MAX_LIMIT = 100
 
+_NOT_PRINTED = ("document_created_at", "language")
+"""What only pages show; the keys of the JSON are fixed."""
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -25,6 +28,7 @@ class Hit:
     source_id: str
     source_url: str | None
     title: str
+    language: str | None
     chunk_id: UUID
     position: int
     section_title: str | None
@@ -37,7 +41,7 @@ class Hit:
     def as_json(self) -> dict[str, Any]:
         """Return the hit as `rag-pipeline search --json` prints it."""
         return {
-            **{name: value for name, value in vars(self).items() if name != "document_created_at"},
+            **{name: value for name, value in vars(self).items() if name not in _NOT_PRINTED},
             "document_id": str(self.document_id),
             "chunk_id": str(self.chunk_id),
             "score": round(self.score, 6),

@@ -14,11 +14,14 @@ from rag_pipeline.service.guard import Guard
 from rag_pipeline.service.health import Health
 from rag_pipeline.service.mcp_tools import mcp_server
 from rag_pipeline.service.metrics import Metrics
+from rag_pipeline.service.page.routes import install as install_login
+from rag_pipeline.service.page.routes import page_routes
 from rag_pipeline.service.rate_limits import RateLimits
 from rag_pipeline.service.reading import Reading
 from rag_pipeline.service.routes import api_routes, operating_routes
 from rag_pipeline.service.search_cache import SearchCache
 from rag_pipeline.service.searching import Searching
+from rag_pipeline.service.sessions import Sessions
 from rag_pipeline.service.source_access import SourceAccess
 from rag_pipeline.service.usage import Usage
 
@@ -66,8 +69,11 @@ def create_app(pipeline: Pipeline) -> FastAPI:
     problems.install(app)
     app.include_router(api_routes(searching, reading))
     app.include_router(operating_routes(Health(pipeline.endpoints), metrics))
+    limits = RateLimits(redis)
+    app.include_router(page_routes(pipeline, searching, reading, Sessions(redis), limits))
+    install_login(app)
     app.router.routes.extend(for_agents.routes)
-    app.add_middleware(Guard, pipeline=pipeline, limits=RateLimits(redis), usage=usage, metrics=metrics)
+    app.add_middleware(Guard, pipeline=pipeline, limits=limits, usage=usage, metrics=metrics)
     return app
 
 

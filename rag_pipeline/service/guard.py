@@ -89,7 +89,8 @@ class Guard:
         asker = authenticate(self._pipeline.stores.database, key) if len(key) <= _LONGEST_KEY else None
         if asker is None:
             raise ProblemError(401, _WRONG_KEY, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
-        admission = self._limits.admit(asker.key_id, asker.requests_per_minute)
+        assert asker.key_id is not None
+        admission = self._limits.admit(str(asker.key_id), asker.requests_per_minute)
         if admission.is_admitted:
             self._usage.used(asker.key_id)
         return asker, admission
@@ -99,6 +100,11 @@ _SAFETY = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
+        b"base-uri 'none'; frame-ancestors 'none'",
+    ),
 ]
 
 

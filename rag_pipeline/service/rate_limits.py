@@ -10,7 +10,6 @@ import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage, RedisStorage
@@ -57,23 +56,23 @@ class RateLimits:
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._resume_at = 0.0
 
-    def admit(self, key: UUID, per_minute: int) -> Admission:
-        """Count a request of a key and say whether it may go on."""
+    def admit(self, who: str, per_minute: int) -> Admission:
+        """Count a request of a key, or whatever else is counted, and say whether it may go on."""
         from redis import RedisError
 
         if time.monotonic() >= self._resume_at:
             try:
-                return _admit(self._shared, key, per_minute)
+                return _admit(self._shared, who, per_minute)
             except (RedisError, OSError) as error:
                 self._resume_at = time.monotonic() + _PAUSE_SECONDS
                 _log.warning("rate limits: Redis does not answer, each process counts alone: %s", one_line(error))
-        return _admit(self._own, key, per_minute)
+        return _admit(self._own, who, per_minute)
 
 
-def _admit(limiter: RateLimiter, key: UUID, per_minute: int) -> Admission:
+def _admit(limiter: RateLimiter, who: str, per_minute: int) -> Admission:
     item = RateLimitItemPerMinute(per_minute)
-    is_admitted = limiter.hit(item, str(key))
-    window = limiter.get_window_stats(item, str(key))
+    is_admitted = limiter.hit(item, who)
+    window = limiter.get_window_stats(item, who)
     return Admission(
         is_admitted, per_minute, max(0, window.remaining), max(0, math.ceil(window.reset_time - time.time()))
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -75,6 +76,8 @@ class Answer:
     """The dates of the hits' documents."""
     seconds: float
     cached: bool
+    facets: dict[str, dict[str, int]]
+    """How many of all hits that were looked at, also before the offset, have each source and language."""
 
 
 class Searching:
@@ -139,6 +142,10 @@ class Searching:
             return {
                 "hits": [hit.as_json() for hit in found.hits],
                 "dates": [hit.document_created_at.isoformat() for hit in found.hits],
+                "facets": {
+                    "source": dict(Counter(hit.source_id.partition(":")[0] for hit in found.hits).most_common()),
+                    "language": dict(Counter(hit.language for hit in found.hits if hit.language).most_common()),
+                },
             }
 
         answer, is_cached = self._cache.get_or_search(question, made)
@@ -148,7 +155,7 @@ class Searching:
         self._usage.shown(
             Shown(UUID(hit["chunk_id"]), date, hit["score"]) for hit, date in zip(hits, dates, strict=True)
         )
-        return Answer(hits, dates, time.perf_counter() - start, is_cached)
+        return Answer(hits, dates, time.perf_counter() - start, is_cached, answer["facets"])
 
 
 async def in_thread(call: Callable[..., T], *arguments: Any) -> T:

@@ -10,6 +10,8 @@ from rag_pipeline.accounts import api_keys, users
 from rag_pipeline.accounts.permissions import EVERYTHING
 from rag_pipeline.errors import ConfigError, RagError, one_line
 from rag_pipeline.local_servers.processes import port_is_free
+from rag_pipeline.service.problems import ProblemError
+from rag_pipeline.service.sessions import Sessions
 from rag_pipeline.stores.postgres import users as users_table
 
 if TYPE_CHECKING:
@@ -40,8 +42,9 @@ def serve(pipeline: Pipeline, host: str, port: int, report: Callable[[str], None
         raise RagError(f"port {port} is taken: choose another one with --port")
     pipeline.load_collections()
     _warm_up(pipeline)
-    _ensure_account(pipeline, host, report)
-    report(f"search service: http://{_in_url(host)}:{port} (Ctrl-C stops it)")
+    url = f"http://{_in_url(host)}:{port}"
+    _ensure_account(pipeline, host, url, report)
+    report(f"search service: {url} (Ctrl-C stops it)")
     uvicorn.run(
         create_app(pipeline),
         host=host,
@@ -70,7 +73,7 @@ def _warm_up(pipeline: Pipeline) -> None:
         ) from error
 
 
-def _ensure_account(pipeline: Pipeline, host: str, report: Callable[[str], None]) -> None:
+def _ensure_account(pipeline: Pipeline, host: str, url: str, report: Callable[[str], None]) -> None:
     database = pipeline.stores.database
     with database.connection() as connection:
         if users_table.any_active(connection):
@@ -83,6 +86,15 @@ def _ensure_account(pipeline: Pipeline, host: str, report: Callable[[str], None]
     users.add(database, FIRST_ADMIN, secrets.token_urlsafe(32), role="super_admin")
     made = api_keys.create(database, "first key", FIRST_ADMIN, wanted=[EVERYTHING])
     report(f"made the account {FIRST_ADMIN} and its key, which is shown only now: {made.key}")
+    with database.connection() as connection:
+        user = users_table.by_email(connection, FIRST_ADMIN)
+    assert user is not None
+    try:
+        report(
+            f"to log in, once, within 15 minutes: {url}/link/{Sessions(pipeline.stores.redis).make_link(user.id)}"
+        )
+    except ProblemError as problem:  # `rag-pipeline users set-password` does as well.
+        report(str(problem))
 
 
 def _is_loopback(host: str) -> bool:

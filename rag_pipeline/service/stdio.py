@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import anyio
 
@@ -21,7 +20,7 @@ from rag_pipeline.service.usage import Usage
 if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
 
-_NOBODY = Asker(UUID(int=0), frozenset({SEARCH}), 0)
+_NOBODY = Asker(frozenset({SEARCH}))
 
 
 def serve_stdio(pipeline: Pipeline) -> None:
@@ -41,7 +40,8 @@ def serve_stdio(pipeline: Pipeline) -> None:
         asker = await in_thread(_asker, pipeline, key)
         if asker is None:
             raise ProblemError(401, "the API key of this server is not valid any more")
-        usage.used(asker.key_id)
+        if asker.key_id is not None:
+            usage.used(asker.key_id)
         return asker
 
     cache = SearchCache(pipeline.stores.redis, pipeline.settings.search_cache_seconds)

@@ -82,13 +82,15 @@ def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine, fr
     cli.json("ingest")
     process = cli.start("serve", "--port", str(free_port))
     assert process.stderr is not None
-    lines = [process.stderr.readline(), process.stderr.readline()]
+    lines = [process.stderr.readline() for _ in range(3)]
     key = re.search(r"rag_\w{8}_[\w-]{43}", lines[0])
     assert key is not None, lines
-    assert lines[1].strip() == f"search service: http://127.0.0.1:{free_port} (Ctrl-C stops it)"
+    assert f"http://127.0.0.1:{free_port}/link/" in lines[1]
+    assert lines[2].strip() == f"search service: http://127.0.0.1:{free_port} (Ctrl-C stops it)"
     url = f"http://127.0.0.1:{free_port}"
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key[0]}"}, trust_env=False) as client:
         _wait_for(client)
+        assert client.get(lines[1].split()[-1]).headers["location"] == "/"
         found = client.post("/v1/search", json={"query": "豆腐"}).json()
         assert [hit["source_id"] for hit in found["hits"]] == ["docs:soup.md"]
         taken = cli.run("serve", "--port", str(free_port))

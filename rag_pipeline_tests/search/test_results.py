@@ -72,6 +72,7 @@ def test_json_has_exactly_the_documented_keys():
         source_id="docs/a.md",
         source_url=None,
         title="手引き",
+        language="ja",
         chunk_id=UUID(int=2),
         position=3,
         section_title="序",

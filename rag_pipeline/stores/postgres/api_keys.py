@@ -93,6 +93,28 @@ def all_keys(connection: Connection) -> list[dict[str, Any]]:
     )
 
 
+def of_user(connection: Connection, user: UUID) -> list[dict[str, Any]]:
+    """Return a user's keys, newest first, without their hashes."""
+    return dicts(
+        connection,
+        """
+        SELECT id, key_prefix AS prefix, name, permissions, usage_count, last_used_at, is_active, expires_at
+        FROM api_keys WHERE user_id = %s ORDER BY created_at DESC, id
+        """,
+        (user,),
+    )
+
+
+def revoke_of_user(connection: Connection, user: UUID, key: UUID) -> bool:
+    """Deactivate a user's key; False if it is not this user's."""
+    return (
+        connection.execute(
+            "UPDATE api_keys SET is_active = false, updated_at = now() WHERE id = %s AND user_id = %s", (key, user)
+        ).rowcount
+        == 1
+    )
+
+
 def revoke(connection: Connection, prefix_or_id: str) -> int:
     """Deactivate the keys with this prefix, or the one with this id; return their number."""
     return connection.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -65,6 +66,83 @@ def insert(
             },
         ).rowcount
         == 1
+    )
+
+
+@dataclass(frozen=True)
+class Login:
+    """What a login is checked against."""
+
+    id: UUID
+    password_hash: str
+    is_active: bool
+    is_locked: bool
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who has logged in, as pages show them and rights are decided."""
+
+    id: UUID
+    email: str
+    name: str
+    role: str
+    permissions: list[str]
+    timezone: str
+    password_changed_at: datetime
+
+
+def for_login(connection: Connection, email: str) -> Login | None:
+    """Return what a login with this address is checked against."""
+    found = objects(
+        connection,
+        Login,
+        """
+        SELECT id, password_hash, is_active, coalesce(locked_until > now(), false) AS is_locked FROM users
+        WHERE lower(email) = lower(%s)
+        """,
+        (email,),
+    )
+    return found[0] if found else None
+
+
+def person(connection: Connection, identity: UUID) -> Person | None:
+    """Return an active user."""
+    found = objects(
+        connection,
+        Person,
+        """
+        SELECT id, email, coalesce(nullif(full_name, ''), username) AS name, role,
+            coalesce(permissions, '{}') AS permissions, coalesce(timezone, 'UTC') AS timezone, password_changed_at
+        FROM users WHERE id = %s AND is_active
+        """,
+        (identity,),
+    )
+    return found[0] if found else None
+
+
+def count_failed_login(connection: Connection, identity: UUID, free: int, longest_minutes: int) -> None:
+    """Count a wrong password. After `free` of them the account is locked, for twice as long each time."""
+    connection.execute(
+        """
+        UPDATE users SET failed_login_attempts = coalesce(failed_login_attempts, 0) + 1,
+            locked_until = CASE WHEN coalesce(failed_login_attempts, 0) + 1 >= %(free)s THEN now() + interval '1 minute'
+                * least(%(longest)s, power(2, least(coalesce(failed_login_attempts, 0) + 1 - %(free)s, 20))) END
+        WHERE id = %(id)s
+        """,
+        {"id": identity, "free": free, "longest": longest_minutes},
+    )
+
+
+def record_login(connection: Connection, identity: UUID, new_hash: str | None) -> None:
+    """Store that somebody has logged in, and the password's hash if it was made anew."""
+    connection.execute(
+        """
+        UPDATE users SET failed_login_attempts = 0, locked_until = NULL, last_login_at = now(),
+            password_hash = coalesce(%s, password_hash)
+        WHERE id = %s
+        """,
+        (new_hash, identity),
     )
 
 

@@ -1,0 +1,39 @@
+"""Logins with a password. What is wrong with one is neither said nor told by the time that it takes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from rag_pipeline.accounts import passwords
+from rag_pipeline.stores.postgres import users
+
+if TYPE_CHECKING:
+    from rag_pipeline.stores.postgres.database import Database
+
+FREE_ATTEMPTS = 5
+"""Wrong passwords in a row before the account is locked: for a minute, then two, four, … with each further one."""
+_LONGEST_MINUTES = 60
+
+
+def log_in(database: Database, email: str, password: str) -> UUID | None:
+    """Return the id of the user whose password this is; None if it is not, or the account is locked or closed."""
+    with database.connection() as connection:
+        account = users.for_login(connection, email)
+    is_right = passwords.matches(account.password_hash if account else _nobodys_hash(), password)
+    if account is None or not account.is_active or account.is_locked:
+        return None
+    with database.connection() as connection:
+        if not is_right:
+            users.count_failed_login(connection, account.id, FREE_ATTEMPTS, _LONGEST_MINUTES)
+            return None
+        new_hash = passwords.hashed(password) if passwords.is_outdated(account.password_hash) else None
+        users.record_login(connection, account.id, new_hash)
+    return account.id
+
+
+@cache
+def _nobodys_hash() -> str:
+    """A hash that takes as long to compare with as anybody's."""
+    return passwords.hashed("nobody has this password")

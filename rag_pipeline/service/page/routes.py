@@ -1,0 +1,424 @@
+"""The routes of the search page: searching, reading, logging in and out, keys."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote, urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from jinja2 import Environment, FileSystemLoader
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+
+from rag_pipeline.accounts import api_keys, logins
+from rag_pipeline.accounts.api_keys import Asker
+from rag_pipeline.accounts.permissions import EVERYTHING, SEARCH, allows, of_user
+from rag_pipeline.errors import ConfigError, one_line
+from rag_pipeline.months import Month
+from rag_pipeline.search.engine import MAX_QUERY_CHARS
+from rag_pipeline.search.results import MAX_LIMIT, MODES, Mode
+from rag_pipeline.service.page.showing import excerpt, link, moment, pieces, plain, ranks
+from rag_pipeline.service.page.texts import TEXTS, language_of
+from rag_pipeline.service.problems import ProblemError
+from rag_pipeline.service.searching import Answer, in_thread
+from rag_pipeline.service.sessions import LONGEST_SECONDS, Session
+from rag_pipeline.stores.filters import Filters
+from rag_pipeline.stores.postgres import api_keys as keys_table
+from rag_pipeline.stores.postgres import users as users_table
+
+if TYPE_CHECKING:
+    from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.service.rate_limits import RateLimits
+    from rag_pipeline.service.reading import Reading
+    from rag_pipeline.service.searching import Searching
+    from rag_pipeline.service.sessions import Sessions
+    from rag_pipeline.stores.postgres.users import Person
+
+_HERE = Path(__file__).parent
+_STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_SESSION, _LOGIN = "rag_session", "rag_login"
+_PAGE, _CHUNKS, _BEFORE = 10, 40, 3
+_FACETS = ("source", "language")
+_LOCAL = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
+"""A path of this service: `//other.example` and `/\\other.example` lead elsewhere."""
+_LOGINS_PER_ADDRESS, _LOGINS_PER_ACCOUNT = 30, 10
+"""A minute."""
+
+
+class NotLoggedInError(Exception):
+    """Somebody has to log in first."""
+
+
+class _Visitor:
+    """Somebody who has logged in."""
+
+    def __init__(self, person: Person, session: Session) -> None:
+        self.person = person
+        self.session = session
+        self.asker = Asker(of_user(person.role, person.permissions))
+
+
+def page_routes(
+    pipeline: Pipeline, searching: Searching, reading: Reading, sessions: Sessions, limits: RateLimits
+) -> APIRouter:
+    """Return the routes of the page. `install` has to be called for the same application."""
+    router = APIRouter(include_in_schema=False)
+    page = _Page(pipeline, sessions, limits)
+    database = pipeline.stores.database
+
+    @router.get("/")
+    async def search(
+        request: Request,
+        q: Annotated[str, Query(max_length=MAX_QUERY_CHARS)] = "",
+        mode: Mode = "hybrid",
+        source: Annotated[str, Query(max_length=255)] = "",
+        language: Annotated[str, Query(max_length=10)] = "",
+        from_: Annotated[str, Query(alias="from", max_length=10)] = "",
+        to: Annotated[str, Query(max_length=10)] = "",
+        page_number: Annotated[int, Query(alias="page", ge=1, le=MAX_LIMIT // _PAGE)] = 1,
+    ) -> Response:
+        visitor = await page.visitor(request)
+        chosen = {"source": source, "language": language, "from": from_, "to": to}
+        shown: dict[str, Any] = {"query": q, "mode": mode, "modes": MODES, "chosen": chosen, "results": None}
+        if q.strip():
+            try:
+                filters = Filters(
+                    source=source or None,
+                    language=language or None,
+                    from_date=_day(from_),
+                    to_date=_day(to),
+                )
+                answer = await searching.answer(
+                    visitor.asker,
+                    q,
+                    mode,
+                    0,
+                    MAX_LIMIT,
+                    filters,
+                    request.is_disconnected,
+                )
+            except ConfigError as error:
+                return page.rendered(request, "search.html", visitor, 422, **shown, error=one_line(error))
+            shown |= await in_thread(_found, answer, q, visitor, page_number, {"q": q, "mode": mode, **chosen})
+        return page.rendered(request, "search.html", visitor, **shown)
+
+    @router.get("/similar/{document_id}/{position}")
+    async def similar(request: Request, document_id: UUID, position: int) -> Response:
+        visitor = await page.visitor(request)
+        document = await in_thread(reading.document, visitor.asker, document_id)
+        chunks = await in_thread(reading.chunks, visitor.asker, document_id, max(0, position), 1)
+        if document is None or not chunks:
+            raise ProblemError(404, "there is no such passage")
+        by: Mode = "dense" if "dense" in pipeline.settings.vectors else "fulltext"
+        answer = await searching.answer(
+            visitor.asker,
+            chunks[0]["content"][:MAX_QUERY_CHARS],
+            by,
+            0,
+            _PAGE + 1,
+            Filters(),
+            request.is_disconnected,
+        )
+        found = await in_thread(_found, answer, "", visitor, 1, {})
+        found["results"] = [hit for hit in found["results"] if hit["chunk_id"] != str(chunks[0]["chunk_id"])]
+        words = page.words(request)
+        heading = words["similar_to"].format(title=plain(document["title"]))
+        shown: dict[str, Any] = {
+            "query": "",
+            "mode": "hybrid",
+            "modes": MODES,
+            "chosen": dict.fromkeys((*_FACETS, "from", "to"), ""),
+        }
+        return page.rendered(request, "search.html", visitor, **shown, **found, heading=heading)
+
+    @router.get("/documents/{document_id}")
+    async def document(
+        request: Request, document_id: UUID, at: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0
+    ) -> Response:
+        visitor = await page.visitor(request)
+        first = max(0, at - _BEFORE)
+        found = await in_thread(reading.document, visitor.asker, document_id)
+        chunks = await in_thread(reading.chunks, visitor.asker, document_id, first, _CHUNKS)
+        if found is None or chunks is None:
+            raise ProblemError(404, "there is no such document")
+        path = f"/documents/{document_id}"
+        last = chunks[-1]["position"] if chunks else 0
+        month = Month.of(found["created_at"]).partition_key
+        return page.rendered(
+            request,
+            "document.html",
+            visitor,
+            document={
+                "title": plain(found["title"]),
+                "source_id": plain(found["source_id"]),
+                "author": plain(found["author"]),
+                "url": link(found["source_url"]),
+                "date": found["created_at"].isoformat(),
+                "shown_date": moment(found["created_at"], visitor.person.timezone),
+                "month_url": f"{pipeline.settings.ui_url}/assets/documents?view=partitions&partition={quote(month)}",
+            },
+            chunks=[
+                {
+                    **chunk,
+                    "content": plain(chunk["content"]),
+                    "similar": f"/similar/{document_id}/{chunk['position']}",
+                }
+                for chunk in chunks
+            ],
+            at=at,
+            earlier=f"{path}?at={max(0, first - _CHUNKS + _BEFORE)}" if first else None,
+            later=f"{path}?at={last + 1}" if last + 1 < found["chunks"] else None,
+        )
+
+    @router.get("/login")
+    async def login_form(
+        request: Request, next_: Annotated[str, Query(alias="next", max_length=2000)] = "/"
+    ) -> Response:
+        return page.login(request, _local(next_))
+
+    @router.post("/login")
+    async def login(request: Request) -> Response:
+        form = await request.form()
+        email, password = str(form.get("email", "")), str(form.get("password", ""))
+        to = _local(str(form.get("next", "/")))
+        words = page.words(request)
+        if not _same(request.cookies.get(_LOGIN, ""), str(form.get("csrf", ""))):
+            return page.login(request, to, email, words["expired_form"], 403)
+        user = await in_thread(page.logged_in, request, email, password)
+        if user is None:
+            return page.login(request, to, email, words["wrong_login"], 401)
+        return await page.begin(request, user, to)
+
+    @router.get("/link/{token}")
+    async def link_login(request: Request, token: str) -> Response:
+        user = await in_thread(sessions.take_link, token)
+        if user is None:
+            return page.login(request, "/", "", page.words(request)["bad_link"], 401)
+        return await page.begin(request, user, "/")
+
+    @router.post("/logout")
+    async def logout(request: Request, everywhere: bool = False) -> Response:
+        visitor, _ = await page.form(request)
+        if everywhere:
+            await in_thread(sessions.end_all, visitor.person.id)
+        await in_thread(sessions.end, request.cookies.get(_SESSION, ""))
+        response = RedirectResponse("/login", 303)
+        response.delete_cookie(_SESSION, path="/")
+        return response
+
+    @router.get("/keys")
+    async def list_keys(request: Request) -> Response:
+        visitor = await page.visitor(request)
+        return await page.keys(request, visitor)
+
+    @router.post("/keys")
+    async def create_key(request: Request) -> Response:
+        visitor, form = await page.form(request)
+        name = str(form.get("name", "")).strip()[:255]
+        if not name:
+            return await page.keys(request, visitor, status=422)
+        made = await in_thread(_make_key, database, name, visitor.person.email)
+        return await page.keys(request, visitor, made=made)
+
+    @router.post("/keys/{key}/revoke")
+    async def revoke_key(request: Request, key: UUID) -> Response:
+        visitor, _ = await page.form(request)
+
+        def revoke() -> bool:
+            with database.connection() as connection:
+                return keys_table.revoke_of_user(connection, visitor.person.id, key)
+
+        if not await in_thread(revoke):
+            raise ProblemError(404, "you have no such key")
+        return RedirectResponse("/keys", 303)
+
+    @router.get("/static/{name}")
+    async def static(name: str) -> Response:
+        if name not in _STATIC:
+            raise ProblemError(404, "there is no such file")
+        return FileResponse(_HERE / "static" / name, media_type=_STATIC[name])
+
+    return router
+
+
+def install(app: FastAPI) -> None:
+    """Have an application send whoever must log in to the login, and then back."""
+
+    async def to_login(request: Request, error: Exception) -> Response:
+        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        back = wanted if request.method == "GET" else "/"
+        return RedirectResponse(f"/login?{urlencode({'next': back})}", 303)
+
+    app.add_exception_handler(NotLoggedInError, to_login)
+
+
+class _Page:
+    """What the routes share."""
+
+    def __init__(self, pipeline: Pipeline, sessions: Sessions, limits: RateLimits) -> None:
+        self._database = pipeline.stores.database
+        self._sessions = sessions
+        self._limits = limits
+        self._is_secure = pipeline.settings.search_url.startswith("https://")
+        self._templates = Environment(
+            loader=FileSystemLoader(_HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+
+    def words(self, request: Request) -> dict[str, str]:
+        """Return the words of the page in the browser's language."""
+        return dict(TEXTS[language_of(request.headers.get("accept-language", ""))])
+
+    async def visitor(self, request: Request) -> _Visitor:
+        """Return who asks. Raises `NotLoggedInError`, or a `ProblemError` if they may not search."""
+        visitor = await in_thread(self._visitor, request.cookies.get(_SESSION, ""))
+        if visitor is None:
+            raise NotLoggedInError
+        if not allows(visitor.asker.permissions, SEARCH):
+            raise ProblemError(403, "you may not search")
+        return visitor
+
+    def _visitor(self, identity: str) -> _Visitor | None:
+        session = self._sessions.find(identity) if identity else None
+        if session is None:
+            return None
+        with self._database.connection() as connection:
+            person = users_table.person(connection, session.user)
+        if person is None or session.is_older_than(person.password_changed_at):
+            self._sessions.end(identity)
+            return None
+        return _Visitor(person, session)
+
+    async def form(self, request: Request) -> tuple[_Visitor, Any]:
+        """Return who sends a form, and the form. Raises `ProblemError` if it does not come from our own page."""
+        visitor = await self.visitor(request)
+        form = await request.form()
+        if not _same(visitor.session.csrf, str(form.get("csrf", ""))):
+            raise ProblemError(
+                403, "this form was not sent from this page, or is too old: go back and send it again"
+            )
+        return visitor, form
+
+    def logged_in(self, request: Request, email: str, password: str) -> UUID | None:
+        """Return the user whose password this is; None if it is wrong or too many were tried."""
+        address = request.client.host if request.client else ""
+        for who, per_minute in (
+            (f"address {address}", _LOGINS_PER_ADDRESS),
+            (f"account {email.lower()}", _LOGINS_PER_ACCOUNT),
+        ):
+            if not self._limits.admit(f"login {who}", per_minute).is_admitted:
+                return None
+        return logins.log_in(self._database, email, password)
+
+    async def begin(self, request: Request, user: UUID, to: str) -> Response:
+        """Begin a new session, end the one before, and go on."""
+        if before := request.cookies.get(_SESSION):
+            await in_thread(self._sessions.end, before)
+        identity = await in_thread(self._sessions.begin, user)
+        response = RedirectResponse(to, 303)
+        self._set(response, _SESSION, identity, LONGEST_SECONDS, "lax")
+        response.delete_cookie(_LOGIN, path="/login")
+        return response
+
+    def login(self, request: Request, to: str, email: str = "", error: str = "", status: int = 200) -> Response:
+        """Return the form to log in with."""
+        token = secrets.token_urlsafe(32)
+        response = self.rendered(
+            request, "login.html", None, status, csrf=token, next=to, email=email, error=error
+        )
+        self._set(response, _LOGIN, token, 3600, "strict", "/login")
+        return response
+
+    async def keys(self, request: Request, visitor: _Visitor, made: str = "", status: int = 200) -> Response:
+        """Return the page of somebody's keys."""
+
+        def listed() -> list[dict[str, Any]]:
+            with self._database.connection() as connection:
+                return keys_table.of_user(connection, visitor.person.id)
+
+        return self.rendered(request, "keys.html", visitor, status, listed=await in_thread(listed), made=made)
+
+    def rendered(
+        self, request: Request, template: str, visitor: _Visitor | None, status: int = 200, **values: Any
+    ) -> HTMLResponse:
+        """Return a page."""
+        words = self.words(request)
+        own = {} if visitor is None else {"person": visitor.person, "csrf": visitor.session.csrf}
+        text = self._templates.get_template(template).render(
+            t=words, language=language_of(request.headers.get("accept-language", "")), **{**own, **values}
+        )
+        return HTMLResponse(text, status)
+
+    def _set(self, response: Response, name: str, value: str, seconds: int, site: Any, path: str = "/") -> None:
+        response.set_cookie(
+            name, value, max_age=seconds, path=path, secure=self._is_secure, httponly=True, samesite=site
+        )
+
+
+def _found(answer: Answer, query: str, visitor: _Visitor, number: int, asked: dict[str, str]) -> dict[str, Any]:
+    """Return what the template shows of an answer."""
+    first = (number - 1) * _PAGE
+    placed = ranks(answer.hits)
+
+    def url(**changed: str) -> str:
+        parameters = {name: value for name, value in {**asked, **changed}.items() if value}
+        return f"/?{urlencode(parameters)}"
+
+    results = [
+        {
+            "chunk_id": hit["chunk_id"],
+            "title": plain(hit["title"]),
+            "section": plain(hit["section_title"]) if hit["section_title"] != hit["title"] else "",
+            "source_id": plain(hit["source_id"]),
+            "excerpt": excerpt(pieces(hit["content"], query)),
+            "date": date.isoformat(),
+            "shown_date": moment(date, visitor.person.timezone),
+            "ranks": place,
+            "open": f"/documents/{hit['document_id']}?at={hit['position']}#p{hit['position']}",
+            "similar": f"/similar/{hit['document_id']}/{hit['position']}",
+        }
+        for hit, date, place in list(zip(answer.hits, answer.dates, placed, strict=True))[first : first + _PAGE]
+    ]
+    total = len(answer.hits)
+    return {
+        "results": results,
+        "total": total,
+        "first": first + 1,
+        "seconds": answer.seconds,
+        "cached": answer.cached,
+        "facets": {
+            name: [(value, count, url(**{name: value})) for value, count in answer.facets[name].items()]
+            for name in _FACETS
+        }
+        if asked
+        else {},
+        "without": {name: url(**{name: ""}) for name in _FACETS},
+        "previous": url(page=str(number - 1)) if number > 1 else None,
+        "next": url(page=str(number + 1)) if first + _PAGE < total else None,
+    }
+
+
+def _make_key(database: Any, name: str, email: str) -> str:
+    """Make a key that may do what its user may."""
+    return api_keys.create(database, name, email, wanted=[EVERYTHING]).key
+
+
+def _day(text: str) -> date | None:
+    if not text:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{text!r} is not a day: write it as 2024-02-01") from None
+
+
+def _local(path: str) -> str:
+    """Return a path to go on to; the start page for anything that could lead elsewhere."""
+    return path if _LOCAL.fullmatch(path) else "/"
+
+
+def _same(one: str, other: str) -> bool:
+    return bool(one) and secrets.compare_digest(one.encode(), other.encode())

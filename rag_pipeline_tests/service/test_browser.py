@@ -1,0 +1,78 @@
+"""The search page in a real browser: Debian's chromium, where there is one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from rag_pipeline.accounts import users
+from rag_pipeline_tests.support.http_service import PASSWORD, Service
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        {"locale": "ja-JP", "viewport": {"width": 1200, "height": 900}},
+        {"locale": "en-US", "viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
+    ],
+    ids=["wide, light, Japanese", "narrow, dark, English"],
+)
+def test_log_in_search_filter_open_and_make_a_key(service: Service, browser: playwright.Browser, device):
+    email = f"browser-{device['locale'].lower()}@example.com"
+    users.add(service.pipeline.stores.database, email, PASSWORD)
+    context = browser.new_context(**device, base_url=str(service.client.base_url))
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto("/?q=休暇の取り方")
+    page.fill("input[name=email]", email)
+    page.fill("input[name=password]", PASSWORD)
+    page.keyboard.press("Enter")
+
+    page.wait_for_selector(".hit")
+    assert page.locator(".hit").count() == 10
+    assert page.locator("mark").first.inner_text() == "休暇"
+    assert page.evaluate("document.documentElement.lang") == device["locale"][:2]
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= device["viewport"]["width"]
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    dark = sum(map(int, re.findall(r"\d+", background)[:3])) < 200
+    assert dark == (device.get("color_scheme") == "dark")
+
+    page.get_by_role("link", name="notes", exact=True).click()
+    page.wait_for_url("**source=notes**")
+    assert page.locator(".hit").count() == 4
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "q"
+    page.fill("#q", "休暇 8")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**q=%E4%BC%91%E6%9A%87+8**")
+    page.locator("main").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".chunk.here")
+    assert page.evaluate("document.activeElement.id") == "p0"
+
+    page.goto("/keys")
+    page.fill("input[name=name]", "browser")
+    page.keyboard.press("Enter")
+    key = page.locator(".made code").inner_text()
+    assert service.hits(key, "休暇")
+    assert problems == []
+    context.close()
