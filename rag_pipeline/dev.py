@@ -1,4 +1,4 @@
-"""`rag-pipeline dev`: the servers, the Dagster UI and the daemon, started and stopped together."""
+"""`rag-pipeline dev`: the servers, the Dagster UI and the daemon, and the search service, started and stopped together."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rag_pipeline.local_servers.manager import LocalServers
 from rag_pipeline.local_servers.processes import port_is_free, try_lock
 from rag_pipeline.local_servers.supervision import Supervisor
 from rag_pipeline.private_files import make_home, make_private_folder
+from rag_pipeline.service_process import ServiceProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +31,15 @@ _PORTS_TRIED = 50
 
 
 def run_dev(
-    settings: Settings, host: str, port: int, report: Callable[[str], None], prepare: Callable[[], None]
+    settings: Settings,
+    host: str,
+    ports: tuple[int, int],
+    report: Callable[[str], None],
+    prepare: Callable[[], None],
 ) -> int:
     """Run until Dagster ends or a signal comes; return the exit code. Servers that were not running before are stopped.
 
-    `prepare` is called whenever servers were started and answer, the first time before Dagster starts. Raises a
+    `ports` are those of the Dagster UI and of the search page. `prepare` is called whenever servers were started and answer, the first time before Dagster starts. Raises a
     `RagError` if another `rag-pipeline dev` runs in the same home: two daemons would do everything twice.
     """
     with ExitStack() as stack:
@@ -44,13 +49,12 @@ def run_dev(
         stack.callback(_stop_servers, servers, before, report)
         endpoints = servers.up(report)
         prepare()
-        free = next((p for p in range(port, port + _PORTS_TRIED) if port_is_free(p)), None)
-        if free is None:
-            raise RagError(f"the ports {port} to {port + _PORTS_TRIED - 1} are all taken: choose one with --port")
-        if free != port:
-            report(f"port {port} is taken, so the UI is on {free}")
-        # Alerts link to it; RAG_UI_URL overrides it for a UI behind a proxy.
-        page = {"RAG_UI_URL": f"http://{host}:{free}"}
+        free, search_port = _free_port(ports[0], "--port"), _free_port(ports[1], "--search-port")
+        for what, wanted, found in (("UI", ports[0], free), ("search page", ports[1], search_port)):
+            if found != wanted:
+                report(f"port {wanted} is taken, so the {what} is on {found}")
+        # Alerts and pages link to them; the variables override them for what is behind a proxy.
+        page = {"RAG_UI_URL": f"http://{host}:{free}", "RAG_SEARCH_URL": f"http://{host}:{search_port}"}
         unbuffered = {"PYTHONUNBUFFERED": "1"}
         environment = {**QUIET, **page, **unbuffered, **os.environ, **dagster_environment(settings, endpoints)}
         log = servers.logs / "dagster.log"
@@ -62,7 +66,15 @@ def run_dev(
             Supervisor(servers, report=report, restarted=prepare, alert=partial(_alert, settings, report))
         )
         command += ["--host", host, "--port", str(free)]
+        stack.enter_context(ServiceProcess(host, search_port, {**page, **os.environ}, report))
         return _run(command, environment, output, report, lock, page["RAG_UI_URL"])
+
+
+def _free_port(first: int, option: str) -> int:
+    found = next((port for port in range(first, first + _PORTS_TRIED) if port_is_free(port)), None)
+    if found is None:
+        raise RagError(f"the ports {first} to {first + _PORTS_TRIED - 1} are all taken: choose one with {option}")
+    return found
 
 
 @contextmanager

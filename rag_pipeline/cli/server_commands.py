@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 
 import click
 
@@ -56,23 +59,35 @@ def status(as_json: bool, show_passwords: bool) -> None:
 @click.option(
     "--port", default=3000, show_default=True, help="Port of the Dagster UI; the next free one if taken."
 )
-def dev(host: str, port: int) -> None:
-    """Start the servers, the Dagster UI and its daemon; Ctrl-C stops all of them."""
+@click.option(
+    "--search-port", default=8000, show_default=True, help="Port of the search page; the next free one if taken."
+)
+def dev(host: str, port: int, search_port: int) -> None:
+    """Start the servers, the Dagster UI, its daemon and the search page; Ctrl-C stops all of them."""
     from rag_pipeline.dev import run_dev
 
-    sys.exit(run_dev(load_settings(), host, port, print_status, _prepare))
+    sys.exit(run_dev(load_settings(), host, (port, search_port), print_status, _prepare))
 
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port of the HTTP API.")
-def serve(host: str, port: int) -> None:
-    """Answer searches over HTTP; Ctrl-C stops it."""
+@click.option("--port", default=8000, show_default=True, help="Port of the page and the HTTP API.")
+@click.option("--until-input-ends", is_flag=True, hidden=True)
+def serve(host: str, port: int, until_input_ends: bool) -> None:
+    """Serve the search page, the HTTP API and the tools for agents; Ctrl-C stops it."""
     from rag_pipeline.service.server import serve as run
 
     log_to_stderr()
+    if until_input_ends:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     with open_pipeline() as pipeline:
         run(pipeline, host, port, print_status)
+
+
+def _end_with_input() -> None:
+    """End this process, as a signal would, when whoever started it is gone."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @click.command()

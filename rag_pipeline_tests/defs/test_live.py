@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 
+import httpx
 import psutil
 import pytest
 
@@ -212,6 +214,29 @@ def test_a_deletion_by_sql_reaches_milvus_by_itself(live: Live) -> None:
     live.rows("DELETE FROM documents")
     wait("the deletion reaches Milvus", 240, lambda: stored(JANUARY) == 0)
     wait("the outbox is empty", 240, lambda: live.rows("SELECT count(*) FROM vector_deletions") == [(0,)])
+
+
+def test_the_search_page_is_there_and_comes_back_when_it_dies(live: Live) -> None:
+    url = wait(
+        "the page's address", 120, lambda: re.search(r"search service: (\S+)", live.log.read_text("utf-8"))
+    )[1]
+    assert f"{url}/link/" in live.log.read_text("utf-8")
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{url}/readyz", trust_env=False).json()["ready"]
+        except httpx.TransportError:
+            return False
+
+    wait("the page is ready", 120, ready)
+    service = next(p for p in psutil.Process(live.process.pid).children() if "serve" in p.cmdline())
+    service.kill()
+    wait(
+        "the page is back",
+        120,
+        lambda: live.log.read_text("utf-8").count(f"search service: {url}") == 2 and ready(),
+    )
+    assert "the search service ended with exit code -9: it is started again in" in live.log.read_text("utf-8")
 
 
 def test_a_second_dev_is_refused_and_names_the_first(live: Live) -> None:
