@@ -11,7 +11,14 @@ import sys
 
 import click
 
-from rag_pipeline.cli import account_commands, check_commands, ingest_commands, search_command, server_commands
+from rag_pipeline.cli import (
+    account_commands,
+    check_commands,
+    evaluate_command,
+    ingest_commands,
+    search_command,
+    server_commands,
+)
 from rag_pipeline.cli.common import print_error
 from rag_pipeline.errors import RagError, one_line
 
@@ -54,6 +61,7 @@ for command in (
     *(server_commands.up, server_commands.down, server_commands.status, server_commands.dev),
     *(ingest_commands.sources, ingest_commands.ingest, search_command.search, ingest_commands.documents),
     *(check_commands.check, check_commands.repair, check_commands.alerts),
+    evaluate_command.evaluate,
     *(server_commands.serve, server_commands.mcp, account_commands.users, account_commands.keys),
 ):
     cli.add_command(command)

@@ -1,0 +1,107 @@
+"""`evaluate`: how well searches find what judged queries say they should."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line
+from rag_pipeline.errors import ConfigError
+from rag_pipeline.progress import ProgressLine
+
+if TYPE_CHECKING:
+    from rag_pipeline.search.evaluation import Difference, PerQuery, Summary
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("queries", type=_FILE)
+@json_option
+@click.option("--qrels", type=_FILE, help="TREC qrels; QUERIES is then a file of topics, `id<tab>query` a line.")
+@click.option(
+    "--mode",
+    "modes",
+    multiple=True,
+    type=click.Choice(["hybrid", "dense", "sparse", "fulltext"]),
+    help="Only this mode; repeatable.",
+)
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Keep the measures of each query.")
+@click.option("--against", type=_FILE, help="Compare with what --save kept, query by query.")
+def evaluate(
+    queries: Path,
+    as_json: bool,
+    qrels: Path | None,
+    modes: tuple[str, ...],
+    save: Path | None,
+    against: Path | None,
+) -> None:
+    """Ask judged QUERIES and print nDCG@10, recall@10 and MRR by mode and language, with 95 % intervals.
+
+    QUERIES has JSON lines: {"query": "…", "relevant": ["docs:a.md", …]}, or gains: {"docs:a.md": 2}.
+    """
+    from rag_pipeline.search import evaluation
+
+    judged = evaluation.read_queries(queries, qrels)
+    before = _kept(against) if against else None
+    with ProgressLine() as progress, open_pipeline() as pipeline:
+        pipeline.prepare()
+        chosen: Any = modes or _searchable(pipeline.settings.vectors)
+        found = evaluation.evaluate(pipeline, judged, chosen, progress)
+    summaries = evaluation.summaries(found, judged)
+    differences = evaluation.differences(found, before) if before is not None else {}
+    if save:
+        save.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
+    if as_json:
+        print_json(_as_json(summaries) | ({"differences": _differences_as_json(differences)} if against else {}))
+        return
+    for mode, groups in summaries.items():
+        for group, measures in groups.items():
+            print_line(f"{mode:<9} {group:<8} " + "  ".join(_shown(name, one) for name, one in measures.items()))
+    for mode, compared in differences.items():
+        for name, difference in compared.items():
+            print_line(
+                f"{mode:<9} {name:<9} {difference.mean:+.3f}  p {difference.p:.3f}  ({difference.queries} queries)"
+            )
+
+
+def _searchable(vectors: tuple[str, ...]) -> list[str]:
+    """The modes that the built kinds of vectors allow."""
+    legs = [kind for kind in ("dense", "sparse") if kind in vectors]
+    return [*(["hybrid"] if legs else []), *legs, "fulltext"]
+
+
+def _kept(path: Path) -> PerQuery:
+    try:
+        kept: PerQuery = json.loads(path.read_text("utf-8"))
+        float(next(iter(next(iter(next(iter(kept.values())).values())).values())))
+    except (ValueError, AttributeError, StopIteration, TypeError):
+        raise ConfigError(f"{path} was not written by `rag-pipeline evaluate --save`") from None
+    return kept
+
+
+def _shown(name: str, summary: Summary) -> str:
+    return f"{name} {summary.mean:.3f} ({summary.low:.3f} to {summary.high:.3f})"
+
+
+def _as_json(summaries: dict[str, dict[str, dict[str, Summary]]]) -> dict[str, Any]:
+    return {
+        mode: {
+            group: {
+                **{name: round(one.mean, 4) for name, one in measures.items()},
+                "intervals": {name: [round(one.low, 4), round(one.high, 4)] for name, one in measures.items()},
+            }
+            for group, measures in groups.items()
+        }
+        for mode, groups in summaries.items()
+    }
+
+
+def _differences_as_json(differences: dict[str, dict[str, Difference]]) -> dict[str, Any]:
+    return {
+        mode: {name: {"mean": round(one.mean, 4), "p": round(one.p, 4)} for name, one in compared.items()}
+        for mode, compared in differences.items()
+    }

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rag_pipeline.errors import ConfigError
+from rag_pipeline.search import evaluation
+from rag_pipeline_tests.support.command_line import CommandLine, one_line
+from rag_pipeline_tests.support.search_index import SearchIndex
+from rag_pipeline_tests.support.stores import Stores
+
+
+def write(folder: Path, *queries: object) -> Path:
+    path = folder / "queries.jsonl"
+    path.write_text("".join(json.dumps(query, ensure_ascii=False) + "\n" for query in queries), "utf-8")
+    return path
+
+
+def test_measures_are_those_of_the_ranking(shared: SearchIndex, tmp_path: Path):
+    queries = evaluation.read_queries(
+        write(
+            tmp_path,
+            {"id": "soup", "query": "豆腐とわかめの味噌汁", "relevant": ["docs:recipe.md"]},
+            {"id": "gone", "query": "豆腐とわかめの味噌汁", "relevant": ["docs:nowhere.md"]},
+            {"id": "both", "query": "豆腐とわかめの味噌汁", "relevant": {"docs:recipe.md": 1, "docs:x.md": 1}},
+            {"id": "train", "query": "the night train to Sapporo", "relevant": ["docs:travel.md"]},
+        )
+    )
+    found = evaluation.evaluate(shared.pipeline, queries, ["fulltext", "hybrid"])
+    for mode in ("fulltext", "hybrid"):
+        assert found[mode]["soup"] == {"ndcg10": 1.0, "recall10": 1.0, "mrr": 1.0}
+        assert found[mode]["gone"] == {"ndcg10": 0.0, "recall10": 0.0, "mrr": 0.0}
+        assert found[mode]["both"]["ndcg10"] == pytest.approx(1 / (1 + 1 / math.log2(3)))
+        assert found[mode]["both"]["recall10"] == 0.5
+    summed = evaluation.summaries(found, queries)
+    assert set(summed["hybrid"]) == {"ja", "en", "all"}
+    assert summed["hybrid"]["all"]["recall10"].mean == pytest.approx(2.5 / 4)
+    assert shared.execute("SELECT count(*) FROM document_chunks WHERE search_count > 0") == [(0,)]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.floats(-0.5, 0.5))
+def test_intervals_hold_the_mean_and_differences_are_paired(values, shift):
+    before = {"dense": {str(n): dict.fromkeys(evaluation.MEASURES, value) for n, value in enumerate(values)}}
+    after = {"dense": {n: {m: v + shift for m, v in one.items()} for n, one in before["dense"].items()}}
+    queries = [evaluation.JudgedQuery(str(n), "q", {"a": 1}, "ja") for n in range(len(values))]
+    summary = evaluation.summaries(before, queries)["dense"]["all"]["mrr"]
+    assert summary.low - 1e-9 <= summary.mean <= summary.high + 1e-9
+    difference = evaluation.differences(after, before)["dense"]["mrr"]
+    assert difference.mean == pytest.approx(shift, abs=1e-9)
+    assert 0 < difference.p <= 1
+    if abs(shift) < 1e-9 or len(values) < 4:
+        assert difference.p > 0.05
+    if abs(shift) > 0.01 and len(values) > 15:
+        assert difference.p < 0.01
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 1: not JSON"),
+        ("[]", 'needs "query"'),
+        ('{"query": "x"}', 'needs "query"'),
+        ('{"query": "x", "relevant": []}', 'needs "query"'),
+        ('{"query": " ", "relevant": ["a"]}', 'needs "query"'),
+        ('{"query": "x", "relevant": {"a": 0}}', 'needs "query"'),
+        ('{"query": "x", "relevant": {"a": "b"}}', 'needs "query"'),
+        ("", "no queries"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_with_its_line(tmp_path: Path, line, said):
+    (tmp_path / "q").write_text(line + "\n", "utf-8")
+    with pytest.raises(ConfigError, match=said) as raised:
+        evaluation.read_queries(tmp_path / "q")
+    assert "\n" not in str(raised.value)
+
+
+def test_topics_and_qrels_of_trec_are_read(tmp_path: Path):
+    (tmp_path / "topics").write_text("1\t味噌汁の作り方\n2\tnobody judged this\n", "utf-8")
+    (tmp_path / "qrels").write_text("1 0 docs:recipe.md 2\n1 0 docs:other.md 0\n2 0 docs:x.md 0\n", "utf-8")
+    (query,) = evaluation.read_queries(tmp_path / "topics", tmp_path / "qrels")
+    assert (query.id, query.text, query.relevant["docs:recipe.md"], query.group) == (
+        "1",
+        "味噌汁の作り方",
+        2,
+        "ja",
+    )
+    (tmp_path / "qrels").write_text("1 docs:recipe.md 2\n", "utf-8")
+    with pytest.raises(ConfigError, match="line 1: write `query 0 document gain`"):
+        evaluation.read_queries(tmp_path / "topics", tmp_path / "qrels")
+
+
+def test_the_command_prints_measures_and_compares(tmp_path: Path, prepared_stores: Stores):
+    cli = CommandLine(tmp_path, prepared_stores)
+    cli.write("soup.md", "# 味噌汁\n\n豆腐とわかめを入れる。")
+    cli.write("train.md", "# Travel\n\nThe night train to Sapporo leaves Ueno at seven.", language="en")
+    cli.json("ingest")
+    queries = write(
+        tmp_path,
+        {"query": "豆腐とわかめ", "relevant": ["docs:soup.md"]},
+        {"query": "the night train leaves at seven", "relevant": ["docs:train.md"]},
+    )
+    found = cli.json("evaluate", str(queries), "--save", str(tmp_path / "kept"))
+    assert set(found) == {"hybrid", "dense", "sparse", "fulltext"}
+    assert found["fulltext"]["all"] == {
+        "ndcg10": 1.0,
+        "recall10": 1.0,
+        "mrr": 1.0,
+        "intervals": {"ndcg10": [1.0, 1.0], "recall10": [1.0, 1.0], "mrr": [1.0, 1.0]},
+    }
+    again = cli.json("evaluate", str(queries), "--mode", "fulltext", "--against", str(tmp_path / "kept"))
+    assert set(again) == {"fulltext", "differences"}
+    assert again["differences"] == {"fulltext": {name: {"mean": 0.0, "p": 1.0} for name in evaluation.MEASURES}}
+    assert "fulltext  all      ndcg10 1.000" in cli.run("evaluate", str(queries)).stdout
+    wrong = cli.run("evaluate", str(queries), "--against", str(queries))
+    assert (wrong.returncode, "was not written by" in one_line(wrong.stderr)) == (1, True)
