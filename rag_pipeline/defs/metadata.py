@@ -1,11 +1,13 @@
-"""Metadata that the UI shows as a table."""
+"""Metadata that the UI shows as a table or as links."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dagster as dg
 
 _ROWS = 20
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~&])")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], limit: int = _ROWS) -> dg.TableMetadataValue:
@@ -26,3 +28,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], limit: int = _R
         for row in rows[:limit]
     ]
     return dg.MetadataValue.table(records, schema)
+
+
+def links(named: Iterable[tuple[str, str]]) -> dg.MarkdownMetadataValue:
+    """Return links, as (text, URL), a line each. The text is a document's, and cannot become anything else."""
+    return dg.MetadataValue.md("\n".join(f"- [{_escaped(text)}]({url})" for text, url in named) or "none")
+
+
+def _escaped(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

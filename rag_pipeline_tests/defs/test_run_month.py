@@ -13,6 +13,7 @@ from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from sqlalchemy import Engine, event
 
+from rag_pipeline.defs.metadata import links
 from rag_pipeline.defs.run_month import run_month
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.pipeline import Pipeline
@@ -43,6 +44,15 @@ def test_it_belongs_to_the_code_location_and_counts_the_chunks_that_it_made(
         newest = event.asset_materialization.metadata["newest_documents"]
         assert isinstance(newest, dg.TableMetadataValue)
         assert [record.data.get("chunks") for record in newest.records] == chunks
+    ((document, title),) = location.sql("SELECT id, title FROM documents")
+    shown = event.asset_materialization.metadata["on_the_search_page"].value
+    assert shown == f"- [{title}](http://127.0.0.1:8000/documents/{document})"
+
+
+def test_the_title_of_a_document_is_text_in_markdown() -> None:
+    shown = links([("a [b](javascript:alert(1)) <img>\n# *c*", "http://x/1")]).value
+    assert shown == r"- [a \[b\]\(javascript:alert\(1\)\) \<img\> \# \*c\*](http://x/1)"
+    assert links([]).value == "none"
 
 
 @contextmanager

@@ -276,10 +276,10 @@ def _sum_of_hashes(columns: str) -> str:
 
 
 def newest(connection: Connection, month: Month, limit: int) -> list[tuple[Any, ...]]:
-    """Return (title, language, created_at, number of chunks) of a month's newest documents."""
+    """Return (title, language, created_at, number of chunks, id) of a month's newest documents."""
     return connection.execute(
         f"""
-        SELECT title, language, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), chunk_count
+        SELECT title, language, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), chunk_count, id
         FROM documents WHERE {in_month("created_at")} ORDER BY created_at DESC LIMIT %(limit)s
         """,
         {**month_bounds(month), "limit": limit},
