@@ -41,10 +41,11 @@ def service(environment: Mapping[str, str], folder: Path) -> Iterator[tuple[str,
     process = subprocess.Popen(command, env=dict(environment), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        key = re.search(r"rag_\w{8}_[\w-]{43}", process.stderr.readline())
+        said = ""
+        while "search service:" not in said:
+            said += process.stderr.readline()
+        key = re.search(r"rag_\w{8}_[\w-]{43}", said)
         assert key is not None
-        process.stderr.readline()
-        process.stderr.readline()
         url = f"http://127.0.0.1:{port}"
         _wait_for(url)
         yield url, key[0], psutil.Process(process.pid)

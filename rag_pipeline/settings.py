@@ -60,6 +60,9 @@ class Settings(BaseSettings):
         pattern=r"^https?://[^\s/]+\S*$",
         description="The address of the search page, for links; with https its cookies are for TLS only.",
     )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Addresses of proxies that may say who asks (X-Forwarded-For), separated by commas."
+    )
     search_cache_seconds: int = Field(
         600, ge=0, le=86400, description="How long the search service keeps an answer; 0 keeps none."
     )
@@ -110,6 +113,13 @@ class Settings(BaseSettings):
         if len(value.split()) != 5 or not croniter.is_valid(value):
             raise ValueError(f"{value!r} is not a cron expression: write five fields such as '0 18 * * *'")
         return value
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_proxies(cls, value: object) -> object:
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        )
 
     @field_validator("vectors", mode="before")
     @classmethod

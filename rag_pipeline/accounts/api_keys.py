@@ -8,6 +8,7 @@ cannot choose the hash.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 from dataclasses import dataclass
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
 
     from rag_pipeline.stores.postgres.database import Database
 
+_audit = logging.getLogger("rag_pipeline.audit")
+
 _PREFIX_CHARS = 12
 _KEY = re.compile(r"rag_[a-z0-9]{8}_[A-Za-z0-9_-]{43}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_MOST_KEYS = 50
+"""Active ones of a user: each has requests of its own."""
 DEFAULT_RATE = 100
 """Requests a minute."""
 
@@ -85,6 +90,10 @@ def create(
                     f"{email} has no permission {permission}, and a key has no more than its user: "
                     f"it can have {', '.join(sorted(held)) or 'none'}"
                 )
+        if table.active_of_user(connection, user.id) >= _MOST_KEYS:
+            raise ConfigError(
+                f"{email} has {_MOST_KEYS} keys already: revoke one first (`rag-pipeline keys revoke`)"
+            )
         identity = table.insert(
             connection,
             user=user.id,
@@ -96,6 +105,7 @@ def create(
             rate=rate,
             expires_at=expires_at,
         )
+    _audit.info("made key %s of user %s: %s", key[:_PREFIX_CHARS], user.id, ", ".join(needed))
     return NewKey(key, identity)
 
 

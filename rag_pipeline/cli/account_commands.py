@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from rag_pipeline.accounts.permissions import ROLES
 from rag_pipeline.cli.common import DateType, json_option, open_pipeline, print_json, print_line, print_status
 from rag_pipeline.errors import ConfigError
 
-if TYPE_CHECKING:
-    pass
-
-_ROLES = ["viewer", "editor", "admin", "super_admin"]
 _permission_option = click.option(
     "--permission", "permissions", metavar="P", multiple=True, help="A permission such as hr; repeatable."
 )
@@ -27,7 +24,7 @@ def users() -> None:
 
 @users.command("add")
 @click.argument("email")
-@click.option("--role", type=click.Choice(_ROLES), default="viewer", show_default=True)
+@click.option("--role", type=click.Choice(ROLES), default="viewer", show_default=True)
 @_permission_option
 def add_user(email: str, role: str, permissions: tuple[str, ...]) -> None:
     """Add a user. The password comes from a prompt, or is a line of standard input."""
@@ -58,7 +55,7 @@ def list_users(as_json: bool) -> None:
 
 @users.command("set-role")
 @click.argument("email")
-@click.argument("role", type=click.Choice(_ROLES))
+@click.argument("role", type=click.Choice(ROLES))
 def set_role(email: str, role: str) -> None:
     """Give a user another role, at once for all keys."""
     from rag_pipeline.accounts import users as accounts

@@ -61,10 +61,11 @@ def open_pipeline(progress: ProgressLine | None = None) -> Pipeline:
 
 
 def log_to_stderr() -> None:
-    """Have warnings of a process that runs for long on standard error, a line each with its time."""
+    """Have warnings and logins of a process that runs for long on standard error, a line each with its time."""
     import logging
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("rag_pipeline.audit").setLevel(logging.INFO)
 
 
 def print_json(value: Any) -> None:

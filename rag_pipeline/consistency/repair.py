@@ -23,6 +23,7 @@ from rag_pipeline.stores.postgres import (
     consistency_queries,
     consistency_repairs,
     expiring_months,
+    index_epochs,
     schema,
     schema_inspection,
     sources,
@@ -181,6 +182,7 @@ class _MonthRepair:
             self._result.reused += done.stats.reused
             with self._database.connection() as connection:
                 consistency_repairs.recount_terms(connection, month)
+                index_epochs.advance(connection, month)
         return others
 
     def _restore_partitions(self) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import DocumentError, RagError, SourceError, one_line
 from rag_pipeline.indexing.retention import oldest_kept_month
+from rag_pipeline.indexing.source_access import store_access
 from rag_pipeline.months import Month, clamp
 from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.stores.postgres import schema, source_items, sources
@@ -93,6 +94,7 @@ def scan_source(
         source_id = sources.register(
             connection, config.type, config.name, config.connection_config(), config.schedule, config.access
         )
+        store_access(connection, pipeline)
         before = sources.state_of(connection, config.type, config.name)
     with (
         pipeline.stopwatch.stage("scan"),

@@ -28,10 +28,11 @@ from rag_pipeline.stores.postgres import search_queries as queries
 from rag_pipeline.stores.postgres import sources as sources_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors, FloatArray
+    from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.search_queries import FoundChunk
@@ -142,17 +143,10 @@ def _by_text(request: _Request) -> list[_Ranked]:
         weights = Terms(database, request.text).fulltext_weights()
     found: list[tuple[FoundChunk, float]] = []
     with watch.stage("fulltext"):
-        since, until = request.filters.since, request.filters.until
-        months = [
-            month
-            for month in schema.existing_months(database)
-            if (until is None or month.start < until) and (since is None or month.end > since)
-        ]
-        for first in range(0, len(months), _MONTHS_AT_ONCE):
-            some = months[first : first + _MONTHS_AT_ONCE]
+        for first, last in _windows(request):
             with database.connection() as connection:
                 found += queries.fulltext(
-                    connection, weights, request.filters, request.limit, some[0], some[-1], request.sources
+                    connection, weights, request.filters, request.limit, first, last, request.sources
                 )
         found.sort(key=lambda hit: (-hit[1], hit[0].document_id, hit[0].position))
     return [_Ranked(chunk, score) for chunk, score in found]
@@ -243,11 +237,37 @@ def _few_documents(request: _Request) -> list[UUID] | None:
 
     Of many, some are among the nearest chunks; of a few, perhaps none, however many pages are read.
     """
-    filters = request.filters
-    if request.sources is None and filters.category is None and filters.author is None and not filters.tags:
-        return None
-    with request.pipeline.stores.database.connection() as connection:
-        return queries.few_documents(connection, filters, request.sources, NAMED_DOCUMENTS)
+    filters, sources = request.filters, request.sources
+    database = request.pipeline.stores.database
+    most = NAMED_DOCUMENTS + 1
+    found: list[UUID]
+    if filters.category is None and filters.author is None and not filters.tags:
+        if sources is None:
+            return None
+        with database.connection() as connection:
+            found = queries.documents_of_sources(connection, filters, sources, most)
+        if len(found) < most or filters.language is None:
+            return found if len(found) < most else None
+    found = []
+    for first, last in _windows(request):
+        with database.connection() as connection:
+            found += queries.matching_documents(connection, filters, sources, first, last, most - len(found))
+        if len(found) == most:
+            return None
+    return found
+
+
+def _windows(request: _Request) -> Iterator[tuple[Month, Month]]:
+    """The existing months that the filters' dates allow, a few at a time: the first and the last of each time."""
+    since, until = request.filters.since, request.filters.until
+    months = [
+        month
+        for month in schema.existing_months(request.pipeline.stores.database)
+        if (until is None or month.start < until) and (since is None or month.end > since)
+    ]
+    for at in range(0, len(months), _MONTHS_AT_ONCE):
+        some = months[at : at + _MONTHS_AT_ONCE]
+        yield some[0], some[-1]
 
 
 def _fuse(

@@ -18,6 +18,7 @@ from rag_pipeline.service.page.routes import install as install_login
 from rag_pipeline.service.page.routes import page_routes
 from rag_pipeline.service.rate_limits import RateLimits
 from rag_pipeline.service.reading import Reading
+from rag_pipeline.service.redis_breaker import RedisBreaker
 from rag_pipeline.service.routes import api_routes, operating_routes
 from rag_pipeline.service.search_cache import SearchCache
 from rag_pipeline.service.searching import Searching
@@ -36,7 +37,7 @@ _KEYS_SUFFICE = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
 def create_app(pipeline: Pipeline) -> FastAPI:
     """Return the service over an open pipeline, which stays its owner's to close."""
-    database, redis = pipeline.stores.database, pipeline.stores.redis
+    database, redis = pipeline.stores.database, RedisBreaker.to(pipeline.endpoints.redis_url)
     metrics, usage = Metrics(), Usage(database)
     cache = SearchCache(redis, pipeline.settings.search_cache_seconds)
     access = SourceAccess(pipeline)
@@ -57,6 +58,8 @@ def create_app(pipeline: Pipeline) -> FastAPI:
         finally:
             access.close()
             usage.close()
+            searching.close()
+            redis.close()
 
     app = FastAPI(
         title="rag-pipeline",

@@ -14,9 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_pipeline.accounts.api_keys import Asker, authenticate
 from rag_pipeline.accounts.permissions import METRICS, SEARCH, allows
-from rag_pipeline.errors import RagError
 from rag_pipeline.service.metrics import Metrics
-from rag_pipeline.service.problems import ProblemError, of_error
+from rag_pipeline.service.problems import ProblemError, of_error, unavailable
 from rag_pipeline.service.searching import in_thread
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from rag_pipeline.service.usage import Usage
 
 MOST_BODY_BYTES = 64 * 1024
+_MOST_REQUESTS = 500
+"""At once; more are told to come again."""
 _BODY_SECONDS = 10.0
 _LONGEST_KEY = 200
 _TOO_LARGE = f"a request has at most {MOST_BODY_BYTES} bytes"
@@ -38,11 +39,14 @@ class Guard:
     def __init__(
         self, app: ASGIApp, pipeline: Pipeline, limits: RateLimits, usage: Usage, metrics: Metrics
     ) -> None:
+        is_secure = pipeline.settings.search_url.startswith("https://")
         self._app = app
         self._pipeline = pipeline
         self._limits = limits
         self._usage = usage
         self._metrics = metrics
+        self._inside = 0
+        self._safety = [*_SAFETY, *([_TLS_ONLY] if is_secure else [])]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,17 +54,25 @@ class Guard:
             return
         start = time.perf_counter()
         headers: dict[str, str] = {}
-        status = 500
+        status, begun = 500, False
 
         async def answering(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
+                begun = True
                 status = message["status"]
                 added = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-                message = {**message, "headers": [*message.get("headers", ()), *added, *_SAFETY]}
+                message = {**message, "headers": [*message.get("headers", ()), *added, *self._safety]}
             await send(message)
 
+        admitted = self._inside < _MOST_REQUESTS or scope["path"] == "/healthz"
+        self._inside += 1
         try:
+            if not admitted:
+                raise unavailable("too many requests at once: try again in a moment", 1)
+            if scope["path"] == "/mcp" and scope["method"] == "GET":
+                # A stream for messages of the server, of which a stateless one has none; it would stay open for ever.
+                raise ProblemError(405, "send a message with POST", {"Allow": "POST"})
             needed = _needed(scope["path"])
             if needed is not None:
                 asker, admission = await in_thread(self._let_in, Headers(scope=scope))
@@ -73,10 +85,16 @@ class Guard:
                     raise ProblemError(403, f"this key has no permission {needed}")
                 scope.setdefault("state", {})["asker"] = asker
             body = await _whole_body(receive, Headers(scope=scope))
-            await self._app(scope, _again(body, receive), answering)
-        except (ProblemError, RagError) as error:
+            is_read = not body and scope["method"] in ("GET", "HEAD")  # Nothing below reads it.
+            await self._app(scope, receive if is_read else _again(body, receive), answering)
+        except _GoneError:
+            status = 499
+        except Exception as error:
+            if begun:
+                raise
             await of_error(error).response()(scope, receive, answering)
         finally:
+            self._inside -= 1
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
@@ -96,6 +114,7 @@ class Guard:
         return asker, admission
 
 
+_TLS_ONLY = (b"strict-transport-security", b"max-age=31536000")
 _SAFETY = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -106,6 +125,10 @@ _SAFETY = [
         b"base-uri 'none'; frame-ancestors 'none'",
     ),
 ]
+
+
+class _GoneError(Exception):
+    """The asker has gone before the whole request came."""
 
 
 def _needed(path: str) -> str | None:
@@ -125,6 +148,8 @@ async def _whole_body(receive: Receive, headers: Headers) -> bytes:
         with anyio.fail_after(_BODY_SECONDS):
             while True:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _GoneError
                 body += message.get("body", b"")
                 if len(body) > MOST_BODY_BYTES:
                     raise ProblemError(413, _TOO_LARGE)

@@ -1,4 +1,4 @@
-"""Whether the stores answer, looked at once in a few seconds however often it is asked."""
+"""Whether the stores answer, looked at once in a few seconds however often, and by however many, it is asked."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ class Health:
         self._asked_at = 0.0
 
     def stores(self) -> dict[str, bool]:
-        """Return which stores answer, as of at most two seconds ago."""
-        with self._lock:
-            if not self._found or time.monotonic() - self._asked_at > _SECONDS:
-                self._found = {name: _answers(probe) for name, probe in self._probes.items()}
-                self._asked_at = time.monotonic()
-            return dict(self._found)
+        """Return which stores answer, as of the last look."""
+        # While one looks, the others get what was found before: a store that hangs would hold all their threads.
+        if self._lock.acquire(blocking=not self._found):
+            try:
+                if not self._found or time.monotonic() - self._asked_at > _SECONDS:
+                    self._found = {name: _answers(probe) for name, probe in self._probes.items()}
+                    self._asked_at = time.monotonic()
+            finally:
+                self._lock.release()
+        return dict(self._found)
 
 
 def _answers(probe: object) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID
 
+import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
@@ -19,7 +20,7 @@ from rag_pipeline.search.engine import MAX_QUERY_CHARS
 from rag_pipeline.search.results import Mode
 from rag_pipeline.service.problems import ProblemError, of_error
 from rag_pipeline.service.reading import Reading
-from rag_pipeline.service.searching import Answer, Searching, in_thread
+from rag_pipeline.service.searching import Answer, Searching, gone_from, in_thread
 from rag_pipeline.stores.filters import Filters
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Part(BaseModel):
 
 
 class Document(BaseModel):
-    """A part of a document."""
+    """A document, and some of its parts."""
 
     title: str
     url: str | None
@@ -104,12 +105,9 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
         """Find passages of documents that answer a question, best first, each with a citation."""
         asker = await _told(asker_of(_request(context)))
 
-        async def stays() -> bool:
-            return False
-
         async def answered() -> Answer:
             filters = Filters(language=language, source=source, tags=tuple(tags))
-            return await searching.answer(asker, query, mode, 0, limit, filters, stays)
+            return await searching.answer(asker, query, mode, 0, limit, filters, _gone(_request(context)))
 
         answer = await _told(answered())
         return Passages(
@@ -155,6 +153,11 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
 
 def _request(context: Context) -> Any:
     return context.request_context.request
+
+
+def _gone(request: Any) -> Callable[[], Awaitable[None]]:
+    """Return what tells that the agent has gone; over standard input, this process ends then."""
+    return anyio.sleep_forever if request is None else gone_from(request)
 
 
 async def _told(answer: Awaitable[T]) -> T:

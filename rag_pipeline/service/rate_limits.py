@@ -5,25 +5,15 @@ Without Redis each process counts for itself, so that keys go on working and non
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage, RedisStorage
 from limits.strategies import RateLimiter, SlidingWindowCounterRateLimiter
 
-from rag_pipeline.errors import one_line
-
-if TYPE_CHECKING:
-    import redis
-
-_log = logging.getLogger(__name__)
-
-_PAUSE_SECONDS = 5
-"""Redis is not asked for so long after it has failed: to wait for it each time would slow every request."""
+from rag_pipeline.service.redis_breaker import RedisBreaker, RedisDownError
 
 
 @dataclass(frozen=True)
@@ -50,23 +40,18 @@ class Admission:
 class RateLimits:
     """Counts the requests of keys. Thread-safe."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        storage = RedisStorage("redis://", connection_pool=client.connection_pool, key_prefix="rag:rate")
+    def __init__(self, redis: RedisBreaker) -> None:
+        storage = RedisStorage("redis://", connection_pool=redis.client.connection_pool, key_prefix="rag:rate")
+        self._redis = redis
         self._shared = SlidingWindowCounterRateLimiter(storage)
         self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self._resume_at = 0.0
 
     def admit(self, who: str, per_minute: int) -> Admission:
         """Count a request of a key, or whatever else is counted, and say whether it may go on."""
-        from redis import RedisError
-
-        if time.monotonic() >= self._resume_at:
-            try:
-                return _admit(self._shared, who, per_minute)
-            except (RedisError, OSError) as error:
-                self._resume_at = time.monotonic() + _PAUSE_SECONDS
-                _log.warning("rate limits: Redis does not answer, each process counts alone: %s", one_line(error))
-        return _admit(self._own, who, per_minute)
+        try:
+            return self._redis.ask(lambda: _admit(self._shared, who, per_minute))
+        except RedisDownError:
+            return _admit(self._own, who, per_minute)
 
 
 def _admit(limiter: RateLimiter, who: str, per_minute: int) -> Admission:

@@ -18,7 +18,7 @@ from rag_pipeline.service.health import Health
 from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.problems import ProblemError
 from rag_pipeline.service.reading import MOST_CHUNKS, Reading
-from rag_pipeline.service.searching import Searching, in_thread
+from rag_pipeline.service.searching import Searching, gone_from, in_thread
 from rag_pipeline.stores.filters import Filters
 
 _NO_DOCUMENT = "there is no such document"
@@ -145,7 +145,7 @@ def api_routes(searching: Searching, reading: Reading) -> APIRouter:
             body.offset,
             body.limit,
             body.filters.filters(),
-            request.is_disconnected,
+            gone_from(request),
         )
         return JSONResponse({"hits": answer.hits, "seconds": round(answer.seconds, 4), "cached": answer.cached})
 

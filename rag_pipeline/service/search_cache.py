@@ -1,7 +1,7 @@
 """`search_cache`: answers in Redis, under everything that decides them.
 
 The key holds the query, the mode, the filters, what the asker may see, the embedder's generation and the index's epoch
-(`stores/postgres/index_epochs.py`), which changes with every version that goes live and every deletion. So an answer that
+(`stores/postgres/index_epochs.py`), which changes with all that searches see. So an answer that
 is found is the one that a search would give now, and nothing has to be removed. If Redis does not answer, every look-up
 is a miss.
 """
@@ -10,25 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import threading
-import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rag_pipeline.errors import one_line
-
-if TYPE_CHECKING:
-    import redis
-
-_log = logging.getLogger(__name__)
+from rag_pipeline.service.redis_breaker import RedisBreaker, RedisDownError
 
 _PREFIX = "rag:search_cache:1:"
 _LARGEST_BYTES = 256 * 1024
 """Compressed. A hundred of the longest chunks are larger, and rarely asked for twice."""
-_PAUSE_SECONDS = 5
 
 Answer = dict[str, Any]
 
@@ -36,11 +28,11 @@ Answer = dict[str, Any]
 class SearchCache:
     """Looks answers up and keeps them; the same question asked several times at once is searched once. Thread-safe."""
 
-    def __init__(self, client: redis.Redis, seconds: int) -> None:
+    def __init__(self, redis: RedisBreaker, seconds: int) -> None:
         """Answers are kept for so many seconds; 0 keeps none."""
-        self._redis = client
+        self._breaker = redis
+        self._redis = redis.client
         self._seconds = seconds
-        self._resume_at = 0.0
         self._lock = threading.Lock()
         self._searching: dict[str, Future[Answer]] = {}
 
@@ -87,13 +79,7 @@ class SearchCache:
             self._ask(lambda: self._redis.set(key, data, ex=self._seconds))
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        from redis import RedisError
-
-        if time.monotonic() < self._resume_at:
-            return None
         try:
-            return call()
-        except (RedisError, OSError) as error:
-            self._resume_at = time.monotonic() + _PAUSE_SECONDS
-            _log.warning("search_cache: Redis does not answer, every search is made: %s", one_line(error))
+            return self._breaker.ask(call)
+        except RedisDownError:
             return None

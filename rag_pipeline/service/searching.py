@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import anyio
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import Request
 
 from rag_pipeline.accounts.permissions import visible_sources
 from rag_pipeline.errors import ConfigError
@@ -33,38 +36,64 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_AT_ONCE = max(4, 2 * (os.cpu_count() or 1))
-"""Searches at once: while some wait for a store, others compute."""
+_AT_ONCE = min(12, max(4, 2 * (os.cpu_count() or 1)))
+"""Searches at once: while some wait for a store, others compute. Fewer than there are connections to PostgreSQL."""
 _WAITING = 64
 """Searches that wait; more are told to come again."""
 _SECONDS = 30.0
-"""A search that takes longer is given up by its asker's connection; PostgreSQL and Milvus have limits of their own."""
+"""Nobody waits longer; PostgreSQL and Milvus have limits of their own."""
 
 
-class Gate:
-    """Lets a few in at once, has some wait, and sends the others away."""
+class Turns:
+    """Runs searches a few at once, has some wait, and sends the others away.
+
+    A search that its asker gave up keeps its thread until it ends, so that there are never more of them than threads.
+    """
 
     def __init__(self, at_once: int = _AT_ONCE, waiting: int = _WAITING) -> None:
-        self._limiter = anyio.Semaphore(at_once)
-        self._most_waiting = waiting
-        self.waiting = 0
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="search")
+        self._at_once = at_once
+        self._most = at_once + waiting
+        self._entered = 0
 
-    @asynccontextmanager
-    async def entered(self, is_gone: Callable[[], Awaitable[bool]]) -> AsyncIterator[None]:
-        """Enter when it is one's turn. Raises `ProblemError` if too many wait, or the asker has gone meanwhile."""
-        if self.waiting >= self._most_waiting:
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return max(0, self._entered - self._at_once)
+
+    async def run(self, call: Callable[[], T], gone: Callable[[], Awaitable[None]]) -> T:
+        """Return what a call returns. `gone` returns when the asker has gone: what has not begun then never does.
+
+        Raises `ProblemError` if too many wait, or it takes too long.
+        """
+        if self._entered >= self._most:
             raise unavailable("too many searches at once: try again in a moment", 1)
-        self.waiting += 1
+        self._entered += 1
+        future = self._threads.submit(call)
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left))
+        answer = asyncio.wrap_future(future)
+        watch = asyncio.ensure_future(gone())
+        either: set[asyncio.Future[Any]] = {answer, watch}
         try:
-            await self._limiter.acquire()
-        finally:
-            self.waiting -= 1
-        try:
-            if await is_gone():
+            await asyncio.wait(either, timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            if watch.done():
                 raise ProblemError(503, "the asker has gone")
-            yield
+            raise unavailable(f"the search takes more than {_SECONDS:.0f} seconds: try again later")
         finally:
-            self._limiter.release()
+            watch.cancel()
+            if not answer.done():
+                answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+                answer.cancel()
+
+    def _left(self) -> None:
+        self._entered -= 1
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -74,6 +103,8 @@ class Answer:
     hits: list[dict[str, Any]]
     dates: list[datetime]
     """The dates of the hits' documents."""
+    ranks: list[dict[str, int]]
+    """The place that each leg gives a hit among all of them; a leg that did not find it is absent."""
     seconds: float
     cached: bool
     facets: dict[str, dict[str, int]]
@@ -88,8 +119,8 @@ class Searching:
         self._cache = cache
         self._usage = usage
         self._metrics = metrics
-        self._gate = Gate()
-        metrics.waiting.set_function(lambda: self._gate.waiting)
+        self._turns = Turns()
+        metrics.waiting.set_function(lambda: self._turns.waiting)
 
     async def answer(
         self,
@@ -99,7 +130,7 @@ class Searching:
         offset: int,
         limit: int,
         filters: Filters,
-        is_gone: Callable[[], Awaitable[bool]],
+        gone: Callable[[], Awaitable[None]],
     ) -> Answer:
         """Return the hits of a search among what the asker may see.
 
@@ -107,8 +138,11 @@ class Searching:
         """
         if offset + limit > MAX_LIMIT:
             raise ConfigError(f"offset + limit is at most {MAX_LIMIT}: narrow the search with filters")
-        async with self._gate.entered(is_gone):
-            return await in_thread(self._answer, asker, query, mode, offset, limit, filters)
+        return await self._turns.run(partial(self._answer, asker, query, mode, offset, limit, filters), gone)
+
+    def close(self) -> None:
+        """Begin no search any more."""
+        self._turns.close()
 
     def _answer(self, asker: Asker, query: str, mode: Mode, offset: int, limit: int, filters: Filters) -> Answer:
         start = time.perf_counter()
@@ -139,8 +173,14 @@ class Searching:
             )
             for stage, seconds in found.stages.items():
                 self._metrics.stages.labels(stage).observe(seconds)
+            hits = [hit.as_json() for hit in found.hits]
+            placed, scored = ranks(hits), [hit["score"] for hit in hits]
+            if visible is not None:
+                _hide_scores(hits)
             return {
-                "hits": [hit.as_json() for hit in found.hits],
+                "hits": hits,
+                "ranks": placed,
+                "scored": scored,
                 "dates": [hit.document_created_at.isoformat() for hit in found.hits],
                 "facets": {
                     "source": dict(Counter(hit.source_id.partition(":")[0] for hit in found.hits).most_common()),
@@ -153,15 +193,46 @@ class Searching:
         hits = answer["hits"][offset : offset + limit]
         dates = [datetime.fromisoformat(date) for date in answer["dates"][offset : offset + limit]]
         self._usage.shown(
-            Shown(UUID(hit["chunk_id"]), date, hit["score"]) for hit, date in zip(hits, dates, strict=True)
+            Shown(UUID(hit["chunk_id"]), date, score)
+            for hit, date, score in zip(hits, dates, answer["scored"][offset : offset + limit], strict=True)
         )
-        return Answer(hits, dates, time.perf_counter() - start, is_cached, answer["facets"])
+        places = answer["ranks"][offset : offset + limit]
+        return Answer(hits, dates, places, time.perf_counter() - start, is_cached, answer["facets"])
 
 
-async def in_thread(call: Callable[..., T], *arguments: Any) -> T:
+def ranks(hits: Sequence[dict[str, Any]]) -> list[dict[str, int]]:
+    """Return, for each hit, the place that each leg gives it among these hits; a leg that did not find it is absent."""
+    found: list[dict[str, int]] = [{} for _ in hits]
+    for leg in ("dense", "sparse", "multi"):
+        scored = [
+            (hit["scores"][leg], number) for number, hit in enumerate(hits) if hit["scores"][leg] is not None
+        ]
+        for place, (_, number) in enumerate(sorted(scored, key=lambda one: (-one[0], one[1])), 1):
+            found[number][leg] = place
+    return found
+
+
+def _hide_scores(hits: Sequence[dict[str, Any]]) -> None:
+    """Give each hit its reciprocal rank for a score: the others tell how many hidden chunks have a word."""
+    for place, hit in enumerate(hits, 1):
+        hit["score"] = round(1 / place, 6)
+        hit["scores"] = dict.fromkeys(hit["scores"])
+
+
+async def in_thread(call: Callable[..., T], *arguments: Any, limiter: CapacityLimiter | None = None) -> T:
     """Return what a blocking call returns. Raises `ProblemError` if it takes too long; it then ends by itself."""
     try:
         with anyio.fail_after(_SECONDS):
-            return await to_thread.run_sync(call, *arguments, abandon_on_cancel=True)
+            return await to_thread.run_sync(call, *arguments, abandon_on_cancel=True, limiter=limiter)
     except TimeoutError:
         raise unavailable(f"this takes more than {_SECONDS:.0f} seconds: try again later") from None
+
+
+def gone_from(request: Request) -> Callable[[], Awaitable[None]]:
+    """Return what `Turns.run` waits for: the end of a request's connection."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    return gone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import secrets
 from typing import TYPE_CHECKING
@@ -11,18 +12,19 @@ from rag_pipeline.accounts.permissions import EVERYTHING
 from rag_pipeline.errors import ConfigError, RagError, one_line
 from rag_pipeline.local_servers.processes import port_is_free
 from rag_pipeline.service.problems import ProblemError
+from rag_pipeline.service.redis_breaker import RedisBreaker
 from rag_pipeline.service.sessions import Sessions
 from rag_pipeline.stores.postgres import users as users_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import uvicorn
+
     from rag_pipeline.pipeline import Pipeline
 
 FIRST_ADMIN = "admin@rag-pipeline.local"
 _BACKLOG = 512
-_CONNECTIONS = 1000
-"""More are closed at once, with status 503."""
 _IDLE_SECONDS = 10
 _STOP_SECONDS = 10
 
@@ -35,8 +37,6 @@ def serve(pipeline: Pipeline, host: str, port: int, report: Callable[[str], None
     """
     import uvicorn
 
-    from rag_pipeline.service.app import create_app
-
     pipeline.prepare()
     if not port_is_free(port):
         raise RagError(f"port {port} is taken: choose another one with --port")
@@ -45,20 +45,42 @@ def serve(pipeline: Pipeline, host: str, port: int, report: Callable[[str], None
     url = f"http://{_in_url(host)}:{port}"
     _ensure_account(pipeline, host, url, report)
     report(f"search service: {url} (Ctrl-C stops it)")
-    uvicorn.run(
+    _raise_open_files()
+    uvicorn.Server(server_config(pipeline, host, port)).run()
+
+
+def server_config(pipeline: Pipeline, host: str, port: int) -> uvicorn.Config:
+    """Return the HTTP server's configuration: limits of connections, and whom it believes."""
+    import uvicorn
+
+    from rag_pipeline.service.app import create_app
+    from rag_pipeline.service.connections import PatientProtocol
+
+    return uvicorn.Config(
         create_app(pipeline),
         host=host,
         port=port,
+        http=PatientProtocol,
+        ws="none",
         access_log=False,
         log_level="warning",
         backlog=_BACKLOG,
-        limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=_STOP_SECONDS,
-        # Only a proxy that is named may say who asks; none is.
-        proxy_headers=False,
+        # Only a proxy that is named may say who asks.
+        proxy_headers=bool(pipeline.settings.trusted_proxies),
+        forwarded_allow_ips=list(pipeline.settings.trusted_proxies),
         server_header=False,
     )
+
+
+def _raise_open_files() -> None:
+    """Allow as many connections as the system does; the usual limit of 1,024 is soft."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _warm_up(pipeline: Pipeline) -> None:
@@ -91,7 +113,7 @@ def _ensure_account(pipeline: Pipeline, host: str, url: str, report: Callable[[s
     assert user is not None
     try:
         report(
-            f"to log in, once, within 15 minutes: {url}/link/{Sessions(pipeline.stores.redis).make_link(user.id)}"
+            f"to log in, once, within 15 minutes: {url}/link/{Sessions(RedisBreaker.to(pipeline.endpoints.redis_url)).make_link(user.id)}"
         )
     except ProblemError as problem:  # `rag-pipeline users set-password` does as well.
         report(str(problem))

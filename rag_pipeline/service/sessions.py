@@ -12,21 +12,24 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from rag_pipeline.service.problems import unavailable
+from rag_pipeline.service.redis_breaker import RedisBreaker, RedisDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    import redis
 
 IDLE_SECONDS = 30 * 60
 LONGEST_SECONDS = 12 * 60 * 60
 _LINK_SECONDS = 15 * 60
-_SESSION, _OF_USER, _LINK = "rag:session:", "rag:sessions:", "rag:link:"
+DEVICE_SECONDS = 90 * 24 * 60 * 60
+_SESSION, _OF_USER, _LINK, _DEVICE = "rag:session:", "rag:sessions:", "rag:link:", "rag:device:"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ class Session:
 class Sessions:
     """Begins, finds and ends sessions. Raises `ProblemError` (503) if Redis does not answer. Thread-safe."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._redis = client
+    def __init__(self, redis: RedisBreaker) -> None:
+        self._breaker = redis
+        self._redis = redis.client
 
     def begin(self, user: UUID) -> str:
         """Begin a session; return its id, for the cookie."""
@@ -63,52 +67,63 @@ class Sessions:
                 pipeline.expire(of_user, LONGEST_SECONDS)
                 pipeline.execute()
 
-        _asked(store)
+        self._asked(store)
         return identity
 
     def find(self, identity: str) -> Session | None:
         """Return a session that still holds; each look-up keeps it from becoming idle."""
         name = _name(_SESSION, identity)
-        stored = _asked(lambda: self._redis.getex(name, ex=IDLE_SECONDS))
+        stored = self._asked(lambda: self._redis.getex(name, ex=IDLE_SECONDS))
         if stored is None:
             return None
         fields = json.loads(stored)
         session = Session(UUID(fields["user"]), fields["csrf"], fields["began_at"])
         if time.time() - session.began_at > LONGEST_SECONDS:
-            _asked(lambda: self._redis.delete(name))
+            self._asked(lambda: self._redis.delete(name))
             return None
         return session
 
     def end(self, identity: str) -> None:
         """End a session."""
-        _asked(lambda: self._redis.delete(_name(_SESSION, identity)))
+        self._asked(lambda: self._redis.delete(_name(_SESSION, identity)))
 
     def end_all(self, user: UUID) -> None:
         """End all sessions of a user."""
         of_user = f"{_OF_USER}{user}"
-        names = _asked(lambda: self._redis.smembers(of_user))
-        _asked(lambda: self._redis.delete(of_user, *names))
+        names = self._asked(lambda: self._redis.smembers(of_user))
+        self._asked(lambda: self._redis.delete(of_user, *names))
 
     def make_link(self, user: UUID) -> str:
         """Return a token that logs a user in, once, within a quarter of an hour."""
         token = secrets.token_urlsafe(32)
-        _asked(lambda: self._redis.set(_name(_LINK, token), str(user), ex=_LINK_SECONDS))
+        self._asked(lambda: self._redis.set(_name(_LINK, token), str(user), ex=_LINK_SECONDS))
         return token
 
     def take_link(self, token: str) -> UUID | None:
         """Return whom a token logs in; it does so only this time."""
-        user = _asked(lambda: self._redis.getdel(_name(_LINK, token)))
+        user = self._asked(lambda: self._redis.getdel(_name(_LINK, token)))
         return None if user is None else UUID(user.decode())
+
+    def make_device(self, user: UUID) -> str:
+        """Return a token for a browser in which a user has logged in: it tells this browser from those of strangers."""
+        token = secrets.token_urlsafe(32)
+        self._asked(lambda: self._redis.set(_name(_DEVICE, token), str(user), ex=DEVICE_SECONDS))
+        return token
+
+    def is_device(self, token: str, user: UUID) -> bool:
+        """Whether a user has logged in with this browser before."""
+        return bool(token) and self._asked(lambda: self._redis.get(_name(_DEVICE, token))) == str(user).encode()
+
+    def forget_device(self, token: str) -> None:
+        """Treat a browser as a stranger's."""
+        self._asked(lambda: self._redis.delete(_name(_DEVICE, token)))
+
+    def _asked(self, call: Callable[[], T]) -> T:
+        try:
+            return self._breaker.ask(call)
+        except RedisDownError:
+            raise unavailable("nobody can log in at the moment: the store of sessions does not answer") from None
 
 
 def _name(kind: str, secret: str) -> str:
     return kind + hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _asked(call: Callable[[], Any]) -> Any:
-    from redis import RedisError
-
-    try:
-        return call()
-    except (RedisError, OSError):
-        raise unavailable("nobody can log in at the moment: the store of sessions does not answer") from None

@@ -1,7 +1,4 @@
-"""What sources ask for, from `sources.yaml` into PostgreSQL: a change of the file holds within seconds.
-
-Scans store it too, when they are due. An entry with a mistake changes nothing.
-"""
+"""Has a change of `access` in `sources.yaml` hold within seconds. Scans store it too, when they are due."""
 
 from __future__ import annotations
 
@@ -9,9 +6,9 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from rag_pipeline.errors import RagError, one_line
+from rag_pipeline.errors import one_line
+from rag_pipeline.indexing.source_access import store_access
 from rag_pipeline.sources.config import read_sources
-from rag_pipeline.stores.postgres import sources
 
 if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
@@ -22,17 +19,17 @@ _PAUSE_SECONDS = 2.0
 
 
 class SourceAccess:
-    """Reads the file whenever it has changed, from a thread of its own."""
+    """Stores what the file says every two seconds, from a thread of its own."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._path = pipeline.settings.sources
-        self._seen: tuple[int, int] | None = None
+        self._said: set[str] = set()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="access", daemon=True)
 
     def start(self) -> None:
-        """Store what the file says now; then watch it."""
+        """Store what the file says now; then go on."""
         self.update()
         self._thread.start()
 
@@ -41,24 +38,23 @@ class SourceAccess:
         self._thread.join()
 
     def update(self) -> None:
-        """Store what the sources ask for, if the file has changed."""
-        try:
-            status = self._path.stat()
-        except OSError:
-            return  # A service beside a remote index may have no file; what is stored holds.
-        state = status.st_mtime_ns, status.st_size
-        if state == self._seen:
+        """Store what the sources ask for. A service beside a remote index may have no file; what is stored holds."""
+        if not self._path.exists():
             return
-        wanted = [(source.type, source.name, source.access) for source in read_sources(self._path).sources]
         try:
+            # A source whose entry has a mistake keeps what is stored: say so, it may have been meant to hide it.
+            mistakes = {entry.message for entry in read_sources(self._path).invalid}
+            for message in mistakes - self._said:
+                _log.warning("the access of this source stays as it was: %s", message)
+            self._said = mistakes
             with self._pipeline.stores.database.connection() as connection:
-                changed = sources.set_access(connection, wanted)
-        except RagError as error:
+                changed = store_access(connection, self._pipeline)
+        except Exception as error:
+            # Whatever it is, the next attempt comes in two seconds; without this thread no change would ever hold.
             _log.warning("what %s asks for is not stored yet: %s", self._path, one_line(error))
-            return
-        self._seen = state
-        if changed:
-            _log.info("%s: the access of %s sources has changed", self._path, changed)
+        else:
+            if changed:
+                _log.warning("%s: the access of %s sources has changed", self._path, changed)
 
     def _run(self) -> None:
         while not self._end.wait(_PAUSE_SECONDS):

@@ -13,6 +13,7 @@ from rag_pipeline.service.mcp_tools import mcp_server
 from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.problems import ProblemError
 from rag_pipeline.service.reading import Reading
+from rag_pipeline.service.redis_breaker import RedisBreaker
 from rag_pipeline.service.search_cache import SearchCache
 from rag_pipeline.service.searching import Searching, in_thread
 from rag_pipeline.service.usage import Usage
@@ -32,7 +33,7 @@ def serve_stdio(pipeline: Pipeline) -> None:
     key = None if secret is None else secret.get_secret_value()
     if key is not None and _asker(pipeline, key) is None:
         raise ConfigError("RAG_API_KEY: the key is unknown, revoked or expired, or has no permission search")
-    usage = Usage(database)
+    usage, redis = Usage(database), RedisBreaker.to(pipeline.endpoints.redis_url)
 
     async def asker_of(request: Any) -> Asker:
         if key is None:
@@ -44,13 +45,15 @@ def serve_stdio(pipeline: Pipeline) -> None:
             usage.used(asker.key_id)
         return asker
 
-    cache = SearchCache(pipeline.stores.redis, pipeline.settings.search_cache_seconds)
+    cache = SearchCache(redis, pipeline.settings.search_cache_seconds)
     searching = Searching(pipeline, cache, usage, Metrics())
     usage.start()
     try:
         anyio.run(mcp_server(searching, Reading(database), asker_of).run_stdio_async)
     finally:
         usage.close()
+        searching.close()
+        redis.close()
 
 
 def _asker(pipeline: Pipeline, key: str) -> Asker | None:

@@ -265,6 +265,8 @@ def _read(path: Path) -> object:
         raise ConfigError(f"{path} is not UTF-8: save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # A day such as 2024-13-45, or lists without end.
+        raise ConfigError(f"{path} cannot be read: {one_line(error, 100)}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 _MAX_CONNECTIONS = 20
 
 
-def connect_redis(url: str, *, connect_timeout: float = 1, socket_timeout: float = 5) -> redis.Redis:
-    """Return a client with at most 20 connections that tries each command once; it connects at the first command.
+def connect_redis(
+    url: str, *, connect_timeout: float = 1, socket_timeout: float = 5, max_connections: int = _MAX_CONNECTIONS
+) -> redis.Redis:
+    """Return a client with at most 20 connections, or another number, that tries each command once; it connects at the first command.
 
     Redis only caches: waiting for it must never cost more than doing without. Timeouts are in seconds. Raises
     `ConfigError`, without any part of the URL, if the URL is malformed.
@@ -25,7 +27,7 @@ def connect_redis(url: str, *, connect_timeout: float = 1, socket_timeout: float
     try:
         client = redis.Redis.from_url(
             url,
-            max_connections=_MAX_CONNECTIONS,
+            max_connections=max_connections,
             socket_connect_timeout=connect_timeout,
             socket_timeout=socket_timeout,
             retry=Retry(NoBackoff(), 0),

@@ -5,13 +5,24 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
+
+import pytest
+import redis
 
 from rag_pipeline.accounts import api_keys, users
-from rag_pipeline.service import guard, searching
+from rag_pipeline.indexing.scan import scan_source
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.service import connections, guard, searching
 from rag_pipeline.service.rate_limits import RateLimits
-from rag_pipeline.service.searching import Gate
-from rag_pipeline.stores.redis_client import connect_redis
+from rag_pipeline.service.redis_breaker import RedisBreaker, RedisDownError
+from rag_pipeline.service.searching import Turns
+from rag_pipeline.service.source_access import SourceAccess
+from rag_pipeline.stores.postgres import sources
+from rag_pipeline.stores.postgres.database import Connection
 from rag_pipeline_tests.support.http_service import PASSWORD, Service, bearer, new_key, running
 from rag_pipeline_tests.support.search_index import SearchIndex
 
@@ -131,8 +142,8 @@ def test_without_redis_keys_work_and_have_limits(index: SearchIndex):
     key = api_keys.create(index.pipeline.stores.database, "slow", "a@example.com", rate=2).key
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # Nobody listens: connections are refused.
-        index.pipeline.stores.__dict__["redis"] = connect_redis(f"redis://127.0.0.1:{taken.getsockname()[1]}/0")
-        with running(index.pipeline) as service:
+        endpoints = replace(index.endpoints, redis_url=f"redis://127.0.0.1:{taken.getsockname()[1]}/0")
+        with Pipeline(index.settings(), endpoints) as pipeline, running(pipeline) as service:
             answers = [service.search(key, "豆腐") for _ in range(3)]
             ready = service.client.get("/readyz")
     assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -141,14 +152,14 @@ def test_without_redis_keys_work_and_have_limits(index: SearchIndex):
 
 
 def test_limits_of_keys_are_apart(redis_url: str):
-    limits = RateLimits(connect_redis(redis_url))
+    limits = RateLimits(RedisBreaker.to(redis_url))
     one, other = "one", "other"
     assert [limits.admit(one, 1).is_admitted for _ in range(2)] == [True, False]
     assert limits.admit(other, 1).is_admitted
 
 
 def test_too_many_searches_at_once_are_sent_away_and_health_still_answers(index: SearchIndex, monkeypatch):
-    monkeypatch.setattr(searching, "Gate", lambda: Gate(at_once=1, waiting=1))
+    monkeypatch.setattr(searching, "Turns", lambda: Turns(at_once=1, waiting=1))
     entered, go_on = threading.Event(), threading.Event()
     encode = index.pipeline.embedder.encode_query
 
@@ -220,3 +231,170 @@ def test_uses_of_keys_and_shown_chunks_are_counted_in_batches(index: SearchIndex
     assert index.execute("SELECT usage_count FROM api_keys") == [(5,)]
     assert index.execute("SELECT last_used_at IS NOT NULL FROM api_keys") == [(True,)]
     assert index.execute("SELECT search_count FROM document_chunks WHERE search_count > 0") == [(5,)]
+
+
+def test_a_scan_that_began_before_a_source_was_restricted_does_not_make_it_public_again(index: SearchIndex):
+    with running(index.pipeline) as service:
+        key = new_key(index.pipeline, "a@example.com")
+        before = index.pipeline.source("docs")
+        index.sources.write_text(
+            "sources: [{name: docs, type: filesystem, path: ./docs, access: [kitchen]}]\n", "utf-8"
+        )
+        scan_source(index.pipeline, before)
+        assert index.execute("SELECT access FROM sources") == [(["kitchen"],)]
+        assert service.hits(key, "豆腐") == []
+
+
+@pytest.mark.parametrize(
+    "entry", ["tags: [2024-13-45]", "access: kitchen", "access: [KITCHEN]", "x: " + "[" * 3000]
+)
+def test_a_mistake_in_the_file_neither_opens_a_source_nor_ends_the_watch(index: SearchIndex, entry, caplog):
+    right = "sources: [{name: docs, type: filesystem, path: ./docs, access: [kitchen]}]\n"
+    index.sources.write_text(right, "utf-8")
+    watch = SourceAccess(index.pipeline)
+    watch.update()
+    index.sources.write_text(right.replace("access: [kitchen]", entry), "utf-8")
+    watch.update()
+    assert index.execute("SELECT access FROM sources") == [(["kitchen"],)]
+    assert "the access of this source stays as it was" in caplog.text
+    index.sources.write_text(right.replace("kitchen", "hr"), "utf-8")
+    watch.update()
+    assert index.execute("SELECT access FROM sources") == [(["hr"],)]
+
+
+def test_changes_of_access_and_recounts_lock_sources_in_one_order(index: SearchIndex):
+    """Two transactions that lock several sources, each in an order of its own, would end in a deadlock."""
+    names = [f"s{number}" for number in range(30)]
+    database = index.pipeline.stores.database
+    with database.connection() as connection:
+        for name in names:
+            sources.register(connection, "filesystem", name, {}, None)
+    failed: list[Exception] = []
+    ended = time.monotonic() + 2
+
+    def repeat(work: Callable[[Connection, int], object]) -> None:
+        number = 0
+        try:
+            while time.monotonic() < ended:
+                number += 1
+                with database.connection() as connection:
+                    work(connection, number)
+        except Exception as error:
+            failed.append(error)
+
+    def access(connection: Connection, number: int) -> None:
+        sources.set_access(connection, [("filesystem", name, [f"p{number}"]) for name in reversed(names)])
+
+    def recount(connection: Connection, number: int) -> None:
+        sources.refresh_statistics(connection)
+
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in (access, recount, access)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [error for error in failed if "deadlock" in str(error)] == []
+
+
+def test_whoever_may_not_see_every_source_learns_nothing_from_scores(service: Service):
+    reader = new_key(service.pipeline, "scores@example.com")
+    hits = service.search(reader, "休暇", mode="fulltext", limit=3).json()["hits"]
+    assert [hit["score"] for hit in hits] == [1.0, 0.5, 0.333333]
+    assert all(score is None for hit in hits for score in hit["scores"].values())
+    everything = new_key(service.pipeline, "all-scores@example.com", "*", role="super_admin")
+    assert service.search(everything, "休暇", mode="fulltext", limit=1).json()["hits"][0]["score"] != 1.0
+
+
+def test_a_connection_without_a_request_is_closed(service: Service, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    with socket.create_connection((service.client.base_url.host, service.client.base_url.port), 30) as idle:
+        assert idle.recv(10) == b""
+    with socket.create_connection((service.client.base_url.host, service.client.base_url.port), 30) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nHost:")
+        assert slow.recv(10) == b""
+    assert service.client.get("/healthz").status_code == 200
+
+
+def test_many_idle_connections_keep_nobody_out(service: Service):
+    address = service.client.base_url.host, service.client.base_url.port
+    idle = [socket.create_connection(address, 30) for _ in range(400)]
+    try:
+        assert service.client.get("/healthz").status_code == 200
+        assert service.search(new_key(service.pipeline, "among-many@example.com"), "休暇").status_code == 200
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_an_unexpected_error_is_a_problem_that_tells_nothing(index: SearchIndex, monkeypatch, caplog):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("the password is hunter2")
+
+    with running(index.pipeline) as service:
+        key = new_key(index.pipeline, "a@example.com")
+        monkeypatch.setattr(index.pipeline.embedder, "encode_query", broken)
+        answer = service.search(key, "豆腐")
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "hunter2" not in answer.text
+    assert "hunter2" in caplog.text
+
+
+def test_a_search_that_nobody_waits_for_any_more_never_begins(index: SearchIndex, monkeypatch):
+    monkeypatch.setattr(searching, "Turns", lambda: Turns(at_once=1, waiting=5))
+    entered, go_on = threading.Event(), threading.Event()
+    embedded: list[str] = []
+    encode = index.pipeline.embedder.encode_query
+
+    def slow(text, *rest):
+        embedded.append(text)
+        entered.set()
+        assert go_on.wait(60)
+        return encode(text, *rest)
+
+    monkeypatch.setattr(index.pipeline.embedder, "encode_query", slow)
+    with running(index.pipeline) as service:
+        key = new_key(index.pipeline, "a@example.com")
+        first = threading.Thread(target=service.search, args=(key, "豆腐"))
+        first.start()
+        assert entered.wait(60)
+        body = b'{"query": "nobody waits"}'
+        head = f"POST /v1/search HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n"
+        with socket.create_connection((service.client.base_url.host, service.client.base_url.port), 30) as leaver:
+            leaver.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+            text = ""
+            while "rag_searches_waiting 1.0" not in text:
+                text = service.get(new_key_of_metrics(index), "/metrics").text
+        while "rag_searches_waiting 0.0" not in text:
+            text = service.get(new_key_of_metrics(index), "/metrics").text
+        go_on.set()
+        first.join()
+        assert service.search(key, "味噌").status_code == 200
+    assert embedded == ["豆腐", "味噌"]
+
+
+@cache
+def new_key_of_metrics(index: SearchIndex) -> str:
+    return new_key(index.pipeline, "operator@example.com", "metrics", role="admin")
+
+
+def test_redis_that_comes_back_is_used_again(redis_url: str, caplog):
+    breaker = RedisBreaker.to(redis_url)
+    answers = iter([redis.ConnectionError("gone"), 1, 2])
+
+    def ask() -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with pytest.raises(RedisDownError):
+        breaker.ask(ask)
+    with pytest.raises(RedisDownError):  # Nobody asks during the pause.
+        breaker.ask(ask)
+    breaker._ask_again_at = 0.0
+    assert breaker.ask(ask) == 1
+    assert breaker.ask(ask) == 2
+    assert caplog.text.count("Redis does not answer") == 1
+    assert "Redis answers again" in caplog.text

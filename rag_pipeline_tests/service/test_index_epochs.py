@@ -10,7 +10,7 @@ from rag_pipeline_tests.support.http_service import new_key, running
 from rag_pipeline_tests.support.search_index import SearchIndex
 
 
-def _epoch(index: SearchIndex) -> int:
+def _epoch(index: SearchIndex) -> str:
     with index.pipeline.stores.database.connection() as connection:
         return index_epochs.current(connection)
 
@@ -28,7 +28,7 @@ def test_every_change_that_searches_see_has_an_epoch_of_its_own(index: SearchInd
     seen.append(_epoch(index))
     index.execute("DELETE FROM documents WHERE source_id = 'docs:vacuum.md'")
     seen.append(_epoch(index))
-    assert seen == sorted(set(seen))
+    assert len(seen) == len(set(seen))
     for _ in range(2):  # The document is still at its source: it comes back.
         index.ingest()
     unchanged = _epoch(index)

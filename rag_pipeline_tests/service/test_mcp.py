@@ -96,6 +96,7 @@ def test_an_agent_sees_what_its_key_may_see(service: Service):
     assert not over_http(service, hr, read).is_error
     assert over_http(service, reader, read).is_error
     assert service.client.post("/mcp", json={}).status_code == 401
+    assert service.get(reader, "/mcp").status_code == 405  # A stream that would never end.
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,12 @@ import httpx
 import pytest
 
 from rag_pipeline.accounts import logins, users
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.service.page.routes import _local
-from rag_pipeline.service.page.showing import Piece, excerpt, link, moment, pieces, plain, ranks
+from rag_pipeline.service.page.showing import Piece, excerpt, link, moment, pieces, plain
 from rag_pipeline.service.page.texts import TEXTS, language_of
+from rag_pipeline.service.redis_breaker import RedisBreaker
+from rag_pipeline.service.searching import ranks
 from rag_pipeline.service.sessions import Sessions
 from rag_pipeline.stores.postgres import users as users_table
 from rag_pipeline_tests.support.http_service import PASSWORD, Service, running
@@ -262,6 +265,48 @@ def test_wrong_passwords_lock_the_account_for_a_while(service: Service):
         ).fetchall() == [(0, None, True)]
 
 
+def test_strangers_who_lock_an_account_do_not_lock_its_user_out(service: Service, browser: Browser):
+    email = new_user(service, "victim@example.com")
+    browser.log_in(email)
+    stranger = Browser(service)
+    for _ in range(logins.FREE_ATTEMPTS):
+        stranger.log_in(email, "a wrong password")
+    assert stranger.log_in(email).status_code == 401
+    assert browser.log_in(email).status_code == 303
+    device = browser.client.cookies.get("rag_device")
+    assert device is not None
+    for _ in range(8):  # Who has stolen the browser's cookie is a stranger too.
+        assert browser.log_in(email, "a wrong password").status_code == 401
+    assert browser.log_in(email).status_code == 401
+
+
+def test_what_postgresql_cannot_store_is_no_error(browser: Browser, reader: str):
+    assert browser.log_in("a\0b@example.com", "a wrong\0 password").status_code == 401
+    browser.log_in(reader)
+    made = browser.post("/keys", csrf=browser.csrf("/keys"), name="a\0b")
+    assert made.status_code == 200
+    assert "ab</bdi>" in made.text
+
+
+def test_a_long_way_back_is_gone_back(browser: Browser, reader: str):
+    wanted = f"/?q={'%E4%BC%91%E6%9A%87' * 200}"
+    away = browser.get(wanted)
+    assert browser.get(away.headers["location"]).status_code == 200
+    assert browser.log_in(reader, to=wanted).headers["location"] == wanted
+
+
+def test_behind_tls_cookies_are_for_tls_and_browsers_stay_there(index: SearchIndex):
+    with (
+        Pipeline(index.settings(search_url="https://search.example.com"), index.endpoints) as pipeline,
+        running(pipeline) as service,
+    ):
+        answer = Browser(service).get("/login")
+    assert "max-age=" in answer.headers["strict-transport-security"]
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("__Host-rag_login=")
+    assert "Secure" in cookie
+
+
 def test_nobody_learns_who_has_an_account(service: Service, browser: Browser):
     email = new_user(service, "known@example.com")
     known = browser.log_in(email, "a wrong password")
@@ -292,7 +337,7 @@ def test_a_link_logs_in_once(service: Service, browser: Browser):
     with service.pipeline.stores.database.connection() as connection:
         user = users_table.by_email(connection, email)
     assert user is not None
-    token = Sessions(service.pipeline.stores.redis).make_link(user.id)
+    token = Sessions(RedisBreaker(service.pipeline.stores.redis)).make_link(user.id)
     assert browser.get(f"/link/{token}").headers["location"] == "/"
     assert browser.get("/keys").status_code == 200
     assert Browser(service).get(f"/link/{token}").status_code == 401

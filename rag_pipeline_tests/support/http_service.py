@@ -12,7 +12,7 @@ import uvicorn
 
 from rag_pipeline.accounts import api_keys, users
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.service.app import create_app
+from rag_pipeline.service.server import server_config
 
 PASSWORD = "correct horse battery"
 
@@ -51,10 +51,7 @@ def new_key(pipeline: Pipeline, email: str, *wanted: str, role: str = "viewer", 
 @contextmanager
 def running(pipeline: Pipeline) -> Iterator[Service]:
     """Run the service until the end of the block."""
-    config = uvicorn.Config(
-        create_app(pipeline), host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=5
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(pipeline, "127.0.0.1", 0))
     started = threading.Event()
     original = server.startup
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import secrets
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
+from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI, Query, Request
 from jinja2 import Environment, FileSystemLoader
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
@@ -21,11 +24,11 @@ from rag_pipeline.errors import ConfigError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.search.engine import MAX_QUERY_CHARS
 from rag_pipeline.search.results import MAX_LIMIT, MODES, Mode
-from rag_pipeline.service.page.showing import excerpt, link, moment, pieces, plain, ranks
+from rag_pipeline.service.page.showing import excerpt, link, moment, pieces, plain
 from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.problems import ProblemError
-from rag_pipeline.service.searching import Answer, in_thread
-from rag_pipeline.service.sessions import LONGEST_SECONDS, Session
+from rag_pipeline.service.searching import Answer, gone_from, in_thread
+from rag_pipeline.service.sessions import DEVICE_SECONDS, LONGEST_SECONDS, Session
 from rag_pipeline.stores.filters import Filters
 from rag_pipeline.stores.postgres import api_keys as keys_table
 from rag_pipeline.stores.postgres import users as users_table
@@ -40,13 +43,16 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).parent
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
-_SESSION, _LOGIN = "rag_session", "rag_login"
 _PAGE, _CHUNKS, _BEFORE = 10, 40, 3
 _FACETS = ("source", "language")
 _LOCAL = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
 """A path of this service: `//other.example` and `/\\other.example` lead elsewhere."""
-_LOGINS_PER_ADDRESS, _LOGINS_PER_ACCOUNT = 30, 10
-"""A minute."""
+_LONGEST_PATH = 30_000
+_LOGINS_AT_ONCE = 2
+"""Each takes 64 MB."""
+_REQUESTS_PER_PERSON = 300
+_LOGINS_PER_ADDRESS, _LOGINS_PER_DEVICE = 30, 5
+"""All a minute."""
 
 
 class NotLoggedInError(Exception):
@@ -99,7 +105,7 @@ def page_routes(
                     0,
                     MAX_LIMIT,
                     filters,
-                    request.is_disconnected,
+                    gone_from(request),
                 )
             except ConfigError as error:
                 return page.rendered(request, "search.html", visitor, 422, **shown, error=one_line(error))
@@ -121,10 +127,9 @@ def page_routes(
             0,
             _PAGE + 1,
             Filters(),
-            request.is_disconnected,
+            gone_from(request),
         )
-        found = await in_thread(_found, answer, "", visitor, 1, {})
-        found["results"] = [hit for hit in found["results"] if hit["chunk_id"] != str(chunks[0]["chunk_id"])]
+        found = await in_thread(_found, _without(answer, str(chunks[0]["chunk_id"])), "", visitor, 1, {})
         words = page.words(request)
         heading = words["similar_to"].format(title=plain(document["title"]))
         shown: dict[str, Any] = {
@@ -175,20 +180,18 @@ def page_routes(
         )
 
     @router.get("/login")
-    async def login_form(
-        request: Request, next_: Annotated[str, Query(alias="next", max_length=2000)] = "/"
-    ) -> Response:
+    async def login_form(request: Request, next_: Annotated[str, Query(alias="next")] = "/") -> Response:
         return page.login(request, _local(next_))
 
     @router.post("/login")
     async def login(request: Request) -> Response:
         form = await request.form()
-        email, password = str(form.get("email", "")), str(form.get("password", ""))
-        to = _local(str(form.get("next", "/")))
+        email, password = _text(form, "email"), _text(form, "password")
+        to = _local(_text(form, "next"))
         words = page.words(request)
-        if not _same(request.cookies.get(_LOGIN, ""), str(form.get("csrf", ""))):
+        if not _same(request.cookies.get(page.login_cookie, ""), _text(form, "csrf")):
             return page.login(request, to, email, words["expired_form"], 403)
-        user = await in_thread(page.logged_in, request, email, password)
+        user = await in_thread(page.logged_in, request, email, password, limiter=page.logins)
         if user is None:
             return page.login(request, to, email, words["wrong_login"], 401)
         return await page.begin(request, user, to)
@@ -205,9 +208,9 @@ def page_routes(
         visitor, _ = await page.form(request)
         if everywhere:
             await in_thread(sessions.end_all, visitor.person.id)
-        await in_thread(sessions.end, request.cookies.get(_SESSION, ""))
+        await in_thread(sessions.end, request.cookies.get(page.session_cookie, ""))
         response = RedirectResponse("/login", 303)
-        response.delete_cookie(_SESSION, path="/")
+        response.delete_cookie(page.session_cookie, path="/", secure=page.is_secure)
         return response
 
     @router.get("/keys")
@@ -218,7 +221,7 @@ def page_routes(
     @router.post("/keys")
     async def create_key(request: Request) -> Response:
         visitor, form = await page.form(request)
-        name = str(form.get("name", "")).strip()[:255]
+        name = _text(form, "name").strip()[:255]
         if not name:
             return await page.keys(request, visitor, status=422)
         made = await in_thread(_make_key, database, name, visitor.person.email)
@@ -263,7 +266,14 @@ class _Page:
         self._database = pipeline.stores.database
         self._sessions = sessions
         self._limits = limits
-        self._is_secure = pipeline.settings.search_url.startswith("https://")
+        self.is_secure = pipeline.settings.search_url.startswith("https://")
+        # Browsers let no neighbour, such as a sibling domain, set a cookie with this prefix.
+        prefix = "__Host-" if self.is_secure else ""
+        self.session_cookie, self.login_cookie, self.device_cookie = (
+            f"{prefix}rag_{name}" for name in ("session", "login", "device")
+        )
+        self.logins = CapacityLimiter(_LOGINS_AT_ONCE)
+        logins.nobodys_hash()
         self._templates = Environment(
             loader=FileSystemLoader(_HERE / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
@@ -274,9 +284,12 @@ class _Page:
 
     async def visitor(self, request: Request) -> _Visitor:
         """Return who asks. Raises `NotLoggedInError`, or a `ProblemError` if they may not search."""
-        visitor = await in_thread(self._visitor, request.cookies.get(_SESSION, ""))
+        visitor = await in_thread(self._visitor, request.cookies.get(self.session_cookie, ""))
         if visitor is None:
             raise NotLoggedInError
+        admission = await in_thread(self._limits.admit, f"user {visitor.person.id}", _REQUESTS_PER_PERSON)
+        if not admission.is_admitted:
+            raise ProblemError(429, "too many requests: wait a little", admission.headers)
         if not allows(visitor.asker.permissions, SEARCH):
             raise ProblemError(403, "you may not search")
         return visitor
@@ -296,7 +309,7 @@ class _Page:
         """Return who sends a form, and the form. Raises `ProblemError` if it does not come from our own page."""
         visitor = await self.visitor(request)
         form = await request.form()
-        if not _same(visitor.session.csrf, str(form.get("csrf", ""))):
+        if not _same(visitor.session.csrf, _text(form, "csrf")):
             raise ProblemError(
                 403, "this form was not sent from this page, or is too old: go back and send it again"
             )
@@ -304,23 +317,32 @@ class _Page:
 
     def logged_in(self, request: Request, email: str, password: str) -> UUID | None:
         """Return the user whose password this is; None if it is wrong or too many were tried."""
-        address = request.client.host if request.client else ""
-        for who, per_minute in (
-            (f"address {address}", _LOGINS_PER_ADDRESS),
-            (f"account {email.lower()}", _LOGINS_PER_ACCOUNT),
+        address = _network(request.client.host if request.client else "")
+        device = request.cookies.get(self.device_cookie, "")
+        if not self._limits.admit(f"login address {address}", _LOGINS_PER_ADDRESS).is_admitted:
+            return None
+
+        def is_known(user: UUID) -> bool:
+            return self._sessions.is_device(device, user)
+
+        user = logins.log_in(self._database, email, password, is_known)
+        if (
+            user is None
+            and device
+            and not self._limits.admit(f"login device {device}", _LOGINS_PER_DEVICE).is_admitted
         ):
-            if not self._limits.admit(f"login {who}", per_minute).is_admitted:
-                return None
-        return logins.log_in(self._database, email, password)
+            self._sessions.forget_device(device)
+        return user
 
     async def begin(self, request: Request, user: UUID, to: str) -> Response:
         """Begin a new session, end the one before, and go on."""
-        if before := request.cookies.get(_SESSION):
+        if before := request.cookies.get(self.session_cookie):
             await in_thread(self._sessions.end, before)
         identity = await in_thread(self._sessions.begin, user)
+        device = await in_thread(self._sessions.make_device, user)
         response = RedirectResponse(to, 303)
-        self._set(response, _SESSION, identity, LONGEST_SECONDS, "lax")
-        response.delete_cookie(_LOGIN, path="/login")
+        self._set(response, self.session_cookie, identity, LONGEST_SECONDS, "lax")
+        self._set(response, self.device_cookie, device, DEVICE_SECONDS, "strict")
         return response
 
     def login(self, request: Request, to: str, email: str = "", error: str = "", status: int = 200) -> Response:
@@ -329,7 +351,7 @@ class _Page:
         response = self.rendered(
             request, "login.html", None, status, csrf=token, next=to, email=email, error=error
         )
-        self._set(response, _LOGIN, token, 3600, "strict", "/login")
+        self._set(response, self.login_cookie, token, 3600, "strict")
         return response
 
     async def keys(self, request: Request, visitor: _Visitor, made: str = "", status: int = 200) -> Response:
@@ -352,16 +374,15 @@ class _Page:
         )
         return HTMLResponse(text, status)
 
-    def _set(self, response: Response, name: str, value: str, seconds: int, site: Any, path: str = "/") -> None:
+    def _set(self, response: Response, name: str, value: str, seconds: int, site: Any) -> None:
         response.set_cookie(
-            name, value, max_age=seconds, path=path, secure=self._is_secure, httponly=True, samesite=site
+            name, value, max_age=seconds, path="/", secure=self.is_secure, httponly=True, samesite=site
         )
 
 
 def _found(answer: Answer, query: str, visitor: _Visitor, number: int, asked: dict[str, str]) -> dict[str, Any]:
     """Return what the template shows of an answer."""
     first = (number - 1) * _PAGE
-    placed = ranks(answer.hits)
 
     def url(**changed: str) -> str:
         parameters = {name: value for name, value in {**asked, **changed}.items() if value}
@@ -380,7 +401,9 @@ def _found(answer: Answer, query: str, visitor: _Visitor, number: int, asked: di
             "open": f"/documents/{hit['document_id']}?at={hit['position']}#p{hit['position']}",
             "similar": f"/similar/{hit['document_id']}/{hit['position']}",
         }
-        for hit, date, place in list(zip(answer.hits, answer.dates, placed, strict=True))[first : first + _PAGE]
+        for hit, date, place in list(zip(answer.hits, answer.dates, answer.ranks, strict=True))[
+            first : first + _PAGE
+        ]
     ]
     total = len(answer.hits)
     return {
@@ -396,9 +419,25 @@ def _found(answer: Answer, query: str, visitor: _Visitor, number: int, asked: di
         if asked
         else {},
         "without": {name: url(**{name: ""}) for name in _FACETS},
-        "previous": url(page=str(number - 1)) if number > 1 else None,
-        "next": url(page=str(number + 1)) if first + _PAGE < total else None,
+        "previous": url(page=str(number - 1)) if asked and number > 1 else None,
+        "next": url(page=str(number + 1)) if asked and first + _PAGE < total else None,
     }
+
+
+def _without(answer: Answer, chunk: str) -> Answer:
+    """Return an answer without a chunk."""
+    kept = [number for number, hit in enumerate(answer.hits) if hit["chunk_id"] != chunk][:_PAGE]
+    return replace(
+        answer,
+        hits=[answer.hits[number] for number in kept],
+        dates=[answer.dates[number] for number in kept],
+        ranks=[answer.ranks[number] for number in kept],
+    )
+
+
+def _text(form: Any, name: str) -> str:
+    """Return a field of a form; PostgreSQL has no NUL in texts."""
+    return str(form.get(name, "")).replace("\0", "")
 
 
 def _make_key(database: Any, name: str, email: str) -> str:
@@ -417,7 +456,16 @@ def _day(text: str) -> date | None:
 
 def _local(path: str) -> str:
     """Return a path to go on to; the start page for anything that could lead elsewhere."""
-    return path if _LOCAL.fullmatch(path) else "/"
+    return path if len(path) <= _LONGEST_PATH and _LOCAL.fullmatch(path) else "/"
+
+
+def _network(address: str) -> str:
+    """Return what is counted as one address: of IPv6 a network of 64 bits, which is what one household has."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
 
 
 def _same(one: str, other: str) -> bool:

@@ -16,7 +16,6 @@ _DISGUISES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u
 _GRAMMAR = re.compile("[\u3041-\u3096]{1,2}")
 """The い of 止まっている is a word to the analyser, and nothing to a reader."""
 _EXCERPT_CHARS = 400
-_LEGS = ("dense", "sparse", "multi")
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def plain(text: str | None) -> str:
 
 def link(url: str | None) -> str | None:
     """Return an address that a browser may follow; None for any other, such as `javascript:`."""
-    if url is None or not re.match(r"https?://[^\s\"'<>]+$", url):
+    if url is None or not re.fullmatch(r"https?://[^\s\"'<>]+", url) or _DISGUISES.search(url):
         return None
     return url
 
@@ -91,15 +90,3 @@ def moment(value: datetime | str | None, timezone: str) -> str:
     except (ZoneInfoNotFoundError, ValueError):
         zone = UTC
     return when.astimezone(zone).isoformat(" ", "minutes")
-
-
-def ranks(hits: Sequence[dict[str, Any]]) -> list[dict[str, int]]:
-    """Return, for each hit, the place that each leg gives it among these hits; a leg that did not find it is absent."""
-    found: list[dict[str, int]] = [{} for _ in hits]
-    for leg in _LEGS:
-        scored = [
-            (hit["scores"][leg], number) for number, hit in enumerate(hits) if hit["scores"][leg] is not None
-        ]
-        for place, (_, number) in enumerate(sorted(scored, key=lambda one: (-one[0], one[1])), 1):
-            found[number][leg] = place
-    return found

@@ -61,6 +61,19 @@ def insert(
     return identity
 
 
+def active_of_user(connection: Connection, user: UUID) -> int:
+    """Return how many keys of a user can be used."""
+    count: int = value(
+        connection,
+        """
+        SELECT count(*) FROM api_keys
+        WHERE user_id = %s AND is_active AND (expires_at IS NULL OR expires_at > now())
+        """,
+        (user,),
+    )
+    return count
+
+
 def valid(connection: Connection, key_hash: str) -> ValidKey | None:
     """Return the key with a hash if it is active, not expired, and its user is active.
 

@@ -71,22 +71,48 @@ _BETWEEN = """{column} >= coalesce(%(since)s::timestamptz, '-infinity')
     AND {column} < coalesce(%(until)s::timestamptz, 'infinity')"""
 
 
-def few_documents(
-    connection: Connection, filters: Filters, sources: Sequence[UUID] | None, limit: int
-) -> list[UUID] | None:
-    """Return the documents of these sources that match the filters, whatever their state; None if more than `limit`."""
-    of_items = f"""
-        FROM source_items i WHERE {_OF_SOURCES.format(item="i")}
-            AND {_BETWEEN.format(column="i.document_created_at")}"""
-    if filters.category is None and filters.author is None and not filters.tags:
-        query = f"SELECT i.document_id {of_items} LIMIT %(limit)s"
-    else:
-        query = f"""
-            SELECT d.id FROM documents d WHERE {_MATCHES} AND {_BETWEEN.format(column="d.created_at")}
-                AND (%(sources)s::uuid[] IS NULL OR d.id IN (SELECT i.document_id {of_items})) LIMIT %(limit)s"""
-    parameters = {"since": filters.since, "until": filters.until, "limit": limit + 1}
-    found = values(connection, query, _conditions(filters, sources) | parameters)
-    return None if len(found) > limit else found
+def documents_of_sources(
+    connection: Connection, filters: Filters, sources: Sequence[UUID], limit: int
+) -> list[UUID]:
+    """Return documents of these sources, in the range of the filters' dates, whatever their state: at most `limit`."""
+    return values(
+        connection,
+        f"""
+        SELECT i.document_id FROM source_items i
+        WHERE i.source = ANY(%(sources)s) AND {_BETWEEN.format(column="i.document_created_at")} LIMIT %(limit)s
+        """,
+        {"sources": list(sources), "since": filters.since, "until": filters.until, "limit": limit},
+    )
+
+
+def matching_documents(
+    connection: Connection,
+    filters: Filters,
+    sources: Sequence[UUID] | None,
+    first: Month,
+    last: Month,
+    limit: int,
+) -> list[UUID]:
+    """Return documents from the first to the last month that match the filters and are of these sources: at most `limit`.
+
+    As in `fulltext`, ask for a few months at a time.
+    """
+    return values(
+        connection,
+        f"""
+        SELECT d.id FROM documents d
+        WHERE {_MATCHES} AND {_BETWEEN.format(column="d.created_at")}
+            AND (%(sources)s::uuid[] IS NULL OR EXISTS (
+                SELECT FROM source_items i WHERE i.document_id = d.id AND {_OF_SOURCES.format(item="i")}))
+        LIMIT %(limit)s
+        """,
+        {
+            **_conditions(filters, sources),
+            "since": max(filter(None, (filters.since, first.start))),
+            "until": min(filter(None, (filters.until, last.end))),
+            "limit": limit,
+        },
+    )
 
 
 def hydrate(

@@ -36,7 +36,7 @@ def register(
     schedule: str | None,
     access: Sequence[str] = (),
 ) -> UUID:
-    """Create or update a source's row; return its id."""
+    """Create or update a source's row; return its id. `access` is that of a new one: see `set_access`."""
     return value(
         connection,
         """
@@ -44,7 +44,7 @@ def register(
         VALUES (%(type)s, %(name)s, %(config)s::jsonb, %(schedule)s, %(access)s)
         ON CONFLICT (source_type, name) DO UPDATE SET
             connection_config = excluded.connection_config, sync_schedule = excluded.sync_schedule,
-            access = excluded.access, is_active = true, updated_at = now()
+            is_active = true, updated_at = now()
         RETURNING id
         """,
         {
@@ -61,12 +61,15 @@ def set_access(connection: Connection, wanted: Sequence[tuple[str, str, Sequence
     """Store what these sources ask for, as (source_type, name, permissions), where it differs; return their number."""
     return connection.execute(
         """
-        UPDATE sources s SET access = w.access, updated_at = now()
-        FROM (
+        WITH wanted AS (
             SELECT w.source_type, w.name, ARRAY(SELECT jsonb_array_elements_text(w.access)) AS access
             FROM unnest(%s::text[], %s::text[], %s::jsonb[]) AS w(source_type, name, access)
-        ) w
-        WHERE s.source_type = w.source_type AND s.name = w.name AND s.access IS DISTINCT FROM w.access
+        ), locked AS (
+            SELECT s.id, w.access FROM sources s JOIN wanted w USING (source_type, name)
+            WHERE s.access IS DISTINCT FROM w.access
+            ORDER BY s.id FOR NO KEY UPDATE OF s
+        )
+        UPDATE sources s SET access = locked.access, updated_at = now() FROM locked WHERE s.id = locked.id
         """,
         (
             [kind for kind, _, _ in wanted],

@@ -18,10 +18,10 @@ COMMENT ON COLUMN sources.access IS 'the permissions that are needed, all of the
 EPOCHS = """
 CREATE TABLE index_epochs (
     month DATE PRIMARY KEY,
-    epoch BIGINT NOT NULL
+    epoch UUID NOT NULL
 );
 COMMENT ON TABLE index_epochs IS
-    'counts, in their transactions, the changes of a month that searches see; a row is never deleted';
+    'another value, in the same transaction, with each change of a month that searches see; a row is never deleted';
 
 CREATE OR REPLACE FUNCTION cleanup_document_vectors() RETURNS trigger AS $$
 BEGIN
@@ -45,9 +45,11 @@ BEGIN
     FROM locked WHERE t.term = locked.term AND t.month = locked.month;
 
     INSERT INTO index_epochs AS e (month, epoch)
-    SELECT DISTINCT date_trunc('month', document_created_at AT TIME ZONE 'UTC')::date, 1
-    FROM deleted_chunks WHERE live ORDER BY 1
-    ON CONFLICT (month) DO UPDATE SET epoch = e.epoch + 1;
+    SELECT month, gen_random_uuid() FROM (
+        SELECT DISTINCT date_trunc('month', document_created_at AT TIME ZONE 'UTC')::date AS month
+        FROM deleted_chunks WHERE live ORDER BY 1
+    ) months
+    ON CONFLICT (month) DO UPDATE SET epoch = excluded.epoch;
     RETURN NULL;
 END;
 $$ LANGUAGE plpgsql;
