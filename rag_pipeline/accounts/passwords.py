@@ -10,7 +10,7 @@ from rag_pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
-_SHORTEST, _LONGEST = 12, 1024
+SHORTEST, _LONGEST = 12, 1024
 """OWASP ASVS 4.0, 2.1.1 and 2.1.2: at least 12 characters, and an end to what has to be hashed."""
 
 
@@ -23,8 +23,8 @@ def _hasher() -> PasswordHasher:
 
 def hashed(password: str) -> str:
     """Return the hash to store, with its parameters and salt. Raises `ConfigError` for a password of another length."""
-    if not _SHORTEST <= len(password) <= _LONGEST:
-        raise ConfigError(f"a password has {_SHORTEST} to {_LONGEST} characters: choose another one")
+    if not SHORTEST <= len(password) <= _LONGEST:
+        raise ConfigError(f"a password has {SHORTEST} to {_LONGEST} characters: choose another one")
     return _hasher().hash(password)
 
 

@@ -226,12 +226,29 @@ def test_another_password_ends_older_sessions(service: Service, browser: Browser
     assert browser.get("/keys").status_code == 303
 
 
+def test_people_change_their_password_on_the_page(service: Service, browser: Browser):
+    email, new = new_user(service, "own-password@example.com"), "another " + PASSWORD
+    other = Browser(service)
+    for one in (browser, other):
+        one.log_in(email)
+    wrong = browser.post("/password", csrf=browser.csrf("/keys"), password="a wrong password", new=new)
+    short = browser.post("/password", csrf=browser.csrf("/keys"), password=PASSWORD, new="short")
+    assert (wrong.status_code, short.status_code) == (422, 422)
+    assert "The present password is wrong" in wrong.text
+    assert browser.post("/password", password=PASSWORD, new=new).status_code == 403
+    changed = browser.post("/password", csrf=browser.csrf("/keys"), password=PASSWORD, new=new)
+    assert "The password was changed" in browser.get(changed.headers["location"]).text
+    assert other.get("/keys").status_code == 303
+    assert other.log_in(email).status_code == 401
+    assert other.log_in(email, new).status_code == 303
+
+
 def test_no_form_works_without_its_token(service: Service, browser: Browser, reader: str):
     wrong = browser.post("/login", csrf="x", email=reader, password=PASSWORD, next="/")
     assert wrong.status_code == 403
     assert browser.session is None
     browser.log_in(reader)
-    for path in ("/logout", "/keys", "/keys/00000000-0000-0000-0000-000000000000/revoke"):
+    for path in ("/logout", "/password", "/keys", "/keys/00000000-0000-0000-0000-000000000000/revoke"):
         for fields in ({}, {"csrf": ""}, {"csrf": "x"}, {"csrf": Browser(service).csrf("/login")}):
             assert browser.post(path, name="a", **fields).status_code == 403, path
     assert "You have no keys" in browser.get("/keys").text

@@ -17,7 +17,7 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from jinja2 import Environment, FileSystemLoader
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
-from rag_pipeline.accounts import api_keys, logins
+from rag_pipeline.accounts import api_keys, logins, passwords, users
 from rag_pipeline.accounts.api_keys import Asker
 from rag_pipeline.accounts.permissions import EVERYTHING, SEARCH, allows, of_user
 from rag_pipeline.errors import ConfigError, one_line
@@ -214,9 +214,9 @@ def page_routes(
         return response
 
     @router.get("/keys")
-    async def list_keys(request: Request) -> Response:
+    async def list_keys(request: Request, changed: bool = False) -> Response:
         visitor = await page.visitor(request)
-        return await page.keys(request, visitor)
+        return await page.keys(request, visitor, changed=changed)
 
     @router.post("/keys")
     async def create_key(request: Request) -> Response:
@@ -238,6 +238,17 @@ def page_routes(
         if not await in_thread(revoke):
             raise ProblemError(404, "you have no such key")
         return RedirectResponse("/keys", 303)
+
+    @router.post("/password")
+    async def change_password(request: Request) -> Response:
+        visitor, form = await page.form(request)
+        email, password, new = visitor.person.email, _text(form, "password"), _text(form, "new")
+        user = await in_thread(page.logged_in, request, email, password, limiter=page.logins)
+        if user is None or len(new) < passwords.SHORTEST:
+            return await page.keys(request, visitor, status=422, error=page.words(request)["wrong_password"])
+        await in_thread(users.set_password, database, email, new, limiter=page.logins)
+        # Sessions that began before the change end; this one goes on as a new one.
+        return await page.begin(request, user, "/keys?changed=1")
 
     @router.get("/static/{name}")
     async def static(name: str) -> Response:
@@ -354,14 +365,14 @@ class _Page:
         self._set(response, self.login_cookie, token, 3600, "strict")
         return response
 
-    async def keys(self, request: Request, visitor: _Visitor, made: str = "", status: int = 200) -> Response:
-        """Return the page of somebody's keys."""
+    async def keys(self, request: Request, visitor: _Visitor, status: int = 200, **shown: Any) -> Response:
+        """Return the page of somebody's keys and password."""
 
         def listed() -> list[dict[str, Any]]:
             with self._database.connection() as connection:
                 return keys_table.of_user(connection, visitor.person.id)
 
-        return self.rendered(request, "keys.html", visitor, status, listed=await in_thread(listed), made=made)
+        return self.rendered(request, "keys.html", visitor, status, listed=await in_thread(listed), **shown)
 
     def rendered(
         self, request: Request, template: str, visitor: _Visitor | None, status: int = 200, **values: Any

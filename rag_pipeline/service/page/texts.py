@@ -53,6 +53,10 @@ _ENGLISH = {
     "key_used": "used {count} times",
     "key_none": "You have no keys.",
     "revoked": "revoked",
+    "new_password": "New password, at least 12 characters",
+    "change_password": "Change the password",
+    "password_changed": "The password was changed. Other devices have to log in again.",
+    "wrong_password": "The present password is wrong, or the new one has fewer than 12 characters.",
     "cached": "cached",
     "keyboard": "Keyboard: / search, j and k next and previous, Enter opens",
 }
@@ -106,6 +110,10 @@ _JAPANESE = {
     "key_used": "{count} 回使用",
     "key_none": "キーはまだありません。",
     "revoked": "失効済み",
+    "new_password": "新しいパスワード(12 文字以上)",
+    "change_password": "パスワードを変更する",
+    "password_changed": "パスワードを変更しました。ほかの端末では、もう一度ログインが必要です。",
+    "wrong_password": "現在のパスワードが違うか、新しいパスワードが 12 文字未満です。",
     "cached": "キャッシュ",
     "keyboard": "キー操作: / 検索欄、j と k 次と前、Enter 開く",
 }
