@@ -340,4 +340,6 @@ def _hit(found: _Ranked) -> Hit:
         content=chunk.content,
         score=found.score,
         scores={"dense": found.dense, "sparse": found.sparse, "multi": found.multi},
+        category=chunk.category,
+        tags=tuple(chunk.tags or ()),
     )

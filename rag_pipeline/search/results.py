@@ -14,7 +14,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 MAX_LIMIT = 100
 
-_NOT_PRINTED = ("document_created_at", "language")
+_NOT_PRINTED = ("document_created_at", "language", "category", "tags")
 """What only pages show; the keys of the JSON are fixed."""
 
 
@@ -37,6 +37,8 @@ class Hit:
     """Ranks the hits of one search; not comparable across searches."""
     scores: dict[str, float | None]
     """The scores by leg: `dense`, `sparse` and `multi`; None if the leg did not find the chunk."""
+    category: str | None = None
+    tags: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the hit as `rag-pipeline search --json` prints it."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 _AT_ONCE = min(12, max(4, 2 * (os.cpu_count() or 1)))
 """Searches at once: while some wait for a store, others compute. Fewer than there are connections to PostgreSQL."""
+_MOST_VALUES = 20
+"""Of a facet."""
 _WAITING = 64
 """Searches that wait; more are told to come again."""
 _SECONDS = 30.0
@@ -108,7 +110,7 @@ class Answer:
     seconds: float
     cached: bool
     facets: dict[str, dict[str, int]]
-    """How many of all hits that were looked at, also before the offset, have each source and language."""
+    """How many of all hits that were looked at, also before the offset, have each source, language, category and tag."""
 
 
 class Searching:
@@ -183,8 +185,10 @@ class Searching:
                 "scored": scored,
                 "dates": [hit.document_created_at.isoformat() for hit in found.hits],
                 "facets": {
-                    "source": dict(Counter(hit.source_id.partition(":")[0] for hit in found.hits).most_common()),
-                    "language": dict(Counter(hit.language for hit in found.hits if hit.language).most_common()),
+                    "source": _counted(hit.source_id.partition(":")[0] for hit in found.hits),
+                    "language": _counted(hit.language for hit in found.hits),
+                    "category": _counted(hit.category for hit in found.hits),
+                    "tag": _counted(tag for hit in found.hits for tag in hit.tags),
                 },
             }
 
@@ -198,6 +202,11 @@ class Searching:
         )
         places = answer["ranks"][offset : offset + limit]
         return Answer(hits, dates, places, time.perf_counter() - start, is_cached, answer["facets"])
+
+
+def _counted(values: Iterable[str | None]) -> dict[str, int]:
+    """Return how often each value is there, most often first."""
+    return dict(Counter(value for value in values if value).most_common(_MOST_VALUES))
 
 
 def ranks(hits: Sequence[dict[str, Any]]) -> list[dict[str, int]]:

@@ -103,6 +103,10 @@ def test_a_page_has_ten_hits_with_facets_ranks_and_the_rest_on_further_pages(bro
     only = browser.get("/", q="休暇の取り方", source="notes").text
     assert only.count('<li class="hit">') == 4
     assert "× notes" in only
+    assert re.search(r'>memo</a> <span class="count">4</span>', only)
+    tagged = browser.get("/", q="休暇の取り方", tag="社内", category="memo").text
+    assert tagged.count('<li class="hit">') == 4
+    assert "× 社内" in tagged
     assert browser.get("/", q="休暇", **{"from": "2024-03-01", "to": "2024-02-01"}).status_code == 422
     assert "Nothing found" in browser.get("/", q="休暇", source="nothing").text
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _PAGE, _CHUNKS, _BEFORE = 10, 40, 3
-_FACETS = ("source", "language")
+_FACETS = ("source", "language", "category", "tag")
 _LOCAL = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
 """A path of this service: `//other.example` and `/\\other.example` lead elsewhere."""
 _LONGEST_PATH = 30_000
@@ -83,18 +83,30 @@ def page_routes(
         mode: Mode = "hybrid",
         source: Annotated[str, Query(max_length=255)] = "",
         language: Annotated[str, Query(max_length=10)] = "",
+        category: Annotated[str, Query(max_length=255)] = "",
+        tag: Annotated[str, Query(max_length=255)] = "",
         from_: Annotated[str, Query(alias="from", max_length=10)] = "",
         to: Annotated[str, Query(max_length=10)] = "",
         page_number: Annotated[int, Query(alias="page", ge=1, le=MAX_LIMIT // _PAGE)] = 1,
     ) -> Response:
         visitor = await page.visitor(request)
-        chosen = {"source": source, "language": language, "from": from_, "to": to}
-        shown: dict[str, Any] = {"query": q, "mode": mode, "modes": MODES, "chosen": chosen, "results": None}
+        facets = {"source": source, "language": language, "category": category, "tag": tag}
+        chosen = {**facets, "from": from_, "to": to}
+        shown: dict[str, Any] = {
+            "query": q,
+            "mode": mode,
+            "modes": MODES,
+            "chosen": chosen,
+            "names": _FACETS,
+            "results": None,
+        }
         if q.strip():
             try:
                 filters = Filters(
                     source=source or None,
                     language=language or None,
+                    category=category or None,
+                    tags=(tag,) if tag else (),
                     from_date=_day(from_),
                     to_date=_day(to),
                 )
@@ -137,6 +149,7 @@ def page_routes(
             "mode": "hybrid",
             "modes": MODES,
             "chosen": dict.fromkeys((*_FACETS, "from", "to"), ""),
+            "names": _FACETS,
         }
         return page.rendered(request, "search.html", visitor, **shown, **found, heading=heading)
 

@@ -38,10 +38,12 @@ class FoundChunk:
     section_title: str | None
     content: str
     multi_vector_count: int
+    category: str | None = None
+    tags: list[str] | None = None
 
 
 _COLUMNS = f"""c.id, c.document_id, c.document_created_at, d.source_type, d.source_id, d.source_url, d.title,
-    d.language, c.position, c.section_title, c.content,
+    d.language, d.category, d.tags, c.position, c.section_title, c.content,
     CASE WHEN c.{column("multi")} IS NULL THEN 0 ELSE c.multi_vector_count END AS multi_vector_count"""
 
 _OF_ITS_DOCUMENT = "d.id = c.document_id AND d.created_at = c.document_created_at"
