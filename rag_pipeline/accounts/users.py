@@ -23,8 +23,7 @@ def add(database: Database, email: str, password: str, *, role: str = "viewer", 
     """Add a user. Raises `ConfigError` for a malformed or taken address, an unknown role or a short password."""
     if not _EMAIL.fullmatch(email) or len(email) > _LONGEST_EMAIL:
         raise ConfigError(f"{email!r} is not an email address: write one such as hanako@example.com")
-    if role not in permissions.ROLES:
-        raise ConfigError(f"{role!r} is not a role: choose one of {', '.join(permissions.ROLES)}")
+    _expect_role(role)
     checked = [permissions.checked(permission) for permission in own]
     password_hash = passwords.hashed(password)
     with database.connection() as connection:
@@ -34,8 +33,7 @@ def add(database: Database, email: str, password: str, *, role: str = "viewer", 
 
 def set_role(database: Database, email: str, role: str) -> None:
     """Change a user's role. Raises `ConfigError` if there is no such user or role."""
-    if role not in permissions.ROLES:
-        raise ConfigError(f"{role!r} is not a role: choose one of {', '.join(permissions.ROLES)}")
+    _expect_role(role)
     with database.connection() as connection:
         _expect(table.set_role(connection, email, role), email)
 
@@ -57,6 +55,11 @@ def unlock(database: Database, email: str) -> None:
     """Open an account that was locked or deactivated. Raises `ConfigError` if there is no such user."""
     with database.connection() as connection:
         _expect(table.unlock(connection, email), email)
+
+
+def _expect_role(role: str) -> None:
+    if role not in permissions.ROLES:
+        raise ConfigError(f"{role!r} is not a role: choose one of {', '.join(permissions.ROLES)}")
 
 
 def _expect(found: bool, email: str) -> None:

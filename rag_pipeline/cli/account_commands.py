@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rag_pipeline.accounts.permissions import ROLES
 from rag_pipeline.cli.common import DateType, json_option, open_pipeline, print_json, print_line, print_status
 from rag_pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rag_pipeline.stores.postgres.database import Database
 
 _permission_option = click.option(
     "--permission", "permissions", metavar="P", multiple=True, help="A permission such as hr; repeatable."
@@ -30,9 +35,8 @@ def add_user(email: str, role: str, permissions: tuple[str, ...]) -> None:
     """Add a user. The password comes from a prompt, or is a line of standard input."""
     from rag_pipeline.accounts import users as accounts
 
-    with open_pipeline() as pipeline:
-        pipeline.prepare()
-        accounts.add(pipeline.stores.database, email, _password(), role=role, own=permissions)
+    with _database() as database:
+        accounts.add(database, email, _password(), role=role, own=permissions)
     print_status(f"added {email} as {role}")
 
 
@@ -60,9 +64,8 @@ def set_role(email: str, role: str) -> None:
     """Give a user another role, at once for all keys."""
     from rag_pipeline.accounts import users as accounts
 
-    with open_pipeline() as pipeline:
-        pipeline.prepare()
-        accounts.set_role(pipeline.stores.database, email, role)
+    with _database() as database:
+        accounts.set_role(database, email, role)
     print_status(f"{email} is {role}")
 
 
@@ -72,9 +75,8 @@ def set_password(email: str) -> None:
     """Change a user's password: from a prompt, or a line of standard input."""
     from rag_pipeline.accounts import users as accounts
 
-    with open_pipeline() as pipeline:
-        pipeline.prepare()
-        accounts.set_password(pipeline.stores.database, email, _password())
+    with _database() as database:
+        accounts.set_password(database, email, _password())
     print_status(f"changed the password of {email}")
 
 
@@ -84,9 +86,8 @@ def deactivate(email: str) -> None:
     """Close an account; its keys end at once."""
     from rag_pipeline.accounts import users as accounts
 
-    with open_pipeline() as pipeline:
-        pipeline.prepare()
-        accounts.deactivate(pipeline.stores.database, email)
+    with _database() as database:
+        accounts.deactivate(database, email)
     print_status(f"deactivated {email}; `rag-pipeline users unlock {email}` opens the account again")
 
 
@@ -96,9 +97,8 @@ def unlock(email: str) -> None:
     """Open an account that was locked or deactivated."""
     from rag_pipeline.accounts import users as accounts
 
-    with open_pipeline() as pipeline:
-        pipeline.prepare()
-        accounts.unlock(pipeline.stores.database, email)
+    with _database() as database:
+        accounts.unlock(database, email)
     print_status(f"unlocked {email}")
 
 
@@ -129,10 +129,9 @@ def create_key(
     """Create a key, which is shown once. Without --permission it may search; with '*' all that its user may."""
     from rag_pipeline.accounts import api_keys
 
-    with open_pipeline() as pipeline:
-        pipeline.prepare()
+    with _database() as database:
         made = api_keys.create(
-            pipeline.stores.database,
+            database,
             name,
             email,
             wanted=permissions,
@@ -172,10 +171,8 @@ def revoke(prefix: str) -> None:
     """End a key, by its prefix or id, at once."""
     from rag_pipeline.stores.postgres import api_keys as table
 
-    with open_pipeline() as pipeline:
-        pipeline.prepare()
-        with pipeline.stores.database.connection() as connection:
-            count = table.revoke(connection, prefix)
+    with _database() as database, database.connection() as connection:
+        count = table.revoke(connection, prefix)
     if not count:
         raise ConfigError(f"no active key {prefix}: `rag-pipeline keys list` shows them")
     print_status(f"revoked {prefix}")
@@ -187,11 +184,17 @@ def _key_state(row: dict[str, Any]) -> str:
     return "expired" if row["expires_at"] and row["expires_at"] <= datetime.now(UTC) else "active"
 
 
-def _rows(read: Any) -> list[dict[str, Any]]:
+@contextmanager
+def _database() -> Iterator[Database]:
+    """Lend the database, with its schema up to date."""
     with open_pipeline() as pipeline:
         pipeline.prepare()
-        with pipeline.stores.database.connection() as connection:
-            rows: list[dict[str, Any]] = read(connection)
+        yield pipeline.stores.database
+
+
+def _rows(read: Any) -> list[dict[str, Any]]:
+    with _database() as database, database.connection() as connection:
+        rows: list[dict[str, Any]] = read(connection)
     return rows
 
 

@@ -19,6 +19,7 @@ from rag_pipeline.errors import DocumentError, RagError, SourceError, one_line
 from rag_pipeline.indexing.retention import oldest_kept_month
 from rag_pipeline.indexing.source_access import store_access
 from rag_pipeline.months import Month, clamp
+from rag_pipeline.sources.config import read_sources
 from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.stores.postgres import schema, source_items, sources
 from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
@@ -94,7 +95,7 @@ def scan_source(
         source_id = sources.register(
             connection, config.type, config.name, config.connection_config(), config.schedule, config.access
         )
-        store_access(connection, pipeline)
+        store_access(connection, read_sources(pipeline.settings.sources))
         before = sources.state_of(connection, config.type, config.name)
     with (
         pipeline.stopwatch.stage("scan"),

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rag_pipeline.sources.config import read_sources
 from rag_pipeline.stores.postgres import sources
 
 if TYPE_CHECKING:
-    from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.sources.config import SourcesFile
     from rag_pipeline.stores.postgres.database import Connection
 
 
-def store_access(connection: Connection, pipeline: Pipeline) -> int:
-    """Store what the sources in the file ask for now; return how many have changed."""
-    listed = read_sources(pipeline.settings.sources).sources
-    return sources.set_access(connection, [(source.type, source.name, source.access) for source in listed])
+def store_access(connection: Connection, file: SourcesFile) -> int:
+    """Store what the sources in a file that was just read ask for; return how many have changed."""
+    return sources.set_access(connection, [(source.type, source.name, source.access) for source in file.sources])

@@ -240,15 +240,17 @@ def _few_documents(request: _Request) -> list[UUID] | None:
     filters, sources = request.filters, request.sources
     database = request.pipeline.stores.database
     most = NAMED_DOCUMENTS + 1
-    found: list[UUID]
+    found: list[UUID] = []
     if filters.category is None and filters.author is None and not filters.tags:
         if sources is None:
             return None
         with database.connection() as connection:
             found = queries.documents_of_sources(connection, filters, sources, most)
-        if len(found) < most or filters.language is None:
-            return found if len(found) < most else None
-    found = []
+        if len(found) < most:
+            return found
+        if filters.language is None:
+            return None
+        found = []
     for first, last in _windows(request):
         with database.connection() as connection:
             found += queries.matching_documents(connection, filters, sources, first, last, most - len(found))

@@ -9,7 +9,7 @@ TREC qrels, `id 0 document gain`. A document is named by its `source_id`. Measur
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +72,8 @@ def read_queries(path: Path, qrels: Path | None = None) -> list[JudgedQuery]:
     found = _from_trec(path, qrels) if qrels is not None else _from_json(path)
     if not found:
         raise ConfigError(f"{path}: no queries: write one JSON object a line, with `query` and `relevant`")
-    ids = [query.id for query in found]
-    for identity in ids:
-        if ids.count(identity) > 1:
+    for identity, times in Counter(query.id for query in found).items():
+        if times > 1:
             raise ConfigError(f"{path}: the id {identity!r} is there twice: give each query its own")
     return found
 

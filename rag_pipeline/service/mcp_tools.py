@@ -125,10 +125,10 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
     ) -> Document:
         """Read a document from a position on, such as around a passage that `search` found."""
         asker = await _told(asker_of(_request(context)))
-        document = await _told(in_thread(reading.document, asker, document_id))
-        parts = await _told(in_thread(reading.chunks, asker, document_id, position, limit))
-        if document is None or parts is None:
+        found = await _told(in_thread(reading.with_chunks, asker, document_id, position, limit))
+        if found is None:
             raise ToolError("there is no such document")
+        document, parts = found
         return Document(
             title=document["title"],
             url=document["source_url"],

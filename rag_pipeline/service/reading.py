@@ -31,13 +31,16 @@ class Reading:
         with self._database.connection() as connection:
             return document_reading.document(connection, identity, _visible(connection, asker))
 
-    def chunks(self, asker: Asker, identity: UUID, first: int, limit: int) -> list[dict[str, Any]] | None:
-        """Return a document's chunks from a position on, in order; None if there is no document to see."""
+    def with_chunks(
+        self, asker: Asker, identity: UUID, first: int, limit: int
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+        """Return a document and its chunks from a position on, in order; None if there is none to see."""
         with self._database.connection() as connection:
             visible = _visible(connection, asker)
-            if document_reading.document(connection, identity, visible) is None:
+            document = document_reading.document(connection, identity, visible)
+            if document is None:
                 return None
-            return document_reading.chunks(connection, identity, visible, first, limit)
+            return document, document_reading.chunks(connection, identity, visible, first, limit)
 
 
 def _visible(connection: Connection, asker: Asker) -> list[UUID] | None:

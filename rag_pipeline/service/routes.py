@@ -167,10 +167,10 @@ def api_routes(searching: Searching, reading: Reading) -> APIRouter:
         first: Annotated[int, Query(ge=0, le=2**31 - 1, alias="from", description="The first position.")] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_CHUNKS)] = 50,
     ) -> dict[str, Any]:
-        found = await in_thread(reading.chunks, _asker(request), document_id, first, limit)
+        found = await in_thread(reading.with_chunks, _asker(request), document_id, first, limit)
         if found is None:
             raise ProblemError(404, _NO_DOCUMENT)
-        return {"chunks": found}
+        return {"chunks": found[1]}
 
     return router
 

@@ -112,9 +112,9 @@ def _ensure_account(pipeline: Pipeline, host: str, url: str, report: Callable[[s
         user = users_table.by_email(connection, FIRST_ADMIN)
     assert user is not None
     try:
-        report(
-            f"to log in, once, within 15 minutes: {url}/link/{Sessions(RedisBreaker.to(pipeline.endpoints.redis_url)).make_link(user.id)}"
-        )
+        with contextlib.closing(RedisBreaker.to(pipeline.endpoints.redis_url)) as redis:
+            token = Sessions(redis).make_link(user.id)
+        report(f"to log in, once, within 15 minutes: {url}/link/{token}")
     except ProblemError as problem:  # `rag-pipeline users set-password` does as well.
         report(str(problem))
 

@@ -43,12 +43,13 @@ class SourceAccess:
             return
         try:
             # A source whose entry has a mistake keeps what is stored: say so, it may have been meant to hide it.
-            mistakes = {entry.message for entry in read_sources(self._path).invalid}
+            file = read_sources(self._path)
+            mistakes = {entry.message for entry in file.invalid}
             for message in mistakes - self._said:
                 _log.warning("the access of this source stays as it was: %s", message)
             self._said = mistakes
             with self._pipeline.stores.database.connection() as connection:
-                changed = store_access(connection, self._pipeline)
+                changed = store_access(connection, file)
         except Exception as error:
             # Whatever it is, the next attempt comes in two seconds; without this thread no change would ever hold.
             _log.warning("what %s asks for is not stored yet: %s", self._path, one_line(error))

@@ -45,9 +45,7 @@ class Filters:
                 f"{self.source_type[:_MAX_SOURCE_TYPE]!r} is not a source type: `rag-pipeline sources` lists them"
             )
         for text in (self.source, self.category, self.author, *self.tags):
-            if text is None:
-                continue
-            if not 0 < len(text) <= _MAX_TEXT or "\0" in text:
+            if text is not None and (not 0 < len(text) <= _MAX_TEXT or "\0" in text):
                 raise ConfigError(
                     f"the filter {text[:50]!r} is not one: write 1 to {_MAX_TEXT} characters, no NUL"
                 )

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 from rag_pipeline_tests.support.command_line import CommandLine, one_line
+from rag_pipeline_tests.support.live import free_port, wait
 from rag_pipeline_tests.support.stores import Stores
 
 PASSWORD = "correct horse battery\n"
@@ -72,29 +71,30 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     assert cli.json("keys", "list")["keys"][0]["expires_at"] == "2030-02-01T00:00:00+00:00"
 
 
-def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine, free_port: int):
-    elsewhere = cli.run("serve", "--host", "0.0.0.0", "--port", str(free_port))
+def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine):
+    port = free_port()
+    elsewhere = cli.run("serve", "--host", "0.0.0.0", "--port", str(port))
     assert elsewhere.returncode == 1
     assert "can be reached from elsewhere" in one_line(elsewhere.stderr)
     assert cli.json("users", "list") == {"users": []}
 
     cli.write("soup.md", "# 味噌汁\n\n豆腐とわかめを入れる。")
     cli.json("ingest")
-    process = cli.start("serve", "--port", str(free_port))
+    process = cli.start("serve", "--port", str(port))
     assert process.stderr is not None
     lines = [line for line in (process.stderr.readline() for _ in range(4)) if "rag_pipeline.audit" not in line]
     key = re.search(r"rag_\w{8}_[\w-]{43}", lines[0])
     assert key is not None, lines
-    assert f"http://127.0.0.1:{free_port}/link/" in lines[1]
-    assert lines[2].strip() == f"search service: http://127.0.0.1:{free_port} (Ctrl-C stops it)"
-    url = f"http://127.0.0.1:{free_port}"
+    assert f"http://127.0.0.1:{port}/link/" in lines[1]
+    assert lines[2].strip() == f"search service: http://127.0.0.1:{port} (Ctrl-C stops it)"
+    url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key[0]}"}, trust_env=False) as client:
-        _wait_for(client)
+        wait("the service answers", 60, lambda: _answers(client))
         assert client.get(lines[1].split()[-1]).headers["location"] == "/"
         found = client.post("/v1/search", json={"query": "豆腐"}).json()
         assert [hit["source_id"] for hit in found["hits"]] == ["docs:soup.md"]
-        taken = cli.run("serve", "--port", str(free_port))
-        assert (taken.returncode, f"port {free_port} is taken" in one_line(taken.stderr)) == (1, True)
+        taken = cli.run("serve", "--port", str(port))
+        assert (taken.returncode, f"port {port} is taken" in one_line(taken.stderr)) == (1, True)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert "Traceback" not in err
@@ -102,20 +102,8 @@ def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine, fr
     assert cli.json("keys", "list")["keys"][0]["usage_count"] == 1
 
 
-def _wait_for(client: httpx.Client) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            if client.get("/healthz").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise AssertionError("the service does not answer")
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -158,17 +158,27 @@ def test_limits_of_keys_are_apart(redis_url: str):
     assert limits.admit(other, 1).is_admitted
 
 
-def test_too_many_searches_at_once_are_sent_away_and_health_still_answers(index: SearchIndex, monkeypatch):
-    monkeypatch.setattr(searching, "Turns", lambda: Turns(at_once=1, waiting=1))
+def hold_searches(
+    index: SearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> tuple[threading.Event, threading.Event, list[str]]:
+    """Have searches wait in the embedder: one has entered, they may go on, and what was embedded."""
     entered, go_on = threading.Event(), threading.Event()
+    embedded: list[str] = []
     encode = index.pipeline.embedder.encode_query
 
     def slow(text, *rest):
+        embedded.append(text)
         entered.set()
         assert go_on.wait(60)
         return encode(text, *rest)
 
     monkeypatch.setattr(index.pipeline.embedder, "encode_query", slow)
+    return entered, go_on, embedded
+
+
+def test_too_many_searches_at_once_are_sent_away_and_health_still_answers(index: SearchIndex, monkeypatch):
+    monkeypatch.setattr(searching, "Turns", lambda: Turns(at_once=1, waiting=1))
+    entered, go_on, _ = hold_searches(index, monkeypatch)
     with running(index.pipeline) as service:
         key = new_key(index.pipeline, "a@example.com")
         found: list[int] = []
@@ -343,17 +353,7 @@ def test_an_unexpected_error_is_a_problem_that_tells_nothing(index: SearchIndex,
 
 def test_a_search_that_nobody_waits_for_any_more_never_begins(index: SearchIndex, monkeypatch):
     monkeypatch.setattr(searching, "Turns", lambda: Turns(at_once=1, waiting=5))
-    entered, go_on = threading.Event(), threading.Event()
-    embedded: list[str] = []
-    encode = index.pipeline.embedder.encode_query
-
-    def slow(text, *rest):
-        embedded.append(text)
-        entered.set()
-        assert go_on.wait(60)
-        return encode(text, *rest)
-
-    monkeypatch.setattr(index.pipeline.embedder, "encode_query", slow)
+    entered, go_on, embedded = hold_searches(index, monkeypatch)
     with running(index.pipeline) as service:
         key = new_key(index.pipeline, "a@example.com")
         first = threading.Thread(target=service.search, args=(key, "豆腐"))

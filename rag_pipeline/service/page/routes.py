@@ -92,14 +92,7 @@ def page_routes(
         visitor = await page.visitor(request)
         facets = {"source": source, "language": language, "category": category, "tag": tag}
         chosen = {**facets, "from": from_, "to": to}
-        shown: dict[str, Any] = {
-            "query": q,
-            "mode": mode,
-            "modes": MODES,
-            "chosen": chosen,
-            "names": _FACETS,
-            "results": None,
-        }
+        shown = _asked(q, mode, chosen) | {"results": None}
         if q.strip():
             try:
                 filters = Filters(
@@ -127,30 +120,24 @@ def page_routes(
     @router.get("/similar/{document_id}/{position}")
     async def similar(request: Request, document_id: UUID, position: int) -> Response:
         visitor = await page.visitor(request)
-        document = await in_thread(reading.document, visitor.asker, document_id)
-        chunks = await in_thread(reading.chunks, visitor.asker, document_id, max(0, position), 1)
-        if document is None or not chunks:
+        read = await in_thread(reading.with_chunks, visitor.asker, document_id, max(0, position), 1)
+        if read is None or not read[1]:
             raise ProblemError(404, "there is no such passage")
+        document, (chunk,) = read
         by: Mode = "dense" if "dense" in pipeline.settings.vectors else "fulltext"
         answer = await searching.answer(
             visitor.asker,
-            chunks[0]["content"][:MAX_QUERY_CHARS],
+            chunk["content"][:MAX_QUERY_CHARS],
             by,
             0,
             _PAGE + 1,
             Filters(),
             gone_from(request),
         )
-        found = await in_thread(_found, _without(answer, str(chunks[0]["chunk_id"])), "", visitor, 1, {})
+        found = await in_thread(_found, _without(answer, str(chunk["chunk_id"])), "", visitor, 1, {})
         words = page.words(request)
         heading = words["similar_to"].format(title=plain(document["title"]))
-        shown: dict[str, Any] = {
-            "query": "",
-            "mode": "hybrid",
-            "modes": MODES,
-            "chosen": dict.fromkeys((*_FACETS, "from", "to"), ""),
-            "names": _FACETS,
-        }
+        shown = _asked("", "hybrid", dict.fromkeys((*_FACETS, "from", "to"), ""))
         return page.rendered(request, "search.html", visitor, **shown, **found, heading=heading)
 
     @router.get("/documents/{document_id}")
@@ -159,10 +146,10 @@ def page_routes(
     ) -> Response:
         visitor = await page.visitor(request)
         first = max(0, at - _BEFORE)
-        found = await in_thread(reading.document, visitor.asker, document_id)
-        chunks = await in_thread(reading.chunks, visitor.asker, document_id, first, _CHUNKS)
-        if found is None or chunks is None:
+        read = await in_thread(reading.with_chunks, visitor.asker, document_id, first, _CHUNKS)
+        if read is None:
             raise ProblemError(404, "there is no such document")
+        found, chunks = read
         path = f"/documents/{document_id}"
         last = chunks[-1]["position"] if chunks else 0
         month = Month.of(found["created_at"]).partition_key
@@ -402,6 +389,11 @@ class _Page:
         response.set_cookie(
             name, value, max_age=seconds, path="/", secure=self.is_secure, httponly=True, samesite=site
         )
+
+
+def _asked(query: str, mode: Mode, chosen: dict[str, str]) -> dict[str, Any]:
+    """Return what the template shows of a question."""
+    return {"query": query, "mode": mode, "modes": MODES, "chosen": chosen, "names": _FACETS}
 
 
 def _found(answer: Answer, query: str, visitor: _Visitor, number: int, asked: dict[str, str]) -> dict[str, Any]:
