@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     search_cache_seconds: int = Field(
         600, ge=0, le=86400, description="How long the search service keeps an answer; 0 keeps none."
     )
+    search_log_days: int = Field(
+        0, ge=0, le=3650, description="How long the search service keeps what was searched for; 0 keeps nothing."
+    )
 
     chunk_tokens: int = Field(400, ge=16, le=8192, description="The target size of a chunk, in tokens.")
     max_document_bytes: int = Field(

@@ -16,6 +16,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 SEARCH = "search"
 """Search and read documents."""
+JUDGE = "judge"
+"""Say on the search page which documents answer a query: evaluations are made of it."""
 METRICS = "metrics"
 """Read the service's metrics, which tell how much is asked of everybody's documents."""
 EVERYTHING = "*"
@@ -23,8 +25,8 @@ EVERYTHING = "*"
 
 OF_ROLE: Mapping[str, frozenset[str]] = {
     "viewer": frozenset({SEARCH}),
-    "editor": frozenset({SEARCH}),
-    "admin": frozenset({SEARCH, METRICS}),
+    "editor": frozenset({SEARCH, JUDGE}),
+    "admin": frozenset({SEARCH, JUDGE, METRICS}),
     "super_admin": frozenset({EVERYTHING}),
 }
 """The permissions that each role has; a user's own come on top."""

@@ -16,6 +16,7 @@ from rag_pipeline.cli import (
     check_commands,
     evaluate_command,
     ingest_commands,
+    judgement_commands,
     search_command,
     server_commands,
 )
@@ -61,7 +62,7 @@ for command in (
     *(server_commands.up, server_commands.down, server_commands.status, server_commands.dev),
     *(ingest_commands.sources, ingest_commands.ingest, search_command.search, ingest_commands.documents),
     *(check_commands.check, check_commands.repair, check_commands.alerts),
-    evaluate_command.evaluate,
+    *(evaluate_command.evaluate, judgement_commands.judgements, judgement_commands.searches),
     *(server_commands.serve, server_commands.mcp, account_commands.users, account_commands.keys),
 ):
     cli.add_command(command)

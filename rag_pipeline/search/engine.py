@@ -95,7 +95,7 @@ def search(
     Raises `ConfigError` for an empty query, a limit out of range, or a mode whose vectors are not built, and
     `StoreUnavailableError` if PostgreSQL or Milvus is unreachable.
     """
-    text = _text(query)
+    text = query_text(query)
     if mode not in MODES:
         raise ConfigError(f"{mode!r} is not a search mode: choose one of {', '.join(MODES)}")
     if not 1 <= limit <= MAX_LIMIT:
@@ -129,7 +129,8 @@ def _sources(pipeline: Pipeline, filters: Filters, only_sources: Sequence[UUID] 
     return [source for source in named if only_sources is None or source in only_sources]
 
 
-def _text(query: str) -> str:
+def query_text(query: str) -> str:
+    """Return what is searched for. Raises `ConfigError` if that is nothing."""
     # NUL and lone surrogates cannot be in a document, and PostgreSQL or an embedder would reject them.
     text = query[:MAX_QUERY_CHARS].replace("\0", " ").encode("utf-8", "replace").decode().strip()
     if not text:

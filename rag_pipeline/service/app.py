@@ -38,7 +38,7 @@ _KEYS_SUFFICE = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 def create_app(pipeline: Pipeline) -> FastAPI:
     """Return the service over an open pipeline, which stays its owner's to close."""
     database, redis = pipeline.stores.database, RedisBreaker.to(pipeline.endpoints.redis_url)
-    metrics, usage = Metrics(), Usage(database)
+    metrics, usage = Metrics(), Usage(database, pipeline.settings.search_log_days)
     cache = SearchCache(redis, pipeline.settings.search_cache_seconds)
     access = SourceAccess(pipeline)
     searching, reading = Searching(pipeline, cache, usage, metrics), Reading(database)

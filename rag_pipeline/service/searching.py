@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -21,6 +21,7 @@ from starlette.requests import Request
 from rag_pipeline.accounts.permissions import visible_sources
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.search import search
+from rag_pipeline.search.engine import query_text
 from rag_pipeline.search.results import MAX_LIMIT, Mode
 from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.problems import ProblemError, unavailable
@@ -28,6 +29,7 @@ from rag_pipeline.service.search_cache import SearchCache
 from rag_pipeline.service.usage import Usage
 from rag_pipeline.stores.filters import Filters
 from rag_pipeline.stores.postgres import index_epochs, sources
+from rag_pipeline.stores.postgres.search_log import Searched
 from rag_pipeline.stores.postgres.search_queries import Shown
 
 if TYPE_CHECKING:
@@ -133,14 +135,28 @@ class Searching:
         limit: int,
         filters: Filters,
         gone: Callable[[], Awaitable[None]],
+        logged: bool = True,
     ) -> Answer:
-        """Return the hits of a search among what the asker may see.
+        """Return the hits of a search among what the asker may see. It is logged, if searches are.
 
         Raises `ProblemError` if too many search at once or the search takes too long, and what `search` raises.
         """
         if offset + limit > MAX_LIMIT:
             raise ConfigError(f"offset + limit is at most {MAX_LIMIT}: narrow the search with filters")
-        return await self._turns.run(partial(self._answer, asker, query, mode, offset, limit, filters), gone)
+        start = time.perf_counter()
+        answer = await self._turns.run(partial(self._answer, asker, query, mode, offset, limit, filters), gone)
+        if logged:
+            self._usage.searched(
+                Searched(
+                    datetime.now(UTC),
+                    asked_as(query),
+                    mode,
+                    _as_text(filters),
+                    len(answer.hits),
+                    time.perf_counter() - start,
+                )
+            )
+        return answer
 
     def close(self) -> None:
         """Begin no search any more."""
@@ -157,7 +173,7 @@ class Searching:
             "query": query.strip(),
             "mode": mode,
             "limit": offset + limit,
-            "filters": {name: str(value) for name, value in asdict(filters).items() if value},
+            "filters": _as_text(filters),
             "sources": None if visible is None else [str(source) for source in visible],
             "generations": {kind: one.name for kind, one in pipeline.collections.generations.items()},
             "epoch": epoch,
@@ -202,6 +218,15 @@ class Searching:
         )
         places = answer["ranks"][offset : offset + limit]
         return Answer(hits, dates, places, time.perf_counter() - start, is_cached, answer["facets"])
+
+
+def asked_as(query: str) -> str:
+    """Return a query as it is logged and judged: how it was typed makes no difference."""
+    return " ".join(query_text(query).split())
+
+
+def _as_text(filters: Filters) -> dict[str, str]:
+    return {name: str(value) for name, value in asdict(filters).items() if value}
 
 
 def _counted(values: Iterable[str | None]) -> dict[str, int]:

@@ -33,7 +33,10 @@ def serve_stdio(pipeline: Pipeline) -> None:
     key = None if secret is None else secret.get_secret_value()
     if key is not None and _asker(pipeline, key) is None:
         raise ConfigError("RAG_API_KEY: the key is unknown, revoked or expired, or has no permission search")
-    usage, redis = Usage(database), RedisBreaker.to(pipeline.endpoints.redis_url)
+    usage, redis = (
+        Usage(database, pipeline.settings.search_log_days),
+        RedisBreaker.to(pipeline.endpoints.redis_url),
+    )
 
     async def asker_of(request: Any) -> Asker:
         if key is None:

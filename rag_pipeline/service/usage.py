@@ -1,4 +1,4 @@
-"""What is counted of requests: uses of keys and shown chunks, written in batches.
+"""What is kept of requests: uses of keys, shown chunks and, if they are logged, searches; written in batches.
 
 A row lock for each request would make the requests of one key wait for each other. What a killed process has not written
 yet is lost.
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import inf
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import psycopg
 
 from rag_pipeline.errors import StoreUnavailableError, one_line
-from rag_pipeline.stores.postgres import api_keys
+from rag_pipeline.stores.postgres import api_keys, search_log
+from rag_pipeline.stores.postgres.search_log import Searched
 from rag_pipeline.stores.postgres.search_queries import Shown, record_search
 
 if TYPE_CHECKING:
@@ -28,16 +31,22 @@ _log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 2.0
 _MOST_CHUNKS = 10_000
 """More are not remembered between two writes: those that are shown most come again."""
+_MOST_SEARCHES = 10_000
+_PURGE_SECONDS = 60 * 60
 
 
 class Usage:
     """Collects counts and writes them every two seconds, from a thread of its own. Thread-safe."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, log_days: int) -> None:
+        """Searches are logged for so many days; 0 logs none."""
         self._database = database
+        self._log_days = log_days
         self._lock = threading.Lock()
         self._keys: dict[UUID, tuple[int, datetime]] = {}
         self._shown: dict[UUID, Shown] = {}
+        self._searches: list[Searched] = []
+        self._purge_at = -inf
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
 
@@ -65,6 +74,13 @@ class Usage:
                 elif len(self._shown) < _MOST_CHUNKS:
                     self._shown[chunk.id] = chunk
 
+    def searched(self, search: Searched) -> None:
+        """Log a search, if they are logged."""
+        if self._log_days:
+            with self._lock:
+                if len(self._searches) < _MOST_SEARCHES:
+                    self._searches.append(search)
+
     def _run(self) -> None:
         while not self._end.wait(_PAUSE_SECONDS):
             self.write()
@@ -75,6 +91,7 @@ class Usage:
         with self._lock:
             keys, self._keys = self._keys, {}
             shown, self._shown = self._shown, {}
+            searches, self._searches = self._searches, []
         try:
             if keys:
                 with self._database.connection() as connection:
@@ -82,7 +99,18 @@ class Usage:
             if shown:
                 with self._database.connection() as connection:
                     record_search(connection, list(shown.values()))
+            if searches:
+                with self._database.connection() as connection:
+                    search_log.insert(connection, searches)
+            if time.monotonic() >= self._purge_at:
+                self._purge_at = time.monotonic() + _PURGE_SECONDS
+                with self._database.connection() as connection:
+                    search_log.delete_older_than(connection, self._log_days)
         except (psycopg.Error, StoreUnavailableError) as error:
             _log.warning(
-                "the use of %s keys and %s chunks was not counted: %s", len(keys), len(shown), one_line(error)
+                "the use of %s keys and %s chunks was not counted, %s searches were not logged: %s",
+                len(keys),
+                len(shown),
+                len(searches),
+                one_line(error),
             )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -24,6 +27,14 @@ def browser() -> Iterator[playwright.Browser]:
         browser.close()
 
 
+def curl(url: str, key: str, body: dict[str, str]) -> dict[str, Any]:
+    """Ask as the README does."""
+    headers = ["-H", f"Authorization: Bearer {key}", "-H", "Content-Type: application/json"]
+    command = ["curl", "--silent", "--fail", "--noproxy", "*", *headers, "-d", json.dumps(body), url]
+    answer: dict[str, Any] = json.loads(subprocess.check_output(command))
+    return answer
+
+
 @pytest.mark.parametrize(
     "device",
     [
@@ -32,9 +43,9 @@ def browser() -> Iterator[playwright.Browser]:
     ],
     ids=["wide, light, Japanese", "narrow, dark, English"],
 )
-def test_log_in_search_filter_open_and_make_a_key(service: Service, browser: playwright.Browser, device):
+def test_log_in_search_filter_judge_open_and_make_a_key(service: Service, browser: playwright.Browser, device):
     email = f"browser-{device['locale'].lower()}@example.com"
-    users.add(service.pipeline.stores.database, email, PASSWORD)
+    users.add(service.pipeline.stores.database, email, PASSWORD, role="editor")
     context = browser.new_context(**device, base_url=str(service.client.base_url))
     page = context.new_page()
     problems: list[str] = []
@@ -58,6 +69,12 @@ def test_log_in_search_filter_open_and_make_a_key(service: Service, browser: pla
     page.get_by_role("link", name="notes", exact=True).click()
     page.wait_for_url("**source=notes**")
     assert page.locator(".hit").count() == 4
+    pressed = page.locator(".hit >> nth=2").locator("[aria-pressed=true]")
+    page.locator(".hit >> nth=2").locator(".judge button >> nth=0").click()
+    page.wait_for_url("**#hit3")
+    assert pressed.inner_text() == {"ja": "役に立った", "en": "Helpful"}[device["locale"][:2]]
+    pressed.click()
+    page.wait_for_selector("[aria-pressed=true]", state="detached")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "q"
     page.fill("#q", "休暇 8")
@@ -73,6 +90,7 @@ def test_log_in_search_filter_open_and_make_a_key(service: Service, browser: pla
     page.fill("input[name=name]", "browser")
     page.keyboard.press("Enter")
     key = page.locator(".made code").inner_text()
-    assert service.hits(key, "休暇")
+    found = curl(f"{service.client.base_url}/v1/search", key, {"query": "休暇"})
+    assert len(found["hits"]) == 10
     assert problems == []
     context.close()

@@ -114,7 +114,7 @@ def test_a_page_has_ten_hits_with_facets_ranks_and_the_rest_on_further_pages(bro
 def test_a_document_opens_at_the_passage_and_shows_similar_ones(browser: Browser, reader: str):
     browser.log_in(reader)
     page = browser.get("/", q="休暇 31 の取り方", source="docs").text
-    opened = re.search(r'<h2><a href="(/documents/[0-9a-f-]+\?at=0)#p0">', page)
+    opened = re.search(r'<h2 id="hit1"><a href="(/documents/[0-9a-f-]+\?at=0)#p0">', page)
     similar = re.search(r'href="(/similar/[0-9a-f-]+/0)"', page)
     assert opened is not None
     assert similar is not None

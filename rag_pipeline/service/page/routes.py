@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -19,7 +20,7 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 
 from rag_pipeline.accounts import api_keys, logins, passwords, users
 from rag_pipeline.accounts.api_keys import Asker
-from rag_pipeline.accounts.permissions import EVERYTHING, SEARCH, allows, of_user
+from rag_pipeline.accounts.permissions import EVERYTHING, JUDGE, SEARCH, allows, of_user
 from rag_pipeline.errors import ConfigError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.search.engine import MAX_QUERY_CHARS
@@ -27,10 +28,11 @@ from rag_pipeline.search.results import MAX_LIMIT, MODES, Mode
 from rag_pipeline.service.page.showing import excerpt, link, moment, pieces, plain
 from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.problems import ProblemError
-from rag_pipeline.service.searching import Answer, gone_from, in_thread
+from rag_pipeline.service.searching import Answer, asked_as, gone_from, in_thread
 from rag_pipeline.service.sessions import DEVICE_SECONDS, LONGEST_SECONDS, Session
 from rag_pipeline.stores.filters import Filters
 from rag_pipeline.stores.postgres import api_keys as keys_table
+from rag_pipeline.stores.postgres import search_judgements
 from rag_pipeline.stores.postgres import users as users_table
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _PAGE, _CHUNKS, _BEFORE = 10, 40, 3
+_NO_DOCUMENT = "there is no such document"
+_SAYS = {"helpful": True, "not helpful": False, "nothing": None}
+"""What a form says of a document → what is stored."""
 _FACETS = ("source", "language", "category", "tag")
 _LOCAL = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
 """A path of this service: `//other.example` and `/\\other.example` lead elsewhere."""
@@ -66,6 +71,7 @@ class _Visitor:
         self.person = person
         self.session = session
         self.asker = Asker(of_user(person.role, person.permissions))
+        self.may_judge = allows(self.asker.permissions, JUDGE)
 
 
 def page_routes(
@@ -88,6 +94,7 @@ def page_routes(
         from_: Annotated[str, Query(alias="from", max_length=10)] = "",
         to: Annotated[str, Query(max_length=10)] = "",
         page_number: Annotated[int, Query(alias="page", ge=1, le=MAX_LIMIT // _PAGE)] = 1,
+        again: bool = False,
     ) -> Response:
         visitor = await page.visitor(request)
         facets = {"source": source, "language": language, "category": category, "tag": tag}
@@ -111,10 +118,13 @@ def page_routes(
                     MAX_LIMIT,
                     filters,
                     gone_from(request),
+                    logged=page_number == 1 and not again,
                 )
             except ConfigError as error:
                 return page.rendered(request, "search.html", visitor, 422, **shown, error=one_line(error))
             shown |= await in_thread(_found, answer, q, visitor, page_number, {"q": q, "mode": mode, **chosen})
+            if visitor.may_judge:
+                shown |= await in_thread(page.judged, visitor, q, shown["results"])
         return page.rendered(request, "search.html", visitor, **shown)
 
     @router.get("/similar/{document_id}/{position}")
@@ -133,12 +143,39 @@ def page_routes(
             _PAGE + 1,
             Filters(),
             gone_from(request),
+            logged=False,
         )
         found = await in_thread(_found, _without(answer, str(chunk["chunk_id"])), "", visitor, 1, {})
         words = page.words(request)
         heading = words["similar_to"].format(title=plain(document["title"]))
         shown = _asked("", "hybrid", dict.fromkeys((*_FACETS, "from", "to"), ""))
         return page.rendered(request, "search.html", visitor, **shown, **found, heading=heading)
+
+    @router.post("/judge")
+    async def judge(request: Request) -> Response:
+        visitor, form = await page.form(request)
+        if not visitor.may_judge:
+            raise ProblemError(403, f"this needs the permission {JUDGE}: an administrator can give it")
+        query, says = asked_as(_text(form, "query")), _text(form, "says")
+        identity = _identity(_text(form, "document"))
+        document = None
+        if identity is not None:
+            document = await in_thread(reading.document, visitor.asker, identity)
+        if document is None:
+            raise ProblemError(404, _NO_DOCUMENT)
+        if says not in _SAYS:
+            raise ProblemError(422, f"a document is judged by one of {', '.join(_SAYS)}")
+
+        def store() -> None:
+            with database.connection() as connection:
+                search_judgements.judge(connection, query, document["source_id"], visitor.person.id, _SAYS[says])
+
+        await in_thread(store)
+        # Where the hit stands on the page, so that nobody loses their place.
+        place = _text(form, "place")
+        return RedirectResponse(
+            _local(_text(form, "back")) + (f"#hit{place}" if place.isascii() and place.isdigit() else ""), 303
+        )
 
     @router.get("/documents/{document_id}")
     async def document(
@@ -148,7 +185,7 @@ def page_routes(
         first = max(0, at - _BEFORE)
         read = await in_thread(reading.with_chunks, visitor.asker, document_id, first, _CHUNKS)
         if read is None:
-            raise ProblemError(404, "there is no such document")
+            raise ProblemError(404, _NO_DOCUMENT)
         found, chunks = read
         path = f"/documents/{document_id}"
         last = chunks[-1]["position"] if chunks else 0
@@ -365,6 +402,13 @@ class _Page:
         self._set(response, self.login_cookie, token, 3600, "strict")
         return response
 
+    def judged(self, visitor: _Visitor, query: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return what the template shows of what somebody said of these documents before."""
+        names = [hit["judged_as"] for hit in results]
+        with self._database.connection() as connection:
+            said = search_judgements.of_user(connection, asked_as(query), names, visitor.person.id)
+        return {"said": said}
+
     async def keys(self, request: Request, visitor: _Visitor, status: int = 200, **shown: Any) -> Response:
         """Return the page of somebody's keys and password."""
 
@@ -406,7 +450,8 @@ def _found(answer: Answer, query: str, visitor: _Visitor, number: int, asked: di
 
     results = [
         {
-            "chunk_id": hit["chunk_id"],
+            "document_id": hit["document_id"],
+            "judged_as": hit["source_id"],
             "title": plain(hit["title"]),
             "section": plain(hit["section_title"]) if hit["section_title"] != hit["title"] else "",
             "source_id": plain(hit["source_id"]),
@@ -435,6 +480,7 @@ def _found(answer: Answer, query: str, visitor: _Visitor, number: int, asked: di
         if asked
         else {},
         "without": {name: url(**{name: ""}) for name in _FACETS},
+        "here": url(page=str(number), again="1"),
         "previous": url(page=str(number - 1)) if asked and number > 1 else None,
         "next": url(page=str(number + 1)) if asked and first + _PAGE < total else None,
     }
@@ -459,6 +505,13 @@ def _text(form: Any, name: str) -> str:
 def _make_key(database: Any, name: str, email: str) -> str:
     """Make a key that may do what its user may."""
     return api_keys.create(database, name, email, wanted=[EVERYTHING]).key
+
+
+def _identity(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 def _day(text: str) -> date | None:

@@ -1,0 +1,51 @@
+"""`searches` and `judgements`: what was searched for, and what people say of the hits."""
+
+from __future__ import annotations
+
+import click
+
+from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line
+from rag_pipeline.settings import load_settings
+
+
+@click.command()
+@json_option
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="So many queries.")
+@click.option("--without-hits", is_flag=True, help="Only queries that found nothing at least once.")
+def searches(as_json: bool, limit: int, without_hits: bool) -> None:
+    """List what was searched for on the search service, most often first, if RAG_SEARCH_LOG_DAYS keeps it."""
+    from rag_pipeline.stores.postgres import search_log
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        with pipeline.stores.database.connection() as connection:
+            rows = search_log.frequent(connection, limit, without_hits)
+    if as_json:
+        print_json({"queries": rows})
+        return
+    for row in rows:
+        missing = f"  {row['without_hits']} without hits" if row["without_hits"] else ""
+        print_line(f"{row['searches']:>7}  {row['median_seconds'] * 1000:>6.0f} ms  {row['query']}{missing}")
+    if not rows and not load_settings().search_log_days:
+        print_line("searches are not kept: set RAG_SEARCH_LOG_DAYS for the search service")
+    elif not rows:
+        print_line("no searches yet")
+
+
+@click.command()
+def judgements() -> None:
+    """Print what people judged on the search page as JSON lines, the file that `evaluate` reads.
+
+    A document is relevant to a query if more people find it helpful than not.
+    """
+    from rag_pipeline.stores.postgres import search_judgements
+
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        with pipeline.stores.database.connection() as connection:
+            judged = search_judgements.judged(connection)
+    relevant: dict[str, dict[str, int]] = {}
+    for one in judged:
+        relevant.setdefault(one.query, {})[one.source_id] = int(one.helpful)
+    for query, documents in relevant.items():
+        print_json({"query": query, "relevant": documents})
