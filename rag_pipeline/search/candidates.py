@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from rag_pipeline.months import Month
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.collections import MAX_HITS, SEARCH_EF, Collections, vector_field
+from rag_pipeline.stores.milvus.collections import SEARCH_EF, Collections, vector_field
 from rag_pipeline.stores.milvus.expressions import quoted
 from rag_pipeline.stores.vector_ids import leading_chunk
 
@@ -49,6 +49,19 @@ class Candidates:
     exhausted: bool = True
     """Whether no candidates follow: every other chunk scores worse or, for sparse vectors, has no score."""
 
+    @classmethod
+    def best(cls, parts: Sequence[Candidates], most: int) -> Candidates:
+        """Return the best of the candidates that were looked for in parts of the index."""
+        scores = {chunk: score for part in parts for chunk, score in part.scores.items()}
+        documents = {chunk: document for part in parts for chunk, document in part.documents.items()}
+        kept = sorted(scores, key=lambda chunk: -scores[chunk])[:most]
+        return cls(
+            {chunk: scores[chunk] for chunk in kept},
+            {chunk: documents[chunk] for chunk in kept},
+            len(kept),
+            exhausted=len(kept) == len(scores) and all(part.exhausted for part in parts),
+        )
+
     def extend(self, more: Candidates) -> None:
         """Append the candidates that follow."""
         self.scores |= more.scores
@@ -74,10 +87,11 @@ def find(
     generation: Generation,
     vector: FloatArray | SparseVector,
     filters: Filters,
+    limit: int,
     offset: int = 0,
     documents: Sequence[UUID] | None = None,
 ) -> Candidates:
-    """Return the up to 100 nearest chunks after the first `offset`, by alias; none before the first ingest.
+    """Return the `limit` nearest chunks after the first `offset`, by alias; none before the first ingest.
 
     Only those of `documents`, if it is not None.
     """
@@ -95,13 +109,13 @@ def find(
         parameters: dict[str, Any] = {}
         if generation.kind == "dense":
             # HNSW must keep at least as many candidates as it returns.
-            parameters["ef"] = max(SEARCH_EF, offset + MAX_HITS)
+            parameters["ef"] = max(SEARCH_EF, offset + limit)
         return client.search(
             generation.alias,
             data=[vector],
             anns_field=vector_field(generation.kind),
             filter=expression(filters, documents),
-            limit=MAX_HITS,
+            limit=limit,
             output_fields=["document_id"],
             search_params={"metric_type": "IP", "params": parameters},
             partition_names=partitions,
@@ -111,7 +125,7 @@ def find(
         )[0]
 
     hits = on_loaded(milvus, generation.alias, ask) or []
-    found = Candidates(returned=len(hits), exhausted=len(hits) < MAX_HITS)
+    found = Candidates(returned=len(hits), exhausted=len(hits) < limit)
     for hit in hits:
         chunk = leading_chunk(hit["id"])
         if chunk is None:

@@ -7,7 +7,6 @@ deleted, not live, or outside the filters are discarded before anything is ranke
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,24 +14,24 @@ import numpy as np
 import psycopg
 
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
-from rag_pipeline.search.candidates import Candidates, check_embedder, find
+from rag_pipeline.search.candidates import Candidates, check_embedder
 from rag_pipeline.search.fusion import descending, standardized
 from rag_pipeline.search.lexical import lexical_weight
+from rag_pipeline.search.live_candidates import live_candidates
 from rag_pipeline.search.maxsim import multi_scores
+from rag_pipeline.search.request import Request
 from rag_pipeline.search.results import MAX_LIMIT, MODES, Hit, Mode, SearchResult
 from rag_pipeline.search.terms import Terms
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.filters import NO_FILTERS, Filters
-from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres import search_queries as queries
 from rag_pipeline.stores.postgres import sources as sources_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors, FloatArray
-    from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.search_queries import FoundChunk
@@ -44,12 +43,6 @@ MAX_QUERY_CHARS = 8000
 """Longer queries are truncated: more words make a search slower, not better."""
 RERANKED = 50
 """The number of candidates that are reranked by their multi-vectors."""
-_MONTHS_AT_ONCE = 24
-"""A full-text search of a few months takes hundreds of locks, a server has some 10,000 for everybody."""
-NAMED_DOCUMENTS = 2000
-"""At most so many documents are named to Milvus, in an expression of some 80 kB."""
-_PAGES = 5
-"""The most pages of 100 candidates that a leg reads to fill the limit if many of the nearest chunks are not live."""
 
 
 @dataclass
@@ -61,19 +54,6 @@ class _Ranked:
     dense: float | None = None
     sparse: float | None = None
     multi: float | None = None
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A search: what is searched for, in which index, and the stopwatch that times its stages."""
-
-    pipeline: Pipeline
-    text: str
-    mode: Mode
-    limit: int
-    filters: Filters
-    sources: Sequence[UUID] | None
-    watch: Stopwatch
 
 
 def search(
@@ -102,7 +82,7 @@ def search(
         raise ConfigError(f"a limit of {limit} hits is out of range: choose one from 1 to {MAX_LIMIT}")
     watch = Stopwatch()
     sources = _sources(pipeline, filters, only_sources)
-    request = _Request(pipeline, text, mode, limit, filters, sources, watch)
+    request = Request(pipeline, text, mode, limit, filters, sources, watch)
     try:
         ranked = _by_text(request) if mode == "fulltext" else _by_vectors(request)
     except psycopg.errors.UndefinedTable:
@@ -138,13 +118,13 @@ def query_text(query: str) -> str:
     return text
 
 
-def _by_text(request: _Request) -> list[_Ranked]:
+def _by_text(request: Request) -> list[_Ranked]:
     database, watch = request.pipeline.stores.database, request.watch
     with watch.stage("words"):
         weights = Terms(database, request.text).fulltext_weights()
     found: list[tuple[FoundChunk, float]] = []
     with watch.stage("fulltext"):
-        for first, last in _windows(request):
+        for first, last in request.windows():
             with database.connection() as connection:
                 found += queries.fulltext(
                     connection, weights, request.filters, request.limit, first, last, request.sources
@@ -153,7 +133,7 @@ def _by_text(request: _Request) -> list[_Ranked]:
     return [_Ranked(chunk, score) for chunk, score in found]
 
 
-def _by_vectors(request: _Request) -> list[_Ranked]:
+def _by_vectors(request: Request) -> list[_Ranked]:
     pipeline, text, watch = request.pipeline, request.text, request.watch
     legs, multi = _legs(pipeline, request.mode)
     with watch.stage("words"):
@@ -164,7 +144,7 @@ def _by_vectors(request: _Request) -> list[_Ranked]:
         vectors = _encode(pipeline, text, [*legs, "multi"] if multi else legs, terms)
     with watch.stage("candidates"):
         check_embedder(pipeline.collections)
-    found, live = _live_candidates(request, legs, vectors)
+    found, live = live_candidates(request, legs, vectors)
     with watch.stage("rank"):
         if request.mode != "hybrid":
             scores = found[legs[0]].scores
@@ -199,82 +179,8 @@ def _encode(pipeline: Pipeline, text: str, kinds: Sequence[VectorKind], terms: T
     )[0]
 
 
-def _live_candidates(
-    request: _Request, legs: Sequence[VectorKind], vectors: ChunkVectors
-) -> tuple[dict[VectorKind, Candidates], dict[UUID, FoundChunk]]:
-    """The candidates of each leg, and the rows of the live ones: enough to fill the limit, if there are enough."""
-    pipeline, watch = request.pipeline, request.watch
-    milvus, generations = pipeline.stores.milvus, pipeline.collections.generations
-    found = {kind: Candidates() for kind in legs}
-    live: dict[UUID, FoundChunk] = {}
-    asked = list(legs)
-    with watch.stage("narrow"):
-        documents = _few_documents(request)
-    if documents == []:
-        return found, live
-
-    def next_page(kind: VectorKind) -> Candidates:
-        vector, offset = getattr(vectors, kind), found[kind].returned
-        return find(milvus, generations[kind], vector, request.filters, offset, documents)
-
-    with ThreadPoolExecutor(len(legs), thread_name_prefix="search") as pool:
-        for _ in range(_PAGES):
-            with watch.stage("candidates"):
-                pages = list(pool.map(next_page, asked))
-            new: dict[UUID, UUID] = {}
-            for kind, page in zip(asked, pages, strict=True):
-                new |= page.documents
-                found[kind].extend(page)
-            with watch.stage("hydrate"), pipeline.stores.database.connection() as connection:
-                live |= queries.hydrate(connection, new, request.filters, request.sources)
-            asked = [kind for kind in legs if not found[kind].exhausted]
-            if len(live) >= request.limit or not asked:
-                break
-    return found, live
-
-
-def _few_documents(request: _Request) -> list[UUID] | None:
-    """The documents that can be found, if Milvus must be told because its rows do not have what decides; None: many.
-
-    Of many, some are among the nearest chunks; of a few, perhaps none, however many pages are read.
-    """
-    filters, sources = request.filters, request.sources
-    database = request.pipeline.stores.database
-    most = NAMED_DOCUMENTS + 1
-    found: list[UUID] = []
-    if filters.category is None and filters.author is None and not filters.tags:
-        if sources is None:
-            return None
-        with database.connection() as connection:
-            found = queries.documents_of_sources(connection, filters, sources, most)
-        if len(found) < most:
-            return found
-        if filters.language is None:
-            return None
-        found = []
-    for first, last in _windows(request):
-        with database.connection() as connection:
-            found += queries.matching_documents(connection, filters, sources, first, last, most - len(found))
-        if len(found) == most:
-            return None
-    return found
-
-
-def _windows(request: _Request) -> Iterator[tuple[Month, Month]]:
-    """The existing months that the filters' dates allow, a few at a time: the first and the last of each time."""
-    since, until = request.filters.since, request.filters.until
-    months = [
-        month
-        for month in schema.existing_months(request.pipeline.stores.database)
-        if (until is None or month.start < until) and (since is None or month.end > since)
-    ]
-    for at in range(0, len(months), _MONTHS_AT_ONCE):
-        some = months[at : at + _MONTHS_AT_ONCE]
-        yield some[0], some[-1]
-
-
 def _fuse(
-    text: str, found: dict[VectorKind, Candidates], live: dict[UUID, FoundChunk], terms: Terms
+    text: str, found: Mapping[VectorKind, Candidates], live: Mapping[UUID, FoundChunk], terms: Terms
 ) -> list[_Ranked]:
     """Rank the live candidates by the sum of their legs' z-scores, best first."""
     chunks = [
@@ -309,7 +215,7 @@ def _rerank(pipeline: Pipeline, query: FloatArray, ranked: list[_Ranked]) -> lis
     return [together[n] for n in descending(np.array([one.score for one in together]))]
 
 
-def _ranked(chunk: FoundChunk, score: float, found: dict[VectorKind, Candidates]) -> _Ranked:
+def _ranked(chunk: FoundChunk, score: float, found: Mapping[VectorKind, Candidates]) -> _Ranked:
     of_legs = {kind: leg.scores.get(chunk.id) for kind, leg in found.items()}
     return _Ranked(chunk, float(score), dense=of_legs.get("dense"), sparse=of_legs.get("sparse"))
 

@@ -13,7 +13,7 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.search import Filters, engine, search
+from rag_pipeline.search import Filters, live_candidates, request, search
 from rag_pipeline.stores.milvus.collections import vector_field
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres import search_queries as queries
@@ -115,7 +115,7 @@ def test_filters_find_what_postgresql_says_however_few(library: SearchIndex, mod
 @pytest.mark.parametrize("named", [2000, 1])
 @pytest.mark.parametrize("mode", MODES)
 def test_only_the_sources_that_may_be_seen_are_searched(library: SearchIndex, mode, named, monkeypatch):
-    monkeypatch.setattr(engine, "NAMED_DOCUMENTS", named)
+    monkeypatch.setattr(live_candidates, "NAMED_DOCUMENTS", named)
     by_name = dict(library.execute("SELECT name, id FROM sources"))
 
     def sources(*visible: str, **filters: Any) -> set[str]:
@@ -134,6 +134,27 @@ def test_only_the_sources_that_may_be_seen_are_searched(library: SearchIndex, mo
     assert sources() == set()
     assert sources("docs", source="staff") == set()
     assert sources("staff", source="staff") == {"staff"}
+
+
+@pytest.mark.parametrize("mode", ["dense", "sparse", "hybrid"])
+def test_whoever_may_see_a_small_share_of_a_large_index_finds_all_of_it(library: SearchIndex, mode, monkeypatch):
+    by_name = dict(library.execute("SELECT name, id FROM sources"))
+    visible = [by_name["staff"], by_name["notes"]]
+
+    def found(filters: Filters) -> dict[str, dict[str, float | None]]:
+        hits = search(library.pipeline, "休暇", mode=mode, limit=100, filters=filters, only_sources=visible).hits
+        return {hit.source_id: hit.scores for hit in hits}  # Many have the same score, and any order.
+
+    for filters in (Filters(), Filters(tags=("社内",))):
+        expected = found(filters)
+        assert len(expected) == 8
+        with monkeypatch.context() as few:  # As if 3 of 240 documents were too many to name.
+            few.setattr(live_candidates, "NAMED_DOCUMENTS", 3)
+            few.setattr(live_candidates, "_PAGES", (5, 10))
+            assert found(filters) == expected
+            few.setattr(live_candidates, "MOST_DOCUMENTS", 7)
+            assert len(found(filters)) < 8
+    assert found(Filters(category="nothing")) == {}
 
 
 def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: SearchIndex):
@@ -206,7 +227,7 @@ def test_a_full_text_search_of_a_few_months_at_a_time_finds_the_same(
     query = "豆腐 VACUUM 複製 night 領域"
     expected = search(shared.pipeline, query, mode="fulltext", filters=filters, limit=3).hits
     assert expected
-    monkeypatch.setattr(engine, "_MONTHS_AT_ONCE", months_at_once)
+    monkeypatch.setattr(request, "_MONTHS_AT_ONCE", months_at_once)
     assert search(shared.pipeline, query, mode="fulltext", filters=filters, limit=3).hits == expected
 
 

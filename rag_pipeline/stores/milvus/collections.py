@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 COPY_SUFFIX = "_copy"
 SEARCH_EF = 128
-MAX_HITS = 100
 
 _MANY_ROWS = 1000
 """Lite compares a query with unflushed rows one by one: with so many it takes a twentieth of a second."""
