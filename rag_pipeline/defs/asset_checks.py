@@ -19,7 +19,7 @@ from rag_pipeline.consistency.asset_names import TABLE_ASSETS, collection_asset
 from rag_pipeline.consistency.checks import Check, check_index, check_month, checks_by_asset
 from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.defs.check_history import if_enough, passed_before
-from rag_pipeline.defs.metadata import table
+from rag_pipeline.defs.metadata import ROWS, links, table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.defs.run_owners import PROCESS_TAG
 from rag_pipeline.indexing.month_run import MonthRun
@@ -27,7 +27,7 @@ from rag_pipeline.indexing.touched_chunks import TouchedChunks
 from rag_pipeline.indexing.verify import VectorCounts, verify
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.settings import VectorKind
+from rag_pipeline.settings import Settings, VectorKind
 from rag_pipeline.stores.postgres import schema, vector_deletions
 
 Outcome = dict[str, Any]
@@ -57,13 +57,13 @@ def index_checks(built: Sequence[VectorKind]) -> list[dg.AssetChecksDefinition]:
 
 
 def consistency_evaluations(
-    found: Sequence[Finding], month: Month, built: Sequence[VectorKind]
+    found: Sequence[Finding], month: Month, settings: Settings
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Evaluate every consistency check of a month from the findings of a full check, such as a repair's last."""
-    for asset, checks in checks_by_asset(built).items():
+    for asset, checks in checks_by_asset(settings.vectors).items():
         for check in checks:
             findings = [f for f in found if (f.where, f.check) == (asset, check.name) and f.month in (month, None)]
-            yield _evaluation(month, asset, check.name, _findings_outcome(check, findings))
+            yield _evaluation(month, asset, check.name, _findings_outcome(check, findings, settings))
 
 
 def count_evaluations(pipeline: Pipeline, month: Month) -> Iterator[dg.AssetCheckEvaluation]:
@@ -187,19 +187,25 @@ def _consistency(
     for check in checks:
         outcomes = {
             month: _findings_outcome(
-                check, [f for f in found if (f.where, f.check) == (asset, check.name)], touched
+                check,
+                [f for f in found if (f.where, f.check) == (asset, check.name)],
+                pipeline.settings,
+                touched,
             )
             for month, found in by_month.items()
         }
         yield _result(context, outcomes, check_name=check.name, asset_key=asset)
 
 
-def _findings_outcome(check: Check, findings: Sequence[Finding], touched: TouchedChunks | None = None) -> Outcome:
+def _findings_outcome(
+    check: Check, findings: Sequence[Finding], settings: Settings, touched: TouchedChunks | None = None
+) -> Outcome:
     rows = [
         (finding.problem, ", ".join(f"{name} {value}" for name, value in one.items()))
         for finding in findings
         for one in finding.sample
     ]
+    documents = _links(findings, settings.search_url)
     of_change = touched if check.of_change else None
     return {
         "passed": not findings,
@@ -209,10 +215,23 @@ def _findings_outcome(check: Check, findings: Sequence[Finding], touched: Touche
         "metadata": {
             "count": sum(finding.count for finding in findings),
             "sample": table(("problem", "details"), rows),
+            **({"on_the_search_page": links(documents)} if documents else {}),
             "what_to_do": "; ".join(dict.fromkeys(finding.what_to_do for finding in findings)) or "nothing",
             **({"compared": str(of_change) if of_change else "the whole month"} if check.of_change else {}),
         },
     }
+
+
+def _links(findings: Sequence[Finding], search_url: str) -> list[tuple[str, str]]:
+    """Return a link for each document and chunk of the samples, as (text, URL)."""
+    found: dict[str, str] = {}
+    for row in (row for finding in findings for row in finding.sample):
+        if (document := row.get("document_id")) is not None:
+            position = row.get("position")
+            name = row.get("source_id") or f"chunk {position} of document {document}"
+            at = f"?at={position}#p{position}" if position is not None else ""
+            found[f"{search_url}/documents/{document}{at}"] = name
+    return [(name, url) for url, name in found.items()][:ROWS]
 
 
 def vectors_verified(kind: VectorKind) -> dg.AssetCheckKey:

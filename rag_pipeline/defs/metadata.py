@@ -6,11 +6,11 @@ from typing import Any
 
 import dagster as dg
 
-_ROWS = 20
+ROWS = 20
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~&])")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], limit: int = _ROWS) -> dg.TableMetadataValue:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], limit: int = ROWS) -> dg.TableMetadataValue:
     """Return the first rows, 20 by default, as a table; integers stay numbers, everything else becomes text."""
     schema = dg.TableSchema(
         columns=[

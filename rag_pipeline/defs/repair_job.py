@@ -33,7 +33,7 @@ def repair_stores(
     result = repair(pipeline, [month], dry_run=config.dry_run)
     for finding in result.found.findings:
         context.log.info(f"{finding}; {finding.what_to_do}")
-    evaluations = consistency_evaluations(result.remaining.findings, month, pipeline.settings.vectors)
+    evaluations = consistency_evaluations(result.remaining.findings, month, pipeline.settings)
     # A dry run can meet a collection that is not loaded, whose vectors cannot be counted.
     for evaluation in chain(evaluations, () if config.dry_run else count_evaluations(pipeline, month)):
         context.log_event(evaluation)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import dagster as dg
 import pytest
 
@@ -99,6 +101,14 @@ def test_a_repair_fixes_a_failing_check_and_evaluates_it(damaged: DamagedIndex, 
     assert missing.severity == dg.AssetCheckSeverity.ERROR
     assert missing.metadata["count"].value == 3
     assert len(missing.metadata["sample"].records) == 3  # type: ignore[attr-defined]
+    ((document, position),) = damaged.index.rows(
+        "SELECT document_id, position FROM document_chunks WHERE id = %s", lost[0]
+    )
+    page = str(missing.metadata["on_the_search_page"].value)
+    assert f"http://127.0.0.1:8000/documents/{document}?at={position}#p{position}" in page
+    counts = evaluated["documents", "status_mismatches"].metadata["on_the_search_page"].value
+    assert re.fullmatch(r"- \[docs:march0.md\]\(http://127.0.0.1:8000/documents/[0-9a-f-]{36}\)", str(counts))
+    assert "on_the_search_page" not in evaluated["documents", "index_issues"].metadata
     assert "rag-pipeline repair --month 2024-03" in str(missing.metadata["what_to_do"].value)
 
     dry = {"ops": {"repair_stores": {"config": {"dry_run": True}}}}
