@@ -49,7 +49,9 @@ def test_from_files_to_a_search(tmp_path: Path, stores: Stores) -> None:
     listed = cli.json("documents")["documents"]
     assert {row["processing_status"] for row in listed} == {"completed"}
     assert {row["indexing_status"] for row in listed} == {"completed"}
-    assert cli.run("search", "バックアップ").stdout.startswith("1. Backups")
+    assert re.match(
+        r"1\. Backups.*  \(meaning 1, words 1, sentences 1\)\n", cli.run("search", "バックアップ").stdout
+    )
     assert cli.json("sources")["sources"][0]["successful_documents"] == 4
     assert all(part["running"] for part in cli.json("status").values())
 

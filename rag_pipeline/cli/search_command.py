@@ -9,6 +9,9 @@ import click
 
 from rag_pipeline.cli.common import DateType, json_option, open_pipeline, print_json, print_line
 
+_LEGS = {"dense": "meaning", "sparse": "words", "multi": "sentences"}
+"""What found a hit, as the search page calls it."""
+
 
 @click.command()
 @click.argument("query")
@@ -37,6 +40,7 @@ def search(
     """Search the index."""
     from rag_pipeline.search import Filters
     from rag_pipeline.search import search as run_search
+    from rag_pipeline.search.results import ranks
 
     filters = Filters(language=language, source_type=source_type, from_date=from_date, to_date=to_date)
     with open_pipeline() as pipeline:
@@ -45,9 +49,12 @@ def search(
     if as_json:
         print_json(found.as_json())
         return
-    for number, hit in enumerate(found.hits, 1):
+    for number, (hit, places) in enumerate(
+        zip(found.hits, ranks([hit.scores for hit in found.hits]), strict=True), 1
+    ):
+        by = ", ".join(f"{_LEGS[leg]} {place}" for leg, place in places.items())
         section = f" › {hit.section_title}" if hit.section_title and hit.section_title != hit.title else ""
-        print_line(f"{number}. {hit.title}{section}  ({hit.score:.2f})")
+        print_line(f"{number}. {hit.title}{section}" + (f"  ({by})" if by else ""))
         print_line(f"   {hit.source_id}")
         print_line(f"   {_excerpt(hit.content)}")
     if not found.hits:

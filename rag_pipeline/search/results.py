@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
@@ -49,6 +50,19 @@ class Hit:
             "score": round(self.score, 6),
             "scores": {leg: None if score is None else round(score, 6) for leg, score in self.scores.items()},
         }
+
+
+def ranks(scores: Sequence[Mapping[str, float | None]]) -> list[dict[str, int]]:
+    """Return, for the `scores` of each hit, the place that each leg gives it among these hits.
+
+    That says more than a score, which means nothing by itself. A leg that did not find a hit is absent.
+    """
+    found: list[dict[str, int]] = [{} for _ in scores]
+    for leg in ("dense", "sparse", "multi"):
+        scored = [(score, number) for number, hit in enumerate(scores) if (score := hit[leg]) is not None]
+        for place, (_, number) in enumerate(sorted(scored, key=lambda one: (-one[0], one[1])), 1):
+            found[number][leg] = place
+    return found
 
 
 @dataclass(frozen=True)

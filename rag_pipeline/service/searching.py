@@ -22,7 +22,7 @@ from rag_pipeline.accounts.permissions import visible_sources
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.search import search
 from rag_pipeline.search.engine import query_text
-from rag_pipeline.search.results import MAX_LIMIT, Mode
+from rag_pipeline.search.results import MAX_LIMIT, Mode, ranks
 from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.problems import ProblemError, unavailable
 from rag_pipeline.service.search_cache import SearchCache
@@ -192,7 +192,7 @@ class Searching:
             for stage, seconds in found.stages.items():
                 self._metrics.stages.labels(stage).observe(seconds)
             hits = [hit.as_json() for hit in found.hits]
-            placed, scored = ranks(hits), [hit["score"] for hit in hits]
+            placed, scored = ranks([hit.scores for hit in found.hits]), [hit["score"] for hit in hits]
             if visible is not None:
                 _hide_scores(hits)
             return {
@@ -232,18 +232,6 @@ def _as_text(filters: Filters) -> dict[str, str]:
 def _counted(values: Iterable[str | None]) -> dict[str, int]:
     """Return how often each value is there, most often first."""
     return dict(Counter(value for value in values if value).most_common(_MOST_VALUES))
-
-
-def ranks(hits: Sequence[dict[str, Any]]) -> list[dict[str, int]]:
-    """Return, for each hit, the place that each leg gives it among these hits; a leg that did not find it is absent."""
-    found: list[dict[str, int]] = [{} for _ in hits]
-    for leg in ("dense", "sparse", "multi"):
-        scored = [
-            (hit["scores"][leg], number) for number, hit in enumerate(hits) if hit["scores"][leg] is not None
-        ]
-        for place, (_, number) in enumerate(sorted(scored, key=lambda one: (-one[0], one[1])), 1):
-            found[number][leg] = place
-    return found
 
 
 def _hide_scores(hits: Sequence[dict[str, Any]]) -> None:

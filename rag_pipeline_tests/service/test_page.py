@@ -11,11 +11,11 @@ import pytest
 
 from rag_pipeline.accounts import logins, users
 from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.search.results import ranks
 from rag_pipeline.service.page.routes import _local
 from rag_pipeline.service.page.showing import Piece, excerpt, link, moment, pieces, plain
 from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.redis_breaker import RedisBreaker
-from rag_pipeline.service.searching import ranks
 from rag_pipeline.service.sessions import Sessions
 from rag_pipeline.stores.postgres import users as users_table
 from rag_pipeline_tests.support.http_service import PASSWORD, Service, running
@@ -435,5 +435,5 @@ def test_what_is_shown_of_hostile_values():
     assert plain("a\u202eb\x00c\u2066") == "abc"
     assert moment("2024-02-15T00:00:00+00:00", "Asia/Tokyo") == "2024-02-15 09:00+09:00"
     assert moment("2024-02-15T00:00:00+00:00", "../../etc/passwd") == "2024-02-15 00:00+00:00"
-    hits = [{"scores": {"dense": d, "sparse": s, "multi": None}} for d, s in ((0.5, None), (0.9, 2.0), (0.1, 3.0))]
-    assert ranks(hits) == [{"dense": 2}, {"dense": 1, "sparse": 2}, {"dense": 3, "sparse": 1}]
+    scores = [{"dense": d, "sparse": s, "multi": None} for d, s in ((0.5, None), (0.9, 2.0), (0.1, 3.0))]
+    assert ranks(scores) == [{"dense": 2}, {"dense": 1, "sparse": 2}, {"dense": 3, "sparse": 1}]
