@@ -1,7 +1,11 @@
-"""Users: who has an account, with which role and which permissions of their own."""
+"""Users: who has an account, with which role and which permissions of their own.
+
+An account is verified once its person has chosen the password: until then somebody else knows it, or nobody does.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import TYPE_CHECKING
 
@@ -12,15 +16,27 @@ from rag_pipeline.stores.postgres import users as table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rag_pipeline.accounts.profiles import Profile
     from rag_pipeline.stores.postgres.database import Database
+    from rag_pipeline.stores.postgres.users import Person
+
+_audit = logging.getLogger("rag_pipeline.audit")
 
 _EMAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
 """The table's own constraint."""
 _LONGEST_EMAIL = 255
 
 
-def add(database: Database, email: str, password: str, *, role: str = "viewer", own: Sequence[str] = ()) -> None:
-    """Add a user. Raises `ConfigError` for a malformed or taken address, an unknown role or a short password."""
+def add(
+    database: Database,
+    email: str,
+    password: str,
+    *,
+    role: str = "viewer",
+    own: Sequence[str] = (),
+    profile: Profile | None = None,
+) -> None:
+    """Add a user, whose account is not verified. Raises `ConfigError` for a malformed or taken address, an unknown role or a short password."""
     if not _EMAIL.fullmatch(email) or len(email) > _LONGEST_EMAIL:
         raise ConfigError(f"{email!r} is not an email address: write one such as hanako@example.com")
     _expect_role(role)
@@ -29,6 +45,8 @@ def add(database: Database, email: str, password: str, *, role: str = "viewer", 
     with database.connection() as connection:
         if not table.insert(connection, email=email, password_hash=password_hash, role=role, permissions=checked):
             raise ConfigError(f"{email} has an account already: `rag-pipeline users list` shows it")
+        if profile:
+            table.set_profile(connection, email, profile)
 
 
 def set_role(database: Database, email: str, role: str) -> None:
@@ -38,11 +56,32 @@ def set_role(database: Database, email: str, role: str) -> None:
         _expect(table.set_role(connection, email, role), email)
 
 
+def set_profile(database: Database, email: str, profile: Profile) -> None:
+    """Change how a user is shown. Raises `ConfigError` if nothing is to change, or there is no such user."""
+    if not profile:
+        raise ConfigError("nothing to change: give --name, --timezone or --avatar")
+    with database.connection() as connection:
+        _expect(table.set_profile(connection, email, profile), email)
+
+
 def set_password(database: Database, email: str, password: str) -> None:
-    """Change a user's password and unlock the account. Raises `ConfigError` if there is no such user."""
+    """Change the password of somebody else and unlock the account, which is not verified any more.
+
+    Raises `ConfigError` if there is no such user.
+    """
     password_hash = passwords.hashed(password)
     with database.connection() as connection:
         _expect(table.set_password(connection, email, password_hash), email)
+
+
+def choose_password(database: Database, person: Person, password: str) -> bool:
+    """Change one's own password, which verifies the account; False if it was changed since `person` was read."""
+    password_hash = passwords.hashed(password)
+    with database.connection() as connection:
+        is_chosen = table.choose_password(connection, person.id, password_hash, person.password_changed_at)
+    if is_chosen:
+        _audit.info("user %s has chosen a password", person.id)
+    return is_chosen
 
 
 def deactivate(database: Database, email: str) -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _permission_option = click.option(
     "--permission", "permissions", metavar="P", multiple=True, help="A permission such as hr; repeatable."
 )
+_name_option = click.option("--name", metavar="FULL_NAME", help="The name that pages show.")
+_timezone_option = click.option("--timezone", metavar="ZONE", help="The time zone of dates, such as Asia/Tokyo.")
+_avatar_option = click.option("--avatar", metavar="URL", help="The https address of a picture.")
 
 
 @click.group()
@@ -31,13 +34,41 @@ def users() -> None:
 @click.argument("email")
 @click.option("--role", type=click.Choice(ROLES), default="viewer", show_default=True)
 @_permission_option
-def add_user(email: str, role: str, permissions: tuple[str, ...]) -> None:
+@_name_option
+@_timezone_option
+@_avatar_option
+def add_user(
+    email: str,
+    role: str,
+    permissions: tuple[str, ...],
+    name: str | None,
+    timezone: str | None,
+    avatar: str | None,
+) -> None:
     """Add a user. The password comes from a prompt, or is a line of standard input."""
+    from rag_pipeline.accounts import profiles
     from rag_pipeline.accounts import users as accounts
 
+    profile = profiles.checked(name, timezone, avatar)
     with _database() as database:
-        accounts.add(database, email, _password(), role=role, own=permissions)
+        accounts.add(database, email, _password(), role=role, own=permissions, profile=profile)
     print_status(f"added {email} as {role}")
+
+
+@users.command("set-profile")
+@click.argument("email")
+@_name_option
+@_timezone_option
+@_avatar_option
+def set_profile(email: str, name: str | None, timezone: str | None, avatar: str | None) -> None:
+    """Change how a user is shown. An empty value removes what is there."""
+    from rag_pipeline.accounts import profiles
+    from rag_pipeline.accounts import users as accounts
+
+    profile = profiles.checked(name, timezone, avatar)
+    with _database() as database:
+        accounts.set_profile(database, email, profile)
+    print_status(f"changed the profile of {email}")
 
 
 @users.command("list")
@@ -52,7 +83,12 @@ def list_users(as_json: bool) -> None:
         return
     for row in rows:
         state = "active" if row["is_active"] else "deactivated"
-        print_line(f"{row['email']:<40} {row['role']:<12} {state:<12} {', '.join(row['permissions'])}".rstrip())
+        verified = "verified" if row["is_verified"] else "unverified"
+        permissions = ", ".join(row["permissions"])
+        print_line(
+            f"{row['email']:<40} {row['role']:<12} {state:<12} {verified:<11} {permissions:<16} "
+            f"{row['full_name'] or ''}".rstrip()
+        )
     if not rows:
         print_line("no users yet: `rag-pipeline users add EMAIL`")
 

@@ -45,6 +45,7 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
         *("hanako@example.com", "hanako", "editor", ["hr"], True),
     )
     assert "password_hash" not in user
+    assert user["is_verified"] is False
 
     made = cli.json("keys", "create", "ci", "--user", "hanako@example.com", "--permission", "hr", "--rate", "5")
     assert set(made) == {"key", "prefix", "id"}
@@ -69,6 +70,34 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     expires = cli.json("keys", "create", "ci", "--user", "hanako@example.com", "--expires", "2030-01-31")
     assert expires["key"]
     assert cli.json("keys", "list")["keys"][0]["expires_at"] == "2030-02-01T00:00:00+00:00"
+
+
+def test_profiles_from_the_command_line(cli: CommandLine):
+    email, avatar = "hanako@example.com", "https://example.com/hanako.png"
+    options = ("--name", "山田花子", "--timezone", "Europe/Berlin", "--avatar", avatar)
+    refused = cli.run("users", "add", email, "--timezone", "Mars/Olympus")  # Before it asks for a password.
+    assert (refused.returncode, "such as Asia/Tokyo" in one_line(refused.stderr)) == (1, True)
+    assert typed(cli, "users", "add", email, *options, password=PASSWORD).returncode == 0
+    (user,) = cli.json("users", "list")["users"]
+    assert (user["full_name"], user["timezone"], user["avatar_url"], user["is_verified"]) == (
+        *("山田花子", "Europe/Berlin", avatar, False),
+    )
+    assert re.search(r"active +unverified +山田花子$", cli.run("users", "list").stdout.strip())
+
+    changed = cli.run("users", "set-profile", "Hanako@example.com", "--name", "Hanako", "--avatar", "")
+    assert (changed.returncode, one_line(changed.stderr)) == (0, "changed the profile of Hanako@example.com")
+    (user,) = cli.json("users", "list")["users"]
+    assert (user["full_name"], user["timezone"], user["avatar_url"]) == ("Hanako", "Europe/Berlin", None)
+    assert cli.run("users", "set-profile", email, "--name", "", "--timezone", "").returncode == 0
+    (user,) = cli.json("users", "list")["users"]
+    assert (user["full_name"], user["timezone"]) == (None, "Asia/Tokyo")
+    for arguments, told in (
+        ((email,), "nothing to change"),
+        ((email, "--avatar", "http://example.com/a.png"), "https://example.com/hanako.png"),
+        (("taro@example.com", "--name", "Taro"), "no user taro@example.com"),
+    ):
+        wrong = cli.run("users", "set-profile", *arguments)
+        assert (wrong.returncode, told in one_line(wrong.stderr)) == (1, True)
 
 
 def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine):

@@ -87,6 +87,6 @@ def moment(value: datetime | str | None, timezone: str) -> str:
     when = datetime.fromisoformat(value) if isinstance(value, str) else value
     try:
         zone: Any = ZoneInfo(timezone)
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # `Asia` is a folder.
         zone = UTC
     return when.astimezone(zone).isoformat(" ", "minutes")

@@ -10,20 +10,22 @@ from uuid import UUID
 from rag_pipeline.stores.postgres.database import dicts, objects, value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rag_pipeline.stores.postgres.database import Connection
 
 
 @dataclass(frozen=True)
 class User:
-    """An account, as far as what it may do is concerned."""
+    """An account, as whoever manages it needs it."""
 
     id: UUID
     email: str
+    full_name: str
     role: str
     permissions: list[str]
     is_active: bool
+    password_changed_at: datetime
 
 
 def by_email(connection: Connection, email: str) -> User | None:
@@ -32,8 +34,9 @@ def by_email(connection: Connection, email: str) -> User | None:
         connection,
         User,
         """
-        SELECT id, email, role, coalesce(permissions, '{}') AS permissions, is_active FROM users
-        WHERE lower(email) = lower(%s)
+        SELECT id, email, coalesce(full_name, '') AS full_name, role, coalesce(permissions, '{}') AS permissions,
+            is_active, password_changed_at
+        FROM users WHERE lower(email) = lower(%s)
         """,
         (email,),
     )
@@ -89,6 +92,8 @@ class Person:
     role: str
     permissions: list[str]
     timezone: str
+    avatar_url: str
+    is_verified: bool
     password_changed_at: datetime
 
 
@@ -113,7 +118,8 @@ def person(connection: Connection, identity: UUID) -> Person | None:
         Person,
         """
         SELECT id, email, coalesce(nullif(full_name, ''), username) AS name, role,
-            coalesce(permissions, '{}') AS permissions, coalesce(timezone, 'UTC') AS timezone, password_changed_at
+            coalesce(permissions, '{}') AS permissions, coalesce(timezone, 'UTC') AS timezone,
+            coalesce(avatar_url, '') AS avatar_url, coalesce(is_verified, false) AS is_verified, password_changed_at
         FROM users WHERE id = %s AND is_active
         """,
         (identity,),
@@ -156,8 +162,9 @@ def all_users(connection: Connection) -> list[dict[str, Any]]:
     return dicts(
         connection,
         """
-        SELECT email, username, role, coalesce(permissions, '{}') AS permissions, is_active, is_verified,
-            failed_login_attempts, locked_until, last_login_at, password_changed_at, created_at
+        SELECT email, username, full_name, avatar_url, timezone, role, coalesce(permissions, '{}') AS permissions,
+            is_active, is_verified, failed_login_attempts, locked_until, last_login_at, password_changed_at, created_at,
+            updated_at
         FROM users ORDER BY email
         """,
     )
@@ -165,16 +172,36 @@ def all_users(connection: Connection) -> list[dict[str, Any]]:
 
 def set_role(connection: Connection, email: str, role: str) -> bool:
     """Change the role; False without such an account."""
-    return _update(connection, email, "role = %(new)s", role)
+    return _update(connection, email, "role = %(role)s", role=role)
+
+
+def set_profile(connection: Connection, email: str, profile: Mapping[str, str]) -> bool:
+    """Change columns that say how somebody is shown, an empty value to the default; False without such an account."""
+    changes = (f"{column} = {f'%({column})s' if new else 'DEFAULT'}" for column, new in profile.items())
+    return _update(connection, email, ", ".join(changes), **profile)
+
+
+_NEW_PASSWORD = (
+    "password_hash = %(hash)s, password_changed_at = now(), failed_login_attempts = 0, locked_until = NULL"
+)
 
 
 def set_password(connection: Connection, email: str, password_hash: str) -> bool:
-    """Store another password's hash, and forget failed logins; False without such an account."""
-    return _update(
-        connection,
-        email,
-        "password_hash = %(new)s, password_changed_at = now(), failed_login_attempts = 0, locked_until = NULL",
-        password_hash,
+    """Store the hash of a password that somebody else knows, and forget failed logins; False without such an account."""
+    return _update(connection, email, f"{_NEW_PASSWORD}, is_verified = false", hash=password_hash)
+
+
+def choose_password(connection: Connection, identity: UUID, password_hash: str, changed_at: datetime) -> bool:
+    """Store the hash of a password that only its user knows; False if it was changed after `changed_at`."""
+    return (
+        connection.execute(
+            f"""
+            UPDATE users SET {_NEW_PASSWORD}, is_verified = true, updated_at = now()
+            WHERE id = %(id)s AND is_active AND password_changed_at = %(changed_at)s
+            """,
+            {"hash": password_hash, "id": identity, "changed_at": changed_at},
+        ).rowcount
+        == 1
     )
 
 
@@ -188,11 +215,11 @@ def unlock(connection: Connection, email: str) -> bool:
     return _update(connection, email, "is_active = true, failed_login_attempts = 0, locked_until = NULL")
 
 
-def _update(connection: Connection, email: str, change: str, new: str | None = None) -> bool:
+def _update(connection: Connection, email: str, change: str, **new: str) -> bool:
     return (
         connection.execute(
             f"UPDATE users SET {change}, updated_at = now() WHERE lower(email) = lower(%(email)s)",
-            {"email": email, "new": new},
+            {"email": email, **new},
         ).rowcount
         == 1
     )
