@@ -55,6 +55,31 @@ def add_user(
     print_status(f"added {email} as {role}")
 
 
+@users.command()
+@click.argument("email")
+@json_option
+@click.option("--role", type=click.Choice(ROLES), help="Of a new account.  [default: viewer]")
+@_permission_option
+@_name_option
+def invite(email: str, as_json: bool, role: str | None, permissions: tuple[str, ...], name: str | None) -> None:
+    """Print a link with which a user chooses the password; adds the user if there is none."""
+    from rag_pipeline.accounts import profiles
+    from rag_pipeline.service import invitations
+
+    profile = profiles.checked(name)
+    with open_pipeline() as pipeline:
+        pipeline.prepare()
+        made = invitations.invite(pipeline, email, role=role, own=permissions, profile=profile)
+    if as_json:
+        print_json(made.as_json())
+        return
+    print_line(made.link)
+    print_status(
+        f"whoever opens this link chooses the password of {made.email}: it works once, until "
+        f"{made.expires_at:%Y-%m-%d %H:%M} UTC, and is shown only now"
+    )
+
+
 @users.command("set-profile")
 @click.argument("email")
 @_name_option

@@ -34,7 +34,10 @@ _WRONG_KEY = "this API key is not valid: it is unknown, revoked or expired, or i
 
 
 class Guard:
-    """ASGI middleware. Leaves the `Asker` in the scope's state as `asker`."""
+    """ASGI middleware. Leaves the `Asker` in the scope's state as `asker`.
+
+    A page that shows a picture from elsewhere leaves its origin there as `image_origin`, for the policy of its response.
+    """
 
     def __init__(
         self, app: ASGIApp, pipeline: Pipeline, limits: RateLimits, usage: Usage, metrics: Metrics
@@ -62,7 +65,10 @@ class Guard:
                 begun = True
                 status = message["status"]
                 added = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-                message = {**message, "headers": [*message.get("headers", ()), *added, *self._safety]}
+                message = {
+                    **message,
+                    "headers": [*message.get("headers", ()), *added, *self._safety, _policy(scope)],
+                }
             await send(message)
 
         admitted = self._inside < _MOST_REQUESTS or scope["path"] == "/healthz"
@@ -119,12 +125,17 @@ _SAFETY = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
-        b"base-uri 'none'; frame-ancestors 'none'",
-    ),
 ]
+
+
+def _policy(scope: Scope) -> tuple[bytes, bytes]:
+    """Return the policy of a response: it loads nothing from elsewhere, except images from the origin that it names."""
+    images = " ".join(["'self'", *filter(None, [scope.get("state", {}).get("image_origin")])])
+    policy = (
+        f"default-src 'none'; style-src 'self'; script-src 'self'; img-src {images}; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    )
+    return b"content-security-policy", policy.encode()
 
 
 class _GoneError(Exception):

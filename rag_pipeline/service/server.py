@@ -113,7 +113,7 @@ def _ensure_account(pipeline: Pipeline, host: str, url: str, report: Callable[[s
     assert user is not None
     try:
         with contextlib.closing(RedisBreaker.to(pipeline.endpoints.redis_url)) as redis:
-            token = Sessions(redis).make_link(user.id)
+            token = Sessions(redis).make_link(user)
         report(f"to log in, once, within 15 minutes: {url}/link/{token}")
     except ProblemError as problem:  # `rag-pipeline users set-password` does as well.
         report(str(problem))

@@ -12,6 +12,7 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
@@ -20,12 +21,12 @@ from rag_pipeline.service.redis_breaker import RedisBreaker, RedisDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
+    from rag_pipeline.stores.postgres.users import User
 
 IDLE_SECONDS = 30 * 60
 LONGEST_SECONDS = 12 * 60 * 60
-_LINK_SECONDS = 15 * 60
+LINK_SECONDS = 15 * 60
 DEVICE_SECONDS = 90 * 24 * 60 * 60
 _SESSION, _OF_USER, _LINK, _DEVICE = "rag:session:", "rag:sessions:", "rag:link:", "rag:device:"
 
@@ -41,10 +42,20 @@ class Session:
     """What every form of this session carries, and a form on another site cannot know."""
     began_at: float
     """Seconds since 1970."""
+    by_link: bool = False
+    """Whether it began with a link, not with a password: it may choose one without knowing the present one."""
 
     def is_older_than(self, moment: datetime) -> bool:
         """Whether it began before a moment, such as that of the last change of the password."""
         return self.began_at < moment.timestamp()
+
+
+@dataclass(frozen=True)
+class Link:
+    """Whom a link logs in, as long as the password is the one that the account had when the link was made."""
+
+    user: UUID
+    password_changed_at: datetime
 
 
 class Sessions:
@@ -54,10 +65,15 @@ class Sessions:
         self._breaker = redis
         self._redis = redis.client
 
-    def begin(self, user: UUID) -> str:
+    def begin(self, user: UUID, *, by_link: bool = False) -> str:
         """Begin a session; return its id, for the cookie."""
         identity = secrets.token_urlsafe(32)
-        session = {"user": str(user), "csrf": secrets.token_urlsafe(32), "began_at": time.time()}
+        session = {
+            "user": str(user),
+            "csrf": secrets.token_urlsafe(32),
+            "began_at": time.time(),
+            "by_link": by_link,
+        }
         name, of_user = _name(_SESSION, identity), f"{_OF_USER}{user}"
 
         def store() -> None:
@@ -77,7 +93,7 @@ class Sessions:
         if stored is None:
             return None
         fields = json.loads(stored)
-        session = Session(UUID(fields["user"]), fields["csrf"], fields["began_at"])
+        session = Session(UUID(fields["user"]), fields["csrf"], fields["began_at"], fields.get("by_link", False))
         if time.time() - session.began_at > LONGEST_SECONDS:
             self._asked(lambda: self._redis.delete(name))
             return None
@@ -93,16 +109,20 @@ class Sessions:
         names = self._asked(lambda: self._redis.smembers(of_user))
         self._asked(lambda: self._redis.delete(of_user, *names))
 
-    def make_link(self, user: UUID) -> str:
-        """Return a token that logs a user in, once, within a quarter of an hour."""
+    def make_link(self, user: User, seconds: int = LINK_SECONDS) -> str:
+        """Return a token that logs a user in, once, within so many seconds."""
         token = secrets.token_urlsafe(32)
-        self._asked(lambda: self._redis.set(_name(_LINK, token), str(user), ex=_LINK_SECONDS))
+        link = {"user": str(user.id), "password_changed_at": user.password_changed_at.isoformat()}
+        self._asked(lambda: self._redis.set(_name(_LINK, token), json.dumps(link), ex=seconds))
         return token
 
-    def take_link(self, token: str) -> UUID | None:
+    def find_link(self, token: str) -> Link | None:
+        """Return whom a token would log in. It still does so afterwards: programs that check mail open links too."""
+        return _link(self._asked(lambda: self._redis.get(_name(_LINK, token))))
+
+    def take_link(self, token: str) -> Link | None:
         """Return whom a token logs in; it does so only this time."""
-        user = self._asked(lambda: self._redis.getdel(_name(_LINK, token)))
-        return None if user is None else UUID(user.decode())
+        return _link(self._asked(lambda: self._redis.getdel(_name(_LINK, token))))
 
     def make_device(self, user: UUID) -> str:
         """Return a token for a browser in which a user has logged in: it tells this browser from those of strangers."""
@@ -123,6 +143,13 @@ class Sessions:
             return self._breaker.ask(call)
         except RedisDownError:
             raise unavailable("nobody can log in at the moment: the store of sessions does not answer") from None
+
+
+def _link(stored: bytes | None) -> Link | None:
+    if stored is None:
+        return None
+    fields = json.loads(stored)
+    return Link(UUID(fields["user"]), datetime.fromisoformat(fields["password_changed_at"]))
 
 
 def _name(kind: str, secret: str) -> str:

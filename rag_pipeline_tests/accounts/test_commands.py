@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
+from rag_pipeline.stores.redis_client import connect_redis
 from rag_pipeline_tests.support.command_line import CommandLine, one_line
 from rag_pipeline_tests.support.live import free_port, wait
 from rag_pipeline_tests.support.stores import Stores
@@ -100,6 +102,50 @@ def test_profiles_from_the_command_line(cli: CommandLine):
         assert (wrong.returncode, told in one_line(wrong.stderr)) == (1, True)
 
 
+def test_an_invitation_from_the_command_line(cli: CommandLine):
+    cli.environment["RAG_SEARCH_URL"] = "https://search.example.com/"
+    email, options = "hanako@example.com", ("--role", "editor", "--permission", "hr", "--name", "山田花子")
+    made = cli.json("users", "invite", email, *options)
+    assert set(made) == {"email", "link", "expires_at"}
+    assert re.fullmatch(r"https://search\.example\.com/link/[A-Za-z0-9_-]{43}", made["link"])
+    left = datetime.fromisoformat(made["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=6, hours=23) < left <= timedelta(days=7)
+    (user,) = cli.json("users", "list")["users"]
+    assert (user["role"], user["permissions"], user["full_name"], user["is_verified"]) == (
+        *("editor", ["hr"], "山田花子", False),
+    )
+
+    again = cli.run("users", "invite", "Hanako@example.com", *options)
+    assert (again.returncode, again.stdout.count("/link/")) == (0, 1)
+    assert again.stdout.strip() != made["link"]
+    assert "/link/" not in one_line(again.stderr)
+    assert f"chooses the password of {email}" in again.stderr
+    with connect_redis(cli.endpoints.redis_url) as redis:
+        links = redis.keys("rag:link:*")
+        assert len(links) == 2
+        assert all(0 < redis.ttl(name) <= 7 * 24 * 60 * 60 for name in links)
+        assert not [name for name in links if made["link"].rpartition("/")[2].encode() in name]
+
+    for arguments, told in (
+        (("--role", "admin"), "users set-role"),
+        (("--permission", "board"), "without --permission"),
+        (("--name", "Taro"), "users set-profile"),
+    ):
+        other = cli.run("users", "invite", email, *arguments)
+        assert (other.returncode, told in one_line(other.stderr)) == (1, True)
+    wrong = cli.run("users", "invite", "nobody")
+    assert (wrong.returncode, "is not an email address" in one_line(wrong.stderr)) == (1, True)
+    assert cli.run("users", "deactivate", email).returncode == 0
+    closed = cli.run("users", "invite", email)
+    assert (closed.returncode, f"`rag-pipeline users unlock {email}` first" in one_line(closed.stderr)) == (
+        1,
+        True,
+    )
+    down = cli.run("users", "invite", "taro@example.com", RAG_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    assert (down.returncode, "Redis does not answer" in one_line(down.stderr)) == (1, True)
+    assert len(cli.json("users", "list")["users"]) == 1  # Without Redis nobody is added.
+
+
 def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine):
     port = free_port()
     elsewhere = cli.run("serve", "--host", "0.0.0.0", "--port", str(port))
@@ -119,7 +165,11 @@ def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine):
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key[0]}"}, trust_env=False) as client:
         wait("the service answers", 60, lambda: _answers(client))
-        assert client.get(lines[1].split()[-1]).headers["location"] == "/"
+        link = lines[1].split()[-1]
+        button = re.search(r'name="csrf" value="([^"]+)"', client.get(link).text)
+        assert button is not None
+        assert client.post(link, data={"csrf": button[1]}).headers["location"] == "/password"
+        assert 'name="password"' not in client.get("/password").text
         found = client.post("/v1/search", json={"query": "豆腐"}).json()
         assert [hit["source_id"] for hit in found["hits"]] == ["docs:soup.md"]
         taken = cli.run("serve", "--port", str(port))

@@ -86,6 +86,15 @@ def test_log_in_search_filter_judge_open_and_make_a_key(service: Service, browse
     page.wait_for_selector(".chunk.here")
     assert page.evaluate("document.activeElement.id") == "p0"
 
+    page.locator(".note a").click()
+    page.wait_for_url("**/password")
+    page.fill("input[name=password]", PASSWORD)
+    page.fill("input[name=new]", "another " + PASSWORD)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/password?changed=1")
+    assert page.locator(".note").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= device["viewport"]["width"]
+
     page.goto("/keys")
     page.fill("input[name=name]", "browser")
     page.keyboard.press("Enter")

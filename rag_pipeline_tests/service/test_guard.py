@@ -351,6 +351,15 @@ def test_an_unexpected_error_is_a_problem_that_tells_nothing(index: SearchIndex,
     assert "hunter2" in caplog.text
 
 
+def test_only_a_response_that_names_an_origin_allows_images_from_there():
+    scope = {"type": "http", "state": {}}
+    name, own = guard._policy(scope)
+    assert (name, b"img-src 'self';" in own) == (b"content-security-policy", True)
+    assert guard._policy({"type": "http"}) == guard._policy({"type": "http", "state": {"image_origin": None}})
+    _, named = guard._policy({"type": "http", "state": {"image_origin": "https://img.example.com"}})
+    assert named == own.replace(b"img-src 'self'", b"img-src 'self' https://img.example.com")
+
+
 def test_a_search_that_nobody_waits_for_any_more_never_begins(index: SearchIndex, monkeypatch):
     monkeypatch.setattr(searching, "Turns", lambda: Turns(at_once=1, waiting=5))
     entered, go_on, embedded = hold_searches(index, monkeypatch)

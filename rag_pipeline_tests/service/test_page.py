@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from rag_pipeline.accounts import logins, users
+from rag_pipeline.accounts import api_keys, logins, profiles, users
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search.results import ranks
 from rag_pipeline.service.page.routes import _local
@@ -18,6 +19,7 @@ from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.redis_breaker import RedisBreaker
 from rag_pipeline.service.sessions import Sessions
 from rag_pipeline.stores.postgres import users as users_table
+from rag_pipeline_tests.support.avatars import HOSTILE_AVATARS
 from rag_pipeline_tests.support.http_service import PASSWORD, Service, running
 from rag_pipeline_tests.support.search_index import SearchIndex
 
@@ -44,6 +46,13 @@ class Browser:
     def log_in(self, email: str, password: str = PASSWORD, to: str = "/") -> httpx.Response:
         return self.post("/login", csrf=self.csrf("/login"), email=email, password=password, next=to)
 
+    def press_link(self, path: str) -> httpx.Response:
+        """Open a link, and press the button on its page."""
+        return self.post(path, csrf=self.csrf(path))
+
+    def choose_password(self, new: str, **fields: str) -> httpx.Response:
+        return self.post("/password", csrf=self.csrf("/password"), new=new, **fields)
+
     @property
     def session(self) -> str | None:
         return self.client.cookies.get("rag_session")
@@ -52,6 +61,27 @@ class Browser:
 def new_user(service: Service, email: str, **options: Any) -> str:
     users.add(service.pipeline.stores.database, email, PASSWORD, **options)
     return email
+
+
+def verified_user(service: Service, email: str, **options: Any) -> str:
+    """Return a new user who has chosen a password on the page."""
+    users.add(service.pipeline.stores.database, email, "first " + PASSWORD, **options)
+    browser = Browser(service)
+    browser.log_in(email, "first " + PASSWORD)
+    assert browser.choose_password(PASSWORD, password="first " + PASSWORD).status_code == 303
+    return email
+
+
+def new_link(service: Service, email: str, seconds: int = 60) -> str:
+    with service.pipeline.stores.database.connection() as connection:
+        user = users_table.by_email(connection, email)
+    assert user is not None
+    return f"/link/{Sessions(RedisBreaker(service.pipeline.stores.redis)).make_link(user, seconds)}"
+
+
+def is_verified(service: Service, email: str) -> bool:
+    with service.pipeline.stores.database.connection() as connection:
+        return next(one["is_verified"] for one in users_table.all_users(connection) if one["email"] == email)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +101,7 @@ def browser(service: Service) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def reader(service: Service) -> str:
-    return new_user(service, "page-reader@example.com")
+    return verified_user(service, "page-reader@example.com")
 
 
 def test_whoever_logs_in_comes_back_to_what_they_wanted(browser: Browser, reader: str):
@@ -245,6 +275,7 @@ def test_people_change_their_password_on_the_page(service: Service, browser: Bro
     assert other.get("/keys").status_code == 303
     assert other.log_in(email).status_code == 401
     assert other.log_in(email, new).status_code == 303
+    assert is_verified(service, email)
 
 
 def test_no_form_works_without_its_token(service: Service, browser: Browser, reader: str):
@@ -354,19 +385,167 @@ def test_logins_are_limited(service: Service, browser: Browser):
 
 
 def test_a_link_logs_in_once(service: Service, browser: Browser):
-    email = new_user(service, "linked@example.com")
-    with service.pipeline.stores.database.connection() as connection:
-        user = users_table.by_email(connection, email)
-    assert user is not None
-    token = Sessions(RedisBreaker(service.pipeline.stores.redis)).make_link(user.id)
-    assert browser.get(f"/link/{token}").headers["location"] == "/"
+    path = new_link(service, new_user(service, "linked@example.com"))
+    assert browser.press_link(path).headers["location"] == "/password"
     assert browser.get("/keys").status_code == 200
-    assert Browser(service).get(f"/link/{token}").status_code == 401
+    for again in (Browser(service).get(path), browser.post(path, csrf=browser.csrf("/login"))):
+        assert (again.status_code, "used already" in again.text) == (401, True)
     assert Browser(service).get("/link/x").status_code == 401
 
 
+def test_programs_that_open_links_leave_them_as_they_are(service: Service, browser: Browser, caplog):
+    caplog.set_level("DEBUG")
+    email = new_user(service, "scanned@example.com")
+    path = new_link(service, email)
+    for _ in range(3):
+        opened = Browser(service).get(path)
+        assert (opened.status_code, email in opened.text, path in opened.text) == (200, True, False)
+        assert "rag_session" not in opened.headers["set-cookie"]
+    # A form on another site has neither the token of ours nor the cookie: nobody is logged in as somebody else.
+    for fields in ({}, {"csrf": ""}, {"csrf": "x"}, {"csrf": Browser(service).csrf(path)}):
+        refused = Browser(service).post(path, **fields)
+        assert (refused.status_code, "too old" in refused.text) == (403, True)
+        assert "rag_session" not in refused.headers["set-cookie"]
+    assert browser.press_link(path).status_code == 303
+    logged = [record.getMessage() for record in caplog.records if not record.name.startswith("http")]
+    assert not [line for line in logged if path.removeprefix("/link/") in line]
+    assert [line for line in logged if "by a link" in line]
+
+
+def test_a_link_ends_with_its_time_and_with_the_password(service: Service, browser: Browser):
+    email = new_user(service, "late@example.com")
+    short, first, second = (new_link(service, email, seconds) for seconds in (1, 60, 60))
+    time.sleep(1.1)
+    assert browser.get(short).status_code == 401
+    assert browser.press_link(first).status_code == 303  # One more link takes nothing from the one before.
+    assert Browser(service).get(second).status_code == 200
+    browser.choose_password(PASSWORD)
+    assert Browser(service).get(second).status_code == 401
+    third = new_link(service, email)
+    users.deactivate(service.pipeline.stores.database, email)
+    assert browser.get(third).status_code == 401
+
+
+def test_whoever_comes_by_a_link_chooses_a_password_once(service: Service, browser: Browser):
+    email, new = new_user(service, "invited@example.com"), "another " + PASSWORD
+    form = browser.get(browser.press_link(new_link(service, email)).headers["location"]).text
+    assert 'name="new"' in form
+    assert 'name="password"' not in form
+    assert browser.post("/password", new=new).status_code == 403
+    short = browser.choose_password("short")
+    assert (short.status_code, "fewer than 12" in short.text) == (422, True)
+    assert not is_verified(service, email)
+    first = browser.session
+    chosen = browser.choose_password(new)
+    assert "The password was changed" in browser.get(chosen.headers["location"]).text
+    assert is_verified(service, email)
+
+    assert 'name="password"' in browser.get("/password").text
+    twice = browser.choose_password("yet " + new)
+    assert (twice.status_code, "present password is wrong" in twice.text) == (422, True)
+    before = Browser(service)
+    before.client.cookies.set("rag_session", first or "", path="/")
+    assert before.get("/password").status_code == 303
+    assert Browser(service).log_in(email).status_code == 401
+    assert Browser(service).log_in(email, new).status_code == 303
+
+
+def test_two_forms_at_once_choose_one_password(service: Service):
+    database = service.pipeline.stores.database
+    email = new_user(service, "twice@example.com")
+    with database.connection() as connection:
+        user = users_table.by_email(connection, email)
+        assert user is not None
+        person = users_table.person(connection, user.id)
+    assert person is not None
+    assert users.choose_password(database, person, "the first " + PASSWORD)
+    assert not users.choose_password(database, person, "the second " + PASSWORD)
+    assert logins.log_in(database, email, "the first " + PASSWORD) is not None
+
+
+def test_whoever_has_not_chosen_the_password_is_told_and_makes_no_keys(service: Service, browser: Browser):
+    database = service.pipeline.stores.database
+    email = new_user(service, "unverified@example.com")
+    key = api_keys.create(database, "from an operator", email).key
+    browser.log_in(email)
+    note = '<a href="/password">Choose a password of your own'
+    for path in ("/", "/?q=休暇", "/keys", "/password"):
+        assert note in browser.get(path).text, path
+    assert browser.get("/", q="休暇").text.count('<li class="hit">') == 10
+    assert 'name="name"' not in browser.get("/keys").text
+    refused = browser.post("/keys", csrf=browser.csrf("/keys"), name="mine")
+    assert (refused.status_code, "before you make keys" in refused.text) == (403, True)
+    browser.client.headers["accept-language"] = "ja"
+    refused = browser.post("/keys", csrf=browser.csrf("/keys"), name="mine")
+    assert (refused.status_code, "キーを作る前に" in refused.text) == (403, True)
+    assert service.search(key, "休暇").status_code == 200
+    with database.connection() as connection:
+        assert connection.execute(
+            "SELECT count(*) FROM api_keys JOIN users ON users.id = user_id WHERE email = %s", (email,)
+        ).fetchall() == [(1,)]
+
+    browser.client.headers["accept-language"] = "en"
+    browser.choose_password("another " + PASSWORD, password=PASSWORD)
+    assert note not in browser.get("/").text
+    assert browser.post("/keys", csrf=browser.csrf("/keys"), name="mine").status_code == 200
+    users.set_password(database, email, PASSWORD)  # Somebody else knows it again.
+    assert not is_verified(service, email)
+    browser.log_in(email)
+    assert note in browser.get("/").text
+
+
+def test_the_header_shows_the_name_and_the_picture(service: Service, browser: Browser):
+    database = service.pipeline.stores.database
+    email = verified_user(service, "hanako.yamada@example.com")
+    browser.log_in(email)
+    plain_page = browser.get("/")
+    assert "<bdi>hanako.yamada</bdi>" in plain_page.text
+    assert f'title="{email}"' in plain_page.text
+    assert "<img" not in plain_page.text
+    own = plain_page.headers["content-security-policy"]
+    assert "img-src 'self';" in own
+
+    users.set_profile(
+        database,
+        email,
+        profiles.checked(name="<b>花子</b>", avatar="https://img.example.com:8443/a;b.png?s=1&d=x"),
+    )
+    for path in ("/", "/keys", "/password"):
+        page = browser.get(path)
+        assert "<bdi>&lt;b&gt;花子&lt;/b&gt;</bdi>" in page.text
+        image = re.search(r"<img[^>]*>", page.text)
+        assert image is not None
+        assert 'src="https://img.example.com:8443/a;b.png?s=1&amp;d=x"' in image[0]
+        for attribute in ('alt=""', 'loading="lazy"', 'referrerpolicy="no-referrer"', 'width="28"', 'height="28"'):
+            assert attribute in image[0]
+        policy = page.headers["content-security-policy"]
+        assert policy == own.replace("img-src 'self';", "img-src 'self' https://img.example.com:8443;")
+        assert page.headers.get_list("content-security-policy") == [policy]
+    # What shows no picture allows none.
+    for path in ("/static/page.css", "/login", "/healthz", "/documents/x", "/nothing"):
+        assert browser.get(path).headers["content-security-policy"] == own, path
+    assert browser.post("/logout", csrf=browser.csrf("/keys")).headers["content-security-policy"] == own
+
+
+def test_a_hostile_picture_in_the_database_is_not_shown(service: Service, browser: Browser):
+    email = verified_user(service, "hostile-picture@example.com")
+    browser.log_in(email)
+    own = browser.get("/keys").headers["content-security-policy"]
+    with service.pipeline.stores.database.connection() as connection:
+        connection.execute("UPDATE users SET full_name = %s WHERE email = %s", ("a\u202eb", email))
+    for url in HOSTILE_AVATARS:
+        if "\0" in url:
+            continue  # PostgreSQL stores none.
+        with service.pipeline.stores.database.connection() as connection:
+            connection.execute("UPDATE users SET avatar_url = %s WHERE email = %s", (url, email))
+        page = browser.get("/keys")
+        assert (page.status_code, "<img" in page.text) == (200, False), url
+        assert page.headers["content-security-policy"] == own, url
+        assert "<bdi>ab</bdi>" in page.text
+
+
 def test_a_key_is_made_used_and_revoked_on_the_page(service: Service, browser: Browser):
-    browser.log_in(new_user(service, "keys@example.com", own=("hr",)))
+    browser.log_in(verified_user(service, "keys@example.com", own=("hr",)))
     made = browser.post("/keys", csrf=browser.csrf("/keys"), name="<b>my program</b>")
     key = re.search(r"<code>(rag_\w{8}_[\w-]{43})</code>", made.text)
     assert key is not None
@@ -434,6 +613,7 @@ def test_what_is_shown_of_hostile_values():
         assert link(url) is None
     assert plain("a\u202eb\x00c\u2066") == "abc"
     assert moment("2024-02-15T00:00:00+00:00", "Asia/Tokyo") == "2024-02-15 09:00+09:00"
-    assert moment("2024-02-15T00:00:00+00:00", "../../etc/passwd") == "2024-02-15 00:00+00:00"
+    for zone in ("../../etc/passwd", "Asia", ""):
+        assert moment("2024-02-15T00:00:00+00:00", zone) == "2024-02-15 00:00+00:00"
     scores = [{"dense": d, "sparse": s, "multi": None} for d, s in ((0.5, None), (0.9, 2.0), (0.1, 3.0))]
     assert ranks(scores) == [{"dense": 2}, {"dense": 1, "sparse": 2}, {"dense": 3, "sparse": 1}]

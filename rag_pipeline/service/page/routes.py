@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
@@ -21,6 +23,7 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from rag_pipeline.accounts import api_keys, logins, passwords, users
 from rag_pipeline.accounts.api_keys import Asker
 from rag_pipeline.accounts.permissions import EVERYTHING, JUDGE, SEARCH, allows, of_user
+from rag_pipeline.accounts.profiles import avatar_origin
 from rag_pipeline.errors import ConfigError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.search.engine import MAX_QUERY_CHARS
@@ -29,19 +32,23 @@ from rag_pipeline.service.page.showing import excerpt, link, moment, pieces, pla
 from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.problems import ProblemError
 from rag_pipeline.service.searching import Answer, asked_as, gone_from, in_thread
-from rag_pipeline.service.sessions import DEVICE_SECONDS, LONGEST_SECONDS, Session
+from rag_pipeline.service.sessions import DEVICE_SECONDS, LONGEST_SECONDS, Link, Session
 from rag_pipeline.stores.filters import Filters
 from rag_pipeline.stores.postgres import api_keys as keys_table
 from rag_pipeline.stores.postgres import search_judgements
 from rag_pipeline.stores.postgres import users as users_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.service.rate_limits import RateLimits
     from rag_pipeline.service.reading import Reading
     from rag_pipeline.service.searching import Searching
     from rag_pipeline.service.sessions import Sessions
     from rag_pipeline.stores.postgres.users import Person
+
+_audit = logging.getLogger("rag_pipeline.audit")
 
 _HERE = Path(__file__).parent
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
@@ -72,6 +79,18 @@ class _Visitor:
         self.session = session
         self.asker = Asker(of_user(person.role, person.permissions))
         self.may_judge = allows(self.asker.permissions, JUDGE)
+        self.image_origin = avatar_origin(person.avatar_url)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What every page shows of somebody."""
+        return {
+            "person": self.person,
+            "person_name": plain(self.person.name),
+            "avatar": self.person.avatar_url if self.image_origin else None,
+            "csrf": self.session.csrf,
+            "by_link": self.session.by_link,
+        }
 
 
 def page_routes(
@@ -234,11 +253,21 @@ def page_routes(
         return await page.begin(request, user, to)
 
     @router.get("/link/{token}")
+    async def link_form(request: Request, token: str) -> Response:
+        person = await in_thread(page.of_link, sessions.find_link, token)
+        return page.link(request, person)
+
+    @router.post("/link/{token}")
     async def link_login(request: Request, token: str) -> Response:
-        user = await in_thread(sessions.take_link, token)
-        if user is None:
-            return page.login(request, "/", "", page.words(request)["bad_link"], 401)
-        return await page.begin(request, user, "/")
+        form = await request.form()
+        if not _same(request.cookies.get(page.login_cookie, ""), _text(form, "csrf")):
+            person = await in_thread(page.of_link, sessions.find_link, token)
+            return page.link(request, person, page.words(request)["expired_form"], 403)
+        person = await in_thread(page.of_link, sessions.take_link, token)
+        if person is None:
+            return page.link(request, None)
+        _audit.info("login of user %s by a link", person.id)
+        return await page.begin(request, person.id, "/password", by_link=True)
 
     @router.post("/logout")
     async def logout(request: Request, everywhere: bool = False) -> Response:
@@ -251,13 +280,17 @@ def page_routes(
         return response
 
     @router.get("/keys")
-    async def list_keys(request: Request, changed: bool = False) -> Response:
+    async def list_keys(request: Request) -> Response:
         visitor = await page.visitor(request)
-        return await page.keys(request, visitor, changed=changed)
+        return await page.keys(request, visitor)
 
     @router.post("/keys")
     async def create_key(request: Request) -> Response:
         visitor, form = await page.form(request)
+        if not visitor.person.is_verified:
+            # Whoever else knows the password could make a key that outlives it.
+            error = page.words(request)["keys_unverified"]
+            return await page.keys(request, visitor, status=403, error=error)
         name = _text(form, "name").strip()[:255]
         if not name:
             return await page.keys(request, visitor, status=422)
@@ -276,16 +309,27 @@ def page_routes(
             raise ProblemError(404, "you have no such key")
         return RedirectResponse("/keys", 303)
 
+    @router.get("/password")
+    async def password_form(request: Request, changed: bool = False) -> Response:
+        visitor = await page.visitor(request)
+        return page.rendered(request, "password.html", visitor, changed=changed)
+
     @router.post("/password")
     async def change_password(request: Request) -> Response:
         visitor, form = await page.form(request)
-        email, password, new = visitor.person.email, _text(form, "password"), _text(form, "new")
-        user = await in_thread(page.logged_in, request, email, password, limiter=page.logins)
-        if user is None or len(new) < passwords.SHORTEST:
-            return await page.keys(request, visitor, status=422, error=page.words(request)["wrong_password"])
-        await in_thread(users.set_password, database, email, new, limiter=page.logins)
+        person, new = visitor.person, _text(form, "new")
+        wrong = len(new) < passwords.SHORTEST
+        if not visitor.session.by_link:
+            present = _text(form, "password")
+            user = await in_thread(page.logged_in, request, person.email, present, limiter=page.logins)
+            wrong = wrong or user is None
+        if wrong:
+            error = page.words(request)["short_password" if visitor.session.by_link else "wrong_password"]
+            return page.rendered(request, "password.html", visitor, 422, error=error)
+        if not await in_thread(users.choose_password, database, person, new, limiter=page.logins):
+            raise NotLoggedInError
         # Sessions that began before the change end; this one goes on as a new one.
-        return await page.begin(request, user, "/keys?changed=1")
+        return await page.begin(request, person.id, "/password?changed=1")
 
     @router.get("/static/{name}")
     async def static(name: str) -> Response:
@@ -382,11 +426,11 @@ class _Page:
             self._sessions.forget_device(device)
         return user
 
-    async def begin(self, request: Request, user: UUID, to: str) -> Response:
+    async def begin(self, request: Request, user: UUID, to: str, *, by_link: bool = False) -> Response:
         """Begin a new session, end the one before, and go on."""
         if before := request.cookies.get(self.session_cookie):
             await in_thread(self._sessions.end, before)
-        identity = await in_thread(self._sessions.begin, user)
+        identity = await in_thread(partial(self._sessions.begin, user, by_link=by_link))
         device = await in_thread(self._sessions.make_device, user)
         response = RedirectResponse(to, 303)
         self._set(response, self.session_cookie, identity, LONGEST_SECONDS, "lax")
@@ -395,10 +439,27 @@ class _Page:
 
     def login(self, request: Request, to: str, email: str = "", error: str = "", status: int = 200) -> Response:
         """Return the form to log in with."""
+        return self._before_login(request, "login.html", status, next=to, email=email, error=error)
+
+    def of_link(self, find: Callable[[str], Link | None], token: str) -> Person | None:
+        """Return whom a link logs in; None if it is unknown or used, or the password has changed since it was made."""
+        link = find(token)
+        if link is None:
+            return None
+        with self._database.connection() as connection:
+            person = users_table.person(connection, link.user)
+        return person if person and person.password_changed_at == link.password_changed_at else None
+
+    def link(self, request: Request, person: Person | None, error: str = "", status: int = 200) -> Response:
+        """Return the button that logs somebody in: programs that check mail open links, and press nothing."""
+        if person is None:
+            return self.login(request, "/", "", self.words(request)["bad_link"], 401)
+        return self._before_login(request, "link.html", status, email=person.email, error=error)
+
+    def _before_login(self, request: Request, template: str, status: int, **values: Any) -> Response:
+        """Return a form of somebody who has no session yet: a cookie tells that it was sent from our own page."""
         token = secrets.token_urlsafe(32)
-        response = self.rendered(
-            request, "login.html", None, status, csrf=token, next=to, email=email, error=error
-        )
+        response = self.rendered(request, template, None, status, csrf=token, **values)
         self._set(response, self.login_cookie, token, 3600, "strict")
         return response
 
@@ -423,10 +484,11 @@ class _Page:
     ) -> HTMLResponse:
         """Return a page."""
         words = self.words(request)
-        own = {} if visitor is None else {"person": visitor.person, "csrf": visitor.session.csrf}
+        own = {} if visitor is None else visitor.shown
         text = self._templates.get_template(template).render(
             t=words, language=language_of(request.headers.get("accept-language", "")), **{**own, **values}
         )
+        request.state.image_origin = visitor and visitor.image_origin  # For the policy, see `Guard`.
         return HTMLResponse(text, status)
 
     def _set(self, response: Response, name: str, value: str, seconds: int, site: Any) -> None:

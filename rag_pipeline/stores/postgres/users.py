@@ -181,14 +181,14 @@ def set_profile(connection: Connection, email: str, profile: Mapping[str, str]) 
     return _update(connection, email, ", ".join(changes), **profile)
 
 
-_NEW_PASSWORD = (
+_CHANGE_OF_HASH = (
     "password_hash = %(hash)s, password_changed_at = now(), failed_login_attempts = 0, locked_until = NULL"
 )
 
 
 def set_password(connection: Connection, email: str, password_hash: str) -> bool:
     """Store the hash of a password that somebody else knows, and forget failed logins; False without such an account."""
-    return _update(connection, email, f"{_NEW_PASSWORD}, is_verified = false", hash=password_hash)
+    return _update(connection, email, f"{_CHANGE_OF_HASH}, is_verified = false", hash=password_hash)
 
 
 def choose_password(connection: Connection, identity: UUID, password_hash: str, changed_at: datetime) -> bool:
@@ -196,7 +196,7 @@ def choose_password(connection: Connection, identity: UUID, password_hash: str, 
     return (
         connection.execute(
             f"""
-            UPDATE users SET {_NEW_PASSWORD}, is_verified = true, updated_at = now()
+            UPDATE users SET {_CHANGE_OF_HASH}, is_verified = true, updated_at = now()
             WHERE id = %(id)s AND is_active AND password_changed_at = %(changed_at)s
             """,
             {"hash": password_hash, "id": identity, "changed_at": changed_at},
