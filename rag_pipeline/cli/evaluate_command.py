@@ -44,12 +44,13 @@ def evaluate(
     QUERIES has JSON lines: {"query": "…", "relevant": ["docs:a.md", …]}, or gains: {"docs:a.md": 2}.
     """
     from rag_pipeline.search import evaluation
+    from rag_pipeline.search.judged_queries import read_queries
 
-    judged = evaluation.read_queries(queries, qrels)
+    judged = read_queries(queries, qrels)
     before = _kept(against) if against else None
     with ProgressLine() as progress, open_pipeline() as pipeline:
         pipeline.prepare()
-        chosen: Any = modes or _searchable(pipeline.settings.vectors)
+        chosen: Any = modes or evaluation.searchable(pipeline.settings.vectors)
         found = evaluation.evaluate(pipeline, judged, chosen, progress)
     summaries = evaluation.summaries(found, judged)
     differences = evaluation.differences(found, before) if before is not None else {}
@@ -66,12 +67,6 @@ def evaluate(
             print_line(
                 f"{mode:<9} {name:<9} {difference.mean:+.3f}  p {difference.p:.3f}  ({difference.queries} queries)"
             )
-
-
-def _searchable(vectors: tuple[str, ...]) -> list[str]:
-    """The modes that the built kinds of vectors allow."""
-    legs = [kind for kind in ("dense", "sparse") if kind in vectors]
-    return [*(["hybrid"] if legs else []), *legs, "fulltext"]
 
 
 def _kept(path: Path) -> PerQuery:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_pipeline.errors import ConfigError
 from rag_pipeline.search import evaluation
+from rag_pipeline.search.judged_queries import JudgedQuery, read_queries
 from rag_pipeline_tests.support.command_line import CommandLine, one_line
 from rag_pipeline_tests.support.search_index import SearchIndex
 from rag_pipeline_tests.support.stores import Stores
@@ -22,7 +22,7 @@ def write(folder: Path, *queries: object) -> Path:
 
 
 def test_measures_are_those_of_the_ranking(shared: SearchIndex, tmp_path: Path):
-    queries = evaluation.read_queries(
+    queries = read_queries(
         write(
             tmp_path,
             {"id": "soup", "query": "豆腐とわかめの味噌汁", "relevant": ["docs:recipe.md"]},
@@ -47,7 +47,7 @@ def test_measures_are_those_of_the_ranking(shared: SearchIndex, tmp_path: Path):
 def test_intervals_hold_the_mean_and_differences_are_paired(values, shift):
     before = {"dense": {str(n): dict.fromkeys(evaluation.MEASURES, value) for n, value in enumerate(values)}}
     after = {"dense": {n: {m: v + shift for m, v in one.items()} for n, one in before["dense"].items()}}
-    queries = [evaluation.JudgedQuery(str(n), "q", {"a": 1}, "ja") for n in range(len(values))]
+    queries = [JudgedQuery(str(n), "q", {"a": 1}, "ja") for n in range(len(values))]
     summary = evaluation.summaries(before, queries)["dense"]["all"]["mrr"]
     assert summary.low - 1e-9 <= summary.mean <= summary.high + 1e-9
     difference = evaluation.differences(after, before)["dense"]["mrr"]
@@ -57,41 +57,6 @@ def test_intervals_hold_the_mean_and_differences_are_paired(values, shift):
         assert difference.p > 0.05
     if abs(shift) > 0.01 and len(values) > 15:
         assert difference.p < 0.01
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("{", "line 1: not JSON"),
-        ("[]", 'needs "query"'),
-        ('{"query": "x"}', 'needs "query"'),
-        ('{"query": "x", "relevant": []}', 'needs "query"'),
-        ('{"query": " ", "relevant": ["a"]}', 'needs "query"'),
-        ('{"query": "x", "relevant": {"a": 0}}', 'needs "query"'),
-        ('{"query": "x", "relevant": {"a": "b"}}', 'needs "query"'),
-        ("", "no queries"),
-    ],
-)
-def test_what_is_wrong_in_a_file_is_said_with_its_line(tmp_path: Path, line, said):
-    (tmp_path / "q").write_text(line + "\n", "utf-8")
-    with pytest.raises(ConfigError, match=said) as raised:
-        evaluation.read_queries(tmp_path / "q")
-    assert "\n" not in str(raised.value)
-
-
-def test_topics_and_qrels_of_trec_are_read(tmp_path: Path):
-    (tmp_path / "topics").write_text("1\t味噌汁の作り方\n2\tnobody judged this\n", "utf-8")
-    (tmp_path / "qrels").write_text("1 0 docs:recipe.md 2\n1 0 docs:other.md 0\n2 0 docs:x.md 0\n", "utf-8")
-    (query,) = evaluation.read_queries(tmp_path / "topics", tmp_path / "qrels")
-    assert (query.id, query.text, query.relevant["docs:recipe.md"], query.group) == (
-        "1",
-        "味噌汁の作り方",
-        2,
-        "ja",
-    )
-    (tmp_path / "qrels").write_text("1 docs:recipe.md 2\n", "utf-8")
-    with pytest.raises(ConfigError, match="line 1: write `query 0 document gain`"):
-        evaluation.read_queries(tmp_path / "topics", tmp_path / "qrels")
 
 
 def test_the_command_prints_measures_and_compares(tmp_path: Path, prepared_stores: Stores):
