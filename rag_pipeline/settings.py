@@ -70,6 +70,11 @@ class Settings(BaseSettings):
         0, ge=0, le=3650, description="How long the search service keeps what was searched for; 0 keeps nothing."
     )
 
+    queries: Path | None = Field(
+        None,
+        description="The file of judged queries, with which the quality of searches is evaluated every night.",
+    )
+
     chunk_tokens: int = Field(400, ge=16, le=8192, description="The target size of a chunk, in tokens.")
     max_document_bytes: int = Field(
         32 * 1024 * 1024, ge=1, description="Larger documents are quarantined, not read."
@@ -102,7 +107,8 @@ class Settings(BaseSettings):
         None, ge=1, le=1200, description="Months kept before the current one; unset: all. Older months expire."
     )
     nightly_cron: str = Field(
-        "0 18 * * *", description="When all months are checked: a cron expression of five fields, in UTC."
+        "0 18 * * *",
+        description="When all months are checked and searches evaluated: a cron expression of five fields, in UTC.",
     )
     sweep_cron: str = Field(
         "*/10 * * * *", description="When the vectors of all months are counted: a cron expression, in UTC."

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line
+from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line, print_status
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.search.evaluation import Difference, PerQuery, Summary
+    from rag_pipeline.search.judged_queries import JudgedQuery
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("queries", type=_FILE)
+@click.argument("queries", type=_FILE, required=False)
 @json_option
 @click.option("--qrels", type=_FILE, help="TREC qrels; QUERIES is then a file of topics, `id<tab>query` a line.")
 @click.option(
@@ -32,7 +34,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Keep the measures of each query.")
 @click.option("--against", type=_FILE, help="Compare with what --save kept, query by query.")
 def evaluate(
-    queries: Path,
+    queries: Path | None,
     as_json: bool,
     qrels: Path | None,
     modes: tuple[str, ...],
@@ -41,15 +43,20 @@ def evaluate(
 ) -> None:
     """Ask judged QUERIES and print nDCG@10, recall@10 and MRR by mode and language, with 95 % intervals.
 
-    QUERIES has JSON lines: {"query": "…", "relevant": ["docs:a.md", …]}, or gains: {"docs:a.md": 2}.
+    QUERIES has JSON lines: {"query": "…", "relevant": ["docs:a.md", …]}, or gains: {"docs:a.md": 2}. Without it, asks
+    those of the file RAG_QUERIES and those that people judged on the search page.
     """
     from rag_pipeline.search import evaluation
     from rag_pipeline.search.judged_queries import read_queries
 
-    judged = read_queries(queries, qrels)
+    if queries is None and qrels is not None:
+        raise ConfigError("--qrels needs QUERIES, the file of topics: name it too")
+    judged = read_queries(queries, qrels) if queries is not None else None
     before = _kept(against) if against else None
     with ProgressLine() as progress, open_pipeline() as pipeline:
         pipeline.prepare()
+        if judged is None:
+            judged = _of_index(pipeline)
         chosen: Any = modes or evaluation.searchable(pipeline.settings.vectors)
         found = evaluation.evaluate(pipeline, judged, chosen, progress)
     summaries = evaluation.summaries(found, judged)
@@ -67,6 +74,20 @@ def evaluate(
             print_line(
                 f"{mode:<9} {name:<9} {difference.mean:+.3f}  p {difference.p:.3f}  ({difference.queries} queries)"
             )
+
+
+def _of_index(pipeline: Pipeline) -> list[JudgedQuery]:
+    """The queries that are judged of this index; says how many of them cannot be answered."""
+    from rag_pipeline.search.judged_queries import NOTHING_ANSWERABLE, NOTHING_JUDGED, judged_of_index
+
+    judged = judged_of_index(pipeline)
+    if judged.unanswerable:
+        print_status(
+            f"left out, because the documents that answer them are not in the index: {judged.unanswerable}"
+        )
+    if not judged.queries:
+        raise ConfigError(NOTHING_ANSWERABLE if judged.unanswerable else f"{NOTHING_JUDGED}, or name a file here")
+    return judged.queries
 
 
 def _kept(path: Path) -> PerQuery:

@@ -1,4 +1,4 @@
-"""Judged queries: queries of which it is known which documents answer them, read from files.
+"""Judged queries: queries of which it is known which documents answer them, from files and from the search page.
 
 A file has JSON lines, `{"query": "…", "relevant": ["docs:a.md", …]}` or with a gain each,
 `"relevant": {"docs:a.md": 2}`, and optionally `"id"` and `"group"`; or it is one of TREC topics, `id<tab>query` a line,
@@ -9,12 +9,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
+from uuid import UUID
 
 from rag_pipeline.errors import ConfigError
+from rag_pipeline.stores.postgres import documents, search_judgements
+
+if TYPE_CHECKING:
+    from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.stores.postgres.search_judgements import JudgedDocument
+
+NOTHING_JUDGED = "there are no judged queries: set RAG_QUERIES to a file of them, or judge what searches find on the search page"
+
+NOTHING_ANSWERABLE = (
+    "no judged query can be answered, since the documents that they name are not in the index: ingest them, or correct "
+    "the source ids in RAG_QUERIES"
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,92 @@ class JudgedQuery:
     """source_id → gain, at least 1 for what answers the query."""
     group: str
     """By which it is summed up: by default the language of the query."""
+
+
+@dataclass(frozen=True)
+class JudgedOfIndex:
+    """What is judged of this index."""
+
+    queries: list[JudgedQuery]
+    """Those that can be answered, judged by documents that are in the index. Their ids are their keys."""
+    unanswerable: int
+    """How many queries name only documents that are not in the index, and are left out."""
+    keys: frozenset[UUID]
+    """The keys of all queries, the unanswerable ones too, each with and without the documents that are not there."""
+
+
+def key_of(query: JudgedQuery) -> UUID:
+    """Return what names a query with its judgements: with another answer, or gain, it is another one.
+
+    What was judged not to answer it is no part of its key, since no measure sees it.
+    """
+    answers = sorted((document, int(gain)) for document, gain in query.relevant.items() if gain)
+    return UUID(bytes=blake2b(json.dumps([query.text, answers]).encode(), digest_size=16).digest())
+
+
+def anything_judged(pipeline: Pipeline) -> bool:
+    """Whether there are judged queries. Reads no file."""
+    if pipeline.settings.queries is not None:
+        return True
+    with pipeline.stores.database.connection() as connection:
+        return bool(search_judgements.judged(connection))
+
+
+def judged_of_index(pipeline: Pipeline) -> JudgedOfIndex:
+    """Return the queries of the file `RAG_QUERIES` and those judged on the search page.
+
+    A document that is no longer in the index is no part of what a query is judged by: that it is gone says nothing
+    about how well searches find the others. Raises `ConfigError` for what is wrong in the file.
+    """
+    with pipeline.stores.database.connection() as connection:
+        of_people = search_judgements.judged(connection)
+    queries = _merged(_of_file(pipeline.settings.queries), of_people)
+    with pipeline.stores.database.connection() as connection:
+        named = {name for query in queries for name in query.relevant if _is_storable(name)}
+        there = documents.existing(connection, sorted(named))
+    answerable: dict[UUID, JudgedQuery] = {}
+    keys, unanswerable = set(), 0
+    for query in queries:
+        left = replace(query, relevant={name: gain for name, gain in query.relevant.items() if name in there})
+        key = key_of(left)
+        keys |= {key_of(query), key}
+        if any(left.relevant.values()):
+            answerable[key] = replace(left, id=str(key))
+        else:
+            unanswerable += 1
+    return JudgedOfIndex(list(answerable.values()), unanswerable, frozenset(keys))
+
+
+def _is_storable(name: str) -> bool:
+    """Whether PostgreSQL takes a name; JSON can hold others, which no document has."""
+    return "\0" not in name and name == name.encode("utf-8", "ignore").decode()
+
+
+def _of_file(path: Path | None) -> list[JudgedQuery]:
+    if path is None:
+        return []
+    try:
+        return read_queries(path)
+    except ConfigError as error:
+        raise ConfigError(f"RAG_QUERIES: {error}") from None
+
+
+def _merged(of_file: Iterable[JudgedQuery], of_people: Iterable[JudgedDocument]) -> list[JudgedQuery]:
+    """Return the queries of both, once each. Where both judge a document, the file is right."""
+    by_text: dict[str, JudgedQuery] = {}
+    for query in of_file:
+        text = query.text.strip()
+        before = by_text.get(text)
+        by_text[text] = replace(
+            before or query, text=text, relevant={**(before.relevant if before else {}), **query.relevant}
+        )
+    judged: dict[str, dict[str, int]] = defaultdict(dict)
+    for one in of_people:
+        judged[one.query.strip()][one.source_id] = int(one.helpful)
+    for text, relevant in judged.items():
+        query = by_text.get(text) or JudgedQuery("", text, {}, _language(text))
+        by_text[text] = replace(query, relevant={**relevant, **query.relevant})
+    return list(by_text.values())
 
 
 def read_queries(path: Path, qrels: Path | None = None) -> list[JudgedQuery]:

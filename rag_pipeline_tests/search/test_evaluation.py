@@ -83,3 +83,25 @@ def test_the_command_prints_measures_and_compares(tmp_path: Path, prepared_store
     assert "fulltext  all      ndcg10 1.000" in cli.run("evaluate", str(queries)).stdout
     wrong = cli.run("evaluate", str(queries), "--against", str(queries))
     assert (wrong.returncode, "was not written by" in one_line(wrong.stderr)) == (1, True)
+
+
+def test_the_command_asks_what_is_judged_of_the_index(tmp_path: Path, prepared_stores: Stores):
+    cli = CommandLine(tmp_path, prepared_stores)
+    cli.write("soup.md", "# 味噌汁\n\n豆腐とわかめを入れる。")
+    cli.json("ingest")
+    nothing = cli.run("evaluate")
+    assert (nothing.returncode, "no judged queries: set RAG_QUERIES" in one_line(nothing.stderr)) == (1, True)
+    cli.environment["RAG_QUERIES"] = str(
+        write(
+            tmp_path,
+            {"query": "豆腐とわかめ", "relevant": ["docs:soup.md"]},
+            {"query": "豆腐とわかめ", "relevant": ["docs:gone.md"]},
+            {"query": "a train", "relevant": ["docs:gone.md"]},
+        )
+    )
+    done = cli.run("evaluate", "--mode", "fulltext")
+    assert "fulltext  all      ndcg10 1.000" in done.stdout
+    assert "are not in the index: 1\n" in done.stderr
+    cli.environment["RAG_QUERIES"] = str(write(tmp_path, {"query": "a train", "relevant": ["docs:gone.md"]}))
+    assert "no judged query can be answered" in cli.run("evaluate").stderr
+    assert "--qrels needs QUERIES" in cli.run("evaluate", "--qrels", str(tmp_path / "queries.jsonl")).stderr

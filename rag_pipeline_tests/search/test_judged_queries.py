@@ -1,11 +1,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rag_pipeline.errors import ConfigError
-from rag_pipeline.search.judged_queries import read_queries
+from rag_pipeline.search.judged_queries import (
+    JudgedQuery,
+    anything_judged,
+    judged_of_index,
+    key_of,
+    read_queries,
+)
+from rag_pipeline.stores.postgres import users
+from rag_pipeline_tests.support.search_index import SearchIndex
 
 
 @pytest.mark.parametrize(
@@ -41,3 +52,100 @@ def test_topics_and_qrels_of_trec_are_read(tmp_path: Path):
     (tmp_path / "qrels").write_text("1 docs:recipe.md 2\n", "utf-8")
     with pytest.raises(ConfigError, match="line 1: write `query 0 document gain`"):
         read_queries(tmp_path / "topics", tmp_path / "qrels")
+
+
+def user(index: SearchIndex, name: str) -> UUID:
+    with index.pipeline.stores.database.connection() as connection:
+        users.insert(connection, email=f"{name}@example.com", password_hash="-", role="viewer", permissions=[])
+        found = users.by_email(connection, f"{name}@example.com")
+    assert found is not None
+    return found.id
+
+
+def judge(index: SearchIndex, user: UUID, query: str, document: str, *, helpful: bool) -> None:
+    index.execute(
+        "INSERT INTO search_judgements (query, source_id, user_id, is_helpful) VALUES (%s, %s, %s, %s)",
+        query,
+        document,
+        user,
+        helpful,
+    )
+
+
+def test_what_people_judge_is_decided_by_the_majority(index: SearchIndex):
+    assert not anything_judged(index.pipeline)
+    hanako, taro, jiro = (user(index, name) for name in ("hanako", "taro", "jiro"))
+    for who, helpful in ((hanako, True), (taro, True), (jiro, False)):
+        judge(index, who, "味噌汁の作り方", "docs:recipe.md", helpful=helpful)
+    judge(index, hanako, "味噌汁の作り方", "docs:backup.md", helpful=True)
+    judge(index, taro, "味噌汁の作り方", "docs:backup.md", helpful=False)
+    judge(index, jiro, "味噌汁の作り方", "docs:travel.md", helpful=False)
+    judge(index, jiro, "nobody answers this", "docs:travel.md", helpful=False)
+    found = judged_of_index(index.pipeline)
+    [query] = found.queries
+    assert (query.text, query.group, found.unanswerable) == ("味噌汁の作り方", "ja", 0)
+    assert query.relevant == {"docs:recipe.md": 1, "docs:backup.md": 0, "docs:travel.md": 0}
+    assert anything_judged(index.pipeline)
+
+
+def test_file_and_people_are_one_query_and_the_file_is_right(index: SearchIndex, tmp_path: Path):
+    hanako = user(index, "hanako")
+    judge(index, hanako, "味噌汁の作り方", "docs:recipe.md", helpful=False)
+    judge(index, hanako, "味噌汁の作り方", "docs:backup.md", helpful=True)
+    judge(index, hanako, "to Sapporo", "docs:travel.md", helpful=True)
+    path = tmp_path / "queries"
+    path.write_text(
+        '{"query": " 味噌汁の作り方 ", "relevant": {"docs:recipe.md": 2}, "group": "soup", "id": "x"}\n', "utf-8"
+    )
+    with index.opened(queries=path) as pipeline:
+        found = judged_of_index(pipeline)
+    assert {query.text: (query.group, dict(query.relevant)) for query in found.queries} == {
+        "味噌汁の作り方": ("soup", {"docs:recipe.md": 2, "docs:backup.md": 1}),
+        "to Sapporo": ("unknown", {"docs:travel.md": 1}),
+    }
+    assert {query.id for query in found.queries} == {str(key) for key in found.keys}
+
+
+def test_documents_that_are_not_in_the_index_are_left_out(index: SearchIndex, tmp_path: Path):
+    path = tmp_path / "queries"
+    path.write_text(
+        '{"query": "a", "relevant": ["docs:recipe.md", "docs:backup.md"]}\n'
+        '{"query": "b", "relevant": ["docs:backup.md"]}\n'
+        '{"query": "c", "relevant": ["docs:\\u0000", "docs:\\ud800"]}\n',
+        "utf-8",
+    )
+    with index.opened(queries=path) as pipeline:
+        before = judged_of_index(pipeline)
+        assert (len(before.queries), before.unanswerable) == (2, 1)
+        index.delete("backup.md")
+        index.ingest()
+        after = judged_of_index(pipeline)
+    [query] = after.queries
+    assert (dict(query.relevant), after.unanswerable) == ({"docs:recipe.md": 1}, 2)
+    assert before.keys < after.keys, "what comes back is compared with what it was"
+
+
+@given(
+    st.dictionaries(st.text(), st.integers(0, 3), max_size=4),
+    st.dictionaries(st.text(), st.integers(0, 3), max_size=4),
+    st.text(),
+    st.text(),
+)
+def test_a_query_is_another_one_if_and_only_if_its_text_or_an_answer_is(relevant, other, text, other_text):
+    def key(text, relevant):
+        return key_of(JudgedQuery("id", text, relevant, "group"))
+
+    def answers(relevant):
+        return {document: gain for document, gain in relevant.items() if gain}
+
+    same = text == other_text and answers(relevant) == answers(other)
+    assert (key(text, relevant) == key(other_text, other)) is same
+    assert key(text, relevant) == key(text, dict(reversed(relevant.items())))
+
+
+def test_a_broken_file_is_said_to_be_that_of_the_setting(shared: SearchIndex, tmp_path: Path):
+    with (
+        shared.opened(queries=tmp_path / "nowhere") as pipeline,
+        pytest.raises(ConfigError, match=r"^RAG_QUERIES: .*/nowhere cannot be read"),
+    ):
+        judged_of_index(pipeline)

@@ -284,3 +284,20 @@ def newest(connection: Connection, month: Month, limit: int) -> list[tuple[Any, 
         """,
         {**month_bounds(month), "limit": limit},
     ).fetchall()
+
+
+def existing(connection: Connection, source_ids: Sequence[str]) -> set[str]:
+    """Return those of these source_ids whose documents are in the index."""
+    # The keys of both tables begin with the type of the source, of which there are few.
+    return set(
+        values(
+            connection,
+            """
+            SELECT i.source_id FROM (SELECT DISTINCT source_type FROM sources) s
+            CROSS JOIN unnest(%s::text[]) AS named(id)
+            JOIN source_items i ON i.source_type = s.source_type AND i.source_id = named.id
+            JOIN documents d ON d.id = i.document_id AND d.created_at = i.document_created_at
+            """,
+            (list(source_ids),),
+        )
+    )

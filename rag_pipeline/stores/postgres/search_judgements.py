@@ -15,13 +15,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What people say of a document as the answer to a query."""
+class JudgedDocument:
+    """What all who judged a document think of it as an answer to a query."""
 
     query: str
     source_id: str
     helpful: bool
-    """Whether more people find it helpful than not."""
 
 
 def judge(connection: Connection, query: str, source_id: str, user: UUID, is_helpful: bool | None) -> None:
@@ -59,19 +58,23 @@ def of_user(connection: Connection, query: str, source_ids: Sequence[str], user:
     return dict(rows)
 
 
-def judged(connection: Connection) -> list[Judgement]:
-    """Return the judgements of the queries for which a document was found helpful, by query and document."""
+def judged(connection: Connection) -> list[JudgedDocument]:
+    """Return every judged document of the queries that have a helpful one, in order.
+
+    The tally decides: a document is helpful if more users say so than say that it is not. One about which they are
+    divided, or that nobody finds helpful, is not. A query without a helpful document has no answer to look for, and is
+    left out.
+    """
     return objects(
         connection,
-        Judgement,
+        JudgedDocument,
         """
-        WITH counted AS (
-            SELECT query_key, min(query) AS query, source_id,
-                count(*) FILTER (WHERE is_helpful) > count(*) FILTER (WHERE NOT is_helpful) AS helpful
+        WITH tally AS (
+            SELECT query_key, source_id, min(query) AS query,
+                2 * count(*) FILTER (WHERE is_helpful) > count(*) AS helpful
             FROM search_judgements GROUP BY query_key, source_id
         )
-        SELECT query, source_id, helpful FROM counted
-        WHERE query_key IN (SELECT query_key FROM counted WHERE helpful)
-        ORDER BY query, source_id
+        SELECT query, source_id, helpful FROM tally
+        WHERE query_key IN (SELECT query_key FROM tally WHERE helpful) ORDER BY query, source_id
         """,
     )
