@@ -12,6 +12,7 @@ from rag_pipeline.defs.jobs import check_month, index_month
 from rag_pipeline.defs.repair_job import repair_month
 from rag_pipeline.defs.resources import MonthRunResource, PipelineResource
 from rag_pipeline.defs.schedules import maintenance_jobs, schedules
+from rag_pipeline.defs.search_quality import evaluate_search, search_quality_asset
 from rag_pipeline.defs.sensors import (
     drain_vector_deletions,
     index_pending_months,
@@ -40,9 +41,13 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         *(invalid_source_asset(name, message) for name, message in invalid.items()),
     ]
     return dg.Definitions(
-        assets=[*sources, *index_assets(sources, settings.vectors)],
+        assets=[
+            *sources,
+            *index_assets(sources, settings.vectors),
+            search_quality_asset(settings.vectors),
+        ],
         asset_checks=[*index_checks(settings.vectors), *(source_check(source) for source in file.sources)],
-        jobs=[index_month, check_month, repair_month, *maintenance_jobs],
+        jobs=[index_month, check_month, repair_month, evaluate_search, *maintenance_jobs],
         schedules=schedules(settings),
         sensors=[
             *(sync_sensor(source, overrides.get("pipeline")) for source in file.sources),

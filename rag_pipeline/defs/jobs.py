@@ -1,4 +1,4 @@
-"""The jobs of one month, and the months that unfinished runs have."""
+"""The jobs of one month, and what unfinished runs are about."""
 
 from datetime import datetime
 
@@ -45,6 +45,11 @@ def months_in_runs(
         for run in runs
         if PARTITION_TAG in run.tags and run.job_name != except_job
     }
+
+
+def is_in_runs(instance: dg.DagsterInstance, job: str) -> bool:
+    """Whether a run of a job is queued or running."""
+    return bool(instance.get_runs(dg.RunsFilter(job_name=job, statuses=_UNFINISHED), limit=1))
 
 
 def months_failed_since(instance: dg.DagsterInstance, job: str, moment: datetime) -> set[Month]:

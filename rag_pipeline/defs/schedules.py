@@ -1,4 +1,4 @@
-"""The schedules: partitions created in advance, the expiry of old months, and the nightly checks of all months.
+"""The schedules: partitions created in advance, the expiry of old months, nightly checks and evaluations.
 
 They run by default; times are UTC.
 """
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from rag_pipeline.defs.jobs import CHECK_MONTH, months_in_runs
+from rag_pipeline.defs.jobs import CHECK_MONTH, is_in_runs, months_in_runs
 from rag_pipeline.defs.month_partitions import show_months
+from rag_pipeline.defs.search_quality import EVALUATE_SEARCH
 from rag_pipeline.indexing import retention
 from rag_pipeline.indexing.create_partitions import create_partitions as create_missing_partitions
 from rag_pipeline.pipeline import Pipeline
@@ -20,8 +21,9 @@ _AFTER_OTHER_RUNS = {"dagster/priority": "-1"}
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """Return all schedules; the cron of the nightly checks is a setting."""
-    return [create_partitions, expire_months, nightly_checks(settings.nightly_cron)]
+    """Return all schedules; the cron of the nightly ones is a setting."""
+    cron = settings.nightly_cron
+    return [create_partitions, expire_months, nightly_checks(cron), nightly_evaluation(cron)]
 
 
 @dg.op(name="create_missing_partitions")
@@ -118,6 +120,34 @@ def nightly_checks(cron: str) -> dg.ScheduleDefinition:
             if month not in queued
         ]
         return requests or dg.SkipReason("the checks of all months are still queued")
+
+    return nightly
+
+
+def nightly_evaluation(cron: str) -> dg.ScheduleDefinition:
+    """Return the schedule that requests an evaluation of searches, at low priority."""
+
+    @dg.schedule(
+        name="nightly_evaluation",
+        job_name=EVALUATE_SEARCH,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Evaluates searches, if there are judged queries.",
+    )
+    def nightly(
+        context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[Pipeline]
+    ) -> dg.RunRequest | dg.SkipReason:
+        from rag_pipeline.search.judged_queries import NOTHING_JUDGED
+        from rag_pipeline.search.quality import is_due
+
+        # After the last query is gone, one more evaluation forgets the reference and closes an alert.
+        if not is_due(pipeline):
+            return dg.SkipReason(NOTHING_JUDGED)
+        if is_in_runs(context.instance, EVALUATE_SEARCH):
+            return dg.SkipReason("an evaluation is still queued or running")
+        night = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
+        return dg.RunRequest(run_key=night, tags=_AFTER_OTHER_RUNS)
 
     return nightly
 

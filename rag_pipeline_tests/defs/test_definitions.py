@@ -119,6 +119,12 @@ def test_assets_and_their_attributes(described: dict) -> None:
         "dense_collection": month(["document_chunks"], "milvus"),
         "sparse_collection": month(["document_chunks"], "milvus"),
         "multi_collection": month(["document_chunks"], "milvus"),
+        "search_quality": {
+            **month(["dense_collection", "multi_collection", "sparse_collection"], ""),
+            "group": "quality",
+            "kinds": ["milvus", "postgres"],
+            "months": False,
+        },
     }
 
 
@@ -128,7 +134,11 @@ def test_every_check_of_a_month_is_partitioned_and_no_asset_has_a_backfill_polic
         described["checks"]
     )
     unpartitioned = {name for name, partitioned in described["checks"].items() if not partitioned}
-    assert unpartitioned == {"sources/faq:source_readable", "sources/handbook:source_readable"}
+    assert unpartitioned == {
+        "sources/faq:source_readable",
+        "sources/handbook:source_readable",
+        "search_quality:no_significant_drop",
+    }
     assert set(described["check_month"]) == set(described["checks"]) - unpartitioned
     assert described["backfill_policies"] == []
 
@@ -141,8 +151,10 @@ def test_sensors_and_schedules_run_by_default(described: dict) -> None:
         "create_partitions": ["RUNNING", "10 0 * * *", "UTC"],
         "expire_months": ["RUNNING", "10 0 * * *", "UTC"],
         "nightly_checks": ["RUNNING", "0 18 * * *", "UTC"],
+        "nightly_evaluation": ["RUNNING", "0 18 * * *", "UTC"],
     }
-    assert {"index_month", "check_month", "create_partitions", "expire_months"} <= set(described["jobs"])
+    jobs = {"index_month", "check_month", "create_partitions", "expire_months", "evaluate_search"}
+    assert jobs <= set(described["jobs"])
 
 
 def test_a_source_is_stale_some_time_after_a_missing_scan(described: dict, tmp_path: Path) -> None:
@@ -164,5 +176,7 @@ def test_a_source_with_a_hyphen_gets_a_sensor_and_an_asset_without(tmp_path: Pat
 def test_settings_select_the_collections_and_the_nightly_cron(tmp_path: Path) -> None:
     (tmp_path / "sources.yaml").write_text("sources: []\n")
     described = load(tmp_path, RAG_VECTORS="dense", RAG_NIGHTLY_CRON="30 17 * * *")
-    assert set(described["assets"]) == {"documents", "document_chunks", "dense_collection"}
-    assert described["schedules"]["nightly_checks"][1] == "30 17 * * *"
+    assert set(described["assets"]) == {"documents", "document_chunks", "dense_collection", "search_quality"}
+    assert described["assets"]["search_quality"]["deps"] == ["dense_collection"]
+    for name in ("nightly_checks", "nightly_evaluation"):
+        assert described["schedules"][name][1] == "30 17 * * *"
