@@ -1,7 +1,7 @@
 """The asset `search_quality`: how well searches find what is judged, over time, and the check that fails on a drop."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -23,6 +23,8 @@ CHECK = "no_significant_drop"
 
 _GROUP = "quality"
 _LOG_SECONDS = 10.0
+_QUERY_CHARACTERS = 80
+_LOST_NAMED = 3
 _WHAT_TO_DO = (
     "find out what changed since the reference was made: the embedder or its precision, RAG_CHUNK_TOKENS, RAG_VECTORS, "
     "this program, or the documents that the queries look for, and undo it; if searches are as good as they can be, "
@@ -126,22 +128,23 @@ def _metadata(found: "Quality") -> Iterator[tuple[str, Any]]:
         "by_language",
         table(("language or group", "queries", "mode", *MEASURES.values()), by_group, limit=len(by_group)),
     )
-    yield (
-        "lost_most",
-        table(
-            ("query", "mode", "nDCG@10", "reference", "answers"),
-            [
-                (
-                    one.query.text[:200],
-                    one.mode,
-                    f"{one.now:.3f}",
-                    f"{one.before:.3f}",
-                    ", ".join(document for document, gain in one.query.relevant.items() if gain),
-                )
-                for one in found.losses()
-            ],
-        ),
-    )
+    rows = [
+        (
+            loss.query.text[:_QUERY_CHARACTERS],
+            *(_fell(*loss.values[mode]) if mode in loss.values else "" for mode in found.found),
+            ", ".join(document for document, gain in loss.query.relevant.items() if gain),
+        )
+        for loss in found.losses()
+    ]
+    yield "lost_most", table(("query", *(f"nDCG@10, {mode}" for mode in found.found), "answers"), rows)
+
+
+def _fell(before: float, now: float) -> str:
+    return f"{before:.2f} → {now:.2f}"
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _shown(summary: "Summary") -> tuple[str, str]:
@@ -152,7 +155,7 @@ def _compared(found: "Quality", mode: str, measure: str) -> tuple[str, str, int]
     difference = found.comparison.differences.get(mode, {}).get(measure)
     if difference is None:
         return "new", "", 0
-    return f"{difference.mean:+.3f}", f"{difference.p:.3f}", difference.queries
+    return f"{difference.mean:+.3f}", _p(difference.p), difference.queries
 
 
 def _why_nothing(found: "Quality") -> str:
@@ -192,16 +195,14 @@ def _sentences(found: "Quality") -> Iterator[str]:
     deciding = {mode: of[DECIDING] for mode, of in comparison.differences.items()}
     if found.failing:
         yield f"nDCG@10 is significantly lower than in the reference: {_listed(deciding, found.failing)}."
-        lost = [
-            f"{one.query.text[:60]!r} ({one.mode}, {one.before:.2f} → {one.now:.2f})" for one in found.losses()[:3]
-        ]
-        yield f"Most lost: {', '.join(lost)}."
+        lost = [f'"{loss.query.text[:_QUERY_CHARACTERS]}"' for loss in found.losses()[:_LOST_NAMED]]
+        yield f"Most was lost by {', '.join(lost)}."
         return
     if found.accepted:
         yield f"The present results of {len(found.judged.queries)} queries were accepted as the reference."
     if deciding:
         was = "nDCG@10 beside the reference before" if found.accepted else "No significant drop in nDCG@10"
-        yield f"{was}: {_listed(deciding, list(deciding))}."
+        yield f"{was}: {_listed(deciding, found.found)}."
     elif not found.accepted:
         yield f"The reference was made with {len(found.judged.queries)} queries."
     if comparison.better and not found.accepted:
@@ -210,8 +211,9 @@ def _sentences(found: "Quality") -> Iterator[str]:
         yield f"Of fewer than {LEAST_QUERIES} queries no drop is significant: judge more."
 
 
-def _listed(differences: Mapping[str, "Difference"], modes: Sequence[str]) -> str:
+def _listed(differences: Mapping[str, "Difference"], modes: Iterable[str]) -> str:
     return ", ".join(
-        f"{mode} {differences[mode].mean:+.3f} (p {differences[mode].p:.3f}, {differences[mode].queries} queries)"
+        f"{mode} {of.mean:+.3f} (p {_p(of.p)}, {of.queries} queries)"
         for mode in modes
+        if (of := differences.get(mode)) is not None
     )

@@ -115,18 +115,23 @@ def _merged(of_file: Iterable[JudgedQuery], of_people: Iterable[JudgedDocument])
     """Return the queries of both, once each. Where both judge a document, the file is right."""
     by_text: dict[str, JudgedQuery] = {}
     for query in of_file:
-        text = query.text.strip()
+        text = _text(query.text)
         before = by_text.get(text)
         by_text[text] = replace(
             before or query, text=text, relevant={**(before.relevant if before else {}), **query.relevant}
         )
     judged: dict[str, dict[str, int]] = defaultdict(dict)
     for one in of_people:
-        judged[one.query.strip()][one.source_id] = int(one.helpful)
+        judged[_text(one.query)][one.source_id] = int(one.helpful)
     for text, relevant in judged.items():
         query = by_text.get(text) or JudgedQuery("", text, {}, _language(text))
         by_text[text] = replace(query, relevant={**relevant, **query.relevant})
     return list(by_text.values())
+
+
+def _text(query: str) -> str:
+    """Return a query as it is searched for: JSON can hold what neither a document nor a message can."""
+    return query.replace("\0", " ").encode("utf-8", "replace").decode().strip()
 
 
 def read_queries(path: Path, qrels: Path | None = None) -> list[JudgedQuery]:
@@ -151,7 +156,7 @@ def _from_json(path: Path) -> list[JudgedQuery]:
             raise ConfigError(f"{path}, line {number}: not JSON") from None
         text = fields.get("query") if isinstance(fields, dict) else None
         relevant = fields.get("relevant") if isinstance(fields, dict) else None
-        if isinstance(relevant, list):
+        if isinstance(relevant, list) and all(isinstance(document, str) for document in relevant):
             relevant = dict.fromkeys(relevant, 1)
         if not isinstance(text, str) or not text.strip() or not _is_judged(relevant):
             raise ConfigError(
@@ -197,7 +202,7 @@ def _from_trec(path: Path, qrels: Path) -> list[JudgedQuery]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text("utf-8-sig").splitlines()
+        return path.read_text("utf-8-sig").split("\n")  # A text in JSON can hold the other ends of lines.
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path} cannot be read as UTF-8 text: {getattr(error, 'strerror', None) or error}"

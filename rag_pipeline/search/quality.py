@@ -34,13 +34,17 @@ LEAST_QUERIES = 6
 
 
 @dataclass(frozen=True)
-class Change:
-    """A query that searches answer differently than in the reference."""
+class Loss:
+    """A query that is answered worse than in the reference, in some mode."""
 
     query: JudgedQuery
-    mode: str
-    before: float
-    now: float
+    values: dict[str, tuple[float, float]]
+    """mode → nDCG@10 in the reference, and now"""
+
+    @property
+    def size(self) -> float:
+        """What it lost, in all modes together; what it gained in others does not make up for it."""
+        return sum(max(0.0, before - now) for before, now in self.values.values())
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,16 @@ class Comparison:
     @property
     def worse(self) -> list[str]:
         """The modes with a significant drop."""
-        return [mode for mode, of in self.differences.items() if _significant(of[DECIDING]) < 0]
+        return self._with(-1)
 
     @property
     def better(self) -> list[str]:
         """The modes with a significant improvement."""
-        return [mode for mode, of in self.differences.items() if _significant(of[DECIDING]) > 0]
+        return self._with(1)
+
+    def _with(self, sign: int) -> list[str]:
+        differences = {mode: self.differences[mode][DECIDING] for mode in self.now if mode in self.differences}
+        return [mode for mode, of in differences.items() if _significant(of) == sign]
 
 
 @dataclass(frozen=True)
@@ -80,16 +88,21 @@ class Quality:
         """The modes with a significant drop that nobody accepted."""
         return [] if self.accepted else self.comparison.worse
 
-    def losses(self) -> list[Change]:
+    def losses(self) -> list[Loss]:
         """Return the queries that lost against the reference, those that lost most first."""
-        by_id = {query.id: query for query in self.judged.queries}
-        changes = [
-            Change(by_id[identity], mode, before[DECIDING], self.comparison.now[mode][identity][DECIDING])
-            for mode, queries in self.comparison.before.items()
-            for identity, before in queries.items()
+        now, before = self.comparison.now, self.comparison.before
+        losses = [
+            Loss(
+                query,
+                {
+                    mode: (before[mode][query.id][DECIDING], now[mode][query.id][DECIDING])
+                    for mode in now
+                    if query.id in before[mode]
+                },
+            )
+            for query in self.judged.queries
         ]
-        lost = [change for change in changes if change.now < change.before]
-        return sorted(lost, key=lambda change: (change.now - change.before, change.query.text, change.mode))
+        return sorted((loss for loss in losses if loss.size), key=lambda loss: (-loss.size, loss.query.text))
 
 
 def is_due(pipeline: Pipeline) -> bool:

@@ -26,6 +26,7 @@ from rag_pipeline_tests.support.search_index import SearchIndex
         ("[]", 'needs "query"'),
         ('{"query": "x"}', 'needs "query"'),
         ('{"query": "x", "relevant": []}', 'needs "query"'),
+        ('{"query": "x", "relevant": [["a"]]}', 'needs "query"'),
         ('{"query": " ", "relevant": ["a"]}', 'needs "query"'),
         ('{"query": "x", "relevant": {"a": 0}}', 'needs "query"'),
         ('{"query": "x", "relevant": {"a": "b"}}', 'needs "query"'),
@@ -111,7 +112,7 @@ def test_documents_that_are_not_in_the_index_are_left_out(index: SearchIndex, tm
     path.write_text(
         '{"query": "a", "relevant": ["docs:recipe.md", "docs:backup.md"]}\n'
         '{"query": "b", "relevant": ["docs:backup.md"]}\n'
-        '{"query": "c", "relevant": ["docs:\\u0000", "docs:\\ud800"]}\n',
+        '{"query": "c\\ud800", "relevant": ["docs:\\u0000", "docs:\\ud800"]}\n',
         "utf-8",
     )
     with index.opened(queries=path) as pipeline:
