@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeGuard
 from uuid import UUID
 
 from rag_pipeline.errors import ConfigError
+from rag_pipeline.search.engine import query_text
 from rag_pipeline.stores.postgres import documents, search_judgements
 
 if TYPE_CHECKING:
@@ -115,23 +116,18 @@ def _merged(of_file: Iterable[JudgedQuery], of_people: Iterable[JudgedDocument])
     """Return the queries of both, once each. Where both judge a document, the file is right."""
     by_text: dict[str, JudgedQuery] = {}
     for query in of_file:
-        text = _text(query.text)
+        text = query_text(query.text)
         before = by_text.get(text)
         by_text[text] = replace(
             before or query, text=text, relevant={**(before.relevant if before else {}), **query.relevant}
         )
     judged: dict[str, dict[str, int]] = defaultdict(dict)
     for one in of_people:
-        judged[_text(one.query)][one.source_id] = int(one.helpful)
+        judged[query_text(one.query)][one.source_id] = int(one.helpful)
     for text, relevant in judged.items():
         query = by_text.get(text) or JudgedQuery("", text, {}, _language(text))
         by_text[text] = replace(query, relevant={**relevant, **query.relevant})
     return list(by_text.values())
-
-
-def _text(query: str) -> str:
-    """Return a query as it is searched for: JSON can hold what neither a document nor a message can."""
-    return query.replace("\0", " ").encode("utf-8", "replace").decode().strip()
 
 
 def read_queries(path: Path, qrels: Path | None = None) -> list[JudgedQuery]:
