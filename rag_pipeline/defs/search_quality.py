@@ -106,7 +106,7 @@ def _metadata(found: "Quality") -> Iterator[tuple[str, Any]]:
     summed = summaries(found.found, queries)
     for mode, groups in summed.items():
         for measure, summary in groups[ALL].items():
-            yield f"{measure}_{mode}", summary.mean
+            yield f"{measure}_{mode}", round(summary.mean, 4)
     yield (
         "by_mode",
         table(
@@ -181,7 +181,7 @@ def _check_result(found: "Quality") -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.ERROR,
         description=" ".join(_sentences(found)),
         metadata={
-            "modes": ", ".join(found.failing) or "none",
+            "worse_modes": ", ".join(found.failing) or "none",
             "what_to_do": _WHAT_TO_DO if found.failing else "nothing",
         },
     )

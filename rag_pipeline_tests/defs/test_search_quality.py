@@ -116,7 +116,7 @@ def test_a_drop_fails_the_check_and_alerts_until_it_is_accepted(evaluations: Eva
     for _ in range(2):
         worse = evaluations.check()
         assert (worse.passed, worse.severity) == (False, dg.AssetCheckSeverity.ERROR)
-        assert worse.metadata["modes"].value == ", ".join(MODES)
+        assert worse.metadata["worse_modes"].value == ", ".join(MODES)
     [row] = [row for row in evaluations.metadata()["lost_most"] if row["query"] == ANSWERS["tea"][0]]
     assert (row["nDCG@10, fulltext"], row["answers"]) == ("1.00 → 0.00", "docs:tea.md")
     assert evaluations.alerts() == ["rag-pipeline: Failing: no_significant_drop on search_quality"]
