@@ -35,6 +35,10 @@ class ChunkVectors:
     """Tokens of the text, counted by the embedder's tokenizer."""
 
 
+EncodeQuery = Callable[[str, Sequence[str], DocumentFrequency | None], ChunkVectors]
+"""`Embedder.encode_query`, or what stands for it."""
+
+
 @runtime_checkable
 class Embedder(Protocol):
     """Turns texts into vectors. Deterministic: a text has the same vectors in any batch."""

@@ -35,6 +35,9 @@ class LocalEmbedder:
 
     The constructor is free: the model is loaded with the first text. A text has the same vectors to the last bit in
     any batch. Any string is accepted; texts are embedded as NFKC. Thread-safe, and usable in a forked child.
+
+    It has no `encode_queries`: threads that each embed a query keep all cores busy, and together the quick ones would
+    wait for the slow ones. On two cores, eight threads embed 450 queries a second alone and 370 together.
     """
 
     dimension = _DIMENSION

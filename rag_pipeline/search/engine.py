@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    from rag_pipeline.embedding.base import ChunkVectors, FloatArray
+    from rag_pipeline.embedding.base import ChunkVectors, EncodeQuery, FloatArray
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.search_queries import FoundChunk
@@ -65,12 +65,14 @@ def search(
     filters: Filters = NO_FILTERS,
     only_sources: Sequence[UUID] | None = None,
     count: bool = True,
+    encode_query: EncodeQuery | None = None,
 ) -> SearchResult:
     """Return the chunks that answer a query best, at most `limit` (1 to 100), from live versions of documents.
 
     A query over 8,000 characters is truncated. An index that is empty or does not exist yet has no hits.
     `only_sources` are the ids of the sources whose documents may be found; None: all. With `count`, updates the search
-    counts of the hits (`search_count`, `last_search_score`) unless that would have to wait.
+    counts of the hits (`search_count`, `last_search_score`) unless that would have to wait. `encode_query` stands for
+    that of the pipeline's embedder, such as one that embeds the queries of many searches together.
 
     Raises `ConfigError` for an empty query, a limit out of range, or a mode whose vectors are not built, and
     `StoreUnavailableError` if PostgreSQL or Milvus is unreachable.
@@ -82,7 +84,7 @@ def search(
         raise ConfigError(f"a limit of {limit} hits is out of range: choose one from 1 to {MAX_LIMIT}")
     watch = Stopwatch()
     sources = _sources(pipeline, filters, only_sources)
-    request = Request(pipeline, text, mode, limit, filters, sources, watch)
+    request = Request(pipeline, text, mode, limit, filters, sources, watch, encode_query)
     try:
         ranked = _by_text(request) if mode == "fulltext" else _by_vectors(request)
     except psycopg.errors.UndefinedTable:
@@ -141,7 +143,7 @@ def _by_vectors(request: Request) -> list[_Ranked]:
         if len(legs) > 1:
             terms.idf()  # Read here, so that the time counts for this stage and not for the embedder's.
     with watch.stage("embed"):
-        vectors = _encode(pipeline, text, [*legs, "multi"] if multi else legs, terms)
+        vectors = _encode(request, [*legs, "multi"] if multi else legs, terms)
     with watch.stage("candidates"):
         check_embedder(pipeline.collections)
     found, live = live_candidates(request, legs, vectors)
@@ -169,11 +171,12 @@ def _legs(pipeline: Pipeline, mode: Mode) -> tuple[list[VectorKind], bool]:
     return legs, mode == "hybrid" and "multi" in built
 
 
-def _encode(pipeline: Pipeline, text: str, kinds: Sequence[VectorKind], terms: Terms) -> ChunkVectors:
+def _encode(request: Request, kinds: Sequence[VectorKind], terms: Terms) -> ChunkVectors:
     from rag_pipeline.embedding.validation import validate
 
-    embedder = pipeline.embedder
-    vectors = embedder.encode_query(text, kinds, terms.document_frequency)
+    embedder = request.pipeline.embedder
+    encode_query = request.encode_query or embedder.encode_query
+    vectors = encode_query(request.text, kinds, terms.document_frequency)
     return validate(
         [vectors], embedder.dimension, kinds, multi_dimension=embedder.multi_dimension, names=["the query"]
     )[0]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from uuid import UUID
 
+    from rag_pipeline.embedding.base import EncodeQuery
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.search.results import Mode
@@ -23,7 +24,7 @@ _MONTHS_AT_ONCE = 24
 
 @dataclass(frozen=True)
 class Request:
-    """A search: what is searched for, in which index, and the stopwatch that times its stages."""
+    """A search: what is searched for, in which index, what embeds it, and the stopwatch that times its stages."""
 
     pipeline: Pipeline
     text: str
@@ -33,6 +34,8 @@ class Request:
     sources: Sequence[UUID] | None
     """Those whose documents may be found; None: all."""
     watch: Stopwatch
+    encode_query: EncodeQuery | None = None
+    """What embeds the text; None: the pipeline's embedder."""
 
     def windows(self) -> Iterator[tuple[Month, Month]]:
         """Yield the existing months that the filters' dates allow, a few at a time: the first and the last of them."""

@@ -19,6 +19,7 @@ from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 
 from rag_pipeline.accounts.permissions import visible_sources
+from rag_pipeline.embedding.query_batches import QueryBatches
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.search import search
 from rag_pipeline.search.engine import query_text
@@ -124,6 +125,7 @@ class Searching:
         self._usage = usage
         self._metrics = metrics
         self._turns = Turns()
+        self._queries = QueryBatches(lambda: pipeline.embedder)
         metrics.waiting.set_function(lambda: self._turns.waiting)
 
     async def answer(
@@ -188,6 +190,7 @@ class Searching:
                 filters=filters,
                 only_sources=visible,
                 count=False,
+                encode_query=self._queries.encode_query,
             )
             for stage, seconds in found.stages.items():
                 self._metrics.stages.labels(stage).observe(seconds)
