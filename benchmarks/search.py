@@ -1,8 +1,10 @@
 """How quickly the search service answers: python -m benchmarks.search [--chunks 10000] [--embedder NAME] [--seconds 10]
+[--workers 1 2]
 
 Fills an index of its own, runs `rag-pipeline serve` as a user would, and asks it over loopback with 1, 8 and 64 clients:
 questions that nobody has asked before, then one that is cached. Prints the percentiles of what a client waits, and where
-the service's time goes. The clients share the machine with the service and the stores.
+the service's time goes. The clients share the machine with the service and the stores. With several numbers of workers,
+the service runs with each of them, one after the other.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -32,12 +33,12 @@ _STAGE = re.compile(r'^rag_search_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S
 
 
 @contextmanager
-def service(environment: Mapping[str, str], folder: Path) -> Iterator[tuple[str, str, psutil.Process]]:
-    """Run the service; yield its address, a key and its process."""
+def service(environment: Mapping[str, str], workers: int) -> Iterator[tuple[str, str | None, psutil.Process]]:
+    """Run the service; yield its address, the key that it made if it is the first time, and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "rag_pipeline.cli", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "rag_pipeline.cli", "serve", "--port", str(port), "--workers", str(workers)]
     process = subprocess.Popen(command, env=dict(environment), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -45,10 +46,9 @@ def service(environment: Mapping[str, str], folder: Path) -> Iterator[tuple[str,
         while "search service:" not in said:
             said += process.stderr.readline()
         key = re.search(r"rag_\w{8}_[\w-]{43}", said)
-        assert key is not None
         url = f"http://127.0.0.1:{port}"
         _wait_for(url)
-        yield url, key[0], psutil.Process(process.pid)
+        yield url, key[0] if key else None, psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait()
@@ -107,6 +107,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=10_000)
     parser.add_argument("--embedder", default=EMBEDDER)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1])
     arguments = parser.parse_args()
     with benchmark_workspace(arguments.embedder) as (workspace, environment):
         make_files(workspace.docs, -(-arguments.chunks // _CHUNKS_A_FILE), 12)
@@ -115,18 +116,30 @@ def main() -> None:
             f"{done.printed['chunks']} chunks in {done.seconds:.0f} s, embedder {arguments.embedder}", flush=True
         )
         workspace.rows("ANALYZE")
-        with service(environment, workspace.folder) as (url, key, process):
-            workspace.rows("UPDATE api_keys SET rate_limit_per_minute = 100000000")
-            texts = questions()
-            asyncio.run(ask(url, key, 2, 1, texts))
-            for clients in (1, 8, 64):
-                for name, asked in (("never asked", texts), ("cached", itertools.repeat("索引の区画"))):
-                    before = stages(url, key)
-                    waited = asyncio.run(ask(url, key, clients, arguments.seconds, asked))
-                    _print(name, clients, waited, arguments.seconds)
-                    if name != "cached":
-                        _print_stages(before, stages(url, key))
-            print(f"service: {process.memory_info().rss / 2**20:.0f} MB resident")
+        texts, key = questions(), None
+        for workers in arguments.workers:
+            with service(environment, workers) as (url, made, process):
+                key = key or made
+                assert key is not None
+                workspace.rows("UPDATE api_keys SET rate_limit_per_minute = 100000000")
+                if len(arguments.workers) > 1:
+                    print(f"with --workers {workers}", flush=True)
+                _measure(url, key, texts, arguments.seconds)
+                print(f"service: {process.memory_info().rss / 2**20:.0f} MB resident", flush=True)
+                for worker in process.children() if workers > 1 else []:
+                    own = worker.memory_full_info()
+                    print(f"    a process of it: {own.rss / 2**20:.0f} MB resident, {own.uss / 2**20:.0f} its own")
+
+
+def _measure(url: str, key: str, texts: Iterator[str], seconds: float) -> None:
+    asyncio.run(ask(url, key, 2, 1, texts))
+    for clients in (1, 8, 64):
+        for name, asked in (("never asked", texts), ("cached", itertools.repeat("索引の区画"))):
+            before = stages(url, key)
+            waited = asyncio.run(ask(url, key, clients, seconds, asked))
+            _print(name, clients, waited, seconds)
+            if name != "cached":
+                _print_stages(before, stages(url, key))
 
 
 def _print(name: str, clients: int, waited: list[float], seconds: float) -> None:

@@ -60,14 +60,6 @@ def open_pipeline(progress: ProgressLine | None = None) -> Pipeline:
     return Pipeline(load_settings(), progress=progress) if progress else Pipeline(load_settings())
 
 
-def log_to_stderr() -> None:
-    """Have warnings and logins of a process that runs for long on standard error, a line each with its time."""
-    import logging
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("rag_pipeline.audit").setLevel(logging.INFO)
-
-
 def print_json(value: Any) -> None:
     """Print one JSON object on standard output; moments in ISO 8601, anything else that JSON lacks as text."""
     click.echo(json.dumps(value, ensure_ascii=False, default=_json_default))

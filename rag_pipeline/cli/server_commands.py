@@ -9,7 +9,8 @@ import threading
 
 import click
 
-from rag_pipeline.cli.common import json_option, log_to_stderr, open_pipeline, print_json, print_line, print_status
+from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line, print_status
+from rag_pipeline.service.logs import log_to_stderr
 from rag_pipeline.settings import load_settings
 from rag_pipeline.urls import mask_url
 
@@ -72,8 +73,15 @@ def dev(host: str, port: int, search_port: int) -> None:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port of the page and the HTTP API.")
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Processes that share the port; each has an embedder of its own.",
+)
 @click.option("--until-input-ends", is_flag=True, hidden=True)
-def serve(host: str, port: int, until_input_ends: bool) -> None:
+def serve(host: str, port: int, workers: int, until_input_ends: bool) -> None:
     """Serve the search page, the HTTP API and the tools for agents; Ctrl-C stops it."""
     from rag_pipeline.service.server import serve as run
 
@@ -81,7 +89,7 @@ def serve(host: str, port: int, until_input_ends: bool) -> None:
     if until_input_ends:
         threading.Thread(target=_end_with_input, daemon=True).start()
     with open_pipeline() as pipeline:
-        run(pipeline, host, port, print_status)
+        run(pipeline, host, port, print_status, workers)
 
 
 def _end_with_input() -> None:

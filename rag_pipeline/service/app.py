@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 _KEYS_SUFFICE = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
 
-def create_app(pipeline: Pipeline) -> FastAPI:
-    """Return the service over an open pipeline, which stays its owner's to close."""
+def create_app(pipeline: Pipeline, metrics: Metrics | None = None, *, closes_pipeline: bool = False) -> FastAPI:
+    """Return the service over an open pipeline, which stays its owner's to close unless `closes_pipeline`."""
     database, redis = pipeline.stores.database, RedisBreaker.to(pipeline.endpoints.redis_url)
-    metrics, usage = Metrics(), Usage(database, pipeline.settings.search_log_days)
+    metrics, usage = metrics or Metrics(), Usage(database, pipeline.settings.search_log_days)
     cache = SearchCache(redis, pipeline.settings.search_cache_seconds)
     access = SourceAccess(pipeline)
     searching, reading = Searching(pipeline, cache, usage, metrics), Reading(database)
@@ -60,6 +60,8 @@ def create_app(pipeline: Pipeline) -> FastAPI:
             usage.close()
             searching.close()
             redis.close()
+            if closes_pipeline:
+                pipeline.close()
 
     app = FastAPI(
         title="rag-pipeline",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 class Metrics:
-    """The metrics of one application."""
+    """The metrics of one application, or of all workers that keep theirs in one folder.
 
-    def __init__(self) -> None:
+    The client library keeps them in files if the process began with PROMETHEUS_MULTIPROC_DIR, which `workers` sets.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "rag_requests", "Requests by route and status.", ["route", "status"], registry=self._registry
@@ -31,8 +38,17 @@ class Metrics:
             ["result"],
             registry=self._registry,
         )
-        self.waiting = Gauge("rag_searches_waiting", "Searches that wait for others.", registry=self._registry)
+        self.waiting = Gauge(
+            "rag_searches_waiting",
+            "Searches that wait for others.",
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        if self._folder is None:
+            return generate_latest(self._registry)
+        of_all = CollectorRegistry()
+        MultiProcessCollector(of_all, str(self._folder))
+        return generate_latest(of_all)

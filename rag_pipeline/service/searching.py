@@ -60,6 +60,8 @@ class Turns:
         self._at_once = at_once
         self._most = at_once + waiting
         self._entered = 0
+        self.on_change: Callable[[int], None] = lambda waiting: None
+        """Called with how many wait, when it may have changed."""
 
     @property
     def waiting(self) -> int:
@@ -74,6 +76,7 @@ class Turns:
         if self._entered >= self._most:
             raise unavailable("too many searches at once: try again in a moment", 1)
         self._entered += 1
+        self.on_change(self.waiting)
         future = self._threads.submit(call)
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left))
@@ -95,6 +98,7 @@ class Turns:
 
     def _left(self) -> None:
         self._entered -= 1
+        self.on_change(self.waiting)
 
     def close(self) -> None:
         """Let nobody in any more."""
@@ -126,7 +130,7 @@ class Searching:
         self._metrics = metrics
         self._turns = Turns()
         self._queries = QueryBatches(lambda: pipeline.embedder)
-        metrics.waiting.set_function(lambda: self._turns.waiting)
+        self._turns.on_change = metrics.waiting.set
 
     async def answer(
         self,

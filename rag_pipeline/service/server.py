@@ -1,4 +1,4 @@
-"""The process: who may start it where, the first account, and the HTTP server."""
+"""The process: who may start it where, the first account, and the HTTP server, in this process or in `workers`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from rag_pipeline.stores.postgres import users as users_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     import uvicorn
 
     from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.settings import Settings
 
 FIRST_ADMIN = "admin@rag-pipeline.local"
 _BACKLOG = 512
 _IDLE_SECONDS = 10
-_STOP_SECONDS = 10
+STOP_SECONDS = 10
+"""Requests that take longer when the service ends are not answered."""
 
 
-def serve(pipeline: Pipeline, host: str, port: int, report: Callable[[str], None]) -> None:
-    """Answer requests until a signal comes.
+def serve(pipeline: Pipeline, host: str, port: int, report: Callable[[str], None], workers: int = 1) -> None:
+    """Answer requests until a signal comes, in this process or in several `workers`.
 
     Without any account it makes one and reports its key, once, but only for an address of this machine alone. Raises
-    `ConfigError` on any other address, and a `RagError` if the port is taken.
+    `ConfigError` on any other address, and a `RagError` if the port is taken or a worker cannot start.
     """
     import uvicorn
 
@@ -41,23 +44,37 @@ def serve(pipeline: Pipeline, host: str, port: int, report: Callable[[str], None
     if not port_is_free(port):
         raise RagError(f"port {port} is taken: choose another one with --port")
     pipeline.load_collections()
-    _warm_up(pipeline)
+    if workers == 1:
+        warm_up(pipeline)
     url = f"http://{_in_url(host)}:{port}"
     _ensure_account(pipeline, host, url, report)
-    report(f"search service: {url} (Ctrl-C stops it)")
-    _raise_open_files()
+    running = f"search service: {url} (Ctrl-C stops it)"
+    if workers > 1:
+        from rag_pipeline.service.workers import run_workers
+
+        pipeline.close()  # Each worker opens its own.
+        run_workers(pipeline.settings, host, port, workers, lambda: report(running))
+        return
+    report(running)
+    raise_open_files()
     uvicorn.Server(server_config(pipeline, host, port)).run()
 
 
 def server_config(pipeline: Pipeline, host: str, port: int) -> uvicorn.Config:
+    """Return the configuration of the HTTP server over an open pipeline."""
+    from rag_pipeline.service.app import create_app
+
+    return http_config(create_app(pipeline), pipeline.settings, host, port)
+
+
+def http_config(app: Any, settings: Settings, host: str, port: int, **more: Any) -> uvicorn.Config:
     """Return the HTTP server's configuration: limits of connections, and whom it believes."""
     import uvicorn
 
-    from rag_pipeline.service.app import create_app
     from rag_pipeline.service.connections import PatientProtocol
 
     return uvicorn.Config(
-        create_app(pipeline),
+        app,
         host=host,
         port=port,
         http=PatientProtocol,
@@ -66,15 +83,16 @@ def server_config(pipeline: Pipeline, host: str, port: int) -> uvicorn.Config:
         log_level="warning",
         backlog=_BACKLOG,
         timeout_keep_alive=_IDLE_SECONDS,
-        timeout_graceful_shutdown=_STOP_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
         # Only a proxy that is named may say who asks.
-        proxy_headers=bool(pipeline.settings.trusted_proxies),
-        forwarded_allow_ips=list(pipeline.settings.trusted_proxies),
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         server_header=False,
+        **more,
     )
 
 
-def _raise_open_files() -> None:
+def raise_open_files() -> None:
     """Allow as many connections as the system does; the usual limit of 1,024 is soft."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
@@ -83,7 +101,7 @@ def _raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _warm_up(pipeline: Pipeline) -> None:
+def warm_up(pipeline: Pipeline) -> None:
     """Embed something, or the first search would wait for the model to load."""
     try:
         pipeline.embedder.encode_query(" ", pipeline.settings.vectors)

@@ -80,6 +80,11 @@ def cheap() -> CheapEmbedder:
     return CheapEmbedder(int(os.environ.get("RAG_TEST_DIMENSION", "64")))
 
 
+def broken() -> CheapEmbedder:
+    """The factory of one that can be loaded, and embeds no query."""
+    return CheapEmbedder(poison=" ")
+
+
 class SlowEmbedder(CheapEmbedder):
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         digests = "".join(sha256(text.encode()).hexdigest() + "\n" for text in texts)
