@@ -42,8 +42,8 @@ _PING_SECONDS = 0.5
 """Short, because signals are looked at between two."""
 _SILENT_SECONDS = 30.0
 """A worker that does not answer its supervisor for so long hangs and is killed; loading a model takes a while."""
-_GRACE_SECONDS = STOP_SECONDS + 3
-"""What still runs then is killed: less than a system or `rag-pipeline dev` waits before it kills the supervisor."""
+_GRACE_SECONDS = STOP_SECONDS + 2
+"""What still runs then is killed, before whoever ends the service loses patience and kills only the supervisor."""
 _FAILED = "failed"
 
 
