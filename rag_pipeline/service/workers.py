@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from rag_pipeline.service.server import STOP_SECONDS, http_config, raise_open_fi
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import uvicorn
     from fastapi import FastAPI
@@ -82,6 +83,10 @@ class Supervisor(Multiprocess):
         self.failed: Process | None = None
         """A worker that could not start."""
 
+    def init_processes(self) -> None:
+        """Start the workers."""
+        self.processes = [self._started() for _ in range(self.processes_num)]
+
     def keep_subprocess_alive(self) -> None:
         """Start workers again that ended; end all if one could not start, since the next could not either."""
         for number, process in enumerate(self.processes):
@@ -97,8 +102,7 @@ class Supervisor(Multiprocess):
                 self.should_exit.set()
                 return
             _log.warning("worker %s ended with exit code %s: another is started", process.pid, process.exitcode)
-            self.processes[number] = Process(self.config, self.sockets)
-            self.processes[number].start()
+            self.processes[number] = self._started()
         if not self._has_served and any(process.is_ready(_PING_SECONDS) for process in self.processes):
             self._has_served = True
             self._on_ready()
@@ -116,6 +120,12 @@ class Supervisor(Multiprocess):
     def handle_hup(self) -> None:
         """End, as one process does when its terminal is closed."""
         self.should_exit.set()
+
+    def _started(self) -> Process:
+        process = Process(self.config, self.sockets)
+        with _ctrl_c_held_back():
+            process.start()
+        return process
 
     def _is_well(self, process: Process) -> bool:
         now = time.monotonic()
@@ -139,6 +149,8 @@ def worker_app(settings: Settings, folder: Path) -> FastAPI:
     from rag_pipeline.service.metrics import Metrics
 
     log_to_stderr()
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     raise_open_files()
     try:
@@ -153,6 +165,20 @@ def worker_app(settings: Settings, folder: Path) -> FastAPI:
         with contextlib.suppress(FileExistsError), (folder / _FAILED).open("x", encoding="utf-8") as file:
             file.write(one_line(error, 2000))
         sys.exit(STARTUP_FAILURE)
+
+
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Have a process that is started meanwhile get Ctrl-C when uvicorn can handle it, not while it imports modules."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # Starting it lets the signal through again.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _reason(failed: Process, folder: Path) -> str:
