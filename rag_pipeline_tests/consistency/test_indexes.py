@@ -519,7 +519,7 @@ def test_searches_go_on_and_find_everything_while_an_index_is_rebuilt(damaged: D
             generation = pipeline.collections.generations["dense"]
             query = np.asarray(before[0]["vector"], dtype=np.float32)
             while not ended.is_set() or len(found) < 3:
-                found.append(set(find(pipeline.stores.milvus, generation, query, Filters()).scores))
+                found.append(set(find(pipeline.stores.milvus, generation, query, Filters(), 100).scores))
 
     with ThreadPoolExecutor(1) as pool, damaged.index.open() as pipeline:
         searching = pool.submit(keep_searching)
