@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
+from rag_pipeline.batching import Batches
 from rag_pipeline.months import Month
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import SEARCH_EF, Collections, vector_field
@@ -98,23 +99,25 @@ def find(
     if len(vector) == 0:  # A query without terms matches nothing by its terms.
         return Candidates()
 
-    def ask(client: MilvusClient) -> list[Any]:
+    narrowed = expression(filters, documents)
+
+    def ask(client: MilvusClient, vectors: Sequence[FloatArray | SparseVector]) -> list[Any]:
         partitions = None
         if filters.since is not None or filters.until is not None:
             # A real server rejects a partition that does not exist.
             existing = client.list_partitions(generation.alias, timeout=TIMEOUT_SECONDS)
             partitions = [name for name in existing if _overlaps(name, filters)]
             if not partitions:
-                return []
+                return [[] for _ in vectors]
         parameters: dict[str, Any] = {}
         if generation.kind == "dense":
             # HNSW must keep at least as many candidates as it returns.
             parameters["ef"] = max(SEARCH_EF, offset + limit)
-        return client.search(
+        found: list[Any] = client.search(
             generation.alias,
-            data=[vector],
+            data=list(vectors),
             anns_field=vector_field(generation.kind),
-            filter=expression(filters, documents),
+            filter=narrowed,
             limit=limit,
             output_fields=["document_id"],
             search_params={"metric_type": "IP", "params": parameters},
@@ -122,9 +125,21 @@ def find(
             consistency_level="Strong",
             offset=offset,
             timeout=TIMEOUT_SECONDS,
-        )[0]
+        )
+        return found
 
-    hits = on_loaded(milvus, generation.alias, ask) or []
+    def together(vectors: Sequence[FloatArray | SparseVector]) -> list[Any]:
+        answers = on_loaded(milvus, generation.alias, lambda client: ask(client, vectors))
+        return [[] for _ in vectors] if answers is None else answers
+
+    def alone(vector: FloatArray | SparseVector) -> Any:
+        return together([vector])[0]
+
+    if milvus.is_lite:
+        asked_in = narrowed, filters.since, filters.until, limit, offset
+        hits = _lane(milvus, generation.alias).ask(asked_in, vector, alone, together)
+    else:
+        hits = alone(vector)
     found = Candidates(returned=len(hits), exhausted=len(hits) < limit)
     for hit in hits:
         chunk = leading_chunk(hit["id"])
@@ -133,6 +148,18 @@ def find(
         found.scores[chunk] = float(hit["distance"])
         found.documents[chunk] = UUID(hit["entity"]["document_id"])
     return found
+
+
+_lanes: WeakKeyDictionary[Milvus, dict[str, Batches[Any, Any]]] = WeakKeyDictionary()
+
+
+def _lane(milvus: Milvus, collection: str) -> Batches[Any, Any]:
+    """What has the searches of a collection that come at once share a call of Lite.
+
+    Lite looks at every row of the collection in each call, on one core: eight searches take half the time together with
+    10,000 chunks, and a quarter with 100,000. A real server answers several calls at once.
+    """
+    return _lanes.setdefault(milvus, {}).setdefault(collection, Batches(f"searches of {collection}"))
 
 
 def on_loaded(milvus: Milvus, collection: str, call: Callable[[MilvusClient], _T]) -> _T | None:

@@ -74,7 +74,7 @@ def ask_while_busy(
     found = [first]
     for number, (text, kinds) in enumerate(asked, 1):
         found.append(threads.submit(batches.encode_query, text, kinds))
-        until(lambda number=number: len(batches._waiting) == number)
+        until(lambda number=number: len(batches._batches._waiting) == number)
     embedder.go_on.set()
     return found
 
