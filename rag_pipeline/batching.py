@@ -81,7 +81,8 @@ class Batches(Generic[Question, Answer]):
     ) -> None:
         try:
             answers = together([asked.question for asked in batch])
-            for asked, answer in zip(batch, answers, strict=True):
+            # All of it first: of too few answers, none is known to be to the right question.
+            for asked, answer in list(zip(batch, answers, strict=True)):
                 asked.answer = answer
         except Exception as error:
             _log.warning(

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_AT_ONCE = min(12, max(4, 2 * (os.cpu_count() or 1)))
-"""Searches at once: while some wait for a store, others compute. Fewer than there are connections to PostgreSQL."""
+_AT_ONCE = min(12, max(8, 2 * (os.cpu_count() or 1)))
+"""Searches at once: while some wait for a store, others compute, and those that wait for Milvus Lite share its calls. Fewer
+than there are connections to PostgreSQL."""
 _MOST_VALUES = 20
 """Of a facet."""
 _WAITING = 64
