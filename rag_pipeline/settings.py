@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     )
     batch_size: int = Field(64, ge=1, le=4096, description="Chunks embedded and written together.")
     bge_m3_model: str = Field("BAAI/bge-m3", description="The name or folder of the BGE-M3 model.")
+    bge_m3_multi_vectors: int | None = Field(
+        None, ge=1, le=8192, description="Multi-vectors of a chunk with bge-m3 at most; unset: one per token."
+    )
     embedding_cache_days: int = Field(30, ge=1, description="How long an unused embedding stays cached.")
 
     api_key: SecretStr | None = Field(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rag_pipeline.embedding.base import Embedder
 from rag_pipeline.settings import Settings
 
-_loaded: dict[tuple[str, ...], Embedder] = {}
+_loaded: dict[tuple[object, ...], Embedder] = {}
 _loading = threading.Lock()
 
 
@@ -28,8 +28,11 @@ def load_embedder(settings: Settings) -> Embedder:
     """
     name = settings.embedder
     # A test or a program can change the settings between two calls, and must not get the first embedder again.
-    depends_on = {"bge-m3": settings.bge_m3_model, "local": settings.local_precision}
-    key = (name, depends_on.get(name, ""))
+    depends_on: dict[str, tuple[object, ...]] = {
+        "bge-m3": (settings.bge_m3_model, settings.bge_m3_multi_vectors),
+        "local": (settings.local_precision,),
+    }
+    key = (name, *depends_on.get(name, ()))
     with _loading:
         if key not in _loaded:
             _loaded[key] = _load(settings)
@@ -58,7 +61,7 @@ def _load(settings: Settings) -> Embedder:
     if settings.embedder == "bge-m3":
         from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
 
-        return BgeM3Embedder(settings.bge_m3_model)
+        return BgeM3Embedder(settings.bge_m3_model, settings.bge_m3_multi_vectors)
     from rag_pipeline.embedding.custom import load_custom
 
     return load_custom(settings.embedder)

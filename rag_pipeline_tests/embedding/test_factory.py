@@ -19,6 +19,13 @@ def test_the_settings_choose_the_embedder(tiny_bge_m3: object) -> None:
     assert isinstance(load_embedder(Settings(embedder="bge-m3", bge_m3_model=str(tiny_bge_m3))), BgeM3Embedder)
 
 
+def test_the_number_of_multi_vectors_chooses_another_embedder(tiny_bge_m3: object) -> None:
+    settings = Settings(embedder="bge-m3", bge_m3_model=str(tiny_bge_m3))
+    pooled = load_embedder(settings.model_copy(update={"bge_m3_multi_vectors": 64}))
+    assert pooled is not load_embedder(settings)
+    assert pooled.fingerprint != load_embedder(settings).fingerprint
+
+
 def test_local_and_custom_embedders_are_chosen_by_name() -> None:
     assert isinstance(load_embedder(Settings(embedder="local")), LocalEmbedder)
     assert isinstance(load_embedder(Settings(embedder=CHEAP)), CustomEmbedder)

@@ -161,12 +161,14 @@ def test_the_local_embedder_has_the_same_vectors_to_the_last_bit(threads):
 
 
 def test_bge_m3_has_the_same_vectors_together(threads, tiny_bge_m3: Path, monkeypatch):
-    embedder = BgeM3Embedder(str(tiny_bge_m3))
+    embedder = BgeM3Embedder(str(tiny_bge_m3), arithmetic="fp32")
     assert isinstance(embedder, QueriesEmbedder)
     alone = [embedder.encode_query(text, VECTOR_KINDS) for text in TEXTS]
     sizes: list[int] = []
-    encode = embedder.encode
-    monkeypatch.setattr(embedder, "encode", lambda texts, kinds: sizes.append(len(texts)) or encode(texts, kinds))
+    encode = embedder._encode
+    monkeypatch.setattr(
+        embedder, "_encode", lambda texts, *options: sizes.append(len(texts)) or encode(texts, *options)
+    )
     batches = QueryBatches(lambda: embedder)
     for _ in range(5):
         found = list(threads.map(batches.encode_query, TEXTS, [VECTOR_KINDS] * len(TEXTS)))
