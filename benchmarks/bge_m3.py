@@ -140,6 +140,13 @@ def main() -> None:
     parser.add_argument(
         "--one-core", action="store_true", help="compute on one core, in processor seconds: for a busy machine"
     )
+    parser.add_argument(
+        "--arithmetic",
+        nargs="+",
+        default=[],
+        choices=_TYPES,
+        help="others than fp32 (on a GPU: fp16) and the quickest",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     with TemporaryDirectory(prefix="bge-m3-") as name:
@@ -167,6 +174,7 @@ def _compare(folder: Path, arguments: argparse.Namespace, shape: dict[str, int])
     ours = {quickest._model.arithmetic: quickest}
     if whole not in ours:
         ours = {whole: BgeM3Embedder(str(folder), arithmetic=whole), **ours}
+    ours |= {name: BgeM3Embedder(str(folder), arithmetic=name) for name in arguments.arithmetic}
     samples = [comparable(text) for text in texts()]  # FlagEmbedding's tokens are then the same
     chunks = (samples * -(-arguments.texts // len(samples)))[: arguments.texts]
     lengths = [quickest.count_tokens(chunk) + 2 for chunk in chunks]

@@ -216,7 +216,9 @@ class BgeM3Embedder:
         """Of each token id, whether it is only punctuation or a space (▁)."""
         tokenizer = self._model.tokenizer
         pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        return np.array([all(c == "▁" or unicodedata.category(c)[0] == "P" for c in piece) for piece in pieces])
+        return np.array(
+            [all(c == "▁" or unicodedata.category(c)[0] == "P" for c in piece or "") for piece in pieces]
+        )
 
     @property
     def _model(self) -> BgeM3Model:

@@ -26,8 +26,9 @@ def pool(rows: FloatArray, most: int) -> tuple[FloatArray, NDArray[np.int64]]:
     slices = min(-(-len(rows) // _SLICE_ROWS), most)
     pooled, first, start = [], [], 0
     for number, part in enumerate(np.array_split(rows, slices)):
-        share = most * (number + 1) // slices - most * number // slices
-        labels = _clusters(part, min(share, len(part)))
+        # The first slices have one more, as `array_split` gives the first parts one row more: no slice has too few.
+        share = most // slices + (number < most % slices)
+        labels = _clusters(part, share)
         means, found = _means(part, labels)
         pooled.append(means)
         first.append(start + found)
