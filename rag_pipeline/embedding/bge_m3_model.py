@@ -20,7 +20,7 @@ Arithmetic = Literal["fp32", "bf16", "fp16"]
 """Of a forward pass. The vectors of halves are those of fp32 but for rounding, so an index can hold all of them.
 
 With trained weights of 12 layers (`python -m benchmarks.bge_m3 --trained --arithmetic fp16`) 1 - cosine is at most
-0.0000002 in fp16, and in bf16 0.00003 for dense vectors and 0.0002 for those of tokens.
+0.000001 in fp16, and in bf16 0.00003 for dense vectors and 0.0002 for those of tokens.
 """
 
 NOT_INSTALLED = "RAG_EMBEDDER=bge-m3 needs the extra bge-m3: pip install 'rag-pipeline[bge-m3]'"
