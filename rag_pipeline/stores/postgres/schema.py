@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from rag_pipeline.errors import RagError, one_line
+from rag_pipeline.errors import ConfigError, RagError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import value, values
 from rag_pipeline.stores.postgres.migrations import ALEMBIC
@@ -179,11 +179,20 @@ def existing_months(database: Database) -> list[Month]:
 
 
 def create_schema(database: Database, name: str) -> None:
-    """Create a schema for somebody else's tables (Dagster's) in the same database, if it is missing."""
-    connection = database.connect()
+    """Create a schema for somebody else's tables (Dagster's) in the same database, if it is missing.
+
+    They go there because their sessions ask for it. Raises `ConfigError` if a pooler drops what sessions ask for.
+    """
+    connection = database.connect(search_path=name)
     try:
         if connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (name,)).fetchone() is None:
             connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
+        found = value(connection, "SELECT current_schema()")
         connection.commit()
+        if found != name:
+            raise ConfigError(
+                f"PostgreSQL at {database.where}: the pooler in front of it drops the settings of sessions, so that "
+                f"Dagster's tables would not go into the schema {name}: set DAGSTER_PG_URL to the server's own address"
+            )
     finally:
         connection.close()
