@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from rag_pipeline.errors import one_line
+from rag_pipeline.errors import StoreUnavailableError, one_line
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ class Batches(Generic[Question, Answer]):
     ) -> Answer:
         """Return the answer to a question: of a call for it `alone`, or `together` with those of its kind that wait.
 
-        Raises what `alone` raises for this question.
+        Raises what `alone` raises for this question. If what is asked is down, that is no question's fault: all that were
+        asked together fail, so that none waits for it again.
         """
         mine: _Asked[Question, Answer] = _Asked(kind, question)
         with self._lock:
@@ -48,6 +49,8 @@ class Batches(Generic[Question, Answer]):
             mine.turn.wait()
         if mine.answer is not None:
             return mine.answer
+        if mine.failure is not None:
+            raise StoreUnavailableError(mine.failure)
         # After a batch that failed, each is asked alone: one question must not fail those of others.
         return alone(question) if mine.is_taken else self._ask_waiting(mine, alone, together)
 
@@ -64,6 +67,8 @@ class Batches(Generic[Question, Answer]):
         try:
             if len(batch) > 1:
                 self._ask_together(batch, together)
+            if mine.failure is not None:
+                raise StoreUnavailableError(mine.failure)
             return alone(mine.question) if mine.answer is None else mine.answer
         finally:
             with self._lock:
@@ -84,6 +89,9 @@ class Batches(Generic[Question, Answer]):
             # All of it first: of too few answers, none is known to be to the right question.
             for asked, answer in list(zip(batch, answers, strict=True)):
                 asked.answer = answer
+        except StoreUnavailableError as error:
+            for asked in batch:
+                asked.failure = str(error)
         except Exception as error:
             _log.warning(
                 "%s %s are asked one by one: together they failed: %s", len(batch), self._what, one_line(error)
@@ -99,3 +107,5 @@ class _Asked(Generic[Question, Answer]):
         self.is_taken = False
         """Whether it was in a batch that has ended."""
         self.answer: Answer | None = None
+        self.failure: str | None = None
+        """Why what was asked is down."""

@@ -5,6 +5,7 @@ Paths and variables only; nothing here imports Dagster.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -26,7 +27,10 @@ QUIET = {
 
 
 def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, str]:
-    """Return the variables that Dagster needs. Creates its home and its schema if they are missing."""
+    """Return the variables that Dagster needs. Creates its home and its schema if they are missing.
+
+    A `DAGSTER_PG_URL` that is set is kept, so that every command records its runs in the same place.
+    """
     home = settings.home_path / "dagster"
     text = shipped("dagster.yaml").read_text("utf-8")
     try:
@@ -40,10 +44,13 @@ def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, s
             f"cannot write {home}: {one_line(error)}; fix that, or set RAG_HOME to another folder"
         ) from None
 
-    create_storage_schema(endpoints.postgres_url)
+    storage = os.environ.get("DAGSTER_PG_URL")
+    if not storage:
+        create_storage_schema(endpoints.postgres_url)
+        storage = storage_url(endpoints.postgres_url)
     return {
         "DAGSTER_HOME": str(home),
-        "DAGSTER_PG_URL": storage_url(endpoints.postgres_url),
+        "DAGSTER_PG_URL": storage,
         "RAG_HOME": str(settings.home_path),
         "RAG_SOURCES": str(settings.sources.expanduser().absolute()),
     }

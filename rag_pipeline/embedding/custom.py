@@ -115,7 +115,9 @@ def load_custom(name: str) -> CustomEmbedder:
     """
     module_name, colon, factory_name = name.partition(":")
     if not (module_name and colon and factory_name):
-        raise ConfigError(f"RAG_EMBEDDER={name}: unknown embedder: use local, bge-m3, or package.module:factory")
+        raise ConfigError(
+            f"RAG_EMBEDDER={name}: unknown embedder: use local, bge-m3, openai, or package.module:factory"
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

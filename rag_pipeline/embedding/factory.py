@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from rag_pipeline.embedding.base import Embedder
 from rag_pipeline.settings import Settings
 
-_loaded: dict[tuple[object, ...], Embedder] = {}
+_loaded: dict[tuple[str, Hashable], Embedder] = {}
 _loading = threading.Lock()
 
 
@@ -28,11 +29,15 @@ def load_embedder(settings: Settings) -> Embedder:
     """
     name = settings.embedder
     # A test or a program can change the settings between two calls, and must not get the first embedder again.
-    depends_on: dict[str, tuple[object, ...]] = {
+    depends_on: dict[str, Hashable] = {
         "bge-m3": (settings.bge_m3_model, settings.bge_m3_multi_vectors),
-        "local": (settings.local_precision,),
+        "local": settings.local_precision,
     }
-    key = (name, *depends_on.get(name, ()))
+    if name == "openai":
+        from rag_pipeline.embedding.openai.options import Options
+
+        depends_on[name] = Options.of(settings)
+    key = (name, depends_on.get(name))
     with _loading:
         if key not in _loaded:
             _loaded[key] = _load(settings)
@@ -43,7 +48,8 @@ def describe_embedder(settings: Settings) -> EmbedderDescription:
     """Return the fingerprint and dimensions of the embedder.
 
     `local` costs nothing, because it loads its model with the first text. `bge-m3` reads the model's folder, after
-    downloading it the first time. A custom embedder is loaded. Raises what `load_embedder` raises.
+    downloading it the first time. `openai` asks its server, unless RAG_EMBEDDING_DIMENSIONS is set. A custom embedder is
+    loaded. Raises what `load_embedder` raises, and `StoreUnavailableError` if that server does not answer.
     """
     return describe(load_embedder(settings))
 
@@ -62,6 +68,11 @@ def _load(settings: Settings) -> Embedder:
         from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
 
         return BgeM3Embedder(settings.bge_m3_model, settings.bge_m3_multi_vectors)
+    if settings.embedder == "openai":
+        from rag_pipeline.embedding.openai.embedder import OpenAIEmbedder
+        from rag_pipeline.embedding.openai.options import Options
+
+        return OpenAIEmbedder(Options.of(settings), settings.home / "models")
     from rag_pipeline.embedding.custom import load_custom
 
     return load_custom(settings.embedder)

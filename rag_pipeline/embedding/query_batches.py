@@ -40,7 +40,7 @@ class QueryBatches:
     def encode_query(
         self, text: str, kinds: Sequence[str], document_frequency: DocumentFrequency | None = None
     ) -> ChunkVectors:
-        """Return the vectors of a query. Raises what the embedder raises for this query alone."""
+        """Return the vectors of a query. Raises as `Batches.ask` does."""
         embedder = self._embedder()
         if not isinstance(embedder, QueriesEmbedder):
             return embedder.encode_query(text, kinds, document_frequency)

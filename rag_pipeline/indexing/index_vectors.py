@@ -59,6 +59,8 @@ class VectorsResult:
     """Chunks whose vectors came from `embedding_cache`."""
     moved: int = 0
     """Chunks that only moved: their rows in Milvus were rewritten with the stored vectors."""
+    embedding_tokens: int | None = None
+    """Tokens that the embedding server reported; None if there is none, or nothing was pending."""
     documents_switched: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     """(chunk, reason)"""
@@ -159,6 +161,8 @@ class _VectorStep:
 
     def _index(self, batch: list[ChunkToEmbed]) -> None:
         """Embed and write batch after batch, from this one on."""
+        from rag_pipeline.embedding.base import billed_tokens
+
         service = VectorMappingService(
             self._database,
             self._pipeline.collections,
@@ -167,6 +171,7 @@ class _VectorStep:
             built=self._pipeline.settings.vectors,
             embedder=self._pipeline.embedder.fingerprint,
         )
+        billed_before = billed_tokens(self._pipeline.embedder)
         writing: deque[Future[None]] = deque()
         with service, ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as writers:
             while batch:
@@ -177,6 +182,9 @@ class _VectorStep:
                 batch = self._claim((batch[-1].document_id, batch[-1].position))
             while writing:
                 writing.popleft().result()
+        if billed_before is not None:
+            billed = billed_tokens(self._pipeline.embedder)
+            self._result.embedding_tokens = (billed or 0) - billed_before
 
     def _embed(
         self, service: VectorMappingService, batch: Sequence[ChunkToEmbed]

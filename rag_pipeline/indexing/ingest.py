@@ -45,6 +45,8 @@ class IngestResult:
     warnings: list[str] = field(default_factory=list)
     unconfigured: list[str] = field(default_factory=list)
     """Sources found missing from `sources.yaml` by this ingest; their documents stay until `sources --remove`."""
+    embedding_tokens: int = 0
+    """Tokens that an embedding server reported."""
 
     @property
     def complete(self) -> bool:
@@ -175,6 +177,7 @@ def _run_each(pipeline: Pipeline, months: Sequence[Month], run: RunMonth, result
         except RagError as error:
             result.errors.append(f"{month}: {one_line(error)}")
         result.stats.add(done.stats.as_dict())
+        result.embedding_tokens += done.embedding_tokens
         result.months.append(month)
         unreachable += done.unreachable
     result.errors += [reason for reason in dict.fromkeys(unreachable) if reason not in result.errors]

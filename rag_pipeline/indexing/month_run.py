@@ -35,6 +35,8 @@ class MonthRun:
     """The counts of both stores after the last write of the run."""
     touched: TouchedChunks | None = None
     """What the run changed in the collections; None until it has."""
+    embedding_tokens: int = 0
+    """Tokens that an embedding server reported."""
 
 
 def run_month(pipeline: Pipeline, month: Month, run: MonthRun) -> None:
@@ -62,5 +64,7 @@ def run_steps(pipeline: Pipeline, month: Month, run: MonthRun, *, fetch: bool = 
         run.stats.add(documents.counts())
         run.unreachable += documents.unreachable.values()
     run.stats.add(chunk_documents(pipeline, month).counts())
-    run.stats.add(index_vectors(pipeline, month).counts())
+    vectors = index_vectors(pipeline, month)
+    run.stats.add(vectors.counts())
+    run.embedding_tokens += vectors.embedding_tokens or 0
     run.stats.add(deletion_counts(drain_deletions(pipeline)))

@@ -26,6 +26,7 @@ from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.filters import NO_FILTERS, Filters
 from rag_pipeline.stores.postgres import search_queries as queries
 from rag_pipeline.stores.postgres import sources as sources_table
+from rag_pipeline.stores.postgres.consistency_queries import expects_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -147,6 +148,8 @@ def _by_vectors(request: Request) -> list[_Ranked]:
     with watch.stage("candidates"):
         check_embedder(pipeline.collections)
     found, live = live_candidates(request, legs, vectors)
+    if not live:
+        _refuse_if_lost(pipeline, legs)
     with watch.stage("rank"):
         if request.mode != "hybrid":
             scores = found[legs[0]].scores
@@ -156,6 +159,23 @@ def _by_vectors(request: Request) -> list[_Ranked]:
         with watch.stage("multi"):
             ranked = _rerank(pipeline, vectors.multi, ranked)
     return ranked
+
+
+def _refuse_if_lost(pipeline: Pipeline, legs: Sequence[VectorKind]) -> None:
+    """Raise `StoreUnavailableError` if nothing was found because Milvus has lost a collection."""
+    collections = pipeline.collections
+    with collections.milvus.client() as client:
+        aliases = [collections.generations[kind].alias for kind in legs]
+        lost = [alias for alias in aliases if collections.alias_target(client, alias) is None]
+    if not lost:
+        return
+    with pipeline.stores.database.connection() as connection:
+        if not expects_vectors(connection):
+            return  # Nothing was ever indexed.
+    raise StoreUnavailableError(
+        f"Milvus at {collections.milvus.where} has no {' and no '.join(lost)}, although the index has chunks: "
+        "`rag-pipeline repair` restores what is missing; the mode fulltext works meanwhile"
+    )
 
 
 def _legs(pipeline: Pipeline, mode: Mode) -> tuple[list[VectorKind], bool]:

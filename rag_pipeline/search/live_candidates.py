@@ -108,7 +108,10 @@ class _Search:
 
 
 def _documents(request: Request, most: int) -> list[UUID] | None:
-    """Return the documents that may be shown, if Milvus' rows cannot tell; None: they can, or there are more than `most`."""
+    """Return the documents that may be shown, if Milvus' rows cannot tell.
+
+    None: they can, or there are more than `most`.
+    """
     filters, sources = request.filters, request.sources
     database = request.pipeline.stores.database
     found: list[UUID] = []

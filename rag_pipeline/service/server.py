@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import secrets
 from typing import TYPE_CHECKING
 
 from rag_pipeline.accounts import api_keys, users
 from rag_pipeline.accounts.permissions import EVERYTHING
-from rag_pipeline.errors import ConfigError, RagError, one_line
+from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.local_servers.processes import port_is_free
 from rag_pipeline.service.problems import ProblemError
 from rag_pipeline.service.redis_breaker import RedisBreaker
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 FIRST_ADMIN = "admin@rag-pipeline.local"
 _BACKLOG = 512
@@ -102,9 +105,16 @@ def raise_open_files() -> None:
 
 
 def warm_up(pipeline: Pipeline) -> None:
-    """Embed something, or the first search would wait for the model to load."""
+    """Embed something, or the first search would wait for the model to load.
+
+    Raises `RagError` if the embedder does not work. An embedding server that does not answer is only logged.
+    """
     try:
-        pipeline.embedder.encode_query(" ", pipeline.settings.vectors)
+        # Words, because an embedding server can refuse a text without any.
+        pipeline.embedder.encode_query("to start", pipeline.settings.vectors)
+    except StoreUnavailableError as error:
+        # Full-text searches work without it, and a worker that is started again must not end the service.
+        _log.warning("%s", one_line(error))
     except Exception as error:
         if isinstance(error, RagError):
             raise

@@ -170,8 +170,8 @@ def test_a_function_a_class_or_an_object_can_be_named(on_path: Path, name: str) 
 @pytest.mark.parametrize(
     ("name", "source", "message"),
     [
-        ("lcoal", "", "use local, bge-m3, or package.module:factory"),
-        ("someones_model:", "", "use local, bge-m3, or package.module:factory"),
+        ("lcoal", "", "use local, bge-m3, openai, or package.module:factory"),
+        ("someones_model:", "", "use local, bge-m3, openai, or package.module:factory"),
         ("someones_absent:make", "", "no module someones_absent"),
         ("someones_model.deep:make", "", "someones_model"),
         (

@@ -14,6 +14,7 @@ from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
 from rag_pipeline.embedding.custom import CustomEmbedder
 from rag_pipeline.embedding.local import LocalEmbedder
 from rag_pipeline.embedding.query_batches import QueriesEmbedder, QueryBatches
+from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline_tests.support.embedders import CheapEmbedder
 
@@ -118,6 +119,24 @@ def test_a_query_that_cannot_be_embedded_fails_alone(threads):
     with pytest.raises(ValueError, match="cannot embed 'poison'"):
         poison.result(30)
     # Nobody is left behind.
+    assert batches.encode_query("after", ["dense"]).dense is not None
+
+
+def test_queries_fail_together_if_the_embedder_is_down(threads):
+    class DownEmbedder(BatchEmbedder):
+        def encode_queries(self, texts, kinds, document_frequencies):
+            super().encode_queries(texts, kinds, document_frequencies)
+            raise StoreUnavailableError("the embedder is down")
+
+    embedder = DownEmbedder()
+    batches = QueryBatches(lambda: embedder)
+    asked = [(str(number), VECTOR_KINDS) for number in range(4)]
+    first, *waiting = ask_while_busy(batches, embedder, threads, asked)
+    assert first.result(30).dense is not None
+    for one in waiting:
+        with pytest.raises(StoreUnavailableError, match="is down"):
+            one.result(30)
+    assert [len(texts) for texts in embedder.batches] == [1, 4], "none is embedded alone after that"
     assert batches.encode_query("after", ["dense"]).dense is not None
 
 

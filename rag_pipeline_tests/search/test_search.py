@@ -18,6 +18,7 @@ from rag_pipeline.stores.milvus.collections import vector_field
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres import search_queries as queries
 from rag_pipeline.stores.postgres.database import Connection, value
+from rag_pipeline_tests.support.milvus import drop_collections
 from rag_pipeline_tests.support.search_index import SearchIndex, fill_library, new_index
 
 MODES = ["hybrid", "dense", "sparse", "fulltext"]
@@ -336,6 +337,16 @@ def test_a_collection_that_is_not_loaded_is_loaded(shared: SearchIndex):
         for generation in shared.pipeline.collections.generations.values():
             client.release_collection(generation.name)
     assert names(shared, "豆腐")[0] == "recipe.md"
+
+
+def test_collections_that_milvus_lost_are_reported(index: SearchIndex):
+    """Not an answer without hits: that looks as if nobody had written about it, and is cached."""
+    index.write("a.md", "# A\n\n豆腐とわかめの味噌汁。\n")
+    index.ingest()
+    drop_collections(index.endpoints.milvus_uri, index.prefix)
+    with pytest.raises(StoreUnavailableError, match=r"has no \w*dense_collection and no .*rag-pipeline repair"):
+        search(index.pipeline, "豆腐")
+    assert search(index.pipeline, "豆腐", mode="fulltext").hits
 
 
 def test_another_embedders_vectors_are_not_searched(shared: SearchIndex):

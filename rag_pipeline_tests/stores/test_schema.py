@@ -9,7 +9,7 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from rag_pipeline.errors import RagError
+from rag_pipeline.errors import BusyError, RagError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.database import Connection, Database
@@ -75,6 +75,23 @@ def test_several_processes_can_migrate_at_once(database_url: str) -> None:
         list(pool.map(schema.migrate, databases))
     for database in databases:
         database.close()
+
+
+def test_a_migration_does_not_make_searches_wait_behind_a_backup(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "_LOCK_MILLISECONDS", 200)
+    database = Database(database_url, min_size=1)
+    schema.migrate(database, "0006")
+    with psycopg.connect(database_url) as backup:
+        backup.execute("LOCK TABLE sources IN ACCESS SHARE MODE")  # as pg_dump does, until it ends
+        with pytest.raises(BusyError, match="backup or another long transaction"):
+            schema.migrate(database, "0007")
+        with psycopg.connect(database_url) as other:
+            other.execute("SET lock_timeout = 100")
+            other.execute("SELECT FROM sources")
+    assert schema.migrate(database, "0007") is True
+    database.close()
 
 
 def test_all_tables_and_indexes_of_the_data_model(database: Database) -> None:

@@ -8,7 +8,6 @@ import psycopg
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.months import Month
-from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline_tests.support.milvus import milvus_client
 
@@ -43,7 +42,7 @@ def stored_ids(milvus_uri: str, collection: str, month: Month | None = None) -> 
 def assert_vectors_match(endpoints: Endpoints, collections: dict[str, str]) -> None:
     """Every vector exists once, none is left over, no chunk is unfinished and no deletion is pending.
 
-    `collections` maps each kind to its collection's name or alias.
+    `collections` maps each kind that is built to its collection's name or alias.
     """
     with psycopg.connect(endpoints.postgres_url) as connection:
         unfinished = (
@@ -51,7 +50,7 @@ def assert_vectors_match(endpoints: Endpoints, collections: dict[str, str]) -> N
         )
         assert connection.execute(unfinished).fetchall() == []
         assert connection.execute("SELECT id FROM vector_deletions").fetchall() == []
-        expected = {kind: expected_ids(connection, kind) for kind in VECTOR_KINDS}
-    for kind in VECTOR_KINDS:
-        stored = stored_ids(endpoints.milvus_uri, collections[kind])
+        expected = {kind: expected_ids(connection, kind) for kind in collections}
+    for kind, collection in collections.items():
+        stored = stored_ids(endpoints.milvus_uri, collection)
         assert stored == Counter(expected[kind]), kind

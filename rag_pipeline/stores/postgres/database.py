@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ from psycopg.rows import class_row, dict_row, namedtuple_row, scalar_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from rag_pipeline.errors import StoreUnavailableError, one_line
+from rag_pipeline.stores.postgres.poolers import refuse_unfit_pooler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,10 +93,11 @@ class Database:
             "application_name": "rag-pipeline",
         }
 
-    def connect(self) -> Connection:
+    def connect(self, **settings: str) -> Connection:
         """Open a connection outside the pool, for locks that live as long as a session, however long it is idle."""
         session = self._session
-        session["options"] += " -c idle_session_timeout=0"
+        for name, setting in {"idle_session_timeout": "0", **settings}.items():
+            session["options"] += f" -c {name}={setting}"
         with self._translated():
             return psycopg.connect(self._url, **session, keepalives_idle=_KEEPALIVE_SECONDS)
 
@@ -172,7 +175,9 @@ class Database:
             if self._pool is None:
                 # The first connection is made by hand, so that a wrong password is reported at once as such;
                 # the pool would retry until its timeout and report only that.
-                psycopg.connect(self._url, **self._session).close()
+                connect = partial(psycopg.connect, self._url, **self._session, autocommit=True)
+                with closing(connect()) as first:
+                    refuse_unfit_pooler(first, connect, self.where)
                 low, high = self._sizes
                 self._pool = ConnectionPool(
                     self._url,
@@ -220,6 +225,8 @@ class Database:
             return "the user or password is wrong; correct RAG_POSTGRES_URL"
         if isinstance(error, psycopg.errors.DiskFull | psycopg.errors.OutOfMemory):
             return f"{text}; free space there and run again, nothing was lost"
+        if "unsupported startup parameter" in text:
+            return f"{text.rsplit('FATAL:', 1)[-1].strip()}: a pooler in front of it refuses it; connect directly"
         if "does not exist" in text and "database" in text:
             return f"{text.rsplit('FATAL:', 1)[-1].strip()}; create it or correct RAG_POSTGRES_URL"
         if "refused" in text:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from rag_pipeline.errors import RagError, one_line
+from rag_pipeline.errors import BusyError, ConfigError, RagError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import value, values
 from rag_pipeline.stores.postgres.migrations import ALEMBIC
@@ -26,6 +26,8 @@ VERSION_TABLE = "rag_schema_version"
 """Not Alembic's default, which Dagster uses if both share a database."""
 
 _OLDEST_SERVER = 150000
+_LOCK_MILLISECONDS = 5000
+"""How long a migration waits for a table. Searches that need the table wait behind it."""
 
 _ANALYZED = {
     "documents": "id, created_at, processing_status, indexing_status",
@@ -41,7 +43,8 @@ def migrate(database: Database, to: str = HEAD) -> bool:
     """Bring the database to a revision; False if it is there already.
 
     Cheap in that case: Alembic is imported only to migrate. Several processes may call this at once. Raises a
-    `RagError` if the server is too old, or the database was migrated by a newer program.
+    `RagError` if the server is too old, or the database was migrated by a newer program, and a `BusyError` if somebody
+    holds a table for long.
     """
     if _version(database) == to:
         return False
@@ -64,12 +67,20 @@ def migrate(database: Database, to: str = HEAD) -> bool:
     config = Config()
     config.set_main_option("script_location", "rag_pipeline.stores.postgres:migrations")
     engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)
-    with ALEMBIC, engine.begin() as connection:
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, to)
-    engine.dispose()
+    try:
+        with ALEMBIC, engine.begin() as connection:
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
+            connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, to)
+    except psycopg.errors.LockNotAvailable:
+        raise BusyError(
+            f"the schema cannot be migrated to {to} while a backup or another long transaction holds one of its "
+            "tables: nothing was changed, run again when that has ended"
+        ) from None
+    finally:
+        engine.dispose()
     return True
 
 
@@ -179,11 +190,20 @@ def existing_months(database: Database) -> list[Month]:
 
 
 def create_schema(database: Database, name: str) -> None:
-    """Create a schema for somebody else's tables (Dagster's) in the same database, if it is missing."""
-    connection = database.connect()
+    """Create a schema for somebody else's tables (Dagster's) in the same database, if it is missing.
+
+    They go there because their sessions ask for it. Raises `ConfigError` if a pooler drops what sessions ask for.
+    """
+    connection = database.connect(search_path=name)
     try:
         if connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", (name,)).fetchone() is None:
             connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
+        found = value(connection, "SELECT current_schema()")
         connection.commit()
+        if found != name:
+            raise ConfigError(
+                f"PostgreSQL at {database.where}: the pooler in front of it drops the settings of sessions, so that "
+                f"Dagster's tables would not go into the schema {name}: set DAGSTER_PG_URL to the server's own address"
+            )
     finally:
         connection.close()

@@ -1,0 +1,124 @@
+"""What an embedding server answers: vectors, or the reason why there are none.
+
+The format is OpenAI's, https://platform.openai.com/docs/api-reference/embeddings: `data` is a list of objects with
+`index` and `embedding`, which is a list of numbers or, with `encoding_format` `base64`, float32 in little endian.
+Errors come in several shapes: `{"error": {"message": …}}` (OpenAI, vLLM, Ollama, LiteLLM), `{"error": …}` (TEI),
+`{"message": …}`, `{"detail": …}` (FastAPI's, as in Infinity).
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+from base64 import b64decode
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import numpy as np
+
+from rag_pipeline.embedding.base import FloatArray
+
+
+class WrongAnswerError(Exception):
+    """What a server answered is not what it was asked for. The text says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one request."""
+
+    vectors: FloatArray
+    """(n, d), in the order of the texts, as the server computed them: of any length, perhaps not finite."""
+    tokens: int
+    """What the server says that the request has cost; 0 if it says nothing."""
+
+
+def read_answer(body: bytes, texts: int) -> Answer:
+    """Return the answer to a request with so many texts.
+
+    Raises `WrongAnswerError` if it is no JSON, has another number of vectors or an index twice, or if its vectors are
+    none or differ in length. A number that is not finite is no reason: it may be due to one text.
+    """
+    answer = _json(body)
+    data = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(data, list):
+        raise WrongAnswerError("an answer without vectors")
+    if len(data) != texts:
+        raise WrongAnswerError(f"{len(data)} vectors for {texts} texts")
+    found: dict[int, FloatArray] = {}
+    for position, entry in enumerate(data):
+        index = entry.get("index", position) if isinstance(entry, dict) else None
+        if type(index) is not int or not 0 <= index < texts or index in found:
+            raise WrongAnswerError(f"vectors whose indexes are not 0 to {texts - 1}")
+        found[index] = _vector(entry.get("embedding"))
+    dimensions = sorted({len(vector) for vector in found.values()})
+    if len(dimensions) != 1 or dimensions == [0]:
+        raise WrongAnswerError(f"vectors of {' and '.join(map(str, dimensions))} dimensions in one answer")
+    return Answer(np.stack([found[index] for index in range(texts)]), _tokens(answer.get("usage")))
+
+
+def reason(body: bytes) -> str:
+    """Return why a server refuses a request, in its own words; they can quote anything, and can be empty."""
+    try:
+        said: Any = _json(body)
+    except WrongAnswerError:
+        return "" if body.lstrip().startswith(b"<") else body.decode("utf-8", "replace")
+    for _ in range(2):
+        if isinstance(said, dict):
+            said = next((said[key] for key in ("error", "message", "detail") if said.get(key)), "")
+    return said if isinstance(said, str) else json.dumps(said)
+
+
+def error_code(body: bytes) -> str:
+    """Return the `code` of an error, such as `insufficient_quota`; empty if it has none."""
+    try:
+        said = _json(body)
+    except WrongAnswerError:
+        return ""
+    error = said.get("error") if isinstance(said, dict) else None
+    return str(error.get("code") or "") if isinstance(error, dict) else ""
+
+
+def retry_after(value: str | None, now: datetime) -> float | None:
+    """Return the seconds that a header `Retry-After` asks to wait: a number, or an HTTP date (RFC 9110, 10.2.3).
+
+    None if there is none, or it makes no sense.
+    """
+    if value is None:
+        return None
+    try:
+        return float(value) if 0 <= float(value) < float("inf") else None
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise WrongAnswerError("an answer that is no JSON") from None
+
+
+def _vector(embedding: Any) -> FloatArray:
+    try:
+        if isinstance(embedding, str):
+            return np.frombuffer(b64decode(embedding, validate=True), "<f4").astype(np.float32)
+        with np.errstate(over="ignore"):  # becomes infinite, which is found later
+            vector = np.asarray(embedding, np.float32)
+    except (TypeError, ValueError, OverflowError, binascii.Error):
+        raise WrongAnswerError("a vector that is neither a list of numbers nor base64") from None
+    if vector.ndim != 1:
+        raise WrongAnswerError("a vector that is neither a list of numbers nor base64")
+    return vector
+
+
+def _tokens(usage: Any) -> int:
+    counts = [usage.get(name) for name in ("total_tokens", "prompt_tokens")] if isinstance(usage, dict) else []
+    return next((count for count in counts if type(count) is int and count > 0), 0)

@@ -1,0 +1,379 @@
+"""An embedding server over HTTP: requests side by side over kept connections, tried again after passing failures.
+
+Everything runs in one event loop, in a thread of its own: the requests of all threads share the connections and the
+limit of requests at a time, and when one fails for good, its siblings are ended with it.
+
+No exception of httpx leaves this module, not even as a cause: its exceptions hold the request, and so the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from rag_pipeline.embedding.openai.answers import (
+    Answer,
+    WrongAnswerError,
+    error_code,
+    read_answer,
+    reason,
+    retry_after,
+)
+from rag_pipeline.embedding.openai.breaker import CircuitBreaker
+from rag_pipeline.errors import RagError, StoreUnavailableError
+from rag_pipeline.printable import blanked
+from rag_pipeline.urls import mask_url
+
+if TYPE_CHECKING:
+    import httpx
+    from tenacity import RetryCallState
+
+    from rag_pipeline.embedding.openai.options import Options
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 10.0
+_LONGEST_RETRY_AFTER = 60.0
+_REASON_CHARS = 200
+
+_PASSING = {408, 409, 424, 425, 429}
+"""Statuses after which the same request can succeed, besides all from 500 on. 424 is TEI's for a model that failed."""
+_REFUSED = {400, 413, 422}
+"""Statuses about what the request holds: a text, or a parameter that the server does not know."""
+_OPTIONAL: tuple[tuple[str, ...], ...] = (
+    (),
+    ("encoding_format",),
+    ("dimensions",),
+    ("encoding_format", "dimensions"),
+)
+"""Parameters that are left out, one after the other, for a server that refuses them: some know no base64, and vLLM
+refuses `dimensions` for a model that has one dimension only, even if it is that."""
+
+
+class RefusedTextError(RagError):
+    """The server works, and refuses what it was given; alone, a text is to blame."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a request is tried again, with exponential pauses and full jitter.
+
+    Full jitter spreads the requests of many clients best (Brooker, "Exponential Backoff And Jitter", AWS 2015).
+    """
+
+    seconds: float
+    """No attempt begins later than this after the first one."""
+    first: float
+    """The longest that the first pause can be; it doubles with each."""
+    longest: float
+    """The longest that any pause can be."""
+
+
+PATIENT = Patience(seconds=120, first=0.5, longest=15)
+"""For texts: an ingest outlasts a restart of the server, and its limits per minute."""
+URGENT = Patience(seconds=20, first=0.1, longest=2)
+"""For queries: somebody waits, and the search service waits for at most 30 seconds."""
+
+
+class EmbeddingServer:
+    """Sends texts to the server of some `Options`. Thread-safe, and usable in a forked child.
+
+    The first call starts the thread and opens connections.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        patient: Patience = PATIENT,
+        urgent: Patience = URGENT,
+        breaker: CircuitBreaker | None = None,
+    ) -> None:
+        self._options = options
+        self._patient, self._urgent = patient, urgent
+        self._breaker = breaker or CircuitBreaker()
+        self.dimension = options.dimensions
+        """That of all vectors; None until it is known."""
+        self._left_out: tuple[str, ...] | None = None
+        """The parameters that this server refuses; None until it has answered once."""
+        self._last_failure = ""
+        self._starting = threading.Lock()
+        self._running: _Running | None = None
+
+    def embed(self, batches: Sequence[Sequence[str]], *, urgent: bool) -> Future[list[Answer]]:
+        """Send each batch in a request, several at a time. The future has their answers, in order.
+
+        With `urgent` it gives up soon, and at once while the server does not answer (the circuit breaker); without,
+        it outlasts a short outage. Cancelling the future ends the requests.
+
+        It raises `StoreUnavailableError` if the server is down, slow, throttling or wrong, whatever it is given, and
+        `RefusedTextError` if it refuses the texts of a batch.
+        """
+        running = self._started()
+        return asyncio.run_coroutine_threadsafe(self._embed(running, batches, urgent), running.loop)
+
+    def close(self) -> None:
+        """Close the connections and end the thread; the next call starts them again."""
+        with self._starting:
+            running, self._running = self._running, None
+        if running is not None and running.pid == os.getpid():
+            asyncio.run_coroutine_threadsafe(running.client.aclose(), running.loop).result()
+            running.loop.call_soon_threadsafe(running.loop.stop)
+            running.thread.join()
+            running.loop.close()
+
+    def _started(self) -> _Running:
+        with self._starting:
+            if self._running is None or self._running.pid != os.getpid():  # a thread does not survive a fork
+                self._running = _Running(self._options)
+            return self._running
+
+    async def _embed(self, running: _Running, batches: Sequence[Sequence[str]], urgent: bool) -> list[Answer]:
+        tasks = [asyncio.ensure_future(self._until_answered(running, batch, urgent)) for batch in batches]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _until_answered(self, running: _Running, texts: Sequence[str], urgent: bool) -> Answer:
+        """Return the answer to one request, which is tried again after passing failures."""
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay
+
+        patience = self._urgent if urgent else self._patient
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(_PassingError),
+            stop=stop_before_delay(patience.seconds),
+            wait=_pause(patience),
+            reraise=True,
+        )
+        # Pauses are inside: a server that throttles gets fewer requests, and the time in the queue does not count.
+        async with running.slots:
+            try:
+                return await retrying(self._attempt, running.client, texts, urgent)
+            except _PassingError as error:
+                failure = error
+        raise self._unavailable(f"{failure}; {failure.advice}")
+
+    async def _attempt(self, client: httpx.AsyncClient, texts: Sequence[str], urgent: bool) -> Answer:
+        if urgent and not self._breaker.lets_through():
+            raise self._unavailable(
+                f"{self._last_failure}, several times a moment ago; it is asked again in some seconds"
+            )
+        seconds = min(self._options.seconds, self._urgent.seconds) if urgent else self._options.seconds
+        return await self._ask(client, texts, seconds)
+
+    async def _ask(self, client: httpx.AsyncClient, texts: Sequence[str], seconds: float) -> Answer:
+        """Return the answer to one request; if it is refused, find the parameters that the server knows."""
+        for left_out in self._to_leave_out():
+            response = await self._post(client, texts, left_out, seconds)
+            if response.is_success:
+                answer = self._read(response, len(texts))
+                self._left_out = left_out
+                return answer
+            if response.status_code not in _REFUSED:
+                raise self._refusal(response)
+            if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                break
+        if len(texts) > 1:
+            _log.warning(
+                "%s refuses %s texts at once (%s): if this is repeated, lower RAG_EMBEDDING_BATCH_TEXTS or "
+                "RAG_EMBEDDING_BATCH_TOKENS",
+                self._options.url,
+                len(texts),
+                self._said(response),
+            )
+        raise RefusedTextError(f"the embedding server refuses the text: {self._said(response)}")
+
+    def _to_leave_out(self) -> Iterator[tuple[str, ...]]:
+        if self._left_out is not None:
+            yield self._left_out
+            return
+        for names in _OPTIONAL:
+            if self._options.dimensions is not None or "dimensions" not in names:
+                yield names
+
+    async def _post(
+        self, client: httpx.AsyncClient, texts: Sequence[str], left_out: Sequence[str], seconds: float
+    ) -> httpx.Response:
+        """Return the response to one request. Raises `_PassingError` if there is none, or it is about the moment."""
+        import httpx
+
+        body: dict[str, Any] = {"model": self._options.model, "input": list(texts), "encoding_format": "base64"}
+        if self._options.dimensions is not None:
+            body["dimensions"] = self._options.dimensions
+        content = json.dumps({name: body[name] for name in body if name not in left_out}).encode()
+        failure: _PassingError | StoreUnavailableError | None
+        try:
+            # httpx's own timeouts are for each read: a server that sends a byte now and then would never reach them.
+            async with asyncio.timeout(seconds):
+                response = await client.post(self._options.url, content=content)
+        except httpx.ConnectTimeout:
+            failure = _PassingError(
+                f"no connection within {min(seconds, _CONNECT_SECONDS):g} seconds",
+                "start the server, or correct the URL",
+            )
+        except (TimeoutError, httpx.TimeoutException):
+            failure = _PassingError(
+                f"no answer within {seconds:g} seconds",
+                "start or free the server, raise RAG_EMBEDDING_SECONDS, or lower RAG_EMBEDDING_BATCH_TOKENS",
+            )
+        except httpx.HTTPError as error:
+            failure = self._without_answer(error)
+        else:
+            failure = self._passing(response)
+        if isinstance(failure, _PassingError):
+            self._last_failure = str(failure)
+            if self._breaker.failed():
+                _log.warning("%s fails: %s", self._options.url, failure)
+        if failure is not None:
+            raise failure
+        if self._breaker.answered():
+            _log.warning("%s answers again", self._options.url)
+        return response
+
+    def _without_answer(self, error: httpx.HTTPError) -> _PassingError | StoreUnavailableError:
+        cause: BaseException = error
+        while (deeper := cause.__cause__ or cause.__context__) is not None:
+            cause = deeper
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return self._unavailable(
+                f"its certificate is not trusted ({cause.verify_message}); correct the URL, or name the file of its "
+                "authority in SSL_CERT_FILE"
+            )
+        why = " ".join(str(cause).split()) or type(cause).__name__
+        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, socket.gaierror | ssl.SSLError):
+            why = os.strerror(cause.errno)
+        return _PassingError(f"no answer ({why})", "start the server, or correct the URL")
+
+    def _passing(self, response: httpx.Response) -> _PassingError | None:
+        """Return what a response says about this moment only, or None."""
+        status = response.status_code
+        if status not in _PASSING and status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return None
+        if error_code(response.content) == "insufficient_quota":  # OpenAI's, with 429: no pause helps
+            return None
+        advice = "free or restart the server"
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            advice = "lower RAG_EMBEDDING_CONCURRENCY, or have the limit raised"
+        asked = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+        return _PassingError(f"it answers {self._said(response)}", advice, asked)
+
+    def _read(self, response: httpx.Response, texts: int) -> Answer:
+        failure = ""
+        try:
+            answer = read_answer(response.content, texts)
+        except WrongAnswerError as error:
+            failure = str(error)
+        if failure:
+            raise self._unavailable(
+                f"it sent {failure}; is it an embedding server, and RAG_EMBEDDING_MODEL a model for embeddings?"
+            )
+        found = answer.vectors.shape[1]
+        if self.dimension is None:
+            self.dimension = found
+        if found != self.dimension:
+            raise self._unavailable(
+                f"it sent vectors of {found} dimensions, not {self.dimension}; set RAG_EMBEDDING_MODEL and "
+                "RAG_EMBEDDING_DIMENSIONS to those of the index"
+            )
+        return answer
+
+    def _refusal(self, response: httpx.Response) -> StoreUnavailableError:
+        """The error of a response that is neither an answer, nor about a text, nor about the moment."""
+        status = response.status_code
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            # Without the server's words: some quote a part of the key.
+            what = "does not accept" if self._options.authorization is not None else "wants"
+            return self._unavailable(f"it answers {_phrase(status)}: it {what} the key; set RAG_EMBEDDING_API_KEY")
+        if status == HTTPStatus.NOT_FOUND:
+            return self._unavailable(
+                f"it answers {self._said(response)}; set RAG_EMBEDDING_MODEL={self._options.model} to a model that the "
+                "server has, or correct the URL"
+            )
+        return self._unavailable(f"it answers {self._said(response)}; correct the URL or the server")
+
+    def _unavailable(self, what: str) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"RAG_EMBEDDING_URL={self._options.url}: {what}. Nothing was lost: run again then"
+        )
+
+    def _said(self, response: httpx.Response) -> str:
+        """Return a status and the server's words, on one line, without what must not be shown."""
+        words = reason(response.content)
+        for secret in self._options.secrets:
+            words = words.replace(secret.get_secret_value(), "***")
+        words = " ".join(blanked(mask_url(words)).split())
+        if len(words) > _REASON_CHARS:
+            words = words[:_REASON_CHARS] + "…"
+        phrase = _phrase(response.status_code)
+        return f"{phrase}: {words}" if words else phrase
+
+
+class _PassingError(Exception):
+    """A failure after which the same request can succeed."""
+
+    def __init__(self, what: str, advice: str, retry_after: float | None = None) -> None:
+        super().__init__(what)
+        self.advice = advice
+        self.retry_after = retry_after
+        """The seconds that the server asks to wait."""
+
+
+class _Running:
+    """What lives in one process: the thread with the event loop, and the connections."""
+
+    def __init__(self, options: Options) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self.client = _client(options)
+        self.slots = asyncio.Semaphore(options.concurrency)
+        # A daemon: whoever ends the process does not wait for a server.
+        self.thread = threading.Thread(target=self.loop.run_forever, name="embedding-server", daemon=True)
+        self.thread.start()
+
+
+def _client(options: Options) -> httpx.AsyncClient:
+    import httpx
+
+    headers = {"Content-Type": "application/json"}
+    if options.authorization is not None:
+        headers["Authorization"] = options.authorization.get_secret_value()
+    limits = httpx.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency)
+    timeout = httpx.Timeout(options.seconds, connect=min(options.seconds, _CONNECT_SECONDS))
+    return httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout)
+
+
+def _pause(patience: Patience) -> Callable[[RetryCallState], float]:
+    """Return how long to wait after a failed attempt: as long as the server asks, within bounds, else at random."""
+    from tenacity import wait_random_exponential
+
+    jitter = wait_random_exponential(multiplier=patience.first, max=patience.longest)
+
+    def pause(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        asked = error.retry_after if isinstance(error, _PassingError) else None
+        if asked is None:
+            return jitter(state)
+        # A little more, so that all who wait do not come back at once.
+        return min(asked, _LONGEST_RETRY_AFTER) + min(jitter(state), patience.first)
+
+    return pause
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
