@@ -43,8 +43,8 @@ class BgeM3Embedder:
     """A BGE-M3 model, given as a folder or as a name on the Hugging Face Hub, as an `Embedder`.
 
     The constructor finds the folder (a named model is downloaded the first time) and reads its configuration. The
-    model is loaded with the first text: on a GPU if available, in the quickest `arithmetic` of the device. The rows of `multi` are the tokens of the text and the
-    end token, at positions 0, 1, 2, …
+    model is loaded with the first text: on a GPU if available, in the quickest `arithmetic` of the device. The rows of
+    `multi` are the tokens of the text and the end token, at positions 0, 1, 2, …
 
     `multi_vectors` is how many rows of `multi` a text has at most. With it, punctuation has no row, and rows that are
     alike are pooled; the position of such a row is that of its first token. Queries keep all their rows.
