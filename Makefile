@@ -19,8 +19,9 @@ demo: $(VENV)/.installed  ## ingest the samples through Dagster, search them, an
 dev: $(VENV)/.installed  ## run the servers, the Dagster daemon and the UI; Ctrl-C stops all
 	$(BIN)/rag-pipeline dev
 
-# Each worker starts servers of its own; a file's tests stay together.
-WORKERS ?= 2
+# Each worker starts servers of its own; a file's tests stay together. One more than there are cores: some tests wait for
+# Dagster's sensors.
+WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint types  ## run everything that must pass: lint, types and all tests, on real servers

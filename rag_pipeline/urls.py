@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 # Up to the last `@` before the next URL. `/`, `?`, `#` or a space in a password is not encoded: no client accepts such
-# a URL, but its error might be shown. Digits are a port if the word ends with them or a path follows.
+# a URL, but its error might be shown. Digits are a port if the word ends with them or a path follows. What looks like
+# the next URL is in the password if there was no `@` before it: a few times, or the work would grow with the square.
 _PASSWORD = re.compile(
     r"""
     (?P<user> :// [^/?#@:\s\[]* : ) (?! \*\*\*@ )
     (?: (?: (?!://) \S )* @
-      | (?! \d{1,5} (?! [^\s/?#,;.)'"] ) ) (?: (?!://) [^\n] )* @ )
+      | (?! \d{1,5} (?! [^\s/?#,;.)'"] ) ) (?: (?!://) [^\n] )* @
+      | (?! \d{1,5} (?! [^\s/?#,;.)'"] ) ) (?: (?!://) \S )* (?: :// (?: (?!://) \S )* ){1,8} @ )
     """,
     re.VERBOSE,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rag_pipeline.urls import mask_url
@@ -31,6 +31,8 @@ from rag_pipeline.urls import mask_url
         ("postgresql://rag:ge heim@db/rag refused", "postgresql://rag:***@db/rag refused"),
         ("postgresql://rag:ge / @ heim@db/rag", "postgresql://rag:***@db/rag"),
         ("http://127.0.0.1:19530 refused: ask me@db.example", "http://127.0.0.1:19530 refused: ask me@db.example"),
+        ("http://127.0.0.1:19530/x,redis://:pw@h", "http://127.0.0.1:19530/x,redis://:***@h"),
+        ("http://a.example/x,redis://:pw@h", "http://a.example/x,redis://:***@h"),
         ("http://[::1]:19530/x: ask me@db.example", "http://[::1]:19530/x: ask me@db.example"),
         ("401 Bearer abc.DEF-123/x= for /docs", "401 Bearer *** for /docs"),
         ("403 {'Authorization': 'Basic YTpi', 'Accept': '*'}", "403 {'Authorization': ***"),
@@ -50,6 +52,9 @@ def test_shows_all_but_the_password(url: str, shown: str) -> None:
     st.text(string.ascii_letters + string.digits + "_-", min_size=0, max_size=8),
     st.text(st.characters(codec="utf-8", exclude_categories=("Z", "C")), min_size=4, max_size=20),
 )
+@example("", "0://")
+@example("rag", "a://b:c://d:@://")
+@example("", "://" * 6)
 def test_no_password_is_left(user: str, password: str) -> None:
     secret = f"Q{password}Q"
     masked = mask_url(f"postgresql://{user}:{secret}@db.example:5432/rag")
