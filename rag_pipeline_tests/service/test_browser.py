@@ -70,11 +70,12 @@ def test_log_in_search_filter_judge_open_and_make_a_key(service: Service, browse
     page.wait_for_url("**source=notes**")
     assert page.locator(".hit").count() == 4
     pressed = page.locator(".hit >> nth=2").locator("[aria-pressed=true]")
-    page.locator(".hit >> nth=2").locator(".judge button >> nth=0").click()
-    page.wait_for_url("**#hit3")
+    with page.expect_navigation(url="**#hit3"):
+        page.locator(".hit >> nth=2").locator(".judge button >> nth=0").click()
     assert pressed.inner_text() == {"ja": "役に立った", "en": "Helpful"}[device["locale"][:2]]
-    pressed.click()
-    page.wait_for_selector("[aria-pressed=true]", state="detached")
+    with page.expect_navigation(url="**#hit3"):
+        pressed.click()
+    assert pressed.count() == 0
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "q"
     page.fill("#q", "休暇 8")
