@@ -143,6 +143,11 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is not a cron expression: write five fields such as '0 18 * * *'")
         return value
 
+    @field_validator("search_url", "ui_url")
+    @classmethod
+    def _drop_slash(cls, value: str) -> str:
+        return value.rstrip("/")  # Paths are appended to it.
+
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _split_proxies(cls, value: object) -> object:

@@ -51,3 +51,13 @@ def test_a_wrong_value_is_one_line_that_names_the_variable(
 def test_urls_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAG_POSTGRES_URL", "postgresql://rag:hunter2@example.org/rag")
     assert "hunter2" not in repr(load_settings())
+
+
+def test_a_slash_behind_an_address_is_not_doubled_in_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAG_SEARCH_URL", "https://search.example.com/")
+    monkeypatch.setenv("RAG_UI_URL", "https://dagster.example.com/prod/")
+    settings = load_settings()
+    assert (settings.search_url, settings.ui_url) == (
+        "https://search.example.com",
+        "https://dagster.example.com/prod",
+    )

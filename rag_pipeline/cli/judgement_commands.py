@@ -38,14 +38,12 @@ def judgements() -> None:
 
     A document is relevant to a query if more people find it helpful than not.
     """
+    from rag_pipeline.search.judged_queries import by_query
     from rag_pipeline.stores.postgres import search_judgements
 
     with open_pipeline() as pipeline:
         pipeline.prepare()
         with pipeline.stores.database.connection() as connection:
             judged = search_judgements.judged(connection)
-    relevant: dict[str, dict[str, int]] = {}
-    for one in judged:
-        relevant.setdefault(one.query, {})[one.source_id] = int(one.helpful)
-    for query, documents in relevant.items():
+    for query, documents in by_query(judged).items():
         print_json({"query": query, "relevant": documents})

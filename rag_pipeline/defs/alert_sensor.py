@@ -39,7 +39,7 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
     is_gone = _gone_subjects(context, pipeline)
     recorded = _record_ticks(context, database, is_gone) + _record_events(context.instance, database, is_gone)
     recorded += record_gone(database, is_gone)
-    sent = deliver(database, listed, pipeline.settings.ui_url.rstrip("/"), time.monotonic() + _SEND_SECONDS)
+    sent = deliver(database, listed, pipeline.settings.ui_url, time.monotonic() + _SEND_SECONDS)
     for name in sent.refused:
         context.log.warning(f"{name} did not accept an alert; it will be retried after a pause")
     if not listed:

@@ -19,7 +19,7 @@ from rag_pipeline.consistency.asset_names import TABLE_ASSETS, collection_asset
 from rag_pipeline.consistency.checks import Check, check_index, check_month, checks_by_asset
 from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.defs.check_history import if_enough, passed_before
-from rag_pipeline.defs.metadata import ROWS, links, table
+from rag_pipeline.defs.metadata import ROWS, document_page, links, table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.defs.run_owners import PROCESS_TAG
 from rag_pipeline.indexing.month_run import MonthRun
@@ -205,7 +205,7 @@ def _findings_outcome(
         for finding in findings
         for one in finding.sample
     ]
-    documents = _links(findings, settings.search_url)
+    documents = _links(findings, settings)
     of_change = touched if check.of_change else None
     return {
         "passed": not findings,
@@ -222,15 +222,14 @@ def _findings_outcome(
     }
 
 
-def _links(findings: Sequence[Finding], search_url: str) -> list[tuple[str, str]]:
+def _links(findings: Sequence[Finding], settings: Settings) -> list[tuple[str, str]]:
     """Return a link for each document and chunk of the samples, as (text, URL)."""
     found: dict[str, str] = {}
     for row in (row for finding in findings for row in finding.sample):
         if (document := row.get("document_id")) is not None:
             position = row.get("position")
             name = row.get("source_id") or f"chunk {position} of document {document}"
-            at = f"?at={position}#p{position}" if position is not None else ""
-            found[f"{search_url}/documents/{document}{at}"] = name
+            found[document_page(settings, document, position)] = name
     return [(name, url) for url, name in found.items()][:ROWS]
 
 

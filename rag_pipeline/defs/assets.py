@@ -12,7 +12,7 @@ import dagster as dg
 from rag_pipeline.consistency.asset_names import collection_asset
 from rag_pipeline.defs.asset_checks import vectors_verified
 from rag_pipeline.defs.check_history import if_enough
-from rag_pipeline.defs.metadata import links, table
+from rag_pipeline.defs.metadata import document_page, links, table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.indexing.chunk_documents import chunk_documents
 from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
@@ -150,9 +150,7 @@ def document_chunks(
             "kept": result.kept,
             "chunk_sizes": table(("tokens", "chunks"), sizes),
             "newest_documents": table(("title", "language", "created_at", "chunks"), [row[:4] for row in newest]),
-            "on_the_search_page": links(
-                (row[0], f"{pipeline.settings.search_url}/documents/{row[4]}") for row in newest
-            ),
+            "on_the_search_page": links((row[0], document_page(pipeline.settings, row[4])) for row in newest),
         }
     )
 

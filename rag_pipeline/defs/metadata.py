@@ -6,6 +6,8 @@ from typing import Any
 
 import dagster as dg
 
+from rag_pipeline.settings import Settings
+
 ROWS = 20
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~&])")
 
@@ -33,6 +35,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], limit: int = RO
 def links(named: Iterable[tuple[str, str]]) -> dg.MarkdownMetadataValue:
     """Return links, as (text, URL), a line each. The text is a document's, and cannot become anything else."""
     return dg.MetadataValue.md("\n".join(f"- [{_escaped(text)}]({url})" for text, url in named) or "none")
+
+
+def document_page(settings: Settings, document: object, position: int | None = None) -> str:
+    """Return the address of a document on the search page, at the chunk with this position if one is given."""
+    at = f"?at={position}#p{position}" if position is not None else ""
+    return f"{settings.search_url}/documents/{document}{at}"
 
 
 def _escaped(text: str) -> str:

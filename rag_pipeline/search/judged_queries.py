@@ -121,13 +121,18 @@ def _merged(of_file: Iterable[JudgedQuery], of_people: Iterable[JudgedDocument])
         by_text[text] = replace(
             before or query, text=text, relevant={**(before.relevant if before else {}), **query.relevant}
         )
-    judged: dict[str, dict[str, int]] = defaultdict(dict)
-    for one in of_people:
-        judged[query_text(one.query)][one.source_id] = int(one.helpful)
-    for text, relevant in judged.items():
+    for text, relevant in by_query(of_people).items():
         query = by_text.get(text) or JudgedQuery("", text, {}, _language(text))
         by_text[text] = replace(query, relevant={**relevant, **query.relevant})
     return list(by_text.values())
+
+
+def by_query(judged: Iterable[JudgedDocument]) -> dict[str, dict[str, int]]:
+    """Return what people judged as query → source_id → gain, as the files of queries have it."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    for one in judged:
+        found[query_text(one.query)][one.source_id] = int(one.helpful)
+    return found
 
 
 def read_queries(path: Path, qrels: Path | None = None) -> list[JudgedQuery]:

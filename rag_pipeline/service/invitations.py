@@ -71,7 +71,7 @@ def invite(
     except ProblemError:
         raise _unavailable() from None
     _audit.info("invited user %s", user.id)
-    return Invitation(user.email, f"{pipeline.settings.search_url.rstrip('/')}/link/{token}", expires_at)
+    return Invitation(user.email, f"{pipeline.settings.search_url}/link/{token}", expires_at)
 
 
 def _expect_same(user: User, role: str | None, own: Sequence[str], profile: Profile) -> None:

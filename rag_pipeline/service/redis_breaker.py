@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from rag_pipeline.circuit_breaker import CircuitBreaker
 from rag_pipeline.errors import one_line
 from rag_pipeline.stores.redis_client import connect_redis
 
@@ -34,8 +34,7 @@ class RedisBreaker:
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
         self._lock = threading.Lock()
-        self._is_down = False
-        self._ask_again_at = 0.0
+        self._breaker = CircuitBreaker(failures=1, seconds=_PAUSE_SECONDS)
 
     @classmethod
     def to(cls, url: str) -> RedisBreaker:
@@ -53,27 +52,25 @@ class RedisBreaker:
         """Return what a call returns. Raises `RedisDownError`; while Redis is down, one call in five seconds tries."""
         from redis import RedisError
 
-        if self._is_down:
+        if self._breaker.is_open:
             with self._lock:
-                if time.monotonic() < self._ask_again_at:
+                if not self._breaker.lets_through():
                     raise RedisDownError
-                self._ask_again_at = time.monotonic() + _PAUSE_SECONDS
         try:
             answer = call()
         except (RedisError, OSError) as error:
             with self._lock:
-                if not self._is_down:
+                if self._breaker.failed():
                     _log.warning(
                         "Redis does not answer: searches are not cached, limits are counted by each process, and "
                         "nobody can log in: %s",
                         one_line(error),
                     )
-                self._is_down = True
-                self._ask_again_at = time.monotonic() + _PAUSE_SECONDS
             raise RedisDownError from error
-        if self._is_down:
-            _log.warning("Redis answers again")
-            self._is_down = False
+        if self._breaker.is_open:
+            with self._lock:
+                if self._breaker.answered():
+                    _log.warning("Redis answers again")
         return answer
 
     def close(self) -> None:

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag_pipeline.circuit_breaker import CircuitBreaker
 from rag_pipeline.embedding import bm25
 from rag_pipeline.embedding.base import ChunkVectors, billed_tokens
 from rag_pipeline.embedding.factory import describe_embedder, load_embedder
 from rag_pipeline.embedding.openai.answers import reason, retry_after
 from rag_pipeline.embedding.openai.batches import batches
-from rag_pipeline.embedding.openai.breaker import CircuitBreaker
 from rag_pipeline.embedding.openai.embedder import OpenAIEmbedder
 from rag_pipeline.embedding.openai.options import Options
 from rag_pipeline.embedding.openai.server import EmbeddingServer, RefusedTextError

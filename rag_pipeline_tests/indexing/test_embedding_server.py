@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from rag_pipeline.circuit_breaker import CircuitBreaker
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.embedding.openai.breaker import CircuitBreaker
 from rag_pipeline.embedding.openai.server import Patience
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.pipeline import Pipeline

@@ -402,7 +402,7 @@ def test_redis_that_comes_back_is_used_again(redis_url: str, caplog):
         breaker.ask(ask)
     with pytest.raises(RedisDownError):  # Nobody asks during the pause.
         breaker.ask(ask)
-    breaker._ask_again_at = 0.0
+    breaker._breaker._try_again_at = 0.0
     assert breaker.ask(ask) == 1
     assert breaker.ask(ask) == 2
     assert caplog.text.count("Redis does not answer") == 1

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rag_pipeline.embedding.openai.breaker import CircuitBreaker
+from rag_pipeline.circuit_breaker import CircuitBreaker
 from rag_pipeline.embedding.openai.embedder import OpenAIEmbedder
 from rag_pipeline.embedding.openai.options import Options
 from rag_pipeline.embedding.openai.server import EmbeddingServer, Patience

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from rag_pipeline.circuit_breaker import CircuitBreaker
 from rag_pipeline.embedding.openai.answers import (
     Answer,
     WrongAnswerError,
@@ -30,7 +31,6 @@ from rag_pipeline.embedding.openai.answers import (
     reason,
     retry_after,
 )
-from rag_pipeline.embedding.openai.breaker import CircuitBreaker
 from rag_pipeline.errors import RagError, StoreUnavailableError
 from rag_pipeline.printable import blanked
 from rag_pipeline.urls import mask_url

@@ -12,7 +12,7 @@ _PAUSE_SECONDS = 10.0
 class CircuitBreaker:
     """Closed while the server answers. Open after some failures in a row: then one call a pause may try.
 
-    Not thread-safe: it belongs to one event loop.
+    Not thread-safe: it belongs to one event loop, or its owner has a lock.
     """
 
     def __init__(
