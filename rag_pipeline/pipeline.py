@@ -1,33 +1,44 @@
 """Pipeline: everything that is opened once and shared by the write path, the checks, the repair and the searches.
 
-Settings, sources, store connections, the embedder and its cache, the collections. Each step is a function of its own
-elsewhere and takes a `Pipeline`; nothing here is a step.
+Settings, sources, store connections, the generation with its embedder, cache and collections. Each step is a function
+of its own elsewhere and takes a `Pipeline`; nothing here is a step.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 
+import psycopg
+
 from rag_pipeline.endpoints import VARIABLES, Endpoints, external_urls
-from rag_pipeline.errors import ConfigError, SourceError
+from rag_pipeline.errors import ConfigError, RagError, SourceError
+from rag_pipeline.generation import OpenGeneration, configuration, settings_in_use, settings_of
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
-from rag_pipeline.stores.postgres import expiring_months, schema
-from rag_pipeline.stores.postgres.advisory_locks import fenced_lock, held, month_lock_name
+from rag_pipeline.stores.postgres import expiring_months, generation_tables, generations, schema
+from rag_pipeline.stores.postgres.advisory_locks import (
+    fenced_lock,
+    held,
+    month_lock_name,
+    no_other_generation_goes_live,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
     from types import TracebackType
 
     from rag_pipeline.documents.parsing.parser_pool import ParserPool
     from rag_pipeline.embedding.base import Embedder
     from rag_pipeline.embedding.cache import EmbeddingCache
     from rag_pipeline.months import Month
-    from rag_pipeline.settings import Settings
+    from rag_pipeline.settings import Settings, VectorKind
     from rag_pipeline.sources.config import SourceConfig, SourcesFile
     from rag_pipeline.stores.milvus.collections import Collections
+    from rag_pipeline.stores.postgres.generations import GenerationRow
 
 _LOCK_WAIT_SECONDS = 3600
 _SERVER_NAMES = {"postgres": "PostgreSQL", "milvus": "Milvus", "redis": "Valkey"}
@@ -67,6 +78,8 @@ class Pipeline:
 
     Everything costly is created on first use, so that a run with nothing to do loads no model and no client.
     `endpoints` default to what `find_endpoints` finds, `embedder` to the one that `RAG_EMBEDDER` names.
+
+    It works on the live generation, whichever that is, or on another one that it was opened `beside` it for.
     """
 
     def __init__(
@@ -83,7 +96,122 @@ class Pipeline:
         self.progress = progress
         self.stopwatch = Stopwatch()
         """Seconds by stage, of all steps that this pipeline was used for."""
+        self.generations_stay = False
+        """Whether its owner keeps generations from taking each other's place, so that the locks of months need not."""
         self._embedder = embedder
+        self._beside: GenerationRow | None = None
+        self._generation: OpenGeneration | None = None
+        self._live_key: tuple[int, datetime, bool] | None = None
+        self._looking = RLock()
+
+    def beside(self, row: GenerationRow) -> Pipeline:
+        """Return a pipeline for a generation that is not live, with connections of its own: its tables come first.
+
+        It reads no sources. Where it is, see `stores/postgres/generation_tables.py`.
+        """
+        with self.stores.database.connection() as connection:
+            tables = generation_tables.schema_of(generation_tables.live_schema(connection), row.id)
+        embedder = self._embedder if self._embedder and self._embedder.fingerprint == row.embedder else None
+        other = Pipeline(
+            settings_of(row, self.settings), self.endpoints, progress=self.progress, embedder=embedder
+        )
+        other.stores = StoreConnections(self.endpoints, tables)
+        other.stopwatch = self.stopwatch
+        other._beside = row
+        return other
+
+    @property
+    def given_embedder(self) -> Embedder | None:
+        """The embedder that it was opened with, in the place of the one that the settings name."""
+        return self._embedder
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it works on the live generation: that one alone follows the sources."""
+        return self._beside is None
+
+    @property
+    def generation(self) -> OpenGeneration:
+        """What it works with. A search or a step takes it once, with `refreshed`, and stays with it."""
+        with self._looking:
+            if self._generation is None:
+                self._generation = self._open_generation()
+            return self._generation
+
+    def refreshed(self) -> OpenGeneration:
+        """Return `generation`; another one if a switch has made it live since."""
+        if self._beside is None:
+            key = self._current_key()
+            with self._looking:
+                if self._generation is not None and key != self._live_key:
+                    self._generation = None
+        return self.generation
+
+    def is_current(self, generation: OpenGeneration) -> bool:
+        """Whether a generation that was taken is still the one to work with."""
+        return self.refreshed() is generation
+
+    def _current_key(self) -> tuple[int, datetime, bool] | None:
+        try:
+            with self.stores.database.connection() as connection:
+                return generations.live_key(connection)
+        except psycopg.errors.UndefinedTable:
+            return None  # Nothing was ever ingested.
+
+    def _open_generation(self) -> OpenGeneration:
+        if self._beside is not None:
+            return OpenGeneration(self.settings, self.stores, self._beside, self._embedder, is_live=False)
+        try:
+            with self.stores.database.connection() as connection:
+                self._live_key = generations.live_key(connection)
+                rows = generations.all_of_them(connection)
+        except psycopg.errors.UndefinedTable:
+            rows = []
+        live = next((row for row in rows if row.state == "live"), None)
+        settings, embedder = self.settings, self._embedder
+        if live is not None:
+            others = [row for row in rows if row is not live]
+            settings = settings_in_use(settings, live, others, embedder)
+            if settings is not self.settings:
+                embedder = None
+        return OpenGeneration(settings, self.stores, live, embedder)
+
+    def ensure_collections(self, month: Month) -> None:
+        """Create what is missing of the collections, with this month's partitions, and record their generation.
+
+        Raises what `Collections.ensure` raises.
+        """
+        generation = self.generation
+        if self.is_live and generation.row is None:
+            generation.collections.check()
+            self._record(generation)
+        elif self.is_live and generation.row is not None:
+            made_with = configuration(generation.settings)
+            if (
+                generation.row.embedder == generation.description.fingerprint
+                and generation.row.settings != made_with
+            ):
+                with self.stores.database.connection() as connection:
+                    generations.set_settings(connection, generation.row.id, made_with)
+        self.collections.ensure(month)
+
+    def _record(self, generation: OpenGeneration) -> None:
+        described, kinds = generation.description, generation.collections.generations
+        with self.stores.database.connection() as connection:
+            row = generations.add(
+                connection,
+                "live",
+                embedder=described.fingerprint,
+                dimension=described.dimension,
+                multi_dimension=described.multi_dimension,
+                settings=configuration(generation.settings),
+                collections=next(iter(kinds.values())).suffix,
+                own_aliases=False,
+            )
+            key = generations.live_key(connection)
+        if row is not None:
+            with self._looking:
+                generation.row, self._live_key = row, key
 
     @cached_property
     def sources_file(self) -> SourcesFile:
@@ -110,20 +238,23 @@ class Pipeline:
             raise ConfigError(f"no source {name!r} in {self.settings.sources}: it lists {known}")
         return self.sources[name]
 
-    @cached_property
+    @property
     def embedder(self) -> Embedder:
-        if self._embedder is not None:
-            return self._embedder
-        from rag_pipeline.embedding.factory import load_embedder
+        return self.generation.embedder
 
-        return load_embedder(self.settings)
-
-    @cached_property
+    @property
     def cache(self) -> EmbeddingCache:
         """`embedding_cache`. If Redis does not answer, every look-up is a miss."""
-        from rag_pipeline.embedding.cache import EmbeddingCache
+        return self.generation.cache
 
-        return EmbeddingCache(self.stores.redis, self.embedder.fingerprint, self.settings.embedding_cache_days)
+    @property
+    def collections(self) -> Collections:
+        return self.generation.collections
+
+    @property
+    def vectors(self) -> tuple[VectorKind, ...]:
+        """The kinds of vectors that are built."""
+        return self.generation.vectors
 
     @cached_property
     def parser_pool(self) -> ParserPool:
@@ -145,24 +276,7 @@ class Pipeline:
     @property
     def cache_unreachable(self) -> bool:
         """Whether `embedding_cache` was used and did not answer."""
-        return "cache" in self.__dict__ and self.cache.failures > 0
-
-    @cached_property
-    def collections(self) -> Collections:
-        from rag_pipeline.embedding.factory import describe, describe_embedder
-        from rag_pipeline.stores.milvus.collections import Collections, generations
-
-        described = describe_embedder(self.settings) if self._embedder is None else describe(self._embedder)
-        return Collections(
-            self.stores.milvus,
-            generations(
-                self.settings.milvus_prefix,
-                described.fingerprint,
-                described.dimension,
-                described.multi_dimension,
-                self.settings.vectors,
-            ),
-        )
+        return self.generation.cache_unreachable
 
     def prepare(self) -> None:
         """Bring the database's schema up to date. Cheap if it is."""
@@ -179,15 +293,40 @@ class Pipeline:
         """Hold the lock of a month. Raises a `BusyError` if another run still holds it after `wait_seconds`.
 
         The lock of a killed run ends with its session. If only the session ends, every later transaction of this
-        pipeline raises a `LockLostError` until the lock is left.
+        pipeline raises a `LockLostError` until the lock is left. Meanwhile no other generation goes live; one that did
+        before is the one that the holder works on.
         """
-        with fenced_lock(
-            self.stores.database,
-            month_lock_name(month),
-            wait_seconds,
-            lambda: self.progress(f"{month}: waiting for another run", 0),
-        ):
+        database = self.stores.database
+        with ExitStack() as held:
+            if not self.generations_stay:
+                held.enter_context(
+                    no_other_generation_goes_live(
+                        database, wait_seconds, lambda: self.progress(f"{month}: waiting for a switch", 0)
+                    )
+                )
+            held.enter_context(
+                fenced_lock(
+                    database,
+                    month_lock_name(month, self._beside.id if self._beside else None),
+                    wait_seconds,
+                    lambda: self.progress(f"{month}: waiting for another run", 0),
+                )
+            )
+            self._look_again()
             yield
+
+    def _look_again(self) -> None:
+        """Take the generation that is live now. Raises a `RagError` if the one beside it has become it, or is gone."""
+        if self._beside is None:
+            self.refreshed()
+            return
+        with self.stores.database.connection() as connection:
+            row = generations.of_id(connection, self._beside.id)
+        if row is None or row.state not in ("building", "previous"):
+            state = "gone" if row is None else f"{row.state} now"
+            raise RagError(
+                f"{self._beside.name} is {state}: see `rag-pipeline generations list`, nothing was changed"
+            )
 
     def months_in_progress(self) -> set[Month]:
         """Return the months whose lock some run holds."""
@@ -203,8 +342,8 @@ class Pipeline:
         if "parser_pool" in self.__dict__:
             self.__dict__.pop("parser_pool").close()
         self.stores.close()
-        self.__dict__.pop("cache", None)
-        self.__dict__.pop("collections", None)
+        with self._looking:
+            self._generation = None
 
     def __enter__(self) -> Pipeline:
         return self

@@ -57,7 +57,7 @@ def evaluate(
         pipeline.prepare()
         if judged is None:
             judged = _of_index(pipeline)
-        chosen: Any = modes or evaluation.searchable(pipeline.settings.vectors)
+        chosen: Any = modes or evaluation.searchable(pipeline.vectors)
         found = evaluation.evaluate(pipeline, judged, chosen, progress)
     summaries = evaluation.summaries(found, judged)
     differences = evaluation.differences(found, before) if before is not None else {}

@@ -166,7 +166,7 @@ def _questions_of(
     pairs: Iterable[tuple[Check, _Question]], pipeline: Pipeline, assets: Collection[str] | None
 ) -> list[tuple[_Question, list[str]]]:
     """Each question once, with the built assets that it is asked about."""
-    chosen = [asset for asset in built_assets(pipeline.settings.vectors) if assets is None or asset in assets]
+    chosen = [asset for asset in built_assets(pipeline.vectors) if assets is None or asset in assets]
     concerned: dict[_Question, set[str]] = {}
     for check, question in pairs:
         concerned.setdefault(question, set()).update(check.assets)

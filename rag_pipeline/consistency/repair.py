@@ -100,8 +100,9 @@ def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run
         due |= others
         done = (done | {month}) - others
     result.months = sorted(done)
-    with pipeline.stores.database.connection() as connection:
-        sources.refresh_statistics(connection)
+    if pipeline.is_live:
+        with pipeline.stores.database.connection() as connection:
+            sources.refresh_statistics(connection)
     result.remaining = checker.check_consistency(None if months is None else [*months, *done])
     return result
 
@@ -125,7 +126,7 @@ def _repair_structure(pipeline: Pipeline) -> list[Finding]:
         collections.invalidate()
         for problem in schema_inspection.schema_problems(database):
             rebuild(database, problem)
-        for kind in pipeline.settings.vectors:
+        for kind in pipeline.vectors:
             if any(finding.where == collection_asset(kind) for finding in found):
                 for broken in milvus_inspection.collection_problems(collections, kind):
                     milvus_inspection.repair(collections, broken, pipeline.progress)
@@ -139,7 +140,7 @@ def _delete_vectors_of_no_month(pipeline: Pipeline, result: RepairResult) -> set
     """
     database, milvus = pipeline.stores.database, pipeline.stores.milvus
     months: set[Month] = set()
-    for kind in pipeline.settings.vectors:
+    for kind in pipeline.vectors:
         name = pipeline.collections.generations[kind].name
         for _, keys in vectors_of_no_month(pipeline, kind):
             with sole_writer(database, milvus, name):
@@ -159,7 +160,7 @@ class _MonthRepair:
         self._milvus = pipeline.stores.milvus
         self._month = month
         self._result = result
-        self._built = pipeline.settings.vectors
+        self._built = pipeline.vectors
 
     def run(self) -> set[Month]:
         """Repair the month. Return the other months that lost vectors by it: those stored in the wrong partition."""
@@ -170,7 +171,7 @@ class _MonthRepair:
                 return others
             with self._database.connection() as connection:
                 consistency_repairs.delete_orphaned_chunks(connection, month)
-                fetch = consistency_repairs.refetch_items(connection, month)
+                fetch = consistency_repairs.refetch_items(connection, month) if pipeline.is_live else 0
                 consistency_repairs.repair_statuses(connection, month, self._built)
             for kind in self._built:
                 others |= self._compare(kind)
@@ -200,7 +201,7 @@ class _MonthRepair:
                 expected = consistency_queries.expects_vectors(connection, month)
             if expected:
                 self._pipeline.collections.invalidate()
-                self._pipeline.collections.ensure(month)
+                self._pipeline.ensure_collections(month)
             return True
         with self._database.connection() as connection:
             if month in expiring_months.in_progress(connection):

@@ -78,7 +78,7 @@ def status_mismatches_among(
 def _mismatches(
     pipeline: Pipeline, month: Month, assets: Sequence[str], documents: Collection[UUID] | None
 ) -> list[Finding]:
-    built = pipeline.settings.vectors
+    built = pipeline.vectors
     queries = [
         _Query(
             "status_mismatches",

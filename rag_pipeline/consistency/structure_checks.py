@@ -33,7 +33,7 @@ def table_and_collection_issues(pipeline: Pipeline, assets: Sequence[str]) -> li
             found += _missing_privilege(error, assets)
         else:
             found += _table_findings(problems, None, assets)
-    for kind in kinds_among(assets, pipeline.settings.vectors):
+    for kind in kinds_among(assets, pipeline.vectors):
         found += _collection_issues(pipeline, kind)
     return found
 
@@ -45,7 +45,7 @@ def partition_issues(pipeline: Pipeline, month: Month, assets: Sequence[str]) ->
         with suppress(PrivilegeError):  # Reported once, for the index as a whole.
             problems = schema_inspection.partition_problems(pipeline.stores.database, month)
             found += _table_findings(problems, month, assets)
-    for kind in kinds_among(assets, pipeline.settings.vectors):
+    for kind in kinds_among(assets, pipeline.vectors):
         found += _collection_partition_issues(pipeline, month, kind)
     return found
 

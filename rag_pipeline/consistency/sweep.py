@@ -45,9 +45,7 @@ def sweep(pipeline: Pipeline, busy: Collection[Month], after: Month | None, dead
             continue
         if result.counted and time.monotonic() >= deadline:
             return result
-        different = [
-            str(counts) for counts in verify(pipeline, month, pipeline.settings.vectors) if not counts.equal
-        ]
+        different = [str(counts) for counts in verify(pipeline, month, pipeline.vectors) if not counts.equal]
         if different or month.partition_key in failing:
             result.suspects[month] = "; ".join(different) or "a check fails"
         result.counted += 1

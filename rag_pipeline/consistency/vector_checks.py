@@ -39,7 +39,7 @@ def missing_and_orphaned_among(
 def vectors_outside_months(pipeline: Pipeline, assets: Sequence[str]) -> list[Finding]:
     """Find vectors in partitions of no month, such as the default one: searches find them, no chunk has them."""
     found: list[Finding] = []
-    for kind in kinds_among(assets, pipeline.settings.vectors):
+    for kind in kinds_among(assets, pipeline.vectors):
         if not _is_readable(pipeline, kind):
             continue  # The months' comparisons report that.
         orphaned = _Sample()
@@ -67,7 +67,7 @@ def _of_collections(
     compare: Callable[[VectorKind], Iterable[Differences]],
 ) -> list[Finding]:
     found: list[Finding] = []
-    for kind in kinds_among(assets, pipeline.settings.vectors):
+    for kind in kinds_among(assets, pipeline.vectors):
         if _is_readable(pipeline, kind):
             found += _findings(pipeline, month, kind, compare(kind))
         else:

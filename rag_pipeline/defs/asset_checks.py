@@ -68,7 +68,7 @@ def consistency_evaluations(
 
 def count_evaluations(pipeline: Pipeline, month: Month) -> Iterator[dg.AssetCheckEvaluation]:
     """Count a month's vectors and pending deletions, and evaluate the checks that compare them."""
-    for counts in verify(pipeline, month, pipeline.settings.vectors):
+    for counts in verify(pipeline, month, pipeline.vectors):
         yield _evaluation(
             month, collection_asset(counts.kind), vectors_verified(counts.kind).name, _counts_outcome(counts)
         )

@@ -37,6 +37,8 @@ class ChunkVectors:
 
 EncodeQuery = Callable[[str, Sequence[str], DocumentFrequency | None], ChunkVectors]
 """`Embedder.encode_query`, or what stands for it."""
+EncodeQueryOf = Callable[["Embedder"], EncodeQuery]
+"""An embedder → what stands for its `encode_query`."""
 
 
 @runtime_checkable

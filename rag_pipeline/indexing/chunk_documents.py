@@ -83,7 +83,7 @@ class _ChunkStep:
         self._pipeline = pipeline
         self._month = month
         self._result = result
-        self._chunker = f"{CHUNKER_VERSION}/{pipeline.settings.chunk_tokens}"
+        self._chunker = f"{CHUNKER_VERSION}/{pipeline.generation.settings.chunk_tokens}"
         self._analysers = ThreadPoolExecutor(_ANALYSERS, thread_name_prefix="words")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="chunks")
         self._storing: deque[Future[None]] = deque()
@@ -125,7 +125,7 @@ class _ChunkStep:
             drafts = chunk_document(
                 document.content,
                 count_tokens=pipeline.embedder.count_tokens,
-                target_tokens=pipeline.settings.chunk_tokens,
+                target_tokens=pipeline.generation.settings.chunk_tokens,
                 title=document.title,
                 previous=[chunk.embedding_text or chunk.content for chunk in comparable if not chunk.superseded],
             )

@@ -102,7 +102,7 @@ def _delete(pipeline: Pipeline, collections: Sequence[tuple[VectorKind, str]], b
 
 def _refetch(pipeline: Pipeline, months: set[Month]) -> None:
     """Make the items pending whose documents somebody deleted; the write path deletes an item with its document."""
-    for month in sorted(months):
+    for month in sorted(months) if pipeline.is_live else ():
         with pipeline.stores.database.connection() as connection:
             consistency_repairs.refetch_items(connection, month)
 

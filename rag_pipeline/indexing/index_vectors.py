@@ -82,7 +82,7 @@ def index_vectors(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] 
     Raises `StoreUnavailableError` if a store or the embedder goes down or refuses to work: what was written stays, the
     rest is pending, and the next run resumes.
     """
-    built = pipeline.settings.vectors
+    built = pipeline.vectors
     return _VectorStep(pipeline, month, tuple(kind for kind in built if kinds is None or kind in kinds)).run()
 
 
@@ -92,7 +92,7 @@ def reopen_incomplete(pipeline: Pipeline, deadline: float | None = None) -> None
     Cheap if the kinds are those that the months were built with. Otherwise it reads the rows of all chunks, month by
     month, until a deadline (on the clock of `time.monotonic`); the next call resumes.
     """
-    database, built = pipeline.stores.database, pipeline.settings.vectors
+    database, built = pipeline.stores.database, pipeline.vectors
     months = schema.months_with_documents(database)
     with database.connection() as connection:
         unknown = built_kinds.months_with_others(connection, months, built)
@@ -130,7 +130,7 @@ class _VectorStep:
             self._switch(None)
         first = self._claim(None)
         if first:
-            pipeline.collections.ensure(month)
+            pipeline.ensure_collections(month)
             try:
                 self._index(first)
             except RagError:
@@ -142,8 +142,9 @@ class _VectorStep:
             self._rewrite_moved()
             with self._database.connection() as connection:
                 document_chunks.mark_failed_documents(connection, month)
-                # Somebody can have deleted documents since this run stored them.
-                consistency_repairs.refetch_items(connection, month)
+                if pipeline.is_live:
+                    # Somebody can have deleted documents since this run stored them.
+                    consistency_repairs.refetch_items(connection, month)
             schema.analyze_if_rewritten(self._database, month, result.written)
         if first or result.moved:
             with pipeline.stopwatch.stage("settle"):
@@ -168,7 +169,7 @@ class _VectorStep:
             self._pipeline.collections,
             self._month,
             self._kinds,
-            built=self._pipeline.settings.vectors,
+            built=self._pipeline.vectors,
             embedder=self._pipeline.embedder.fingerprint,
         )
         billed_before = billed_tokens(self._pipeline.embedder)
@@ -273,7 +274,7 @@ class _VectorStep:
                 counts = document_chunks.multi_counts(connection, month, [chunk.id for chunk in moved])
             if not moved:
                 break
-            collections.ensure(month)
+            self._pipeline.ensure_collections(month)
             # One that somebody deleted just now has no count.
             states = {chunk.id: (chunk, counts[chunk.id]) for chunk in moved if chunk.id in counts}
             for kind, generation in collections.generations.items():

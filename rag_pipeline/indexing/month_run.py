@@ -47,7 +47,7 @@ def run_month(pipeline: Pipeline, month: Month, run: MonthRun) -> None:
     """
     with pipeline.month_lock(month):
         run_steps(pipeline, month, run)
-        for counts in verify(pipeline, month, pipeline.settings.vectors):
+        for counts in verify(pipeline, month, pipeline.vectors):
             if not counts.equal:
                 raise RagError(
                     f"{counts}: run again; if the counts still differ, something else writes to this collection"

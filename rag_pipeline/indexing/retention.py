@@ -19,7 +19,7 @@ from rag_pipeline.errors import BusyError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus.partitions import drop_partition, existing_collections
-from rag_pipeline.stores.postgres import expiring_months, schema, source_items, sources
+from rag_pipeline.stores.postgres import expiring_months, generations, schema, source_items, sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +99,13 @@ def _expire(pipeline: Pipeline, month: Month) -> None:
         expiring_months.begin(connection, month)
     _in_batches(pipeline, month, "gone items", lambda *of: len(source_items.delete_gone(*of)), _DOCUMENTS)
     _in_batches(pipeline, month, "items", expiring_months.expire_items, _ITEMS)
+    for other in _other_generations(pipeline):
+        with other:
+            # Nothing builds it meanwhile.
+            other.generations_stay = True
+            with other.month_lock(month, _LOCK_WAIT_SECONDS):
+                _in_batches(other, month, "documents", expiring_months.delete_documents, _DOCUMENTS)
+                _drop_in_postgres(other, month)
     _in_batches(pipeline, month, "documents", expiring_months.delete_documents, _DOCUMENTS)
     _drop_in_postgres(pipeline, month)
     for _, collection in existing_collections(milvus, pipeline.settings.milvus_prefix):
@@ -107,6 +114,12 @@ def _expire(pipeline: Pipeline, month: Month) -> None:
     with database.connection() as connection:
         expiring_months.finish(connection, month)
         sources.refresh_statistics(connection)
+
+
+def _other_generations(pipeline: Pipeline) -> list[Pipeline]:
+    with pipeline.stores.database.connection() as connection:
+        rows = [row for row in generations.all_of_them(connection) if row.state in ("building", "previous")]
+    return [pipeline.beside(row) for row in rows]
 
 
 def _in_batches(

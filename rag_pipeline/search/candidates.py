@@ -105,7 +105,7 @@ def find(
         partitions = None
         if filters.since is not None or filters.until is not None:
             # A real server rejects a partition that does not exist.
-            existing = client.list_partitions(generation.alias, timeout=TIMEOUT_SECONDS)
+            existing = client.list_partitions(generation.search_alias, timeout=TIMEOUT_SECONDS)
             partitions = [name for name in existing if _overlaps(name, filters)]
             if not partitions:
                 return [[] for _ in vectors]
@@ -114,7 +114,7 @@ def find(
             # HNSW must keep at least as many candidates as it returns.
             parameters["ef"] = max(SEARCH_EF, offset + limit)
         found: list[Any] = client.search(
-            generation.alias,
+            generation.search_alias,
             data=list(vectors),
             anns_field=vector_field(generation.kind),
             filter=narrowed,
@@ -129,7 +129,7 @@ def find(
         return found
 
     def together(vectors: Sequence[FloatArray | SparseVector]) -> list[Any]:
-        answers = on_loaded(milvus, generation.alias, lambda client: ask(client, vectors))
+        answers = on_loaded(milvus, generation.search_alias, lambda client: ask(client, vectors))
         return [[] for _ in vectors] if answers is None else answers
 
     def alone(vector: FloatArray | SparseVector) -> Any:
@@ -137,7 +137,7 @@ def find(
 
     if milvus.is_lite:
         asked_in = narrowed, filters.since, filters.until, limit, offset
-        hits = _lane(milvus, generation.alias).ask(asked_in, vector, alone, together)
+        hits = _lane(milvus, generation.search_alias).ask(asked_in, vector, alone, together)
     else:
         hits = alone(vector)
     found = Candidates(returned=len(hits), exhausted=len(hits) < limit)

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    from rag_pipeline.embedding.base import ChunkVectors, EncodeQuery, FloatArray
+    from rag_pipeline.embedding.base import ChunkVectors, EncodeQueryOf, FloatArray
+    from rag_pipeline.generation import OpenGeneration
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.search_queries import FoundChunk
@@ -44,6 +45,8 @@ MAX_QUERY_CHARS = 8000
 """Longer queries are truncated: more words make a search slower, not better."""
 RERANKED = 50
 """The number of candidates that are reranked by their multi-vectors."""
+_EXCHANGES = 5
+"""How often a search begins again."""
 
 
 @dataclass
@@ -66,14 +69,14 @@ def search(
     filters: Filters = NO_FILTERS,
     only_sources: Sequence[UUID] | None = None,
     count: bool = True,
-    encode_query: EncodeQuery | None = None,
+    encode_query_of: EncodeQueryOf | None = None,
 ) -> SearchResult:
     """Return the chunks that answer a query best, at most `limit` (1 to 100), from live versions of documents.
 
     A query over 8,000 characters is truncated. An index that is empty or does not exist yet has no hits.
     `only_sources` are the ids of the sources whose documents may be found; None: all. With `count`, updates the search
-    counts of the hits (`search_count`, `last_search_score`) unless that would have to wait. `encode_query` stands for
-    that of the pipeline's embedder, such as one that embeds the queries of many searches together.
+    counts of the hits (`search_count`, `last_search_score`) unless that would have to wait. `encode_query_of` returns
+    what stands for an embedder's `encode_query`, such as one that embeds the queries of many searches together.
 
     Raises `ConfigError` for an empty query, a limit out of range, or a mode whose vectors are not built, and
     `StoreUnavailableError` if PostgreSQL or Milvus is unreachable.
@@ -85,9 +88,8 @@ def search(
         raise ConfigError(f"a limit of {limit} hits is out of range: choose one from 1 to {MAX_LIMIT}")
     watch = Stopwatch()
     sources = _sources(pipeline, filters, only_sources)
-    request = Request(pipeline, text, mode, limit, filters, sources, watch, encode_query)
     try:
-        ranked = _by_text(request) if mode == "fulltext" else _by_vectors(request)
+        ranked = _in_one_generation(pipeline, text, mode, limit, filters, sources, watch, encode_query_of)
     except psycopg.errors.UndefinedTable:
         return SearchResult([], watch.seconds)  # Nothing was ever ingested, so not even the tables exist.
     except psycopg.errors.QueryCanceled:
@@ -98,6 +100,35 @@ def search(
         with watch.stage("record"):
             _count_hits(pipeline, hits)
     return SearchResult(hits, watch.seconds)
+
+
+def _in_one_generation(
+    pipeline: Pipeline,
+    text: str,
+    mode: Mode,
+    limit: int,
+    filters: Filters,
+    sources: Sequence[UUID] | None,
+    watch: Stopwatch,
+    encode_query_of: EncodeQueryOf | None,
+) -> list[_Ranked]:
+    """Search the live generation; search again if another one has gone live before the search has ended.
+
+    What it has found can be of both then, or nothing, or an error: the tables are those of the new one, the vectors and
+    the embedder those of the old one.
+    """
+    for _ in range(_EXCHANGES):
+        generation = pipeline.refreshed()
+        request = Request(pipeline, generation, text, mode, limit, filters, sources, watch, encode_query_of)
+        try:
+            ranked = _by_text(request) if mode == "fulltext" else _by_vectors(request)
+        except (RagError, psycopg.Error):
+            if pipeline.is_current(generation):
+                raise
+        else:
+            if pipeline.is_current(generation):
+                return ranked
+    raise RagError("one generation after another went live during this search: search again")
 
 
 def _sources(pipeline: Pipeline, filters: Filters, only_sources: Sequence[UUID] | None) -> Sequence[UUID] | None:
@@ -138,7 +169,8 @@ def _by_text(request: Request) -> list[_Ranked]:
 
 def _by_vectors(request: Request) -> list[_Ranked]:
     pipeline, text, watch = request.pipeline, request.text, request.watch
-    legs, multi = _legs(pipeline, request.mode)
+    generation = request.generation
+    legs, multi = _legs(generation, request.mode)
     with watch.stage("words"):
         terms = Terms(pipeline.stores.database, text)
         if len(legs) > 1:
@@ -146,10 +178,10 @@ def _by_vectors(request: Request) -> list[_Ranked]:
     with watch.stage("embed"):
         vectors = _encode(request, [*legs, "multi"] if multi else legs, terms)
     with watch.stage("candidates"):
-        check_embedder(pipeline.collections)
+        check_embedder(generation.collections)
     found, live = live_candidates(request, legs, vectors)
     if not live:
-        _refuse_if_lost(pipeline, legs)
+        _refuse_if_lost(request, legs)
     with watch.stage("rank"):
         if request.mode != "hybrid":
             scores = found[legs[0]].scores
@@ -157,15 +189,15 @@ def _by_vectors(request: Request) -> list[_Ranked]:
         ranked = _fuse(text, found, live, terms)
     if multi and vectors.multi is not None:
         with watch.stage("multi"):
-            ranked = _rerank(pipeline, vectors.multi, ranked)
+            ranked = _rerank(request, vectors.multi, ranked)
     return ranked
 
 
-def _refuse_if_lost(pipeline: Pipeline, legs: Sequence[VectorKind]) -> None:
+def _refuse_if_lost(request: Request, legs: Sequence[VectorKind]) -> None:
     """Raise `StoreUnavailableError` if nothing was found because Milvus has lost a collection."""
-    collections = pipeline.collections
+    pipeline, collections = request.pipeline, request.generation.collections
     with collections.milvus.client() as client:
-        aliases = [collections.generations[kind].alias for kind in legs]
+        aliases = [collections.generations[kind].search_alias for kind in legs]
         lost = [alias for alias in aliases if collections.alias_target(client, alias) is None]
     if not lost:
         return
@@ -178,9 +210,9 @@ def _refuse_if_lost(pipeline: Pipeline, legs: Sequence[VectorKind]) -> None:
     )
 
 
-def _legs(pipeline: Pipeline, mode: Mode) -> tuple[list[VectorKind], bool]:
+def _legs(generation: OpenGeneration, mode: Mode) -> tuple[list[VectorKind], bool]:
     """The collections that are searched, and whether the best candidates are reranked by their multi-vectors."""
-    built = pipeline.settings.vectors
+    built = generation.vectors
     legs = [kind for kind in _LEGS if kind in built and mode in ("hybrid", kind)]
     if not legs:
         needed = "dense or sparse" if mode == "hybrid" else mode
@@ -194,8 +226,8 @@ def _legs(pipeline: Pipeline, mode: Mode) -> tuple[list[VectorKind], bool]:
 def _encode(request: Request, kinds: Sequence[VectorKind], terms: Terms) -> ChunkVectors:
     from rag_pipeline.embedding.validation import validate
 
-    embedder = request.pipeline.embedder
-    encode_query = request.encode_query or embedder.encode_query
+    embedder = request.generation.embedder
+    encode_query = request.encode_query_of(embedder) if request.encode_query_of else embedder.encode_query
     vectors = encode_query(request.text, kinds, terms.document_frequency)
     return validate(
         [vectors], embedder.dimension, kinds, multi_dimension=embedder.multi_dimension, names=["the query"]
@@ -223,11 +255,11 @@ def _fuse(
     return [_ranked(live[chunks[n]], fused[n], found) for n in descending(fused)]
 
 
-def _rerank(pipeline: Pipeline, query: FloatArray, ranked: list[_Ranked]) -> list[_Ranked]:
+def _rerank(request: Request, query: FloatArray, ranked: list[_Ranked]) -> list[_Ranked]:
     """Add the z-scores of the best candidates' MaxSim. The rest get the lowest one, and so keep their order."""
     best = [one.chunk for one in ranked[:RERANKED]]
-    generation = pipeline.collections.generations["multi"]
-    scores = multi_scores(pipeline.stores.milvus, generation, query, best)
+    collection = request.generation.collections.generations["multi"]
+    scores = multi_scores(request.pipeline.stores.milvus, collection, query, best)
     z_scores = standardized(scores, [chunk.id for chunk in best])
     lowest = z_scores.min(initial=0.0)
     added = [*z_scores, *[lowest] * (len(ranked) - len(best))]

@@ -98,8 +98,9 @@ class _Search:
 
     def _find(self, kind: VectorKind, documents: Sequence[UUID] | None, limit: int, offset: int = 0) -> Candidates:
         pipeline, filters = self.request.pipeline, self.request.filters
-        generation, vector = pipeline.collections.generations[kind], getattr(self.vectors, kind)
-        return find(pipeline.stores.milvus, generation, vector, filters, limit, offset, documents)
+        collection = self.request.generation.collections.generations[kind]
+        vector = getattr(self.vectors, kind)
+        return find(pipeline.stores.milvus, collection, vector, filters, limit, offset, documents)
 
     def _hydrated(self, chunks: Mapping[UUID, UUID]) -> Live:
         request = self.request

@@ -119,7 +119,7 @@ def evaluate_quality(pipeline: Pipeline, *, accept: bool = False, progress: Prog
     With `accept`, it becomes the reference whatever it is. Raises `ConfigError` for what is wrong in `RAG_QUERIES`.
     """
     judged = judged_of_index(pipeline)
-    modes = evaluation.searchable(pipeline.settings.vectors) if judged.queries else []
+    modes = evaluation.searchable(pipeline.vectors) if judged.queries else []
     found = evaluation.evaluate(pipeline, judged.queries, modes, progress)
     return Quality(judged, found, compare(pipeline.stores.database, found, judged.keys, accept=accept), accept)
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from uuid import UUID
 
-    from rag_pipeline.embedding.base import EncodeQuery
+    from rag_pipeline.embedding.base import EncodeQueryOf
+    from rag_pipeline.generation import OpenGeneration
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.search.results import Mode
@@ -27,6 +28,8 @@ class Request:
     """A search: what is searched for, in which index, what embeds it, and the stopwatch that times its stages."""
 
     pipeline: Pipeline
+    generation: OpenGeneration
+    """The one that is searched, from the beginning to the end, also if another one goes live meanwhile."""
     text: str
     mode: Mode
     limit: int
@@ -34,8 +37,8 @@ class Request:
     sources: Sequence[UUID] | None
     """Those whose documents may be found; None: all."""
     watch: Stopwatch
-    encode_query: EncodeQuery | None = None
-    """What embeds the text; None: the pipeline's embedder."""
+    encode_query_of: EncodeQueryOf | None = None
+    """What embeds the text for the generation's embedder; None: it does so itself."""
 
     def windows(self) -> Iterator[tuple[Month, Month]]:
         """Yield the existing months that the filters' dates allow, a few at a time: the first and the last of them."""

@@ -35,6 +35,7 @@ from rag_pipeline.stores.postgres.search_queries import Shown
 
 if TYPE_CHECKING:
     from rag_pipeline.accounts.api_keys import Asker
+    from rag_pipeline.embedding.base import Embedder, EncodeQuery
     from rag_pipeline.pipeline import Pipeline
 
 T = TypeVar("T")
@@ -130,7 +131,7 @@ class Searching:
         self._usage = usage
         self._metrics = metrics
         self._turns = Turns()
-        self._queries = QueryBatches(lambda: pipeline.embedder)
+        self._queries: dict[Embedder, QueryBatches] = {}
         self._turns.on_change = metrics.waiting.set
 
     async def answer(
@@ -176,13 +177,14 @@ class Searching:
             # Before the search, so that an answer is never kept under a later epoch than it was made in.
             epoch = index_epochs.current(connection)
             visible = visible_sources(asker.permissions, sources.access(connection))
+        generation = pipeline.refreshed()
         question = {
             "query": query.strip(),
             "mode": mode,
             "limit": offset + limit,
             "filters": _as_text(filters),
             "sources": None if visible is None else [str(source) for source in visible],
-            "generations": {kind: one.name for kind, one in pipeline.collections.generations.items()},
+            "generations": {kind: one.name for kind, one in generation.collections.generations.items()},
             "epoch": epoch,
         }
 
@@ -195,7 +197,7 @@ class Searching:
                 filters=filters,
                 only_sources=visible,
                 count=False,
-                encode_query=self._queries.encode_query,
+                encode_query_of=self._encode_query_of,
             )
             for stage, seconds in found.stages.items():
                 self._metrics.stages.labels(stage).observe(seconds)
@@ -226,6 +228,10 @@ class Searching:
         )
         places = answer["ranks"][offset : offset + limit]
         return Answer(hits, dates, places, time.perf_counter() - start, is_cached, answer["facets"])
+
+    def _encode_query_of(self, embedder: Embedder) -> EncodeQuery:
+        # Of each embedder: after a switch, those who still search with the old one must not get its vectors mixed in.
+        return self._queries.setdefault(embedder, QueryBatches(lambda: embedder)).encode_query
 
 
 def asked_as(query: str) -> str:

@@ -111,7 +111,7 @@ def warm_up(pipeline: Pipeline) -> None:
     """
     try:
         # Words, because an embedding server can refuse a text without any.
-        pipeline.embedder.encode_query("to start", pipeline.settings.vectors)
+        pipeline.embedder.encode_query("to start", pipeline.vectors)
     except StoreUnavailableError as error:
         # Full-text searches work without it, and a worker that is started again must not end the service.
         _log.warning("%s", one_line(error))

@@ -23,12 +23,14 @@ class StoreConnections:
     A context manager: at its end it closes what was opened.
     """
 
-    def __init__(self, endpoints: Endpoints) -> None:
+    def __init__(self, endpoints: Endpoints, first_schema: str | None = None) -> None:
+        """`first_schema` is where the tables of a generation are that is not the live one."""
         self._endpoints = endpoints
+        self._first_schema = first_schema
 
     @cached_property
     def database(self) -> Database:
-        return Database(self._endpoints.postgres_url)
+        return Database(self._endpoints.postgres_url, first_schema=self._first_schema)
 
     @cached_property
     def milvus(self) -> Milvus:

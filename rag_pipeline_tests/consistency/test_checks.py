@@ -20,7 +20,7 @@ MARCH = Month(2024, 3)
 
 
 def pipeline(*built: VectorKind) -> Pipeline:
-    return cast(Pipeline, SimpleNamespace(settings=SimpleNamespace(vectors=built)))
+    return cast(Pipeline, SimpleNamespace(vectors=built))
 
 
 def finding(check: str, where: str, month: Month | None = None, **options: Any) -> Finding:

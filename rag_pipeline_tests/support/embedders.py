@@ -80,6 +80,11 @@ def cheap() -> CheapEmbedder:
     return CheapEmbedder(int(os.environ.get("RAG_TEST_DIMENSION", "64")))
 
 
+def wide() -> CheapEmbedder:
+    """The factory of another model, of another dimension."""
+    return CheapEmbedder(96, "wide")
+
+
 def broken() -> CheapEmbedder:
     """The factory of one that can be loaded, and embeds no query."""
     return CheapEmbedder(poison=" ")

@@ -76,6 +76,11 @@ class Options:
         )
 
 
+def without_login(url: SecretStr) -> str:
+    """Return the endpoint of a server's URL, which can be shown and stored. Raises `ConfigError` if it is malformed."""
+    return _address(url.get_secret_value().strip())[0]
+
+
 def _address(url: str) -> tuple[str, str]:
     """Return the URL of the endpoint and `user:password`, which is empty if the URL has none.
 

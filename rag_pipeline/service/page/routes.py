@@ -153,7 +153,7 @@ def page_routes(
         if read is None or not read[1]:
             raise ProblemError(404, "there is no such passage")
         document, (chunk,) = read
-        by: Mode = "dense" if "dense" in pipeline.settings.vectors else "fulltext"
+        by: Mode = "dense" if "dense" in pipeline.vectors else "fulltext"
         answer = await searching.answer(
             visitor.asker,
             chunk["content"][:MAX_QUERY_CHARS],

@@ -53,7 +53,7 @@ def collection_problems(collections: Collections, kind: VectorKind) -> list[Coll
     generation = collections.generations[kind]
     found: list[tuple[CollectionProblemKind, str]] = []
     with collections.milvus.client() as client:
-        target = collections.alias_target(client, generation.alias)
+        target = collections.alias_target(client, generation.search_alias)
         left = f"{generation.copy} exists: a rebuild of the index has not ended"
         copied = client.has_collection(generation.copy, timeout=TIMEOUT_SECONDS)
         if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
@@ -63,12 +63,16 @@ def collection_problems(collections: Collections, kind: VectorKind) -> list[Coll
         dimension = dimension_of(description, kind)
         if dimension != generation.dimension:
             found.append(("dimension differs", f"{dimension}, the embedder's is {generation.dimension}"))
-        if target is None:
-            found.append(("alias missing", f"{generation.alias} does not exist"))
-        elif target not in (generation.name, generation.copy):
-            found.append(
-                ("alias points elsewhere", f"{generation.alias} points to {target}, not to {generation.name}")
-            )
+        aliases = {generation.search_alias: target}
+        if generation.is_live and generation.own_alias:
+            aliases[generation.alias] = collections.alias_target(client, generation.alias)
+        for alias, points_to in aliases.items():
+            if points_to is None:
+                found.append(("alias missing", f"{alias} does not exist"))
+            elif points_to not in (generation.name, generation.copy):
+                found.append(
+                    ("alias points elsewhere", f"{alias} points to {points_to}, not to {generation.name}")
+                )
         index = index_rebuild.index_of(client, generation.name, vector_field(kind))
     if index is None:
         found.append(("index missing", f"{vector_field(kind)} has no index"))
@@ -131,6 +135,10 @@ def load_existing(milvus: Milvus, prefix: str) -> list[str]:
 
 def _reset_alias(collections: Collections, client: Any, kind: VectorKind) -> None:
     generation = collections.generations[kind]
+    if generation.own_alias:
+        client.alter_alias(generation.name, generation.search_alias, timeout=TIMEOUT_SECONDS)
+        collections.name_live(generation)
+        return
     target = collections.alias_target(client, generation.alias)
     generations = {name for _, name in existing_collections(collections.milvus, generation.prefix)}
     of_this_kind = {name for name in generations if name.startswith(f"{generation.prefix}{kind}_")}

@@ -1,7 +1,7 @@
 """The three collections: their schemas and indexes, and their generations.
 
-A generation is a physical collection that holds one embedder's vectors; `dense_collection`, `sparse_collection` and
-`multi_collection` are aliases of the generation in use. Each month is a partition.
+A generation has a physical collection of each kind, which holds one embedder's vectors; `dense_collection`,
+`sparse_collection` and `multi_collection` are aliases of those of the live generation. Each month is a partition.
 """
 
 from __future__ import annotations
@@ -56,26 +56,39 @@ def vector_field(kind: str) -> str:
     return "vectors" if kind == "multi" else "vector"
 
 
+def suffix_of(embedder: str) -> str:
+    """Return how the names of the first generation's collections end: with a digest of the embedder's fingerprint."""
+    return hashlib.sha256(embedder.encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
 class Generation:
-    """The physical collection of one kind for one embedder."""
+    """The physical collection of one kind for one generation."""
 
     kind: VectorKind
     embedder: str
     dimension: int
     """Of dense vectors, or of each row of the multi-vectors; 0 for sparse."""
     prefix: str
+    suffix: str
+    own_alias: bool = False
+    """Whether searches reach it by an alias of its own: the one of the live generation moves at a switch."""
+    is_live: bool = True
 
     @property
     def alias(self) -> str:
-        """The name that searches use."""
+        """The name of the live generation's collection, whichever that is."""
         return f"{self.prefix}{self.kind}_collection"
 
     @property
+    def search_alias(self) -> str:
+        """The name that searches use, which points to a copy while the index is rebuilt."""
+        return f"{self.name}_searched" if self.own_alias else self.alias
+
+    @property
     def name(self) -> str:
-        """The physical collection's name, with a digest of the embedder's fingerprint."""
-        digest = hashlib.sha256(self.embedder.encode()).hexdigest()[:12]
-        return f"{self.prefix}{self.kind}_{digest}"
+        """The physical collection's name."""
+        return f"{self.prefix}{self.kind}_{self.suffix}"
 
     @property
     def copy(self) -> str:
@@ -89,10 +102,17 @@ def generations(
     dimension: int,
     multi_dimension: int,
     kinds: tuple[VectorKind, ...] = VECTOR_KINDS,
+    *,
+    suffix: str | None = None,
+    own_aliases: bool = False,
+    is_live: bool = True,
 ) -> dict[VectorKind, Generation]:
-    """Return an embedder's generation of each kind."""
+    """Return a generation's collection of each kind; by default, that of an embedder's first generation."""
     dimensions = {"dense": dimension, "sparse": 0, "multi": multi_dimension}
-    return {kind: Generation(kind, embedder, dimensions[kind], prefix) for kind in kinds}
+    ending = suffix_of(embedder) if suffix is None else suffix
+    return {
+        kind: Generation(kind, embedder, dimensions[kind], prefix, ending, own_aliases, is_live) for kind in kinds
+    }
 
 
 class Collections:
@@ -131,7 +151,7 @@ class Collections:
         """Raise what `ensure` raises if an alias points to another embedder's vectors; create nothing."""
         with self.milvus.client() as client:
             for generation in self.generations.values():
-                current = self.alias_target(client, generation.alias)
+                current = self.alias_target(client, generation.search_alias)
                 if current is not None:
                     self._check_embedder(client, generation, current)
 
@@ -190,7 +210,7 @@ class Collections:
         """Query a month by the alias, as searches do; None while they use a copy, whose rows are not all there are."""
         partitions = None if self.milvus.is_lite else [month.milvus_partition]
         with self.milvus.client() as client:
-            target = self.alias_target(client, self.generations[kind].alias)
+            target = self.alias_target(client, self.generations[kind].search_alias)
             if target is None:
                 return []
             if target == self.generations[kind].copy:
@@ -200,7 +220,7 @@ class Collections:
             if client.get_load_state(target, timeout=TIMEOUT_SECONDS)["state"].name != "Loaded":
                 return []
             rows = client.query(
-                self.generations[kind].alias,
+                self.generations[kind].search_alias,
                 filter=expression,
                 output_fields=fields,
                 partition_names=partitions,
@@ -246,7 +266,7 @@ class Collections:
 
     def _ensure_collection(self, generation: Generation) -> None:
         with self.milvus.client() as client:
-            current = self.alias_target(client, generation.alias)
+            current = self.alias_target(client, generation.search_alias)
             if current is not None:
                 self._check_embedder(client, generation, current)
             if not client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
@@ -255,7 +275,19 @@ class Collections:
                 # After a restart of Lite no collection is loaded; loading twice is harmless.
                 client.load_collection(generation.name, timeout=TIMEOUT_SECONDS)
             if current is None:
+                client.create_alias(generation.name, generation.search_alias, timeout=TIMEOUT_SECONDS)
+        self.name_live(generation)
+
+    def name_live(self, generation: Generation) -> None:
+        """Let the live generation's alias point to its collection: PostgreSQL decides which generation is live."""
+        if not (generation.own_alias and generation.is_live):
+            return
+        with self.milvus.client() as client:
+            target = self.alias_target(client, generation.alias)
+            if target is None:
                 client.create_alias(generation.name, generation.alias, timeout=TIMEOUT_SECONDS)
+            elif target not in (generation.name, generation.copy):
+                client.alter_alias(generation.name, generation.alias, timeout=TIMEOUT_SECONDS)
 
     def _ensure_partition(self, generation: Generation, month: Month) -> None:
         key = (generation.name, month.milvus_partition)
@@ -281,7 +313,7 @@ class Collections:
         found = dimension_of(client.describe_collection(current, timeout=TIMEOUT_SECONDS), generation.kind)
         remedy = (
             f"{generation.alias} holds another embedder's vectors; set RAG_EMBEDDER back to that embedder "
-            "(or RAG_LOCAL_PRECISION)"
+            "(or RAG_LOCAL_PRECISION), or build an index of this one beside it: `rag-pipeline generations build`"
         )
         if generation.dimension and found != generation.dimension:
             raise DimensionMismatchError(found, generation.dimension, remedy)

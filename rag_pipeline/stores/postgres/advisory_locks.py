@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from rag_pipeline.months import Month
     from rag_pipeline.stores.postgres.database import Connection, Database
 
+_EXCHANGE = "the exchange of generations"
+_EXCHANGE_WAITS = "an exchange of generations that waits"
 _FIRST_POLL_SECONDS = 0.01
 _POLL_SECONDS = 0.5
 _KEY = "hashtextextended(%s, 0)"
 
 
-def month_lock_name(month: Month) -> str:
-    """Return the name of the lock that the run of a month holds."""
-    return f"month {month}"
+def month_lock_name(month: Month, generation: int | None = None) -> str:
+    """Return the name of the lock that the run of a month holds, in the live generation or in another one."""
+    return f"month {month}" + (f" of generation {generation}" if generation else "")
 
 
 @contextmanager
@@ -46,6 +48,34 @@ def advisory_lock(
             yield
         finally:
             _unlock(session, name)
+
+
+@contextmanager
+def no_other_generation_goes_live(
+    database: Database, wait_seconds: float, on_wait: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Keep the tables and the embedder together: while this is held, by many, no generation takes another's place.
+
+    Raises a `BusyError` if one is doing so for longer than `wait_seconds`.
+    """
+    with database.lock_session() as session:
+        _wait_for(session, _EXCHANGE, wait_seconds, on_wait, _share_exchange)
+        try:
+            yield
+        finally:
+            _unlock(session, _EXCHANGE, shared=True)
+
+
+@contextmanager
+def exchange_of_generations(
+    database: Database, wait_seconds: float, on_wait: Callable[[], None] | None = None
+) -> Iterator[None]:
+    """Wait until nobody holds `no_other_generation_goes_live`, and let nobody hold it meanwhile; fenced."""
+    with (
+        advisory_lock(database, _EXCHANGE_WAITS, wait_seconds),
+        fenced_lock(database, _EXCHANGE, wait_seconds, on_wait),
+    ):
+        yield
 
 
 @contextmanager
@@ -100,11 +130,18 @@ def held(connection: Connection, names: Collection[str]) -> set[str]:
     return set(names) - set(free)
 
 
-def _wait_for(session: Connection, name: str, wait_seconds: float, on_wait: Callable[[], None] | None) -> None:
+def _wait_for(
+    session: Connection,
+    name: str,
+    wait_seconds: float,
+    on_wait: Callable[[], None] | None,
+    try_lock: Callable[[Connection, str], bool] | None = None,
+) -> None:
+    """Wait for a lock, by default for it alone. Raises a `BusyError` if it is not to be had in time."""
     deadline = time.monotonic() + wait_seconds
     pause = _FIRST_POLL_SECONDS
     waited = False
-    while not _try_lock(session, name):
+    while not (try_lock or _try_lock)(session, name):
         if time.monotonic() >= deadline:
             raise BusyError(f"{name} is being processed by another run: wait for it to finish, then run again")
         if on_wait and not waited:
@@ -118,9 +155,19 @@ def _try_lock(session: Connection, name: str) -> bool:
     return value(session, f"SELECT pg_try_advisory_lock({_KEY})", (name,))
 
 
-def _unlock(session: Connection, name: str) -> None:
+def _share_exchange(session: Connection, name: str) -> bool:
+    # Those that come while an exchange waits for others let it go first: it would wait for ever.
+    return value(
+        session,
+        f"SELECT CASE WHEN pg_try_advisory_xact_lock_shared({_KEY}) THEN pg_try_advisory_lock_shared({_KEY}) "
+        "ELSE false END",
+        (_EXCHANGE_WAITS, name),
+    )
+
+
+def _unlock(session: Connection, name: str, *, shared: bool = False) -> None:
     """Free the lock while the session lives: the server notices a closed connection only some time later."""
     try:
-        session.execute(f"SELECT pg_advisory_unlock({_KEY})", (name,))
+        session.execute(f"SELECT pg_advisory_unlock{'_shared' if shared else ''}({_KEY})", (name,))
     except psycopg.OperationalError:
         session.close()  # It takes its lock with it, if it is not lost already.

@@ -64,8 +64,12 @@ class Database:
     Opened at first use, closed by `close`. Its `repr` and its errors never contain the password.
     """
 
-    def __init__(self, url: str, min_size: int = _POOL_MIN, max_size: int = _POOL_MAX) -> None:
+    def __init__(
+        self, url: str, min_size: int = _POOL_MIN, max_size: int = _POOL_MAX, *, first_schema: str | None = None
+    ) -> None:
+        """`first_schema` is where sessions look for tables before they look where they would look anyway."""
         self._url = url
+        self._first_schema = first_schema
         self._sizes = (min_size, max_size)
         self._pool: ConnectionPool[Connection] | None = None
         self._opening = Lock()
@@ -99,7 +103,18 @@ class Database:
         for name, setting in {"idle_session_timeout": "0", **settings}.items():
             session["options"] += f" -c {name}={setting}"
         with self._translated():
-            return psycopg.connect(self._url, **session, keepalives_idle=_KEEPALIVE_SECONDS)
+            connection = psycopg.connect(self._url, **session, keepalives_idle=_KEEPALIVE_SECONDS)
+            self._configure(connection)
+            return connection
+
+    def _configure(self, connection: Connection) -> None:
+        """Have a new session look for tables in the first schema first."""
+        if self._first_schema is not None:
+            connection.execute(
+                "SELECT set_config('search_path', quote_ident(%s) || ', ' || current_setting('search_path'), false)",
+                (self._first_schema,),
+            )
+            connection.commit()
 
     @contextmanager
     def lock_session(self) -> Iterator[Connection]:
@@ -186,6 +201,7 @@ class Database:
                     kwargs=self._session,
                     timeout=10,
                     check=self._trust.check,
+                    configure=self._configure,
                     open=True,
                 )
             return self._pool

@@ -7,7 +7,10 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from psycopg import sql
+
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres import generations
 from rag_pipeline.stores.postgres.database import named, objects, value, values
 from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
@@ -73,6 +76,13 @@ class ChunkedDocument:
 
 _COLUMNS = [field.name for field in fields(DocumentRow)]
 
+_REPLACE = f"""ON CONFLICT (id, created_at) DO UPDATE SET
+    title = excluded.title, content = excluded.content, source_url = excluded.source_url,
+    author = excluded.author, language = excluded.language, category = excluded.category,
+    tags = excluded.tags, char_count = excluded.char_count,
+    processing_status = {ProcessingStatus.PROCESSING.sql}, indexing_status = {IndexingStatus.PENDING.sql},
+    error_message = NULL, failures = 0, retry_at = NULL, updated_at = now()"""
+
 
 def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
     """Store documents as `processing`, to be chunked next. Their old version stays searchable."""
@@ -94,15 +104,36 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
         SELECT {columns}, length(content), {ProcessingStatus.PROCESSING.sql} FROM parsed
         -- An item that was deleted since it was read has no key any more and needs no document.
         WHERE EXISTS (SELECT FROM source_items i WHERE i.document_id = parsed.id)
-        ON CONFLICT (id, created_at) DO UPDATE SET
-            title = excluded.title, content = excluded.content, source_url = excluded.source_url,
-            author = excluded.author, language = excluded.language, category = excluded.category,
-            tags = excluded.tags, char_count = excluded.char_count,
-            processing_status = {ProcessingStatus.PROCESSING.sql}, indexing_status = {IndexingStatus.PENDING.sql},
-            error_message = NULL, failures = 0, retry_at = NULL, updated_at = now()
+        {_REPLACE}
         """
     )
+    generations.note_parsed(connection)
     connection.execute("DELETE FROM parsed")
+
+
+def copy_from(connection: Connection, schema: str, month: Month, documents: Sequence[UUID]) -> None:
+    """Store these documents of a month as `processing`, as the tables in another schema have them."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
+    connection.execute(
+        sql.SQL(
+            """
+            INSERT INTO documents AS d ({columns}, char_count, processing_status)
+            SELECT {stored}, o.char_count, {processing} FROM {other} o
+            -- Locked, so that an item that is deleted now takes this document along.
+            JOIN source_items i ON (i.source_type, i.source_id) = (o.source_type, o.source_id)
+            WHERE o.id = ANY(%(documents)s) AND o.created_at >= %(start)s AND o.created_at < %(end)s
+            ORDER BY o.id FOR KEY SHARE OF i
+            {replace}
+            """
+        ).format(
+            columns=columns,
+            stored=sql.SQL(", ").join(sql.Identifier("o", column) for column in _COLUMNS),
+            processing=sql.SQL(ProcessingStatus.PROCESSING.sql),
+            other=sql.Identifier(schema, "documents"),
+            replace=sql.SQL(_REPLACE),
+        ),
+        {"documents": list(documents), **month_bounds(month)},
+    )
 
 
 def quarantine(connection: Connection, failures: Sequence[tuple[UUID, datetime, str]]) -> None:
@@ -245,6 +276,19 @@ def months_with_work(connection: Connection) -> list[Month]:
         SELECT to_char(month, 'YYYY-MM') FROM of_items WHERE month IS NOT NULL
         UNION
         SELECT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM') FROM documents
+        WHERE processing_status IN {one_of(*TO_CHUNK)} OR indexing_status IN {one_of(*TO_INDEX)}
+        ORDER BY 1
+        """,
+    )
+    return [Month.parse(month) for month in months]
+
+
+def months_unfinished(connection: Connection) -> list[Month]:
+    """Return the months with documents that are to be chunked or indexed, oldest first, whatever the sources have."""
+    months = values(
+        connection,
+        f"""
+        SELECT DISTINCT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM') FROM documents
         WHERE processing_status IN {one_of(*TO_CHUNK)} OR indexing_status IN {one_of(*TO_INDEX)}
         ORDER BY 1
         """,

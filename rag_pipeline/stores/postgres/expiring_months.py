@@ -115,6 +115,9 @@ def drop_partitions(connection: Connection, month: Month) -> None:
 def finish(connection: Connection, month: Month) -> None:
     """Record that the month has left both stores."""
     clear_outbox(connection, month)
+    connection.execute(
+        f"DELETE FROM generation_changes WHERE {in_month('document_created_at')}", month_bounds(month)
+    )
     connection.execute("DELETE FROM expiring_months WHERE month = %s", (month.start.date(),))
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest revision in `migrations/versions`; a test compares them."""
 VERSION_TABLE = "rag_schema_version"
 """Not Alembic's default, which Dagster uses if both share a database."""
@@ -107,8 +107,10 @@ def ensure_months(database: Database, months: Iterable[Month]) -> list[Month]:
             connection,
             """
             SELECT wanted.month FROM unnest(%s::text[]) AS wanted(month)
-            WHERE to_regclass('documents_' || replace(wanted.month, '-', '_')) IS NULL
-               OR to_regclass('document_chunks_' || replace(wanted.month, '-', '_')) IS NULL
+            -- Beside the tables themselves: another generation's partitions can be visible too.
+            CROSS JOIN (SELECT relnamespace::regnamespace AS schema FROM pg_class WHERE oid = 'documents'::regclass) at
+            WHERE to_regclass(at.schema || '.documents_' || replace(wanted.month, '-', '_')) IS NULL
+               OR to_regclass(at.schema || '.document_chunks_' || replace(wanted.month, '-', '_')) IS NULL
             ORDER BY 1
             """,
             ([str(month) for month in wanted],),

@@ -1,0 +1,161 @@
+"""Generation: one index of the documents, made by one embedder and chunker; what a pipeline works with.
+
+Which settings make a generation, which generation a process works with if the live one was made with other settings
+than the process has, and everything that is opened for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from rag_pipeline.settings import Settings
+from rag_pipeline.stores.milvus.collections import Collections, generations, suffix_of
+
+if TYPE_CHECKING:
+    from rag_pipeline.embedding.base import Embedder
+    from rag_pipeline.embedding.cache import EmbeddingCache
+    from rag_pipeline.embedding.factory import EmbedderDescription
+    from rag_pipeline.settings import VectorKind
+    from rag_pipeline.stores.connections import StoreConnections
+    from rag_pipeline.stores.postgres.generations import GenerationRow
+
+_OF_EMBEDDER: dict[str, tuple[str, ...]] = {
+    "local": ("local_precision",),
+    "bge-m3": ("bge_m3_model", "bge_m3_multi_vectors"),
+    "openai": (
+        "embedding_url",
+        "embedding_model",
+        "embedding_dimensions",
+        "embedding_query_prefix",
+        "embedding_passage_prefix",
+    ),
+}
+"""The settings that make an embedder what it is; how fast it is asked is each process's own."""
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Return the settings that make a generation, as `generations.settings` keeps them: nothing secret among them.
+
+    Raises `ConfigError` if the URL of an embedding server is malformed.
+    """
+    made_with = {name: getattr(settings, name) for name in _OF_EMBEDDER.get(settings.embedder, ())}
+    if settings.embedder == "openai" and settings.embedding_url is not None:
+        from rag_pipeline.embedding.openai.options import without_login
+
+        made_with["embedding_url"] = without_login(settings.embedding_url)
+    return {
+        "embedder": settings.embedder,
+        **made_with,
+        "chunk_tokens": settings.chunk_tokens,
+        "vectors": list(settings.vectors),
+    }
+
+
+def settings_of(row: GenerationRow, settings: Settings) -> Settings:
+    """Return a process's settings with those that make a generation in their place."""
+    made_with: dict[str, Any] = dict(row.settings)
+    if made_with == configuration(settings):
+        return settings  # With the login that a URL can have.
+    overlaid = {**settings.model_dump(exclude_unset=True), **made_with}
+    return Settings(**overlaid)
+
+
+def _made_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two generations are made with the same embedder and chunks: kinds can be added to one that exists."""
+    return {**first, "vectors": None} == {**second, "vectors": None}
+
+
+def settings_in_use(
+    settings: Settings, live: GenerationRow, others: Sequence[GenerationRow], embedder: Embedder | None
+) -> Settings:
+    """Return the settings of the live generation for a process with these.
+
+    They are the process's own, unless those made another generation that still exists: a process that was started
+    before a switch then goes on with the generation that is live. Settings that made none stay, so that a mistake in
+    them is found.
+    """
+    if embedder is not None:
+        is_stale = embedder.fingerprint != live.embedder and any(
+            o.embedder == embedder.fingerprint for o in others
+        )
+    else:
+        own = configuration(settings)
+        is_stale = not _made_alike(own, live.settings) and any(_made_alike(own, o.settings) for o in others)
+    return settings_of(live, settings) if is_stale else settings
+
+
+class OpenGeneration:
+    """The embedder, the cache and the collections of a generation, each opened at its first use.
+
+    Threads share it. What it is opened for never changes: after a switch, a pipeline has another one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        stores: StoreConnections,
+        row: GenerationRow | None,
+        embedder: Embedder | None,
+        *,
+        is_live: bool = True,
+    ) -> None:
+        self.settings = settings
+        """Those that it is made with, in the place of the process's."""
+        self.row = row
+        """None before the first run of a month."""
+        self.is_live = is_live
+        self._stores = stores
+        self._embedder = embedder
+
+    @property
+    def vectors(self) -> tuple[VectorKind, ...]:
+        """The kinds that are built."""
+        return self.settings.vectors
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        if self._embedder is not None:
+            return self._embedder
+        from rag_pipeline.embedding.factory import load_embedder
+
+        return load_embedder(self.settings)
+
+    @cached_property
+    def description(self) -> EmbedderDescription:
+        """The fingerprint and dimensions of the embedder, without loading one that can be described without."""
+        from rag_pipeline.embedding.factory import describe, describe_embedder
+
+        return describe_embedder(self.settings) if self._embedder is None else describe(self._embedder)
+
+    @cached_property
+    def cache(self) -> EmbeddingCache:
+        """`embedding_cache`. If Redis does not answer, every look-up is a miss."""
+        from rag_pipeline.embedding.cache import EmbeddingCache
+
+        return EmbeddingCache(self._stores.redis, self.embedder.fingerprint, self.settings.embedding_cache_days)
+
+    @cached_property
+    def collections(self) -> Collections:
+        described, row = self.description, self.row
+        # Another embedder than the row's gets names that do not exist, and is refused by what the aliases point to.
+        is_its = row is not None and row.embedder == described.fingerprint
+        return Collections(
+            self._stores.milvus,
+            generations(
+                self.settings.milvus_prefix,
+                described.fingerprint,
+                described.dimension,
+                described.multi_dimension,
+                self.settings.vectors,
+                suffix=row.collections if row and is_its else suffix_of(described.fingerprint),
+                own_aliases=row is not None and is_its and row.own_aliases,
+                is_live=self.is_live,
+            ),
+        )
+
+    @property
+    def cache_unreachable(self) -> bool:
+        """Whether `embedding_cache` was used and did not answer."""
+        return "cache" in self.__dict__ and self.cache.failures > 0

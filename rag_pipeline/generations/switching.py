@@ -1,0 +1,121 @@
+"""The exchange: a generation goes live, in one transaction, while searches and scans go on.
+
+Runs of months wait for it, and it waits for them: a run has an embedder, and must not find another generation's tables.
+A search that it overtakes begins again (`search/engine.py`).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rag_pipeline.consistency.checker import DataConsistencyChecker
+from rag_pipeline.errors import RagError
+from rag_pipeline.generations.build import build, pending_months, take_over_all
+from rag_pipeline.generations.registry import find, when_tables_are_free
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.postgres import generation_tables
+from rag_pipeline.stores.postgres import generations as table
+from rag_pipeline.stores.postgres.advisory_locks import exchange_of_generations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.stores.postgres.database import Connection
+    from rag_pipeline.stores.postgres.generations import GenerationRow
+
+_WAIT_SECONDS = 3600
+_SHOWN = 5
+
+
+def switch(pipeline: Pipeline, generation: int | None = None) -> GenerationRow:
+    """Make a generation live that has all that the live one has and is consistent; return it.
+
+    By default, the one that is being built. It is checked as a whole; then, while no run writes, what has changed since
+    is taken over. Raises `ConfigError` if there is no such generation, and a `RagError` if it is incomplete or
+    inconsistent: then nothing was changed.
+    """
+    row = find(pipeline, generation, "building", "previous")
+    _refuse_if_incomplete(pipeline, row)
+    with pipeline.beside(row) as other:
+        other.collections.ensure()
+        found = DataConsistencyChecker(other).check_consistency()
+        if not found.consistent:
+            listed = "; ".join(str(finding) for finding in found.errors[:_SHOWN])
+            raise RagError(
+                f"{row.name} is inconsistent, so it stays as it is: {listed}; `rag-pipeline generations build` repairs "
+                "the months with work, dropping it and building it again everything"
+            )
+    with _nobody_writing(pipeline):
+        if failed := build(pipeline, row):
+            raise RagError(f"{row.name} could not take over what has changed: {'; '.join(failed)}")
+        _exchange(pipeline, row)
+    return row
+
+
+def _refuse_if_incomplete(pipeline: Pipeline, row: GenerationRow) -> None:
+    if pending := pending_months(pipeline, row):
+        raise RagError(
+            f"{row.name} is incomplete: {len(pending)} months have pending work, {pending[0]} the newest; "
+            "`rag-pipeline generations build` finishes it"
+        )
+
+
+def rollback(pipeline: Pipeline) -> GenerationRow:
+    """Make the previous generation live again, at once; return it.
+
+    What was deleted since the switch is deleted in it too. What was edited is found in the version that it has, until
+    the runs of those months, which are pending, have embedded the new one. Raises `ConfigError` if there is no previous
+    generation.
+    """
+    row = find(pipeline, None, "previous")
+    with pipeline.beside(row) as other:
+        other.collections.ensure()
+    with _nobody_writing(pipeline):
+        take_over_all(pipeline, row)
+        _exchange(pipeline, row)
+    return row
+
+
+@contextmanager
+def _nobody_writing(pipeline: Pipeline) -> Iterator[None]:
+    with exchange_of_generations(
+        pipeline.stores.database, _WAIT_SECONDS, lambda: pipeline.progress("waiting for runs to end", 0)
+    ):
+        pipeline.generations_stay = True
+        try:
+            yield
+        finally:
+            pipeline.generations_stay = False
+
+
+def _exchange(pipeline: Pipeline, new: GenerationRow) -> None:
+    live = find(pipeline, None, "live")
+    if not live.own_aliases:
+        _give_own_aliases(pipeline, live)
+
+    def change(connection: Connection) -> None:
+        generation_tables.exchange(connection, live, new)
+        table.exchange(connection, new.id)
+
+    when_tables_are_free(pipeline, change)
+    # After it: processes go by PostgreSQL and by aliases of each generation's own, which never move. These are for
+    # people and other programs.
+    opened = pipeline.refreshed()
+    for collection in opened.collections.generations.values():
+        opened.collections.name_live(collection)
+
+
+def _give_own_aliases(pipeline: Pipeline, live: GenerationRow) -> None:
+    """Have searches reach the live generation by other aliases than those that are about to move."""
+    collections = pipeline.refreshed().collections
+    with pipeline.stores.milvus.client() as client:
+        for collection in collections.generations.values():
+            target = collections.alias_target(client, collection.alias)
+            if target is not None:
+                own = f"{collection.name}_searched"
+                if collections.alias_target(client, own) is None:
+                    client.create_alias(target, own, timeout=TIMEOUT_SECONDS)
+    with pipeline.stores.database.connection() as connection:
+        table.give_own_aliases(connection, live.id)

@@ -1,0 +1,204 @@
+"""`generations` and `generation_changes`: which indexes of the same documents there are, and what each still lacks.
+
+One is live: its tables are those that every session finds. The tables of another one are in a schema of its own, see
+`generation_tables`. `generation_changes` lists the documents that another generation has to take over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from psycopg.types.json import Jsonb
+
+from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.database import named, objects, values
+from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from uuid import UUID
+
+    from rag_pipeline.stores.postgres.database import Connection
+
+GenerationState = Literal["live", "building", "previous", "dropping"]
+
+
+@dataclass(frozen=True)
+class GenerationRow:
+    """A generation: what it is made with, and what its collections are called."""
+
+    id: int
+    state: GenerationState
+    embedder: str
+    """The fingerprint of its embedder."""
+    dimension: int
+    multi_dimension: int
+    settings: Mapping[str, Any]
+    """The settings that make it; see `rag_pipeline.generation`."""
+    collections: str
+    """How the names of its collections in Milvus end."""
+    own_aliases: bool
+    created_at: datetime
+    live_since: datetime | None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"generation {self.id}"
+
+
+_COLUMNS = """id, state, embedder, dimension, multi_dimension, settings, collections, own_aliases, created_at,
+    live_since"""
+
+
+def live(connection: Connection) -> GenerationRow | None:
+    """Return the generation that searches use; None before the first run of a month."""
+    return next(
+        iter(objects(connection, GenerationRow, f"SELECT {_COLUMNS} FROM generations WHERE state = 'live'")), None
+    )
+
+
+def live_key(connection: Connection) -> tuple[int, datetime, bool] | None:
+    """Return what changes whenever another generation, or the same one again, goes live."""
+    rows = named(connection, "SELECT id, live_since, own_aliases FROM generations WHERE state = 'live'")
+    return (rows[0].id, rows[0].live_since, rows[0].own_aliases) if rows else None
+
+
+def all_of_them(connection: Connection) -> list[GenerationRow]:
+    """Return all generations, oldest first."""
+    return objects(connection, GenerationRow, f"SELECT {_COLUMNS} FROM generations ORDER BY id")
+
+
+def of_id(connection: Connection, generation: int) -> GenerationRow | None:
+    """Return a generation; None if there is no such one."""
+    query = f"SELECT {_COLUMNS} FROM generations WHERE id = %s"
+    return next(iter(objects(connection, GenerationRow, query, (generation,))), None)
+
+
+def add(
+    connection: Connection,
+    state: GenerationState,
+    *,
+    embedder: str,
+    dimension: int,
+    multi_dimension: int,
+    settings: Mapping[str, Any],
+    collections: str,
+    own_aliases: bool,
+) -> GenerationRow | None:
+    """Add a generation; None if there is a live one, or one that is being built, and this would be a second."""
+    added = objects(
+        connection,
+        GenerationRow,
+        f"""
+        INSERT INTO generations
+            (state, embedder, dimension, multi_dimension, settings, collections, own_aliases, live_since)
+        VALUES (%(state)s::text, %(embedder)s, %(dimension)s, %(multi_dimension)s, %(settings)s, %(collections)s,
+            %(own_aliases)s, CASE WHEN %(state)s::text = 'live' THEN clock_timestamp() END)
+        ON CONFLICT DO NOTHING RETURNING {_COLUMNS}
+        """,
+        {
+            "state": state,
+            "embedder": embedder,
+            "dimension": dimension,
+            "multi_dimension": multi_dimension,
+            "settings": Jsonb(dict(settings)),
+            "collections": collections,
+            "own_aliases": own_aliases,
+        },
+    )
+    return added[0] if added else None
+
+
+def set_settings(connection: Connection, generation: int, settings: Mapping[str, Any]) -> None:
+    """Note that a generation is made with other settings from now on."""
+    connection.execute("UPDATE generations SET settings = %s WHERE id = %s", (Jsonb(dict(settings)), generation))
+
+
+def give_own_aliases(connection: Connection, generation: int) -> None:
+    """Note that searches reach a generation by aliases of its own."""
+    connection.execute("UPDATE generations SET own_aliases = true WHERE id = %s", (generation,))
+
+
+def exchange(connection: Connection, new: int) -> None:
+    """Make a generation the live one, and the live one a previous one."""
+    connection.execute("UPDATE generations SET state = 'previous' WHERE state = 'live'")
+    connection.execute(
+        "UPDATE generations SET state = 'live', live_since = clock_timestamp() WHERE id = %s", (new,)
+    )
+
+
+def begin_dropping(connection: Connection, generation: int) -> None:
+    """Note that a generation is being dropped, so that nothing is written to it any more."""
+    connection.execute("UPDATE generations SET state = 'dropping' WHERE id = %s", (generation,))
+
+
+def remove(connection: Connection, generation: int) -> None:
+    """Remove a generation whose tables and collections are gone."""
+    connection.execute("DELETE FROM generations WHERE id = %s", (generation,))
+
+
+def note_everything(connection: Connection, generation: int) -> int:
+    """Note every document for a new generation; return their number.
+
+    In the transaction that adds the generation, after `LOCK TABLE documents IN SHARE MODE`: what is written later is
+    noted by who writes it.
+    """
+    return connection.execute(
+        """
+        INSERT INTO generation_changes (generation, document_created_at, document_id)
+        SELECT %s, created_at, id FROM documents
+        """,
+        (generation,),
+    ).rowcount
+
+
+def note_parsed(connection: Connection) -> None:
+    """Note the documents in the temporary table `parsed` for every generation that is not live.
+
+    In the transaction that writes them. A note that is there already is written again, which waits for whoever is just
+    taking it: they would copy the document as it was before.
+    """
+    connection.execute(
+        """
+        INSERT INTO generation_changes (generation, document_created_at, document_id)
+        SELECT g.id, parsed.created_at, parsed.id FROM generations g CROSS JOIN parsed
+        WHERE g.state IN ('building', 'previous')
+        ORDER BY g.id, parsed.created_at, parsed.id
+        ON CONFLICT (generation, document_created_at, document_id) DO UPDATE SET generation = excluded.generation
+        """
+    )
+
+
+def take_noted(connection: Connection, generation: int, month: Month, limit: int) -> list[UUID]:
+    """Remove up to `limit` notes of a month, and return their documents, which the caller copies in this transaction."""
+    return values(
+        connection,
+        f"""
+        DELETE FROM generation_changes c USING (
+            SELECT document_created_at, document_id FROM generation_changes
+            WHERE generation = %(generation)s AND {in_month("document_created_at")}
+            ORDER BY document_created_at, document_id LIMIT %(limit)s FOR UPDATE
+        ) taken
+        WHERE c.generation = %(generation)s AND c.document_created_at = taken.document_created_at
+            AND c.document_id = taken.document_id
+        RETURNING c.document_id
+        """,
+        {"generation": generation, "limit": limit, **month_bounds(month)},
+    )
+
+
+def noted(connection: Connection, generation: int) -> dict[Month, int]:
+    """Return how many documents of each month a generation has to take over."""
+    rows = named(
+        connection,
+        """
+        SELECT to_char(date_trunc('month', document_created_at AT TIME ZONE 'UTC'), 'YYYY-MM') AS month,
+            count(*) AS documents
+        FROM generation_changes WHERE generation = %s GROUP BY 1 ORDER BY 1
+        """,
+        (generation,),
+    )
+    return {Month.parse(row.month): row.documents for row in rows}

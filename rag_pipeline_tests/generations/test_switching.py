@@ -1,0 +1,238 @@
+"""A generation is built beside the live one, follows it, takes its place, gives it back, and goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rag_pipeline.consistency.checker import DataConsistencyChecker
+from rag_pipeline.errors import ConfigError, DimensionMismatchError, RagError
+from rag_pipeline.generations import build, registry, switching
+from rag_pipeline.search import search
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline_tests.support.generations import KINDS, WIDE, GenerationIndex
+from rag_pipeline_tests.support.index import sections
+from rag_pipeline_tests.support.milvus import milvus_client
+from rag_pipeline_tests.support.stores import Stores
+
+
+@pytest.fixture
+def index(tmp_path: Path, stores: Stores) -> GenerationIndex:
+    index = GenerationIndex(tmp_path, stores)
+    index.write("vacuum.md", sections("掃除", "領域の回収", "統計"), "2024-01-31")
+    index.write("backup.md", sections("バックアップ", "復元"), "2024-02-01")
+    index.write("soup.md", sections("味噌汁", "出汁"), "2024-02-15")
+    index.ingest()
+    return index
+
+
+def switch(index: GenerationIndex, **settings: object) -> None:
+    with index.opened(**settings) as pipeline:
+        switching.switch(pipeline)
+
+
+def check(index: GenerationIndex, **settings: object) -> None:
+    with index.opened(**settings) as pipeline:
+        found = DataConsistencyChecker(pipeline).check_consistency()
+        assert found.consistent, [str(finding) for finding in found.errors]
+
+
+def test_the_first_run_records_the_live_generation(index: GenerationIndex) -> None:
+    with index.opened() as pipeline:
+        (status,) = registry.statuses(pipeline)
+    assert (status.row.state, status.row.embedder, status.row.dimension) == ("live", "cheap-64-64", 64)
+    assert [str(month) for month in status.months] == ["2024-01", "2024-02"]
+    assert [(status.chunks,)] == index.rows("SELECT count(*) FROM document_chunks")
+    assert status.row.settings["chunk_tokens"] == 64
+
+
+def test_a_generation_is_built_beside_the_live_one_and_takes_its_place(index: GenerationIndex) -> None:
+    before = index.found("味噌汁")
+    row = index.build()
+    index.assert_complete(row)
+    assert index.found("味噌汁") == before
+    assert index.states() == {1: "live", 2: "building"}
+    check(index)
+
+    switch(index)
+
+    assert index.states() == {1: "previous", 2: "live"}
+    index.assert_complete(row)
+    for mode in ("hybrid", "dense", "sparse", "fulltext"):
+        # Both a process with the settings of before, and one with those of the generation that is live now.
+        assert index.found("味噌汁", mode)[0] == "docs:soup.md"
+        assert index.found("味噌汁", mode, embedder=WIDE) == index.found("味噌汁", mode)
+    check(index)
+    check(index, embedder=WIDE)
+    with milvus_client(index.endpoints.milvus_uri) as client:
+        for kind in KINDS:
+            alias = client.describe_alias(f"{index.prefix}{kind}_collection", timeout=TIMEOUT_SECONDS)
+            assert alias["collection_name"] == index.collection(row, kind)
+
+
+def test_an_edit_and_a_deletion_meanwhile_are_in_both(index: GenerationIndex) -> None:
+    with index.opened(embedder=WIDE) as pipeline:
+        row = registry.begin(pipeline)
+        # The newer month is built, the older one not yet.
+        build.build_month(pipeline, row, build.pending_months(pipeline, row)[0])
+    index.write("soup.md", sections("味噌汁", "昆布"), "2024-02-15")
+    index.write("new.md", sections("新着"), "2024-02-20")
+    index.write("april.md", sections("四月"), "2024-04-01")
+    index.delete("backup.md")
+    index.ingest()
+    assert index.rows("SELECT count(*) FROM public_generation_2.documents WHERE title = 'バックアップ'") == [(0,)]
+
+    index.build()
+
+    index.assert_complete(row)
+    switch(index)
+    assert index.found("昆布")[0] == "docs:soup.md"
+    assert "docs:backup.md" not in index.found("バックアップ")
+    assert index.found("四月")[0] == "docs:april.md"
+    check(index)
+
+
+def test_the_live_generation_goes_on_after_a_switch_whatever_the_environment_says(index: GenerationIndex) -> None:
+    row = index.build()
+    switch(index)
+    index.write("soup.md", sections("味噌汁", "味噌"), "2024-02-15")
+    index.delete("vacuum.md")
+    assert index.ingest().errors == []
+    index.assert_complete(row)
+    index.write("soup.md", sections("味噌汁", "豆腐"), "2024-02-15")
+    assert index.ingest(embedder=WIDE).errors == []
+    index.assert_complete(row)
+    assert index.found("豆腐")[0] == "docs:soup.md"
+    # Nothing more is to be done: both environments mean the same.
+    assert index.ingest().months == index.ingest(embedder=WIDE).months == []
+
+
+def test_rollback_goes_back_at_once_and_catches_up_with_the_next_runs(index: GenerationIndex) -> None:
+    index.build()
+    switch(index)
+    index.write("soup.md", sections("味噌汁", "葱"), "2024-02-15")
+    index.delete("backup.md")
+    index.ingest()
+
+    with index.opened() as pipeline:
+        row = switching.rollback(pipeline)
+
+    assert index.states() == {1: "live", 2: "previous"}
+    # Deleted in both at once; what was edited is found as it was until its month has run.
+    assert "docs:backup.md" not in index.found("バックアップ", "fulltext")
+    assert index.found("出汁", "fulltext")[0] == "docs:soup.md"
+    index.ingest()
+    index.assert_complete(row)
+    assert index.found("葱", "fulltext")[0] == "docs:soup.md"
+    check(index)
+
+
+def test_one_can_switch_to_and_fro(index: GenerationIndex) -> None:
+    index.build()
+    for _ in range(2):
+        with index.opened() as pipeline:
+            switching.switch(pipeline, 2)
+            switching.switch(pipeline, 1)
+    assert index.states() == {1: "live", 2: "previous"}
+    assert index.found("味噌汁")[0] == "docs:soup.md"
+    check(index)
+
+
+def test_a_dropped_generation_leaves_nothing(index: GenerationIndex) -> None:
+    row = index.build()
+    with index.opened() as pipeline:
+        registry.drop(pipeline, row.id)
+    assert index.states() == {1: "live"}
+    assert index.rows("SELECT nspname FROM pg_namespace WHERE nspname LIKE '%%generation%%'") == []
+    assert index.rows("SELECT * FROM generation_changes") == []
+    with milvus_client(index.endpoints.milvus_uri) as client:
+        names = client.list_collections(timeout=TIMEOUT_SECONDS)
+    assert not [name for name in names if name.endswith(row.collections)]
+    check(index)
+    # The next one gets another number and other collections.
+    again = index.build()
+    assert again.id == 3
+    assert again.collections != row.collections
+
+
+def test_the_previous_generation_can_be_dropped_once_no_environment_names_it(index: GenerationIndex) -> None:
+    row = index.build()
+    switch(index)
+    with index.opened() as pipeline, pytest.raises(ConfigError, match="has the settings of generation 1"):
+        registry.drop(pipeline, 1)
+    with index.opened(embedder=WIDE) as pipeline:
+        registry.drop(pipeline, 1)
+    assert index.states() == {2: "live"}
+    index.assert_complete(row)
+    # The first embedder is a mistake now, as any other one is.
+    with index.opened() as pipeline, pytest.raises(DimensionMismatchError, match="generations build"):
+        search(pipeline, "味噌汁", mode="dense")
+    check(index, embedder=WIDE)
+
+
+def test_a_wrong_embedder_still_stops_with_its_line(index: GenerationIndex) -> None:
+    with index.opened(embedder=WIDE) as pipeline, pytest.raises(DimensionMismatchError, match="RAG_EMBEDDER"):
+        search(pipeline, "味噌汁", mode="dense")
+    index.write("soup.md", sections("味噌汁", "若布"), "2024-02-15")
+    with pytest.raises(DimensionMismatchError, match="RAG_EMBEDDER"):
+        index.ingest(embedder=WIDE)
+    assert index.states() == {1: "live"}
+
+
+def test_an_incomplete_generation_does_not_go_live(index: GenerationIndex) -> None:
+    with index.opened(embedder=WIDE) as pipeline:
+        row = registry.begin(pipeline)
+        build.build_month(pipeline, row, build.pending_months(pipeline, row)[0])
+        with pytest.raises(RagError, match="incomplete: 1 months"):
+            switching.switch(pipeline)
+    assert index.states() == {1: "live", 2: "building"}
+
+
+def test_an_inconsistent_generation_does_not_go_live(index: GenerationIndex) -> None:
+    row = index.build()
+    with milvus_client(index.endpoints.milvus_uri) as client:
+        name = index.collection(row, "dense")
+        (lost,) = client.query(name, filter="", limit=1, output_fields=["id"], timeout=TIMEOUT_SECONDS)
+        client.delete(name, ids=[lost["id"]], timeout=TIMEOUT_SECONDS)
+    with pytest.raises(RagError, match=r"generation 2 is inconsistent.*missing"):
+        switch(index)
+    assert index.states() == {1: "live", 2: "building"}
+    assert index.found("味噌汁")[0] == "docs:soup.md"
+
+
+def test_another_size_of_chunks_is_a_generation_too(index: GenerationIndex) -> None:
+    one_size = {"embedder": index.variables["RAG_EMBEDDER"], "chunk_tokens": 24}
+    with index.opened() as pipeline, pytest.raises(ConfigError, match="same-settings"):
+        registry.begin(pipeline)
+    ((chunks,),) = index.rows("SELECT count(*) FROM document_chunks")
+    index.build(**one_size)
+    switch(index)
+    ((smaller,),) = index.rows("SELECT count(*) FROM document_chunks")
+    assert smaller > chunks
+    index.write("soup.md", sections("味噌汁", "三つ葉"), "2024-02-15")
+    index.ingest()
+    sizes = index.rows("SELECT DISTINCT chunked_with FROM documents")
+    assert [size.rpartition("/")[2] for (size,) in sizes] == ["24"]
+
+
+def test_a_second_generation_cannot_be_begun_with_other_settings(index: GenerationIndex) -> None:
+    index.build()
+    with index.opened(chunk_tokens=32) as pipeline, pytest.raises(ConfigError, match="generations drop 2"):
+        registry.begin(pipeline)
+
+
+def test_a_month_expires_in_all_generations(index: GenerationIndex) -> None:
+    row = index.build()
+    with index.opened(retention_months=1) as pipeline:
+        from rag_pipeline.indexing.retention import apply_retention
+        from rag_pipeline.months import Month
+
+        apply_retention(pipeline, Month(2024, 3))
+    assert index.rows("SELECT to_regclass('public_generation_2.documents_2024_01')") == [(None,)]
+    assert [title for (title,) in index.rows("SELECT title FROM public_generation_2.documents ORDER BY 1")] == [
+        title for (title,) in index.rows("SELECT title FROM documents ORDER BY 1")
+    ]
+    index.assert_complete(row)
+    switch(index)
+    check(index)
