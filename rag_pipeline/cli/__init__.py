@@ -15,6 +15,7 @@ from rag_pipeline.cli import (
     account_commands,
     check_commands,
     evaluate_command,
+    generation_commands,
     ingest_commands,
     judgement_commands,
     search_command,
@@ -63,6 +64,7 @@ for command in (
     *(ingest_commands.sources, ingest_commands.ingest, search_command.search, ingest_commands.documents),
     *(check_commands.check, check_commands.repair, check_commands.alerts),
     *(evaluate_command.evaluate, judgement_commands.judgements, judgement_commands.searches),
+    generation_commands.generations,
     *(server_commands.serve, server_commands.mcp, account_commands.users, account_commands.keys),
 ):
     cli.add_command(command)

@@ -15,7 +15,7 @@ from rag_pipeline.defs.gone_subjects import GoneSubjects
 from rag_pipeline.indexing.retention import oldest_kept_month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.sources.config import read_sources
-from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres import generations, schema
 from rag_pipeline.stores.postgres.alert_outbox import Subject
 from rag_pipeline.stores.postgres.database import Database
 
@@ -55,12 +55,15 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
 def _gone_subjects(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> Callable[[Subject], bool]:
     if context.repository_def is None or context.code_location_origin is None:
         return lambda subject: False  # evaluated outside a code location
+    with pipeline.stores.database.connection() as connection:
+        built = [row.id for row in generations.all_of_them(connection) if row.state == "building"]
     return GoneSubjects(
         context.repository_def,
         context.code_location_origin.location_name,
         read_sources(pipeline.settings.sources),
         schema.existing_months(pipeline.stores.database),
         oldest_kept_month(pipeline.settings),
+        built,
     )
 
 

@@ -9,6 +9,7 @@ from rag_pipeline.defs.alert_sensor import alerts
 from rag_pipeline.defs.asset_checks import index_checks
 from rag_pipeline.defs.assets import index_assets, invalid_source_asset, source_assets
 from rag_pipeline.defs.jobs import check_month, index_month
+from rag_pipeline.defs.next_generation import build_generation, build_generation_months, next_generation
 from rag_pipeline.defs.repair_job import repair_month
 from rag_pipeline.defs.resources import MonthRunResource, PipelineResource
 from rag_pipeline.defs.schedules import maintenance_jobs, schedules
@@ -45,15 +46,17 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             *sources,
             *index_assets(sources, settings.vectors),
             search_quality_asset(settings.vectors),
+            next_generation,
         ],
         asset_checks=[*index_checks(settings.vectors), *(source_check(source) for source in file.sources)],
-        jobs=[index_month, check_month, repair_month, evaluate_search, *maintenance_jobs],
+        jobs=[index_month, check_month, repair_month, build_generation, evaluate_search, *maintenance_jobs],
         schedules=schedules(settings),
         sensors=[
             *(sync_sensor(source, overrides.get("pipeline")) for source in file.sources),
             *(invalid_sensor(name, message) for name, message in invalid.items()),
             sources_file_sensor(file, list(invalid.values())),
             index_pending_months(file),
+            build_generation_months,
             drain_vector_deletions,
             sweep_counts(settings.sweep_cron),
             alerts,

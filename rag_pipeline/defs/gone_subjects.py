@@ -7,6 +7,7 @@ import dagster as dg
 
 from rag_pipeline.consistency.asset_names import built_assets
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH
+from rag_pipeline.defs.next_generation import parse_key
 from rag_pipeline.defs.repair_job import REPAIR_MONTH
 from rag_pipeline.defs.source_check import CHECK as SOURCE_CHECK
 from rag_pipeline.errors import ConfigError
@@ -35,11 +36,13 @@ class GoneSubjects:
         file: SourcesFile,
         existing: Collection[Month],
         oldest_kept: Month | None,
+        built_generations: Collection[int] = (),
     ) -> None:
         self._location = location
         self._some_source_is_unknown = bool(file.invalid)
         self._existing = existing
         self._oldest_kept = oldest_kept
+        self._built_generations = built_generations
         self._ticking = {sensor.name for sensor in repository.sensor_defs}
         self._ticking |= {schedule.name for schedule in repository.schedule_defs}
         self._ticking |= {sensor_name(source.name) for source in file.sources}
@@ -58,6 +61,8 @@ class GoneSubjects:
         is_check_of_ours = subject.name.startswith(_SOURCE) or _asset(subject) in _MONTHLY_ASSETS
         if subject.kind == "check" and is_check_of_ours and subject.name not in self._checks:
             return True
+        if subject.kind == "run" and (parsed := parse_key(subject.partition)):
+            return parsed[1] not in self._built_generations
         return is_of_our_months(subject) and self._has_expired(subject.partition)
 
     def _has_expired(self, partition: str) -> bool:

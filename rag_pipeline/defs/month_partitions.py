@@ -15,6 +15,9 @@ from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 PARTITION_TAG = "dagster/partition"
 """Dagster's tag for the partition of a run."""
 
+GENERATION = " of generation "
+"""Part of the keys of what is built beside the live generation; see `next_generation`."""
+
 _NAME = "months"
 _LOCK_WAIT_SECONDS = 30
 
@@ -41,6 +44,11 @@ def show_months(instance: dg.DagsterInstance, pipeline: Pipeline) -> set[Month]:
 def _wanted(instance: dg.DagsterInstance, pipeline: Pipeline) -> list[str]:
     shown = [Month.parse(key) for key in instance.get_dynamic_partitions(_NAME)]
     return [month.partition_key for month in months_in_use(pipeline, shown)]
+
+
+def month_of_tag(key: str) -> Month | None:
+    """Return the month of a run with this tag; None if it is one of a generation that is not live."""
+    return None if GENERATION in key else Month.parse(key)
 
 
 def month_of(

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -25,10 +25,14 @@ from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.month_run import MonthRun
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from rag_pipeline.indexing.scan import ScanResult
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig
+    from rag_pipeline.stores.postgres.generations import GenerationRow
 
 _NO_RETRY = {"dagster/max_retries": "0"}
 """Whoever started the command runs it again, or the sensor does; Dagster's daemon must not do so as well."""
@@ -42,18 +46,48 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
     """
     from rag_pipeline.defs.month_partitions import show_months
 
+    def shown(instance: dg.DagsterInstance) -> bool:
+        return month in show_months(instance, pipeline)  # It can have expired since its work was found.
+
+    _run_job(pipeline, INDEX_MONTH, month.partition_key, str(month), run, shown)
+
+
+def build_generation_month(pipeline: "Pipeline", row: "GenerationRow", month: "Month", run: MonthRun) -> None:
+    """Run `build_generation` for a month of a generation that is not live, as `run_month` runs the live one's job."""
+    from rag_pipeline.defs.next_generation import BUILD_GENERATION, key_of, show_generation_months
+
+    def shown(instance: dg.DagsterInstance) -> bool:
+        show_generation_months(instance, pipeline, row)
+        return True
+
+    key = key_of(row, month)
+    _run_job(pipeline, BUILD_GENERATION, key, key, run, shown)
+
+
+def _run_job(
+    pipeline: "Pipeline",
+    job: str,
+    partition_key: str,
+    name: str,
+    run: MonthRun,
+    shown: "Callable[[dg.DagsterInstance], bool]",
+) -> None:
+    """Run a job for a partition in this process, if `shown`, which makes it known to Dagster, says that it exists.
+
+    `name` is the partition's for people.
+    """
     instance = _instance(pipeline)
     run_id = str(uuid4())
     try:
-        if month not in show_months(instance, pipeline):
-            return  # It has expired since its work was found.
+        if not shown(instance):
+            return
         with owned(pipeline.stores.database, run_id):
             result = (
                 _definitions(pipeline)
-                .resolve_job_def(INDEX_MONTH)
+                .resolve_job_def(job)
                 .execute_in_process(
                     run_id=run_id,
-                    partition_key=month.partition_key,
+                    partition_key=partition_key,
                     instance=instance,
                     resources={"month_run": run},
                     tags={PROCESS_TAG: this_process(), **_NO_RETRY},
@@ -62,9 +96,9 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
                 )
             )
     except DBAPIError as error:
-        raise _unreachable(error, f"the run of {month}") from None
+        raise _unreachable(error, f"the run of {name}") from None
     if not result.success:
-        raise _reason(result, month)
+        raise _reason(result, name)
 
 
 def end_ownerless_runs(pipeline: "Pipeline") -> "list[Month]":
@@ -94,20 +128,20 @@ def _unreachable(error: DBAPIError, what: str) -> StoreUnavailableError:
     )
 
 
-def _reason(result: dg.ExecuteInProcessResult, month: "Month") -> RagError:
+def _reason(result: dg.ExecuteInProcessResult, name: str) -> RagError:
     for evaluation in result.get_asset_check_evaluations():
         if not evaluation.passed and evaluation.blocking:
             return RagError(evaluation.description or f"check {evaluation.check_name} failed")
     for event in result.get_step_failure_events():
         error = event.step_failure_data.error
         while error is not None:
-            name = error.cls_name or ""
-            if name == StoreUnavailableError.__name__:
-                return StoreUnavailableError(error.message.removeprefix(f"{_path(name)}: ").strip())
+            raised = error.cls_name or ""
+            if raised == StoreUnavailableError.__name__:
+                return StoreUnavailableError(error.message.removeprefix(f"{_path(raised)}: ").strip())
             if error.cause is None:
                 return RagError(f"run {result.run_id}: {one_line(RagError(error.message))}")
             error = error.cause
-    return RagError(f"run {result.run_id} of {month} failed: see it in the Dagster UI")
+    return RagError(f"run {result.run_id} of {name} failed: see it in the Dagster UI")
 
 
 def _path(name: str) -> str:
@@ -128,16 +162,21 @@ def _instance(pipeline: "Pipeline") -> dg.DagsterInstance:
         storage.hold_events()
     # What the process prints is for whoever started it. To copy it into a log takes two more processes for each step.
     instance._compute_log_manager = NoOpComputeLogManager()
-    # A run in process has no code location, and the UI's timeline leaves out runs that have none.
-    instance.create_run_for_job = partial(instance.create_run_for_job, remote_job_origin=_origin())  # type: ignore[method-assign]
+    create = instance.create_run_for_job
+
+    def create_with_origin(job_def: dg.JobDefinition, **arguments: "Any") -> dg.DagsterRun:
+        # A run in process has no code location, and the UI's timeline leaves out runs that have none.
+        return create(job_def, **arguments, remote_job_origin=_origin(job_def.name))
+
+    instance.create_run_for_job = create_with_origin  # type: ignore[method-assign,assignment]
     return instance
 
 
-def _origin() -> RemoteJobOrigin:
-    """Return the origin of a run of `index_month` in the code location that `workspace.yaml` names."""
+def _origin(job: str) -> RemoteJobOrigin:
+    """Return the origin of a run of a job in the code location that `workspace.yaml` names."""
     module = LoadableTargetOrigin(executable_path=sys.executable, module_name="rag_pipeline.definitions")
     location = ManagedGrpcPythonEnvCodeLocationOrigin(module, location_name="rag_pipeline")
-    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), INDEX_MONTH)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job)
 
 
 @cache

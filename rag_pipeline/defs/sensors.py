@@ -179,13 +179,13 @@ def index_pending_months(file: SourcesFile) -> dg.SensorDefinition:
             # waits, also if a part of its work was done: Dagster restarts it if its worker died.
             months_in_runs(instance, except_job=CHECK_MONTH)
             | months_failed_since(instance, INDEX_MONTH, now - _RETRY_PAUSE),
-            _load(context.cursor),
+            load_requested(context.cursor),
             now,
             _MONTHS_PER_TICK,
         )
         return dg.SensorResult(
             run_requests=[dg.RunRequest(partition_key=month.partition_key) for month in due],
-            cursor=_dump(requested),
+            cursor=dump_requested(requested),
             skip_reason=None if due else f"months with pending work: {len(work)}; none is due",
         )
 
@@ -224,7 +224,8 @@ def _months_to_repeat(pipeline: Pipeline, instance: dg.DagsterInstance) -> dict[
     return {month: "" for month in months if last_run_failed(instance, INDEX_MONTH, month)}
 
 
-def _load(cursor: str | None) -> dict[Month, RequestedRun]:
+def load_requested(cursor: str | None) -> dict[Month, RequestedRun]:
+    """Return what a sensor that requests months remembers."""
     stored = json.loads(cursor) if cursor else {}
     return {
         Month.parse(month): RequestedRun(digest, times, datetime.fromisoformat(again_at))
@@ -232,5 +233,6 @@ def _load(cursor: str | None) -> dict[Month, RequestedRun]:
     }
 
 
-def _dump(requested: dict[Month, RequestedRun]) -> str:
+def dump_requested(requested: dict[Month, RequestedRun]) -> str:
+    """Return the cursor of a sensor that requests months."""
     return json.dumps({str(month): [r.digest, r.times, r.again_at.isoformat()] for month, r in requested.items()})

@@ -56,6 +56,10 @@ class EmbeddingCache:
                 found[text] = vectors
         return found
 
+    def count(self, texts: Sequence[str], kinds: Sequence[str]) -> int:
+        """Return how many of these texts are cached, without reading them. One round trip."""
+        return sum(self._run([("EXISTS", self._key(text, kinds)) for text in texts]))
+
     def put(self, vectors: Mapping[str, ChunkVectors], kinds: Sequence[str]) -> None:
         """Store the vectors of these texts. One round trip."""
         commands: list[tuple[Any, ...]] = []

@@ -8,21 +8,22 @@ runs go on beside it: each has locks of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rag_pipeline.consistency.checks import CHECKS, check_month
 from rag_pipeline.consistency.repair import repair
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.chunk_documents import chunk_documents
-from rag_pipeline.indexing.drain_deletions import drain_deletions
+from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.index_vectors import index_vectors
-from rag_pipeline.indexing.verify import VectorCounts, verify
+from rag_pipeline.indexing.month_run import MonthRun
+from rag_pipeline.indexing.stats import IngestStats
+from rag_pipeline.indexing.verify import verify
 from rag_pipeline.stores.postgres import built_kinds, documents, generation_tables, schema
 from rag_pipeline.stores.postgres import generations as table
 
 if TYPE_CHECKING:
-    from rag_pipeline.consistency.findings import Finding
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.stores.postgres.generations import GenerationRow
@@ -31,23 +32,19 @@ _COPIED_AT_ONCE = 500
 
 
 @dataclass
-class MonthBuilt:
-    """What building a month did."""
+class Built:
+    """What building a generation did, or had done by the time that it failed."""
 
-    month: Month
-    copied: int = 0
-    """Documents that were taken over from the live generation: new ones, and changed ones."""
-    chunks: int = 0
-    embedded: int = 0
-    reused: int = 0
-    """Chunks whose vectors came from `embedding_cache`."""
-    failed: int = 0
-    """Chunks that cannot be embedded."""
-    verified: Sequence[VectorCounts] = ()
+    stats: IngestStats = field(default_factory=IngestStats)
+    """`documents` are those that were taken over from the live generation: new ones, and changed ones."""
+    months: list[Month] = field(default_factory=list)
+    """Those that were run."""
+    errors: list[str] = field(default_factory=list)
+    """Months whose run failed, one line each; the others went on."""
 
 
-BuildMonth = Callable[["Pipeline", "GenerationRow", "Month"], MonthBuilt]
-"""Builds a month; raises a `RagError` if that fails."""
+BuildMonth = Callable[["Pipeline", "GenerationRow", "Month", MonthRun], None]
+"""Builds a month and adds what it does to the `MonthRun`; raises a `RagError` if that fails."""
 
 
 def pending_months(pipeline: Pipeline, row: GenerationRow) -> list[Month]:
@@ -62,44 +59,53 @@ def pending_months(pipeline: Pipeline, row: GenerationRow) -> list[Month]:
         return sorted(noted | set(documents.months_unfinished(connection)), reverse=True)
 
 
-def build_month(pipeline: Pipeline, row: GenerationRow, month: Month) -> MonthBuilt:
-    """Give a generation that is not live all that the live one has of a month.
+def pending_work(pipeline: Pipeline, row: GenerationRow) -> dict[Month, str]:
+    """Return the months of `pending_months`, each with a digest of what is to be done."""
+    with pipeline.stores.database.connection() as connection:
+        noted = table.noted(connection, row.id)
+    with pipeline.beside(row) as other, other.stores.database.connection() as connection:
+        months = {*noted, *documents.months_unfinished(connection)}
+        return {
+            month: f"{noted.get(month, 0)} {documents.work_digest(connection, month)}" for month in sorted(months)
+        }
+
+
+def build_month(pipeline: Pipeline, row: GenerationRow, month: Month, run: MonthRun) -> None:
+    """Give a generation that is not live all that the live one has of a month. Adds what it does to `run`.
 
     Raises a `RagError` if the month is not consistent afterwards, or the generation went live or was dropped meanwhile,
     and `StoreUnavailableError` if a store or the embedder is down: what was done stays, and the next run resumes.
     """
-    built = MonthBuilt(month)
     with pipeline.beside(row) as other:
         other.generations_stay = pipeline.generations_stay
         with other.month_lock(month):
-            built.copied = _take_over(pipeline, other, row, month)
-            built.chunks = chunk_documents(other, month).added
+            run.stats.add({"documents": _take_over(pipeline, other, row, month)})
+            run.stats.add(chunk_documents(other, month).counts())
             vectors = index_vectors(other, month)
-            built.embedded, built.reused, built.failed = vectors.embedded, vectors.reused, len(vectors.failed)
-            drain_deletions(other)
-            built.verified = verify(other, month, other.vectors)
+            run.stats.add(vectors.counts())
+            run.embedding_tokens += vectors.embedding_tokens or 0
+            run.stats.add(deletion_counts(drain_deletions(other)))
+            run.verified = verify(other, month, other.vectors)
             with other.stores.database.connection() as connection:
                 built_kinds.store(connection, month, other.vectors)
-        wrong = [str(counts) for counts in built.verified if not counts.equal]
-        wrong += [str(finding) for finding in errors_of(other, month)]
-        if wrong:
-            # Such as what somebody deleted by hand, or a Milvus that was lost: mended once, and then reported.
-            repair(other, [month])
-            built.verified = verify(other, month, other.vectors)
-            wrong = [str(counts) for counts in built.verified if not counts.equal]
-            wrong += [str(finding) for finding in errors_of(other, month)]
+        if wrong := _wrong(other, month, run):
+            # Such as what somebody deleted by hand, or a Milvus that was lost: repaired once, and then reported.
+            done = repair(other, [month])
+            run.stats.add({"embedded": done.embedded, "reused": done.reused})
+            run.verified = verify(other, month, other.vectors)
+            wrong = _wrong(other, month, run)
     if wrong:
         raise RagError(f"{row.name}, {month}: {'; '.join(wrong)}")
-    return built
 
 
-def errors_of(other: Pipeline, month: Month) -> list[Finding]:
-    """Return what the checks find wrong with a month of a generation that is not live, without warnings."""
-    return [
+def _wrong(other: Pipeline, month: Month, run: MonthRun) -> list[str]:
+    """What the counts of a month's vectors and the checks find wrong with it, without warnings."""
+    found = [
         finding
         for finding in check_month(other, month)
         if CHECKS[finding.check].severity == "error" and finding.caused_by is None
     ]
+    return [str(counts) for counts in run.verified if not counts.equal] + [str(finding) for finding in found]
 
 
 def _take_over(pipeline: Pipeline, other: Pipeline, row: GenerationRow, month: Month) -> int:
@@ -132,14 +138,15 @@ def build(
     row: GenerationRow,
     only_months: Sequence[Month] = (),
     run: BuildMonth = build_month,
-    on_month: Callable[[MonthBuilt], None] = lambda built: None,
-) -> list[str]:
-    """Build month after month until nothing is pending; return the errors of months that failed, one line each.
+    result: Built | None = None,
+) -> Built:
+    """Build month after month until nothing is pending, or nothing of `only_months`.
 
-    Months that change meanwhile are brought up to date at the end. Raises `StoreUnavailableError` if a store or the
-    embedder is down.
+    Months that change meanwhile are brought up to date at the end. What is done is added to `result` at once; the same
+    object is returned. Raises `StoreUnavailableError` if a store or the embedder is down.
     """
-    failed: dict[Month, str] = {}
+    result = Built() if result is None else result
+    failed: set[Month] = set()
     while True:
         pending = [
             month
@@ -147,11 +154,17 @@ def build(
             if month not in failed and (not only_months or month in only_months)
         ]
         if not pending:
-            return list(failed.values())
+            return result
+        month, done = pending[0], MonthRun()
         pipeline.progress(f"{row.name}: months to build", len(pending))
         try:
-            on_month(run(pipeline, row, pending[0]))
+            run(pipeline, row, month, done)
         except StoreUnavailableError:
             raise
         except RagError as error:
-            failed[pending[0]] = one_line(error)
+            failed.add(month)
+            result.errors.append(one_line(error))
+        finally:
+            result.stats.add(done.stats.as_dict())
+        if month not in result.months:
+            result.months.append(month)

@@ -48,8 +48,8 @@ def switch(pipeline: Pipeline, generation: int | None = None) -> GenerationRow:
                 "the months with work, dropping it and building it again everything"
             )
     with _nobody_writing(pipeline):
-        if failed := build(pipeline, row):
-            raise RagError(f"{row.name} could not take over what has changed: {'; '.join(failed)}")
+        if errors := build(pipeline, row).errors:
+            raise RagError(f"{row.name} could not take over what has changed: {'; '.join(errors)}")
         _exchange(pipeline, row)
     return row
 

@@ -9,6 +9,7 @@ import pytest
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, RagError
 from rag_pipeline.generations import build, registry, switching
+from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.search import search
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline_tests.support.generations import KINDS, WIDE, GenerationIndex
@@ -75,7 +76,7 @@ def test_an_edit_and_a_deletion_meanwhile_are_in_both(index: GenerationIndex) ->
     with index.opened(embedder=WIDE) as pipeline:
         row = registry.begin(pipeline)
         # The newer month is built, the older one not yet.
-        build.build_month(pipeline, row, build.pending_months(pipeline, row)[0])
+        build.build_month(pipeline, row, build.pending_months(pipeline, row)[0], MonthRun())
     index.write("soup.md", sections("味噌汁", "昆布"), "2024-02-15")
     index.write("new.md", sections("新着"), "2024-02-20")
     index.write("april.md", sections("四月"), "2024-04-01")
@@ -183,7 +184,7 @@ def test_a_wrong_embedder_still_stops_with_its_line(index: GenerationIndex) -> N
 def test_an_incomplete_generation_does_not_go_live(index: GenerationIndex) -> None:
     with index.opened(embedder=WIDE) as pipeline:
         row = registry.begin(pipeline)
-        build.build_month(pipeline, row, build.pending_months(pipeline, row)[0])
+        build.build_month(pipeline, row, build.pending_months(pipeline, row)[0], MonthRun())
         with pytest.raises(RagError, match="incomplete: 1 months"):
             switching.switch(pipeline)
     assert index.states() == {1: "live", 2: "building"}

@@ -36,7 +36,7 @@ class GenerationIndex(Workspace):
         """Begin or continue a generation of the other embedder, and build all of it."""
         with self.opened(**{"embedder": WIDE, **settings}) as pipeline:
             row = registry.begin(pipeline)
-            assert build.build(pipeline, row) == []
+            assert build.build(pipeline, row).errors == []
         return row
 
     def found(self, query: str, mode: str = "hybrid", **settings: object) -> list[str]:

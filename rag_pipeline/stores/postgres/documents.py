@@ -74,6 +74,8 @@ class ChunkedDocument:
     chunked_with: str
 
 
+_MOST_SAMPLED_CHARS = 500_000
+
 _COLUMNS = [field.name for field in fields(DocumentRow)]
 
 _REPLACE = f"""ON CONFLICT (id, created_at) DO UPDATE SET
@@ -317,6 +319,34 @@ def work_digest(connection: Connection, month: Month) -> str:
 
 def _sum_of_hashes(columns: str) -> str:
     return f"concat_ws('/', count(*), sum(hashtextextended(concat_ws('/', {columns}), 0)))"
+
+
+@dataclass(frozen=True)
+class Totals:
+    """How much text the index has."""
+
+    documents: int
+    characters: int
+
+
+def totals(connection: Connection) -> Totals:
+    """Return the number of documents and of their characters."""
+    query = "SELECT count(*) AS documents, coalesce(sum(char_count), 0)::bigint AS characters FROM documents"
+    return objects(connection, Totals, query)[0]
+
+
+def sample(connection: Connection, limit: int) -> list[DocumentText]:
+    """Return about `limit` documents from everywhere, the same ones each time; all if there are not more."""
+    share = min(100.0, 100.0 * limit / max(1, totals(connection).documents))
+    return objects(
+        connection,
+        DocumentText,
+        """
+        SELECT id, created_at, source_id AS source, title, content, chunked_with
+        FROM documents TABLESAMPLE BERNOULLI (%s) REPEATABLE (1) WHERE char_count <= %s
+        """,
+        (share, _MOST_SAMPLED_CHARS),
+    )
 
 
 def newest(connection: Connection, month: Month, limit: int) -> list[tuple[Any, ...]]:
