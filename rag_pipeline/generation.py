@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.settings import Settings
-from rag_pipeline.stores.milvus.collections import Collections, generations, suffix_of
+from rag_pipeline.stores.milvus.collections import Collections, Generation, generations, suffix_of
 
 if TYPE_CHECKING:
     from rag_pipeline.embedding.base import Embedder
@@ -138,22 +138,28 @@ class OpenGeneration:
 
     @cached_property
     def collections(self) -> Collections:
+        return Collections(self._stores.milvus, self._of_kinds())
+
+    def _of_kinds(self) -> dict[VectorKind, Generation]:
         described, row = self.description, self.row
         # Another embedder than the row's gets names that do not exist, and is refused by what the aliases point to.
-        is_its = row is not None and row.embedder == described.fingerprint
-        return Collections(
-            self._stores.milvus,
-            generations(
-                self.settings.milvus_prefix,
-                described.fingerprint,
-                described.dimension,
-                described.multi_dimension,
-                self.settings.vectors,
-                suffix=row.collections if row and is_its else suffix_of(described.fingerprint),
-                own_aliases=row is not None and is_its and row.own_aliases,
-                is_live=self.is_live,
-            ),
+        its = row if row is not None and row.embedder == described.fingerprint else None
+        return generations(
+            self.settings.milvus_prefix,
+            described.fingerprint,
+            described.dimension,
+            described.multi_dimension,
+            self.settings.vectors,
+            suffix=its.collections if its else suffix_of(described.fingerprint),
+            own_aliases=its is not None and its.own_aliases,
+            has_sources=its is not None and its.has_sources,
+            is_live=self.is_live,
         )
+
+    def recorded(self, row: GenerationRow) -> None:
+        """Take over what was recorded of a generation that was opened before it had a row."""
+        self.row = row
+        self.collections.generations = self._of_kinds()
 
     @property
     def cache_unreachable(self) -> bool:

@@ -18,6 +18,7 @@ from rag_pipeline.errors import ConfigError, RagError, SourceError
 from rag_pipeline.generation import OpenGeneration, configuration, settings_in_use, settings_of
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
+from rag_pipeline.stores.milvus.partitions import existing_collections
 from rag_pipeline.stores.postgres import expiring_months, generation_tables, generations, schema
 from rag_pipeline.stores.postgres.advisory_locks import (
     fenced_lock,
@@ -197,6 +198,11 @@ class Pipeline:
 
     def _record(self, generation: OpenGeneration) -> None:
         described, kinds = generation.description, generation.collections.generations
+        # Collections that an older program has made stay as they are.
+        exists = any(
+            name in {one.name for one in kinds.values()}
+            for _, name in existing_collections(self.stores.milvus, self.settings.milvus_prefix)
+        )
         with self.stores.database.connection() as connection:
             row = generations.add(
                 connection,
@@ -207,11 +213,13 @@ class Pipeline:
                 settings=configuration(generation.settings),
                 collections=next(iter(kinds.values())).suffix,
                 own_aliases=False,
+                has_sources=not exists,
             )
             key = generations.live_key(connection)
         if row is not None:
             with self._looking:
-                generation.row, self._live_key = row, key
+                generation.recorded(row)
+                self._live_key = key
 
     @cached_property
     def sources_file(self) -> SourcesFile:

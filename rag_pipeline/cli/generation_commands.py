@@ -42,12 +42,13 @@ def list_generations(as_json: bool) -> None:
         print_json({"generations": [status.as_json() for status in found]})
         return
     for status in found:
-        print_line(_described(status))
+        for line in _described(status):
+            print_line(line)
     if not found:
         print_line("no generations yet: run `rag-pipeline ingest`")
 
 
-def _described(status: GenerationStatus) -> str:
+def _described(status: GenerationStatus) -> tuple[str, str]:
     row = status.row
     since = (
         f" since {row.live_since.isoformat(timespec='seconds')}" if row.state == "live" and row.live_since else ""
@@ -59,8 +60,9 @@ def _described(status: GenerationStatus) -> str:
         if value not in (None, "")
     )
     return (
-        f"{row.id:>3}  {row.state + since:<10}  {status.chunks} chunks of {len(status.months)} months{work}; "
-        f"{_bytes(status.bytes_in_postgres)} in PostgreSQL\n     {row.embedder}: {made_with}"
+        f"{row.id:>3}  {row.state + since}: {status.chunks} chunks of {len(status.months)} months{work}; "
+        f"{_bytes(status.bytes_in_postgres)} in PostgreSQL",
+        f"     {row.embedder}; {made_with}",
     )
 
 

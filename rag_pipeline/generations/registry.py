@@ -171,6 +171,7 @@ def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
             settings=made_with,
             collections=secrets.token_hex(6),
             own_aliases=True,
+            has_sources=True,
         )
         if row is None:
             raise BusyError("another process has just begun a generation: see `rag-pipeline generations list`")

@@ -157,14 +157,14 @@ class VectorMappingService:
                 vector_deletions.add_gone(connection, self._month, counted)
 
     def _write(self, kind: VectorKind, batch: Sequence[ChunkToEmbed], vectors: Sequence[ChunkVectors]) -> None:
-        name = self._collections.generations[kind].name
+        collection = self._collections.generations[kind]
         made = [
             row
             for chunk, of_chunk in zip(batch, vectors, strict=True)
-            for row in rows.make_rows(kind, chunk, of_chunk)
+            for row in rows.make_rows(kind, chunk, of_chunk, has_source=collection.has_source)
         ]
         with self._sole_writer(kind):
-            rows.upsert(self._collections.milvus, name, self._month, made)
+            rows.upsert(self._collections.milvus, collection.name, self._month, made)
 
     def _delete(self, kind: VectorKind, ids: Sequence[str]) -> None:
         with self._sole_writer(kind):

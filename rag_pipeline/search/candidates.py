@@ -91,15 +91,16 @@ def find(
     limit: int,
     offset: int = 0,
     documents: Sequence[UUID] | None = None,
+    sources: Sequence[UUID] | None = None,
 ) -> Candidates:
     """Return the `limit` nearest chunks after the first `offset`, by alias; none before the first ingest.
 
-    Only those of `documents`, if it is not None.
+    Only those of `documents`, if it is not None; of `sources` too, if the collection's rows say which source they are of.
     """
     if len(vector) == 0:  # A query without terms matches nothing by its terms.
         return Candidates()
 
-    narrowed = expression(filters, documents)
+    narrowed = expression(filters, documents, sources if generation.has_source else None)
 
     def ask(client: MilvusClient, vectors: Sequence[FloatArray | SparseVector]) -> list[Any]:
         partitions = None
@@ -181,12 +182,16 @@ def on_loaded(milvus: Milvus, collection: str, call: Callable[[MilvusClient], _T
         return call(client)
 
 
-def expression(filters: Filters, documents: Sequence[UUID] | None = None) -> str:
+def expression(
+    filters: Filters, documents: Sequence[UUID] | None = None, sources: Sequence[UUID] | None = None
+) -> str:
     """Return the filters as a Milvus expression. Rows hold whole seconds, so dates are exact to the second.
 
-    A row has no source, category, tags and author: where few documents match those, they are named.
+    A row has no category, tags and author: where few documents match those, they are named.
     """
     clauses = []
+    if sources is not None:
+        clauses.append(f"source in [{', '.join(quoted(str(source)) for source in sources)}]")
     if documents is not None:
         clauses.append(f"document_id in [{', '.join(quoted(str(document)) for document in documents)}]")
     if filters.language is not None:

@@ -1,9 +1,9 @@
 """The candidates of a search that may be shown, enough to fill its limit if there are enough.
 
 PostgreSQL decides which may be: live, within the filters, of a source that the asker may see. Milvus' rows have no
-source, category, tags and author. So where few documents match, Milvus is told which; where many do, more and more of
-the nearest chunks are read; and where that does not fill the limit, because those many are a small share of a very large
-index, Milvus is told all of them, some at a time.
+category, tags and author, and in generations of older programs no source. So where few documents match, Milvus is told
+which; where many do, more and more of the nearest chunks are read; and where that does not fill the limit, because those
+many are a small share of a very large index, Milvus is told all of them, some at a time.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class _Search:
         pipeline, filters = self.request.pipeline, self.request.filters
         collection = self.request.generation.collections.generations[kind]
         vector = getattr(self.vectors, kind)
-        return find(pipeline.stores.milvus, collection, vector, filters, limit, offset, documents)
+        sources = self.request.sources
+        return find(pipeline.stores.milvus, collection, vector, filters, limit, offset, documents, sources)
 
     def _hydrated(self, chunks: Mapping[UUID, UUID]) -> Live:
         request = self.request
@@ -117,7 +118,8 @@ def _documents(request: Request, most: int) -> list[UUID] | None:
     database = request.pipeline.stores.database
     found: list[UUID] = []
     if filters.category is None and filters.author is None and not filters.tags:
-        if sources is None:
+        # Which source its rows are of is Milvus' to say: else the time would tell how much is hidden.
+        if sources is None or (sources and _rows_have_sources(request)):
             return None
         with database.connection() as connection:
             found = queries.documents_of_sources(connection, filters, sources, most + 1)
@@ -132,3 +134,8 @@ def _documents(request: Request, most: int) -> list[UUID] | None:
         if len(found) > most:
             return None
     return found
+
+
+def _rows_have_sources(request: Request) -> bool:
+    generations = request.generation.collections.generations
+    return all(one.has_source for kind, one in generations.items() if kind != "multi")

@@ -129,10 +129,10 @@ def test_data_that_lite_itself_refuses_fail_their_chunk(index: Index, monkeypatc
     made = rows.make_rows
     first: list[object] = []
 
-    def make_rows(kind: str, chunk: object, vectors: object) -> list[rows.Row]:
+    def make_rows(kind: str, chunk: object, vectors: object, **more: object) -> list[rows.Row]:
         first.append(chunk.id)  # type: ignore[attr-defined]
         key = {"source_type": "x" * 51} if chunk.id == first[0] else {}  # type: ignore[attr-defined]
-        return [{**row, **key} for row in made(kind, chunk, vectors)]  # type: ignore[arg-type]
+        return [{**row, **key} for row in made(kind, chunk, vectors, **more)]  # type: ignore[arg-type]
 
     monkeypatch.setattr(rows, "make_rows", make_rows)
     assert index.ingest().stats.failed_chunks == 1

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -137,6 +139,13 @@ def test_only_the_sources_that_may_be_seen_are_searched(library: SearchIndex, mo
     assert sources("staff", source="staff") == {"staff"}
 
 
+def older_rows(library: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search as in the collections of an older program, whose rows do not say which source they are of."""
+    collections = library.pipeline.generation.collections
+    older = {kind: replace(one, has_source=False) for kind, one in collections.generations.items()}
+    monkeypatch.setattr(collections, "generations", older)
+
+
 @pytest.mark.parametrize("mode", ["dense", "sparse", "hybrid"])
 def test_whoever_may_see_a_small_share_of_a_large_index_finds_all_of_it(library: SearchIndex, mode, monkeypatch):
     by_name = dict(library.execute("SELECT name, id FROM sources"))
@@ -153,9 +162,36 @@ def test_whoever_may_see_a_small_share_of_a_large_index_finds_all_of_it(library:
             few.setattr(live_candidates, "NAMED_DOCUMENTS", 3)
             few.setattr(live_candidates, "_PAGES", (5, 10))
             assert found(filters) == expected
+            older_rows(library, few)
+            assert found(filters) == expected
             few.setattr(live_candidates, "MOST_DOCUMENTS", 7)
             assert len(found(filters)) < 8
     assert found(Filters(category="nothing")) == {}
+
+
+@pytest.mark.parametrize("mode", ["dense", "sparse", "hybrid"])
+def test_what_is_hidden_is_not_even_a_candidate(library: SearchIndex, mode, monkeypatch):
+    by_name = dict(library.execute("SELECT name, id FROM sources"))
+    candidates: set[UUID] = set()
+    hydrate = live_candidates.queries.hydrate
+
+    def seen(connection: Any, chunks: Any, *more: Any) -> Any:
+        candidates.update(chunks.values())
+        return hydrate(connection, chunks, *more)
+
+    def named(*_: Any) -> Any:
+        raise AssertionError("documents were looked up to be named: how long that takes tells how many there are")
+
+    monkeypatch.setattr(live_candidates.queries, "hydrate", seen)
+    monkeypatch.setattr(live_candidates.queries, "documents_of_sources", named)
+    search(library.pipeline, "休暇", mode=mode, limit=100, only_sources=[by_name["staff"]])
+    visible = {
+        document
+        for (document,) in library.execute(
+            "SELECT document_id FROM source_items i WHERE i.source = %s", by_name["staff"]
+        )
+    }
+    assert candidates == visible
 
 
 def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: SearchIndex):

@@ -74,6 +74,8 @@ class Generation:
     own_alias: bool = False
     """Whether searches reach it by an alias of its own: the one of the live generation moves at a switch."""
     is_live: bool = True
+    has_source: bool = False
+    """Whether its rows have a field for the source; collections that older programs made have none."""
 
     @property
     def alias(self) -> str:
@@ -105,13 +107,17 @@ def generations(
     *,
     suffix: str | None = None,
     own_aliases: bool = False,
+    has_sources: bool = False,
     is_live: bool = True,
 ) -> dict[VectorKind, Generation]:
     """Return a generation's collection of each kind; by default, that of an embedder's first generation."""
     dimensions = {"dense": dimension, "sparse": 0, "multi": multi_dimension}
     ending = suffix_of(embedder) if suffix is None else suffix
     return {
-        kind: Generation(kind, embedder, dimensions[kind], prefix, ending, own_aliases, is_live) for kind in kinds
+        kind: Generation(
+            kind, embedder, dimensions[kind], prefix, ending, own_aliases, is_live, has_sources and kind != "multi"
+        )
+        for kind in kinds
     }
 
 
@@ -366,6 +372,8 @@ def _schema(generation: Generation) -> CollectionSchema:
         schema.add_field("token_positions", DataType.JSON)
     schema.add_field("document_id", DataType.VARCHAR, max_length=255)
     schema.add_field("source_type", DataType.VARCHAR, max_length=50)
+    if generation.has_source:
+        schema.add_field("source", DataType.VARCHAR, max_length=36)
     if kind != "multi":
         schema.add_field("language", DataType.VARCHAR, max_length=2)
     schema.add_field("chunk_position", DataType.INT32)

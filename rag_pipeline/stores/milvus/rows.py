@@ -27,14 +27,18 @@ NO_TERMS = {2**32 - 2: 1e-9}
 """The vector of a text without terms: Milvus refuses an empty sparse vector, and no query has this term."""
 
 
-def make_rows(kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors) -> list[Row]:
-    """Return the rows of one chunk in a collection."""
+def make_rows(
+    kind: VectorKind, chunk: ChunkToEmbed, vectors: ChunkVectors, *, has_source: bool = False
+) -> list[Row]:
+    """Return the rows of one chunk in a collection, whose rows have a field for the source or not."""
     common: Row = {
         "document_id": str(chunk.document_id),
         "source_type": chunk.source_type,
         "chunk_position": chunk.position,
         "created_timestamp": int(chunk.created_at.timestamp()),
     }
+    if has_source:
+        common["source"] = str(chunk.source)
     if kind == "dense":
         assert vectors.dense is not None
         (key,) = row_ids(kind, chunk.id, 0)

@@ -89,6 +89,8 @@ class ChunkToEmbed:
     language: str
     stored: Sequence[str] = ()
     """The kinds of vectors that its row has the ids of: they were in the collections before."""
+    source: UUID | None = None
+    """The row of `sources`; None if its rows in the collections, which have it, are only to be moved."""
 
 
 _PLACE_CHANGES = """(c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id)
@@ -228,9 +230,10 @@ def claim(
         ChunkToEmbed,
         f"""
         WITH next AS (
-            SELECT c.id, c.document_created_at, d.source_type, d.source_id, coalesce(d.language, '') AS language
+            SELECT c.id, c.document_created_at, d.source_type, d.source_id, i.source, coalesce(d.language, '') AS language
             FROM document_chunks c
             JOIN documents d ON d.id = c.document_id AND d.created_at = c.document_created_at
+            JOIN source_items i ON i.document_id = d.id
             WHERE c.embedding_status IN {one_of(*TO_EMBED)} AND NOT c.superseded
                 AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
                 AND {DOCUMENTS_OF_MONTH} AND {CHUNKS_OF_MONTH}
@@ -241,7 +244,8 @@ def claim(
         UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PROCESSING.sql}, updated_at = now()
         FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at AND {CHUNKS_OF_MONTH}
         RETURNING c.id, c.document_id, c.document_created_at AS created_at, c.position,
-            coalesce(c.embedding_text, c.content) AS text, next.source_type, next.source_id, next.language,
+            coalesce(c.embedding_text, c.content) AS text, next.source_type, next.source_id, next.source,
+            next.language,
             array_remove(ARRAY[{_STORED_KINDS}], NULL) AS stored
         """,
         {

@@ -40,6 +40,8 @@ class GenerationRow:
     collections: str
     """How the names of its collections in Milvus end."""
     own_aliases: bool
+    has_sources: bool
+    """Whether the rows in Milvus say which source they are of."""
     created_at: datetime
     live_since: datetime | None
 
@@ -49,8 +51,8 @@ class GenerationRow:
         return f"generation {self.id}"
 
 
-_COLUMNS = """id, state, embedder, dimension, multi_dimension, settings, collections, own_aliases, created_at,
-    live_since"""
+_COLUMNS = """id, state, embedder, dimension, multi_dimension, settings, collections, own_aliases, has_sources,
+    created_at, live_since"""
 
 
 def live(connection: Connection) -> GenerationRow | None:
@@ -87,6 +89,7 @@ def add(
     settings: Mapping[str, Any],
     collections: str,
     own_aliases: bool,
+    has_sources: bool,
 ) -> GenerationRow | None:
     """Add a generation; None if there is a live one, or one that is being built, and this would be a second."""
     added = objects(
@@ -94,9 +97,9 @@ def add(
         GenerationRow,
         f"""
         INSERT INTO generations
-            (state, embedder, dimension, multi_dimension, settings, collections, own_aliases, live_since)
+            (state, embedder, dimension, multi_dimension, settings, collections, own_aliases, has_sources, live_since)
         VALUES (%(state)s::text, %(embedder)s, %(dimension)s, %(multi_dimension)s, %(settings)s, %(collections)s,
-            %(own_aliases)s, CASE WHEN %(state)s::text = 'live' THEN clock_timestamp() END)
+            %(own_aliases)s, %(has_sources)s, CASE WHEN %(state)s::text = 'live' THEN clock_timestamp() END)
         ON CONFLICT DO NOTHING RETURNING {_COLUMNS}
         """,
         {
@@ -107,6 +110,7 @@ def add(
             "settings": Jsonb(dict(settings)),
             "collections": collections,
             "own_aliases": own_aliases,
+            "has_sources": has_sources,
         },
     )
     return added[0] if added else None

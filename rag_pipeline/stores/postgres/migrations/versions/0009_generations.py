@@ -22,6 +22,7 @@ CREATE TABLE generations (
     settings JSONB NOT NULL,
     collections VARCHAR(64) NOT NULL UNIQUE,
     own_aliases BOOLEAN NOT NULL,
+    has_sources BOOLEAN NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(),
     live_since TIMESTAMP WITH TIME ZONE,
 
@@ -35,6 +36,9 @@ COMMENT ON COLUMN generations.settings IS 'the settings that it is made with, no
 COMMENT ON COLUMN generations.collections IS 'how the names of its collections in Milvus end';
 COMMENT ON COLUMN generations.own_aliases IS
     'whether searches reach its collections by aliases of its own, and not by those that always name the live ones';
+
+COMMENT ON COLUMN generations.has_sources IS
+    'whether the rows of its collections say which source they are of; those written by older programs do not';
 
 CREATE TABLE generation_changes (
     generation INTEGER NOT NULL REFERENCES generations (id) ON DELETE CASCADE,
