@@ -217,6 +217,38 @@ def test_another_size_of_chunks_is_a_generation_too(index: GenerationIndex) -> N
     assert [size.rpartition("/")[2] for (size,) in sizes] == ["24"]
 
 
+def test_an_index_of_an_older_program_gets_rows_with_sources_by_being_built_once_more(
+    tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = GenerationIndex(tmp_path, stores)
+    index.write("soup.md", sections("味噌汁", "出汁"), "2024-02-15")
+    with monkeypatch.context() as older, index.opened() as pipeline:
+        names = [(kind, one.name) for kind, one in pipeline.collections.generations.items()]
+        older.setattr("rag_pipeline.pipeline.existing_collections", lambda milvus, prefix: names)
+        index.ingest()
+    assert index.rows("SELECT has_sources FROM generations") == [(False,)]
+    index.write("soup.md", sections("味噌汁", "昆布"), "2024-02-15")
+    assert index.ingest().errors == []
+    assert index.found("昆布")[0] == "docs:soup.md"
+    with index.opened() as pipeline:
+        row = registry.begin(pipeline, same_settings=True)
+        assert build.build(pipeline, row).stats.embedded == 0  # All of it is cached.
+        switching.switch(pipeline)
+    assert index.rows("SELECT id, has_sources FROM generations ORDER BY 1") == [(1, False), (2, True)]
+    index.assert_complete(row)
+    index.write("soup.md", sections("味噌汁", "煮干し"), "2024-02-15")
+    assert index.ingest().errors == []
+    with milvus_client(index.endpoints.milvus_uri) as client:
+        stored = client.query(
+            f"{index.prefix}dense_collection",
+            filter="",
+            limit=10,
+            output_fields=["source"],
+            timeout=TIMEOUT_SECONDS,
+        )
+    assert {row["source"] for row in stored} == {str(source) for (source,) in index.rows("SELECT id FROM sources")}
+
+
 def test_a_second_generation_cannot_be_begun_with_other_settings(index: GenerationIndex) -> None:
     index.build()
     with index.opened(chunk_tokens=32) as pipeline, pytest.raises(ConfigError, match="generations drop 2"):
