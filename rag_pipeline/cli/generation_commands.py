@@ -181,7 +181,14 @@ def _interrupted(pipeline: Pipeline, progress: ProgressLine, built: Built) -> No
 @generations.command()
 @json_option
 @click.argument("generation", type=int, required=False)
-def switch(as_json: bool, generation: int | None) -> None:
+@click.option(
+    "--notice",
+    type=click.FloatRange(0, 600),
+    default=10,
+    show_default=True,
+    help="Seconds that search services get to load the embedder; until they have, the first searches wait.",
+)
+def switch(as_json: bool, generation: int | None, notice: float) -> None:
     """Make a generation live, by default the one that is being built, once it is complete and every check passes.
 
     Searches go on: each has hits of one generation only. Runs of months wait for it.
@@ -190,7 +197,7 @@ def switch(as_json: bool, generation: int | None) -> None:
 
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:
         pipeline.prepare()
-        row = exchange(pipeline, generation)
+        row = exchange(pipeline, generation, notice_seconds=notice)
     _print_live(row, as_json)
 
 

@@ -6,6 +6,7 @@ A search that it overtakes begins again (`search/engine.py`).
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -29,11 +30,11 @@ _WAIT_SECONDS = 3600
 _SHOWN = 5
 
 
-def switch(pipeline: Pipeline, generation: int | None = None) -> GenerationRow:
+def switch(pipeline: Pipeline, generation: int | None = None, *, notice_seconds: float = 0) -> GenerationRow:
     """Make a generation live that has all that the live one has and is consistent; return it.
 
-    By default, the one that is being built. It is checked as a whole; then, while no run writes, what has changed since
-    is taken over. Raises `ConfigError` if there is no such generation, and a `RagError` if it is incomplete or
+    By default, the one that is being built. It is checked as a whole; search services get notice, to load its embedder;
+    then, while no run writes, what has changed since is taken over. Raises `ConfigError` if there is no such generation, and a `RagError` if it is incomplete or
     inconsistent: then nothing was changed.
     """
     row = find(pipeline, generation, "building", "previous")
@@ -47,6 +48,7 @@ def switch(pipeline: Pipeline, generation: int | None = None) -> GenerationRow:
                 f"{row.name} is inconsistent, so it stays as it is: {listed}; `rag-pipeline generations build` repairs "
                 "the months with work, dropping it and building it again everything"
             )
+    _give_notice(pipeline, row, notice_seconds)
     with _nobody_writing(pipeline):
         if errors := build(pipeline, row).errors:
             raise RagError(f"{row.name} could not take over what has changed: {'; '.join(errors)}")
@@ -60,6 +62,15 @@ def _refuse_if_incomplete(pipeline: Pipeline, row: GenerationRow) -> None:
             f"{row.name} is incomplete: {len(pending)} months have pending work, {pending[0]} the newest; "
             "`rag-pipeline generations build` finishes it"
         )
+
+
+def _give_notice(pipeline: Pipeline, row: GenerationRow, seconds: float) -> None:
+    with pipeline.stores.database.connection() as connection:
+        table.announce(connection, row.id)
+    begun = time.monotonic()
+    while (waited := time.monotonic() - begun) < seconds:
+        pipeline.progress("search services load the embedder, seconds", round(waited), round(seconds))
+        time.sleep(min(1.0, seconds - waited))
 
 
 def rollback(pipeline: Pipeline) -> GenerationRow:

@@ -14,6 +14,7 @@ from rag_pipeline.service.guard import Guard
 from rag_pipeline.service.health import Health
 from rag_pipeline.service.mcp_tools import mcp_server
 from rag_pipeline.service.metrics import Metrics
+from rag_pipeline.service.next_generation import NextGeneration
 from rag_pipeline.service.page.routes import install as install_login
 from rag_pipeline.service.page.routes import page_routes
 from rag_pipeline.service.rate_limits import RateLimits
@@ -40,7 +41,7 @@ def create_app(pipeline: Pipeline, metrics: Metrics | None = None, *, closes_pip
     database, redis = pipeline.stores.database, RedisBreaker.to(pipeline.endpoints.redis_url)
     metrics, usage = metrics or Metrics(), Usage(database, pipeline.settings.search_log_days)
     cache = SearchCache(redis, pipeline.settings.search_cache_seconds)
-    access = SourceAccess(pipeline)
+    access, next_generation = SourceAccess(pipeline), NextGeneration(pipeline)
     searching, reading = Searching(pipeline, cache, usage, metrics), Reading(database)
     agents = mcp_server(searching, reading, _asker_of)
     # Each request stands alone, so any process can answer it and the guard sees each.
@@ -52,10 +53,12 @@ def create_app(pipeline: Pipeline, metrics: Metrics | None = None, *, closes_pip
     async def running(app: FastAPI) -> AsyncIterator[None]:
         usage.start()
         access.start()
+        next_generation.start()
         try:
             async with agents.session_manager.run():
                 yield
         finally:
+            next_generation.close()
             access.close()
             usage.close()
             searching.close()

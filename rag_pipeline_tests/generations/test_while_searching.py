@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from rag_pipeline.embedding import factory
 from rag_pipeline.generations import switching
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import search
@@ -145,3 +146,35 @@ def test_a_search_that_a_switch_overtakes_begins_again(
             live = table.live(connection)
         assert live is not None
         assert live.settings["embedder"] == WIDE
+
+
+def test_a_service_loads_the_embedder_of_an_announced_generation(
+    index: GenerationIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag_pipeline.service.next_generation import NextGeneration
+    from rag_pipeline_tests.support.embedders import CheapEmbedder
+
+    row = index.build()
+    embedded: list[tuple[str, str]] = []
+    encode = CheapEmbedder.encode_query
+
+    def watched(self: CheapEmbedder, text: str, *more: object) -> object:
+        embedded.append((self.fingerprint, text))
+        return encode(self, text, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CheapEmbedder, "encode_query", watched)
+    monkeypatch.setattr(factory, "_loaded", {})  # As a new process, which has loaded nothing.
+    with index.opened() as pipeline:
+        service = NextGeneration(pipeline)
+        service.look()
+        assert embedded == []
+        with pipeline.stores.database.connection() as connection:
+            table.announce(connection, row.id)
+        service.look()
+        service.look()
+        assert embedded == [("wide-96-96", "to start")]
+        # What searches use after the switch is what was loaded.
+        switching.switch(pipeline)
+        loaded = dict(factory._loaded)
+        search(pipeline, "味噌汁", mode="dense")
+        assert factory._loaded == loaded

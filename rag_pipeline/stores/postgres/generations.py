@@ -134,6 +134,23 @@ def exchange(connection: Connection, new: int) -> None:
     )
 
 
+def announce(connection: Connection, generation: int) -> None:
+    """Let search services load the embedder of a generation that will go live in a moment."""
+    connection.execute("UPDATE generations SET announced_at = now() WHERE id = %s", (generation,))
+
+
+def announced(connection: Connection) -> list[GenerationRow]:
+    """Return the generations that were announced lately and are not live yet."""
+    return objects(
+        connection,
+        GenerationRow,
+        f"""
+        SELECT {_COLUMNS} FROM generations
+        WHERE state IN ('building', 'previous') AND announced_at > now() - interval '10 minutes'
+        """,
+    )
+
+
 def begin_dropping(connection: Connection, generation: int) -> None:
     """Note that a generation is being dropped, so that nothing is written to it any more."""
     connection.execute("UPDATE generations SET state = 'dropping' WHERE id = %s", (generation,))

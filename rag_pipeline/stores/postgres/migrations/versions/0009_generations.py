@@ -25,6 +25,7 @@ CREATE TABLE generations (
     has_sources BOOLEAN NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(),
     live_since TIMESTAMP WITH TIME ZONE,
+    announced_at TIMESTAMP WITH TIME ZONE,
 
     CONSTRAINT valid_generation_state CHECK (state IN ('live', 'building', 'previous', 'dropping'))
 );
@@ -37,6 +38,7 @@ COMMENT ON COLUMN generations.collections IS 'how the names of its collections i
 COMMENT ON COLUMN generations.own_aliases IS
     'whether searches reach its collections by aliases of its own, and not by those that always name the live ones';
 
+COMMENT ON COLUMN generations.announced_at IS 'since when search services load its embedder, because it will go live';
 COMMENT ON COLUMN generations.has_sources IS
     'whether the rows of its collections say which source they are of; those written by older programs do not';
 
