@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -158,9 +159,9 @@ def test_a_service_loads_the_embedder_of_an_announced_generation(
     embedded: list[tuple[str, str]] = []
     encode = CheapEmbedder.encode_query
 
-    def watched(self: CheapEmbedder, text: str, *more: object) -> object:
+    def watched(self: CheapEmbedder, text: str, kinds: Sequence[str], document_frequency: Any = None) -> Any:
         embedded.append((self.fingerprint, text))
-        return encode(self, text, *more)  # type: ignore[arg-type]
+        return encode(self, text, kinds, document_frequency)
 
     monkeypatch.setattr(CheapEmbedder, "encode_query", watched)
     monkeypatch.setattr(factory, "_loaded", {})  # As a new process, which has loaded nothing.
