@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +60,30 @@ def open_pipeline(progress: ProgressLine | None = None) -> Pipeline:
     from rag_pipeline.pipeline import Pipeline
 
     return Pipeline(load_settings(), progress=progress) if progress else Pipeline(load_settings())
+
+
+generation_option = click.option(
+    "--generation",
+    type=int,
+    metavar="ID",
+    help="One that is not live; `rag-pipeline generations list` shows them.",
+)
+
+
+@contextmanager
+def in_generation(pipeline: Pipeline, generation: int | None) -> Iterator[Pipeline]:
+    """Lend the pipeline, or one for a generation that is not live. Raises `ConfigError` if there is no such one."""
+    if generation is None:
+        yield pipeline
+        return
+    from rag_pipeline.generations.registry import find
+
+    row = find(pipeline, generation, "live", "building", "previous")
+    if row.state == "live":
+        yield pipeline
+        return
+    with pipeline.beside(row) as other:
+        yield other
 
 
 def print_json(value: Any) -> None:

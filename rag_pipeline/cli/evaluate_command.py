@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line, print_status
+from rag_pipeline.cli.common import (
+    generation_option,
+    in_generation,
+    json_option,
+    open_pipeline,
+    print_json,
+    print_line,
+    print_status,
+)
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.progress import ProgressLine
 
@@ -33,6 +41,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Keep the measures of each query.")
 @click.option("--against", type=_FILE, help="Compare with what --save kept, query by query.")
+@generation_option
 def evaluate(
     queries: Path | None,
     as_json: bool,
@@ -40,6 +49,7 @@ def evaluate(
     modes: tuple[str, ...],
     save: Path | None,
     against: Path | None,
+    generation: int | None,
 ) -> None:
     """Ask judged QUERIES and print nDCG@10, recall@10 and MRR by mode and language, with 95 % intervals.
 
@@ -57,8 +67,9 @@ def evaluate(
         pipeline.prepare()
         if judged is None:
             judged = _of_index(pipeline)
-        chosen: Any = modes or evaluation.searchable(pipeline.vectors)
-        found = evaluation.evaluate(pipeline, judged, chosen, progress)
+        with in_generation(pipeline, generation) as searched:
+            chosen: Any = modes or evaluation.searchable(searched.vectors)
+            found = evaluation.evaluate(searched, judged, chosen, progress)
     summaries = evaluation.summaries(found, judged)
     differences = evaluation.differences(found, before) if before is not None else {}
     if save:

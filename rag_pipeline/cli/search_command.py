@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from rag_pipeline.cli.common import DateType, json_option, open_pipeline, print_json, print_line
+from rag_pipeline.cli.common import (
+    DateType,
+    generation_option,
+    in_generation,
+    json_option,
+    open_pipeline,
+    print_json,
+    print_line,
+)
 
 _LEGS = {"dense": "meaning", "sparse": "words", "multi": "sentences"}
 """What found a hit, as the search page calls it."""
@@ -27,6 +35,7 @@ _LEGS = {"dense": "meaning", "sparse": "words", "multi": "sentences"}
 @click.option("--source-type", metavar="TYPE", help="Only documents from this type of source, such as filesystem.")
 @click.option("--from", "from_date", type=DateType(), help="Not older than this day or month (UTC).")
 @click.option("--to", "to_date", type=DateType(last=True), help="Not newer than this day or month (UTC).")
+@generation_option
 def search(
     query: str,
     as_json: bool,
@@ -36,6 +45,7 @@ def search(
     source_type: str | None,
     from_date: date | None,
     to_date: date | None,
+    generation: int | None,
 ) -> None:
     """Search the index."""
     from rag_pipeline.search import Filters
@@ -45,7 +55,8 @@ def search(
     filters = Filters(language=language, source_type=source_type, from_date=from_date, to_date=to_date)
     with open_pipeline() as pipeline:
         pipeline.prepare()
-        found = run_search(pipeline, query, mode=mode, limit=limit, filters=filters)
+        with in_generation(pipeline, generation) as searched:
+            found = run_search(searched, query, mode=mode, limit=limit, filters=filters)
     if as_json:
         print_json(found.as_json())
         return

@@ -51,7 +51,14 @@ def test_a_build_that_is_killed_goes_on(cli: CommandLine, tmp_path: Path) -> Non
     # At most the batches that were under way are embedded twice: those in the cache are not.
     times = Counter(log.read_text().splitlines())
     assert sum(times.values()) - len(times) <= 2 * 16
-    assert cli.json("generations", "switch")["id"] == 2
+    # It can be searched before it is live.
+    hits = cli.json("search", "見出し 7", "--generation", "2", "--limit", "1")["hits"]
+    ((schema,),) = cli.rows(
+        "SELECT tableoid::regclass::text FROM public_generation_2.document_chunks WHERE id = %s",
+        hits[0]["chunk_id"],
+    )
+    assert schema.startswith("public_generation_2.")
+    assert cli.json("generations", "switch", "--notice", "0")["id"] == 2
     assert_consistent(cli)
     assert cli.json("check")["consistent"]
     assert cli.json("generations", "rollback")["id"] == 1
