@@ -132,6 +132,11 @@ class Pipeline:
         return self._beside is None
 
     @property
+    def number(self) -> int | None:
+        """The number of the generation that it works on beside the live one; None for the live one."""
+        return self._beside.id if self._beside else None
+
+    @property
     def generation(self) -> OpenGeneration:
         """What it works with. A search or a step takes it once, with `refreshed`, and stays with it."""
         with self._looking:
@@ -315,7 +320,7 @@ class Pipeline:
             held.enter_context(
                 fenced_lock(
                     database,
-                    month_lock_name(month, self._beside.id if self._beside else None),
+                    month_lock_name(month, self.number),
                     wait_seconds,
                     lambda: self.progress(f"{month}: waiting for another run", 0),
                 )

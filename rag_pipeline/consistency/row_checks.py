@@ -86,7 +86,12 @@ def _mismatches(
             month,
             mismatch.problem,
             partial(
-                consistency_queries.mismatched, mismatch=mismatch, month=month, built=built, documents=documents
+                consistency_queries.mismatched,
+                mismatch=mismatch,
+                month=month,
+                built=built,
+                documents=documents,
+                generation=pipeline.number,
             ),
             f"{repair_command(month)}: {mismatch.what_to_do}",
         )

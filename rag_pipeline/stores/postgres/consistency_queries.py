@@ -72,6 +72,10 @@ _STUCK = f"""{DOCUMENTS_OF_MONTH} AND d.updated_at < now() - {STUCK_AFTER} AND {
 WITHOUT_DOCUMENT = f"""i.state = {ItemState.INGESTED.sql} AND {ITEMS_OF_MONTH}
     AND NOT EXISTS (SELECT FROM documents d WHERE d.id = i.document_id AND d.created_at = i.document_created_at
         AND {DOCUMENTS_OF_MONTH})"""
+_NOT_NOTED = """NOT EXISTS (
+    SELECT FROM generation_changes n WHERE n.generation = %(generation)s
+        AND n.document_created_at = i.document_created_at AND n.document_id = i.document_id)"""
+"""Not a document that a generation beside the live one is still to take over."""
 _ALL_IDS = " AND ".join(
     f"('{kind}' <> ALL(%(built)s::text[]) OR c.{column(kind)} IS NOT NULL)" for kind in VECTOR_KINDS
 )
@@ -154,7 +158,7 @@ MISMATCHES = (
     Mismatch(
         "documents",
         "items marked ingested, without a document",
-        f"SELECT i.source_type, i.source_id, i.document_id FROM source_items i WHERE {WITHOUT_DOCUMENT}",
+        f"SELECT i.source_type, i.source_id, i.document_id FROM source_items i WHERE {WITHOUT_DOCUMENT} AND {_NOT_NOTED}",
         "the items are fetched from their source again",
     ),
     Mismatch(
@@ -213,13 +217,15 @@ def mismatched(
     month: Month,
     built: Sequence[str],
     documents: Collection[UUID] | None = None,
+    generation: int | None = None,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Return (number, sample) of the rows of a month with a contradiction.
+    """Return (number, sample) of the rows of a month with a contradiction, in the live generation or another one.
 
     With `documents`, a query that would read the whole month looks at these only.
     """
     query = mismatch.query if documents is None else mismatch.of_documents or mismatch.query
-    return _counted(connection, query, of_month(month, built) | {"documents": list(documents or ())})
+    of = {"documents": list(documents or ()), "generation": generation}
+    return _counted(connection, query, of_month(month, built) | of)
 
 
 def orphaned_chunks(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:

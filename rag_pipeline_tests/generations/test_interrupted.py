@@ -1,0 +1,205 @@
+"""Generations when something comes between: a kill in the exchange, runs beside it, edits while months are copied."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from rag_pipeline.consistency.checker import DataConsistencyChecker
+from rag_pipeline.consistency.repair import repair
+from rag_pipeline.errors import BusyError
+from rag_pipeline.generations import build, registry, switching
+from rag_pipeline.months import Month
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.collections import Collections, Generation
+from rag_pipeline.stores.postgres import documents, generation_tables
+from rag_pipeline.stores.postgres import generations as table
+from rag_pipeline.stores.postgres.advisory_locks import exchange_of_generations
+from rag_pipeline_tests.support.generations import KINDS, WIDE, GenerationIndex
+from rag_pipeline_tests.support.index import sections
+from rag_pipeline_tests.support.milvus import milvus_client
+from rag_pipeline_tests.support.stores import Stores
+
+FEBRUARY = Month(2024, 2)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+@pytest.fixture
+def index(tmp_path: Path, stores: Stores) -> GenerationIndex:
+    index = GenerationIndex(tmp_path, stores)
+    index.write("vacuum.md", sections("掃除", "領域の回収"), "2024-01-31")
+    index.write("soup.md", sections("味噌汁", "出汁"), "2024-02-15")
+    index.ingest()
+    return index
+
+
+def kill(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def aliases(index: GenerationIndex) -> dict[str, str]:
+    with milvus_client(index.endpoints.milvus_uri) as client:
+        return {
+            kind: client.describe_alias(f"{index.prefix}{kind}_collection", timeout=TIMEOUT_SECONDS)[
+                "collection_name"
+            ]
+            for kind in KINDS
+        }
+
+
+def assert_all_is_well(index: GenerationIndex) -> None:
+    with index.opened() as pipeline:
+        found = DataConsistencyChecker(pipeline).check_consistency()
+        assert found.consistent, [str(finding) for finding in found.errors]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(generation_tables, "exchange"), (table, "exchange"), (switching, "_give_own_aliases")],
+    ids=["before the tables move", "after they have moved", "before anything"],
+)
+def test_a_switch_that_is_killed_before_its_commit_changes_nothing(
+    index: GenerationIndex, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
+) -> None:
+    row = index.build()
+    with monkeypatch.context() as killing, index.opened() as pipeline:
+        killing.setattr(owner, name, kill)
+        with pytest.raises(Killed):
+            switching.switch(pipeline)
+    assert index.states() == {1: "live", 2: "building"}
+    assert index.found("味噌汁")[0] == "docs:soup.md"
+    assert_all_is_well(index)
+    with index.opened() as pipeline:
+        switching.switch(pipeline)
+    index.assert_complete(row)
+    assert_all_is_well(index)
+
+
+def test_a_switch_that_is_killed_after_its_commit_leaves_the_names_for_others_to_the_next_run(
+    index: GenerationIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = index.build()
+    before = aliases(index)
+    name_live = Collections.name_live
+
+    def killed_when_live(collections: Collections, generation: Generation) -> None:
+        if generation.is_live:
+            raise Killed
+        name_live(collections, generation)
+
+    with monkeypatch.context() as killing, index.opened() as pipeline:
+        killing.setattr(Collections, "name_live", killed_when_live)
+        with pytest.raises(Killed):
+            switching.switch(pipeline)
+    assert index.states() == {1: "previous", 2: "live"}
+    assert aliases(index) == before
+    assert index.found("味噌汁")[0] == "docs:soup.md"
+    with index.opened() as pipeline:
+        found = DataConsistencyChecker(pipeline).check_consistency()
+        assert {finding.check for finding in found.errors} == {"index_issues"}
+        assert repair(pipeline).remaining.consistent
+    assert aliases(index) == {kind: index.collection(row, kind) for kind in KINDS}
+
+
+def test_a_drop_that_is_killed_is_finished_by_the_next(
+    index: GenerationIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = index.build()
+    with monkeypatch.context() as killing, index.opened() as pipeline:
+        killing.setattr(generation_tables, "drop_month", kill)
+        with pytest.raises(Killed):
+            registry.drop(pipeline, row.id)
+    assert index.states() == {1: "live", 2: "dropping"}
+    index.write("soup.md", sections("味噌汁", "昆布"), "2024-02-15")
+    assert index.ingest().errors == []
+    with index.opened() as pipeline:
+        registry.drop(pipeline, row.id)
+    assert index.states() == {1: "live"}
+    assert_all_is_well(index)
+
+
+def test_a_copy_that_is_killed_is_made_again(index: GenerationIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    with index.opened(embedder=WIDE) as pipeline:
+        registry.begin(pipeline)
+        with monkeypatch.context() as killing:
+            killing.setattr(documents, "copy_from", kill)
+            with pytest.raises(Killed):
+                build.take_over_all(pipeline, registry.find(pipeline, 2, "building"))
+    index.assert_complete(index.build())
+
+
+def test_runs_wait_for_an_exchange_and_an_exchange_for_runs(index: GenerationIndex) -> None:
+    with index.opened() as pipeline, index.opened() as other:
+        database = other.stores.database
+        with exchange_of_generations(database, 0), pytest.raises(BusyError), pipeline.month_lock(FEBRUARY, 0):
+            raise AssertionError("a run went on beside an exchange")
+        with (
+            pipeline.month_lock(FEBRUARY, 0),
+            pytest.raises(BusyError),
+            exchange_of_generations(database, 0),
+        ):
+            raise AssertionError("an exchange went on beside a run")
+        # Several runs at once are no reason to wait.
+        with pipeline.month_lock(FEBRUARY, 0), other.month_lock(Month(2024, 1), 0):
+            pass
+
+
+def test_edits_deletions_builds_and_switches_at_once_leave_both_generations_complete(
+    index: GenerationIndex,
+) -> None:
+    """Each in a thread and with a pipeline of its own, as processes would, until some rounds are done."""
+    rounds, failures = 4, []
+    done = threading.Event()
+
+    def edit() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            index.write("soup.md", sections("味噌汁", f"具 {number}"), "2024-02-15")
+            index.write(f"new{number % 3}.md", sections(f"新着 {number}"), "2024-02-20")
+            if number % 2:
+                (index.docs / f"new{(number + 1) % 3}.md").unlink(missing_ok=True)
+            with index.opened(max_deleted_share=1) as pipeline:
+                from rag_pipeline.indexing.ingest import ingest
+
+                failures.extend(ingest(pipeline).errors)
+
+    def exchange() -> None:
+        try:
+            for _ in range(rounds):
+                with index.opened(embedder=WIDE) as pipeline:
+                    row = registry.find(pipeline, None, "building", "previous")
+                    failures.extend(build.build(pipeline, row).errors)
+                    while True:
+                        try:
+                            switching.switch(pipeline, row.id)
+                            break
+                        except Exception as error:
+                            if "incomplete" not in str(error):
+                                raise
+                            failures.extend(build.build(pipeline, row).errors)
+        except Exception as error:
+            failures.append(repr(error))
+        finally:
+            done.set()
+
+    index.build()
+    threads = [threading.Thread(target=work) for work in (edit, exchange)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert index.ingest().errors == []
+    with index.opened() as pipeline:
+        row = registry.find(pipeline, None, "previous")
+        assert build.build(pipeline, row).errors == []
+    for status in (1, 2):
+        with index.opened() as pipeline:
+            index.assert_complete(registry.find(pipeline, status, "live", "previous"))
+    assert_all_is_well(index)
