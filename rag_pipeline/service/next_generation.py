@@ -23,6 +23,7 @@ class NextGeneration:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._ready: set[int] = set()
+        self._said = ""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="next generation", daemon=True)
 
@@ -45,7 +46,12 @@ class NextGeneration:
                 self._ready.add(row.id)
         except Exception as error:
             # Whatever it is, the next attempt comes in two seconds.
-            _log.warning("the embedder of the next generation is not loaded yet: %s", one_line(error))
+            reason = one_line(error)
+            if reason != self._said:
+                _log.warning("the embedder of the next generation is not loaded yet: %s", reason)
+            self._said = reason
+        else:
+            self._said = ""
 
     def _run(self) -> None:
         while not self._end.wait(_PAUSE_SECONDS):
