@@ -13,7 +13,7 @@ from urllib.parse import quote
 import rag_pipeline
 from rag_pipeline.errors import ConfigError, RagError, one_line
 from rag_pipeline.private_files import make_home, make_private_folder
-from rag_pipeline.stores.postgres.dagster_runs import SCHEMA
+from rag_pipeline.stores.postgres.dagster_runs import schema_beside
 
 if TYPE_CHECKING:
     from rag_pipeline.endpoints import Endpoints
@@ -46,8 +46,9 @@ def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, s
 
     storage = os.environ.get("DAGSTER_PG_URL")
     if not storage:
-        create_storage_schema(endpoints.postgres_url)
-        storage = storage_url(endpoints.postgres_url)
+        schema = schema_beside(settings.postgres_schema)
+        create_storage_schema(endpoints.postgres_url, schema)
+        storage = storage_url(endpoints.postgres_url, schema)
     return {
         "DAGSTER_HOME": str(home),
         "DAGSTER_PG_URL": storage,
@@ -56,15 +57,15 @@ def dagster_environment(settings: Settings, endpoints: Endpoints) -> dict[str, s
     }
 
 
-def create_storage_schema(postgres_url: str) -> None:
+def create_storage_schema(postgres_url: str, name: str) -> None:
     """Create the schema for Dagster's tables if it is missing. Raises `StoreUnavailableError`."""
     from rag_pipeline.stores.postgres import schema
     from rag_pipeline.stores.postgres.database import Database
 
-    schema.create_schema(Database(postgres_url), SCHEMA)
+    schema.create_schema(Database(postgres_url), name)
 
 
-def storage_url(postgres_url: str) -> str:
+def storage_url(postgres_url: str, schema: str) -> str:
     """Return the URL of Dagster's storage: through psycopg2, in a schema separate from our tables.
 
     Its commits do not wait for the disk. If the server crashes, the last moment of Dagster's history can be missing, but
@@ -76,7 +77,7 @@ def storage_url(postgres_url: str) -> str:
             "RAG_POSTGRES_URL is not a URL: write it as postgresql://user:password@host:5432/database"
         )
     joint = "&" if "?" in rest else "?"
-    options = f"-c search_path={SCHEMA} -c synchronous_commit=off"
+    options = f"-c search_path={schema} -c synchronous_commit=off"
     return f"postgresql+psycopg2://{rest}{joint}options={quote(options, safe='')}"
 
 

@@ -93,7 +93,7 @@ class Pipeline:
     ) -> None:
         self.settings = settings
         self.endpoints = endpoints or find_endpoints(settings)
-        self.stores = StoreConnections(self.endpoints)
+        self.stores = StoreConnections(self.endpoints, settings.postgres_schema)
         self.progress = progress
         self.stopwatch = Stopwatch()
         """Seconds by stage, of all steps that this pipeline was used for."""
@@ -116,7 +116,7 @@ class Pipeline:
         other = Pipeline(
             settings_of(row, self.settings), self.endpoints, progress=self.progress, embedder=embedder
         )
-        other.stores = StoreConnections(self.endpoints, tables)
+        other.stores = StoreConnections(self.endpoints, self.settings.postgres_schema, tables)
         other.stopwatch = self.stopwatch
         other._beside = row
         return other

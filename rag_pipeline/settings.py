@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     postgres_url: SecretStr | None = Field(None, description="A PostgreSQL server; unset: the embedded one.")
     milvus_uri: SecretStr | None = Field(None, description="A Milvus server; unset: the embedded one.")
     redis_url: SecretStr | None = Field(None, description="A Redis server; unset: the embedded one.")
+    postgres_schema: str | None = Field(
+        None,
+        # Dagster's schema is named after it, and a name in PostgreSQL has at most 63 characters.
+        pattern=r"^[a-z_][a-z0-9_]{0,47}$",
+        description="The schema of the tables, for deployments that share one database; unset: the user's default.",
+    )
     milvus_prefix: str = Field(
         "",
         pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,63})?$",
@@ -133,6 +139,16 @@ class Settings(BaseSettings):
     sweep_cron: str = Field(
         "*/10 * * * *", description="When the vectors of all months are counted: a cron expression, in UTC."
     )
+
+    @field_validator("postgres_schema")
+    @classmethod
+    def _check_schema(cls, value: str | None) -> str | None:
+        # `public` is what no schema means, for most users: with it, locks would not be those of processes without it.
+        if value is not None and (
+            value in ("public", "information_schema") or value.startswith("pg_") or value.endswith("dagster")
+        ):
+            raise ValueError(f"{value!r} is PostgreSQL's or Dagster's: choose another name")
+        return value
 
     @field_validator("nightly_cron", "sweep_cron")
     @classmethod

@@ -166,8 +166,9 @@ def _end_ownerless_runs(pipeline: Pipeline) -> list[Month]:
     """End runs that a killed process left in Dagster; return their months, which are run again."""
     from rag_pipeline.stores.postgres import dagster_runs
 
+    schema = dagster_runs.schema_beside(pipeline.settings.postgres_schema)
     with pipeline.stores.database.connection() as connection:
-        if not dagster_runs.any_running(connection):
+        if not dagster_runs.any_running(connection, schema):
             return []
     from rag_pipeline.defs.run_month import end_ownerless_runs
 

@@ -20,6 +20,7 @@ from rag_pipeline.defs.event_storage import StepEventLogStorage
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.pipeline import find_endpoints
 from rag_pipeline.settings import load_settings
+from rag_pipeline.stores.postgres.dagster_runs import schema_beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,9 +89,11 @@ def _remembering(exists: Callable[..., bool]) -> Callable[..., bool]:
 def _url() -> str:
     if url := os.environ.get("DAGSTER_PG_URL"):
         return url
-    postgres_url = find_endpoints(load_settings()).postgres_url
-    create_storage_schema(postgres_url)
-    return storage_url(postgres_url)
+    settings = load_settings()
+    postgres_url = find_endpoints(settings).postgres_url
+    schema = schema_beside(settings.postgres_schema)
+    create_storage_schema(postgres_url, schema)
+    return storage_url(postgres_url, schema)
 
 
 def _empty_storage() -> DagsterSqliteStorage:

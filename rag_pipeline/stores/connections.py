@@ -23,14 +23,16 @@ class StoreConnections:
     A context manager: at its end it closes what was opened.
     """
 
-    def __init__(self, endpoints: Endpoints, first_schema: str | None = None) -> None:
-        """`first_schema` is where the tables of a generation are that is not the live one."""
+    def __init__(
+        self, endpoints: Endpoints, postgres_schema: str | None = None, first_schema: str | None = None
+    ) -> None:
+        """`postgres_schema` is the deployment's; `first_schema` that of a generation which is not live."""
         self._endpoints = endpoints
-        self._first_schema = first_schema
+        self._schemas = {"schema": postgres_schema, "first_schema": first_schema}
 
     @cached_property
     def database(self) -> Database:
-        return Database(self._endpoints.postgres_url, first_schema=self._first_schema)
+        return Database(self._endpoints.postgres_url, **self._schemas)
 
     @cached_property
     def milvus(self) -> Milvus:

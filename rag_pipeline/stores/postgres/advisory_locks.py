@@ -1,5 +1,8 @@
 """Advisory locks: one run per month, one scan per source, and the owners of runs, seen from every host.
 
+They belong to a database, not to a schema: `lock_key` tells apart deployments that share a database, each in a schema
+of its own (`RAG_POSTGRES_SCHEMA`).
+
 They end with their session, so a killed process leaves none. A session can also end while its process lives: PostgreSQL
 restarts, an administrator ends it, a network drops it. `fenced_lock` therefore fences the writes of its holder.
 """
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from rag_pipeline.errors import BusyError, LockLostError
-from rag_pipeline.stores.postgres.database import value, values
+from rag_pipeline.stores.postgres.database import LOCKS_OF, value, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -26,7 +29,18 @@ _EXCHANGE = "the exchange of generations"
 _EXCHANGE_WAITS = "an exchange of generations that waits"
 _FIRST_POLL_SECONDS = 0.01
 _POLL_SECONDS = 0.5
-_KEY = "hashtextextended(%s, 0)"
+
+
+def lock_key(name: str) -> str:
+    """Return the SQL of the key of a lock, whose name is a column or a parameter.
+
+    Without a schema in the session's settings it is the hash of the name alone, as in every version before there was a
+    setting: the versions must exclude each other while one replaces the other.
+    """
+    return f"hashtextextended(coalesce(current_setting('{LOCKS_OF}', true) || ': ', '') || {name}, 0)"
+
+
+_KEY = lock_key("%s")
 
 
 def month_lock_name(month: Month, generation: int | None = None) -> str:
@@ -124,7 +138,7 @@ def held(connection: Connection, names: Collection[str]) -> set[str]:
     # Only looking would need a scan of pg_locks. A lock that can be had is held by nobody; it ends with the transaction.
     free = values(
         connection,
-        "SELECT name FROM unnest(%s::text[]) AS name WHERE pg_try_advisory_xact_lock_shared(hashtextextended(name, 0))",
+        f"SELECT name FROM unnest(%s::text[]) AS name WHERE pg_try_advisory_xact_lock_shared({lock_key('name')})",
         (list(names),),
     )
     return set(names) - set(free)

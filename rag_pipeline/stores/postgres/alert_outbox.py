@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from rag_pipeline.stores.postgres.advisory_locks import lock_key
 from rag_pipeline.stores.postgres.database import named, value
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 SubjectKind = Literal["check", "run", "sensor", "schedule"]
 AlertState = Literal["failing", "warning", "recovered"]
 
+_RECORDING = lock_key("'alerts recording'")
 ALERT_COLUMNS = "event_key, kind, name, partition, state, occurred_at, since, details"
 
 
@@ -67,7 +69,7 @@ def cursor(connection: Connection, log: str) -> int:
 
 def lock_recording(connection: Connection) -> None:
     """Keep other recordings out until the end of the transaction: states are compared, then changed."""
-    connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('alerts recording', 0))")
+    connection.execute(f"SELECT pg_advisory_xact_lock({_RECORDING})")
 
 
 def advance_cursor(connection: Connection, log: str, event_id: int) -> None:

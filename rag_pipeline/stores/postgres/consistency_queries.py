@@ -13,7 +13,7 @@ from uuid import UUID
 
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS
-from rag_pipeline.stores.postgres.advisory_locks import month_lock_name
+from rag_pipeline.stores.postgres.advisory_locks import lock_key, month_lock_name
 from rag_pipeline.stores.postgres.database import dicts, named, objects, value, values
 from rag_pipeline.stores.postgres.month_bounds import (
     CHUNKS_OF_MONTH,
@@ -48,7 +48,7 @@ _ITS_CHUNK = f"{_OF_DOCUMENT} AND {CHUNKS_OF_MONTH}"
 _ITS_DOCUMENT = f"{_OF_DOCUMENT} AND {DOCUMENTS_OF_MONTH}"
 """With the bounds of both sides: the planner does not conclude one side's from the other's, and plans all months."""
 
-_LOCK = "hashtextextended(%(lock)s, 0)"
+_LOCK = lock_key("%(lock)s")
 _NO_RUN = f"""NOT EXISTS (
     SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())

@@ -1,4 +1,4 @@
-"""Dagster's table of runs, if its storage is in our database: only read, where importing Dagster is too slow."""
+"""Dagster's schema in our database, and its table of runs: only read, where importing Dagster is too slow."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from rag_pipeline.stores.postgres.database import value
 if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection
 
-SCHEMA = "dagster"
+
+def schema_beside(postgres_schema: str | None) -> str:
+    """Return the schema of Dagster's tables, beside the one of ours that `RAG_POSTGRES_SCHEMA` names."""
+    return f"{postgres_schema}_dagster" if postgres_schema else "dagster"
 
 
-def any_running(connection: Connection) -> bool:
-    """Whether Dagster lists a run as begun and not ended."""
-    if value(connection, "SELECT to_regclass(%s)", (f"{SCHEMA}.runs",)) is None:
+def any_running(connection: Connection, schema: str) -> bool:
+    """Whether Dagster, with its tables in a schema, lists a run as begun and not ended."""
+    if value(connection, "SELECT to_regclass(%s)", (f"{schema}.runs",)) is None:
         return False
     begun = "('NOT_STARTED', 'STARTING', 'STARTED', 'CANCELING')"
-    return bool(value(connection, f"SELECT EXISTS (SELECT FROM {SCHEMA}.runs WHERE status IN {begun})"))
+    return bool(value(connection, f"SELECT EXISTS (SELECT FROM {schema}.runs WHERE status IN {begun})"))

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import class_row, dict_row, namedtuple_row, scalar_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from rag_pipeline.errors import StoreUnavailableError, one_line
+from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
 from rag_pipeline.stores.postgres.poolers import refuse_unfit_pooler
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ _CONNECT_TIMEOUT_SECONDS = 10
 _KEEPALIVE_SECONDS = 30
 _KEPT_LOCK_SESSIONS = 4
 _TRUSTED_SECONDS = 0.5
+LOCKS_OF = "rag_pipeline.locks_of"
+"""The setting of a session with the schema whose advisory locks it takes; see `advisory_locks.lock_key`."""
 _USED_AT = "rag_pipeline_used_at"
 """The attribute of a pooled connection with the time when it was last used without an error."""
 
@@ -61,14 +63,25 @@ class _Trust:
 class Database:
     """A pool of 5 to 20 connections with a 60 s command timeout; sessions are in UTC.
 
-    Opened at first use, closed by `close`. Its `repr` and its errors never contain the password.
+    Opened at first use, closed by `close`. Its `repr` and its errors never contain the password. With a `schema`, every
+    session finds its tables there and nowhere else, and its advisory locks are that schema's own.
     """
 
     def __init__(
-        self, url: str, min_size: int = _POOL_MIN, max_size: int = _POOL_MAX, *, first_schema: str | None = None
+        self,
+        url: str,
+        min_size: int = _POOL_MIN,
+        max_size: int = _POOL_MAX,
+        *,
+        schema: str | None = None,
+        first_schema: str | None = None,
     ) -> None:
-        """`first_schema` is where sessions look for tables before they look where they would look anyway."""
+        """`schema` is the deployment's, if it has one of its own.
+
+        `first_schema` is where sessions look for tables before they look where they would look anyway.
+        """
         self._url = url
+        self.schema = schema
         self._first_schema = first_schema
         self._sizes = (min_size, max_size)
         self._pool: ConnectionPool[Connection] | None = None
@@ -91,8 +104,9 @@ class Database:
 
     @property
     def _session(self) -> dict[str, Any]:
+        of_schema = f" -c search_path={self.schema} -c {LOCKS_OF}={self.schema}" if self.schema else ""
         return {
-            "options": f"-c statement_timeout={COMMAND_TIMEOUT_SECONDS * 1000} -c timezone=UTC",
+            "options": f"-c statement_timeout={COMMAND_TIMEOUT_SECONDS * 1000} -c timezone=UTC{of_schema}",
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
             "application_name": "rag-pipeline",
         }
@@ -193,6 +207,7 @@ class Database:
                 connect = partial(psycopg.connect, self._url, **self._session, autocommit=True)
                 with closing(connect()) as first:
                     refuse_unfit_pooler(first, connect, self.where)
+                    self._refuse_lost_schema(first)
                 low, high = self._sizes
                 self._pool = ConnectionPool(
                     self._url,
@@ -205,6 +220,16 @@ class Database:
                     open=True,
                 )
             return self._pool
+
+    def _refuse_lost_schema(self, connection: Connection) -> None:
+        """Raise `ConfigError` if a pooler drops what sessions ask for: they would use another deployment's tables."""
+        wanted = {"search_path": self.schema, LOCKS_OF: self.schema} if self.schema else {}
+        for setting, expected in wanted.items():
+            if value(connection, "SELECT current_setting(%s, true)", (setting,)) != expected:
+                raise ConfigError(
+                    f"PostgreSQL at {self.where}: the pooler in front of it drops the settings of sessions, so that "
+                    f"RAG_POSTGRES_SCHEMA={self.schema} would have no effect: connect directly"
+                )
 
     def close(self) -> None:
         """Close all connections; the next use opens the pool again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
@@ -71,6 +71,8 @@ def migrate(database: Database, to: str = HEAD) -> bool:
         with ALEMBIC, engine.begin() as connection:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
+            if database.schema and not connection.execute(text("SELECT current_schema()")).scalar():
+                _create_own_schema(connection.connection.driver_connection, database.schema)
             connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}"))
             config.attributes["connection"] = connection
             command.upgrade(config, to)
@@ -82,6 +84,16 @@ def migrate(database: Database, to: str = HEAD) -> bool:
     finally:
         engine.dispose()
     return True
+
+
+def _create_own_schema(session: Any, name: str) -> None:
+    try:
+        session.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+    except psycopg.Error as error:
+        raise ConfigError(
+            f"the schema {name} (RAG_POSTGRES_SCHEMA) cannot be created: {one_line(error)}; have an administrator run "
+            f"CREATE SCHEMA {name} AUTHORIZATION {session.info.user}"
+        ) from None
 
 
 def _version(database: Database) -> str | None:
