@@ -386,3 +386,30 @@ def test_scans_of_the_command_line_are_recorded_by_dagster_and_listed(cli: Comma
     assert _recorded_scans(cli) == (2, ["SUCCEEDED", "FAILED", "SUCCEEDED"])
     moment = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d"
     assert re.search(f"last scan {moment}, next {moment}$", cli.run("sources").stdout.strip())
+
+
+def test_migrate_makes_the_schemas_and_nothing_else(tmp_path: Path, stores: Stores) -> None:
+    cli = CommandLine(tmp_path, stores)
+    assert cli.run("migrate").stdout.endswith(": the schema is now up to date\n")
+    assert cli.rows("SELECT count(*) FROM documents") == [(0,)]
+    assert cli.rows("SELECT nspname FROM pg_namespace WHERE nspname = 'dagster'") == [("dagster",)]
+    assert cli.run("migrate").stdout.endswith(": the schema was already up to date\n")
+
+
+def test_migrate_waits_for_the_server_and_then_says_what_is_wrong(cli: CommandLine) -> None:
+    closed = cli.run("migrate", "--wait", "0", RAG_POSTGRES_URL="postgresql://rag:secret@127.0.0.1:1/rag")
+    assert closed.returncode == 1
+    assert "127.0.0.1:1/rag: does not answer" in one_line(closed.stderr)
+
+    started = cli.start("migrate", "--wait", "120", RAG_POSTGRES_URL=f"{cli.endpoints.postgres_url}_later")
+    assert started.stderr is not None
+    assert started.stderr.readline().startswith("waiting up to 120 seconds: PostgreSQL at ")
+    name = cli.endpoints.postgres_url.rpartition("/")[2] + "_later"
+    with psycopg.connect(cli.endpoints.postgres_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+        try:
+            out, err = started.communicate(timeout=120)
+            assert (started.returncode, err) == (0, "")
+            assert out.endswith(": the schema is now up to date\n")
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -18,6 +18,7 @@ from rag_pipeline.cli import (
     generation_commands,
     ingest_commands,
     judgement_commands,
+    migrate_command,
     search_command,
     server_commands,
 )
@@ -60,7 +61,13 @@ def cli() -> None:
 
 
 for command in (
-    *(server_commands.up, server_commands.down, server_commands.status, server_commands.dev),
+    *(
+        server_commands.up,
+        server_commands.down,
+        server_commands.status,
+        server_commands.dev,
+        migrate_command.migrate,
+    ),
     *(ingest_commands.sources, ingest_commands.ingest, search_command.search, ingest_commands.documents),
     *(check_commands.check, check_commands.repair, check_commands.alerts),
     *(evaluate_command.evaluate, judgement_commands.judgements, judgement_commands.searches),
