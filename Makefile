@@ -49,7 +49,7 @@ types: $(VENV)/.installed-dev  ## check types
 # every platform. The extra bge-m3 has none: its torch is often another build of the same version, such as +cpu.
 constraints: $(VENV)/.installed  ## write constraints.txt, with hashes, and constraints-bge-m3.txt
 	$(INSTALL) 'uv>=0.13,<0.14'
-	$(COMPILE) $(UPGRADE) --extra dev --no-strip-extras --generate-hashes -o constraints.txt
+	$(COMPILE) $(UPGRADE) --extra dev --extra kubernetes --no-strip-extras --generate-hashes -o constraints.txt
 	$(COMPILE) $(UPGRADE) --extra bge-m3 -c constraints.txt -o constraints-bge-m3.txt
 
 clean:  ## stop the servers and remove the environment; keep the data under .rag

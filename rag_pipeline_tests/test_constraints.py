@@ -25,7 +25,10 @@ def test_every_pin_of_an_installation_has_hashes() -> None:
     ] == []
 
 
-@pytest.mark.parametrize(("file", "extra"), [("constraints.txt", "dev"), ("constraints-bge-m3.txt", "bge-m3")])
+@pytest.mark.parametrize(
+    ("file", "extra"),
+    [("constraints.txt", "dev"), ("constraints.txt", "kubernetes"), ("constraints-bge-m3.txt", "bge-m3")],
+)
 def test_every_dependency_is_pinned_within_its_range(file: str, extra: str) -> None:
     pinned = [Requirement(line.split(" --hash")[0].strip()) for line in pins(file)]
     for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"][extra]]:
