@@ -2,9 +2,9 @@
 
 No other module reads a setting from the environment. (The environment is read in more places, none of them for a
 setting: `sources/storage_options.py` replaces the `${VARIABLE}`s that a source names, `defs/run_month.py` and
-`dev.py` pass it on to Dagster, `defs/instance_storage.py` reads Dagster's own, and
-`documents/parsing/parser_pool.py` and `local_servers/processes.py` pass variables of the system on.) A wrong value is a
-`ConfigError` that names the variable.
+`dev.py` pass it on to Dagster, `defs/instance_storage.py`, `dagster_home.py` and `cli/migrate_command.py` read Dagster's
+own, and `documents/parsing/parser_pool.py` and `local_servers/processes.py` pass variables of the system on.) A wrong
+value is a `ConfigError` that names the variable.
 """
 
 from __future__ import annotations

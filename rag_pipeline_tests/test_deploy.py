@@ -317,6 +317,16 @@ def test_nothing_runs_as_root() -> None:
         assert f"{one['runAsUser']}:{one['runAsGroup']}" == user
 
 
+def test_a_container_whose_root_is_read_only_has_what_is_written_elsewhere() -> None:
+    home = re.search(r"RAG_HOME=(\S+)", _text("Dockerfile"))
+    for name, pod in _pods().items():
+        for container in pod["containers"]:
+            if container["securityContext"].get("readOnlyRootFilesystem"):
+                written = {one["mountPath"] for one in container["volumeMounts"] if not one.get("readOnly")}
+                assert home
+                assert written == {home[1], "/tmp"}, name
+
+
 def test_the_image_is_built_from_files_that_exist_and_are_sent() -> None:
     sent = {line[1:] for line in _text("Dockerfile.dockerignore").splitlines() if line.startswith("!")}
     copied = set()
