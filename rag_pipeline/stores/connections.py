@@ -28,11 +28,12 @@ class StoreConnections:
     ) -> None:
         """`postgres_schema` is the deployment's; `first_schema` that of a generation which is not live."""
         self._endpoints = endpoints
-        self._schemas = {"schema": postgres_schema, "first_schema": first_schema}
+        self._schema = postgres_schema
+        self._first_schema = first_schema
 
     @cached_property
     def database(self) -> Database:
-        return Database(self._endpoints.postgres_url, **self._schemas)
+        return Database(self._endpoints.postgres_url, schema=self._schema, first_schema=self._first_schema)
 
     @cached_property
     def milvus(self) -> Milvus:

@@ -9,6 +9,7 @@ import pytest
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, RagError
 from rag_pipeline.generations import build, registry, switching
+from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.search import search
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
@@ -253,6 +254,23 @@ def test_a_second_generation_cannot_be_begun_with_other_settings(index: Generati
     index.build()
     with index.opened(chunk_tokens=32) as pipeline, pytest.raises(ConfigError, match="generations drop 2"):
         registry.begin(pipeline)
+
+
+def test_a_deployment_in_a_schema_of_its_own_has_generations_too(tmp_path: Path, stores: Stores) -> None:
+    index = GenerationIndex(tmp_path, stores)
+    index.write("soup.md", sections("味噌汁", "出汁"), "2024-02-15")
+    with index.opened(postgres_schema="red") as pipeline:
+        assert ingest(pipeline).errors == []
+    with index.opened(postgres_schema="red", embedder=WIDE) as pipeline:
+        row = registry.begin(pipeline)
+        assert build.build(pipeline, row).errors == []
+        switching.switch(pipeline)
+        assert search(pipeline, "味噌汁").hits[0].source_id == "docs:soup.md"
+    assert index.rows("SELECT id, state FROM red.generations ORDER BY 1") == [(1, "previous"), (2, "live")]
+    schemas = index.rows(
+        "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename LIKE 'document_chunks%%' ORDER BY 1"
+    )
+    assert schemas == [("red",), ("red_generation_1",)]
 
 
 def test_a_month_expires_in_all_generations(index: GenerationIndex) -> None:
