@@ -15,7 +15,15 @@ from rag_pipeline.stores.postgres.statuses import Status
 
 ROOT = Path(__file__).parents[1]
 READMES = ("README.md", "README.ja.md")
-PAGES = (*READMES, "CONTRIBUTING.md", "CHANGELOG.md", "docs/design.md", "docs/operations.md", "deploy/README.md")
+PAGES = (
+    *READMES,
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/design.md",
+    "docs/milvus.md",
+    "docs/operations.md",
+    "deploy/README.md",
+)
 DIAGRAMS = {
     "source_items.state": statuses.ItemState,
     "documents.processing_status": statuses.ProcessingStatus,

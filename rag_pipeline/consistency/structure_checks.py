@@ -107,10 +107,20 @@ def _collection_partition_issues(pipeline: Pipeline, month: Month, kind: VectorK
         problem = "partition missing"
     elif stored and not expected and _is_stray(pipeline, name, month):
         problem = "partition of a month without a partition in PostgreSQL"
+    elif stored and expected and _is_released(pipeline, name, month):
+        problem = "partition not loaded"
     else:
         return []
     sample = [{"problem": problem, "collection": name, "found": month.milvus_partition}]
     return [_collection_issue(kind, month, sample)]
+
+
+def _is_released(pipeline: Pipeline, collection: str, month: Month) -> bool:
+    """Whether a partition alone is not loaded; that its collection is not is another problem."""
+    milvus = pipeline.stores.milvus
+    return key_ranges.is_loaded(milvus, collection) and not key_ranges.is_loaded(
+        milvus, collection, month.milvus_partition
+    )
 
 
 def _is_stray(pipeline: Pipeline, collection: str, month: Month) -> bool:

@@ -68,20 +68,22 @@ def _of_collections(
 ) -> list[Finding]:
     found: list[Finding] = []
     for kind in kinds_among(assets, pipeline.vectors):
-        if _is_readable(pipeline, kind):
+        if _is_readable(pipeline, kind, month):
             found += _findings(pipeline, month, kind, compare(kind))
         else:
             found += _unreadable(month, kind)
     return found
 
 
-def _is_readable(pipeline: Pipeline, kind: VectorKind) -> bool:
+def _is_readable(pipeline: Pipeline, kind: VectorKind, month: Month | None = None) -> bool:
     """Whether the vectors can be looked up; from a collection that does not exist, all of them are missing."""
-    name = pipeline.collections.generations[kind].name
-    with pipeline.stores.milvus.client() as client:
+    milvus, name = pipeline.stores.milvus, pipeline.collections.generations[kind].name
+    with milvus.client() as client:
         if not client.has_collection(name, timeout=TIMEOUT_SECONDS):
             return True
-    return key_ranges.is_loaded(pipeline.stores.milvus, name)
+    if month is not None and key_ranges.has_partition(milvus, name, month):
+        return key_ranges.is_loaded(milvus, name) and key_ranges.is_loaded(milvus, name, month.milvus_partition)
+    return key_ranges.is_loaded(milvus, name)
 
 
 def _unreadable(month: Month, kind: VectorKind) -> list[Finding]:
@@ -91,7 +93,7 @@ def _unreadable(month: Month, kind: VectorKind) -> list[Finding]:
             check,
             where,
             month,
-            "collections that cannot be read because they are not loaded",
+            "collections that cannot be read because they, or their partition, are not loaded",
             1,
             [{"collection": where}],
             f"{repair_command(None)} loads it; see index_issues",

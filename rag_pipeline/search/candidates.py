@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.milvus.collections import Generation
 
 _NO_SUCH_COLLECTION = 100
-_NOT_LOADED = 101
+_NOT_LOADED = frozenset({101, 103})
+"""Released; and loading, which a server says by itself after its restart."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 
@@ -100,6 +101,8 @@ def find(
     if len(vector) == 0:  # A query without terms matches nothing by its terms.
         return Candidates()
 
+    from pymilvus.exceptions import MilvusException
+
     narrowed = expression(filters, documents, sources if generation.has_source else None)
 
     def ask(client: MilvusClient, vectors: Sequence[FloatArray | SparseVector]) -> list[Any]:
@@ -114,20 +117,31 @@ def find(
         if generation.kind == "dense":
             # HNSW must keep at least as many candidates as it returns.
             parameters["ef"] = max(SEARCH_EF, offset + limit)
-        found: list[Any] = client.search(
-            generation.search_alias,
-            data=list(vectors),
-            anns_field=vector_field(generation.kind),
-            filter=narrowed,
-            limit=limit,
-            output_fields=["document_id"],
-            search_params={"metric_type": "IP", "params": parameters},
-            partition_names=partitions,
-            consistency_level="Strong",
-            offset=offset,
-            timeout=TIMEOUT_SECONDS,
-        )
-        return found
+
+        def nearest(within: Sequence[str] | None) -> list[Any]:
+            found: list[Any] = client.search(
+                generation.search_alias,
+                data=list(vectors),
+                anns_field=vector_field(generation.kind),
+                filter=narrowed,
+                limit=limit,
+                output_fields=["document_id"],
+                search_params={"metric_type": "IP", "params": parameters},
+                partition_names=within,
+                consistency_level="Strong",
+                offset=offset,
+                timeout=TIMEOUT_SECONDS,
+            )
+            return found
+
+        try:
+            return nearest(partitions)
+        except MilvusException as error:
+            # The retention is dropping a partition, or was interrupted after releasing it. Naming partitions only
+            # saves time: the dates are in the filter too.
+            if partitions is None or "partition" not in error.message:
+                raise
+            return nearest(None)
 
     def together(vectors: Sequence[FloatArray | SparseVector]) -> list[Any]:
         answers = on_loaded(milvus, generation.search_alias, lambda client: ask(client, vectors))
@@ -166,6 +180,8 @@ def _lane(milvus: Milvus, collection: str) -> Batches[Any, Any]:
 def on_loaded(milvus: Milvus, collection: str, call: Callable[[MilvusClient], _T]) -> _T | None:
     """Return what the call returns, or None if the collection does not exist. Loads the collection if necessary.
 
+    Waits for one that is loading.
+
     Checking beforehand would cost every search what only the first one after a restart needs.
     """
     from pymilvus.exceptions import MilvusException
@@ -176,7 +192,7 @@ def on_loaded(milvus: Milvus, collection: str, call: Callable[[MilvusClient], _T
         except MilvusException as error:
             if error.code == _NO_SUCH_COLLECTION:
                 return None
-            if error.code != _NOT_LOADED:
+            if error.code not in _NOT_LOADED:
                 raise
         client.load_collection(collection, timeout=TIMEOUT_SECONDS)
         return call(client)

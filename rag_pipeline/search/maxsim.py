@@ -37,7 +37,13 @@ def multi_scores(
         part = keys[start : start + _KEYS_PER_REQUEST]
 
         def get(client: MilvusClient, part: list[str] = part) -> list[dict[str, Any]]:
-            return client.get(generation.search_alias, ids=part, output_fields=[field], timeout=TIMEOUT_SECONDS)
+            return client.get(
+                generation.search_alias,
+                ids=part,
+                output_fields=[field],
+                consistency_level="Strong",
+                timeout=TIMEOUT_SECONDS,
+            )
 
         rows = on_loaded(milvus, generation.search_alias, get)
         if rows:

@@ -29,6 +29,12 @@ _DATA_CODES = frozenset({1100, 1101, 1102, 1804})
 invalid data. Its other codes are about itself: not ready, limits and quotas, nothing loaded, no permission."""
 _LITE_ILLEGAL_ARGUMENT = 6
 """The code, new and old alike, under which Lite refuses rows. A server has another meaning for the new one."""
+_RATE_LIMIT = 8
+_LOGIN_CODES = frozenset({1400, 1401, 1800})
+"""Not logged in, and no privilege."""
+_SERVER_CODES = range(3, 65_535)
+"""Codes that only a server gives, about itself. Below them are those of pymilvus' own errors too; the last one is that
+of errors without a code. Only those have to be told apart by their words."""
 
 
 class Milvus:
@@ -73,9 +79,7 @@ class Milvus:
             except MilvusException as error:
                 raise self._translate(error) from None
             except grpc.RpcError as error:
-                late = isinstance(error, grpc.Call) and error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-                reason = f"did not answer within {TIMEOUT_SECONDS} s" if late else f"fails: {one_line(error)}"
-                raise StoreUnavailableError(self._down(reason)) from None
+                raise self._translate_rpc(error) from None
 
     @property
     def is_lite(self) -> bool:
@@ -108,10 +112,30 @@ class Milvus:
                 self._client = client
             return self._client
 
+    def _translate_rpc(self, error: Any) -> StoreUnavailableError:
+        import grpc
+
+        code = error.code() if isinstance(error, grpc.Call) else None
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return StoreUnavailableError(self._down(f"did not answer within {TIMEOUT_SECONDS} s"))
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:  # The server's, or a proxy's, limit of a message.
+            return StoreUnavailableError(
+                f"Milvus at {self.where} takes no requests of this size: {one_line(Exception(error.details()))}; "
+                "raise proxy.grpc.serverMaxRecvSize in its configuration; nothing was lost"
+            )
+        return StoreUnavailableError(self._down(f"fails: {one_line(error)}"))
+
     def _translate(self, error: Any) -> RagError:
         text = _refused_login(error) or one_line(getattr(error, "message", None) or error)
         if _is_about_data(error):
             return DataRefusedError(f"Milvus at {self.where} refuses the data: {text}")
+        if error.code == _RATE_LIMIT:
+            return StoreUnavailableError(
+                f"Milvus at {self.where} takes fewer requests than it gets: {_said_by_server(text)}; nothing was lost, "
+                "run again later, or raise the rate under quotaAndLimits in its configuration"
+            )
+        if error.code in _SERVER_CODES and error.code not in _LOGIN_CODES:
+            return self._refusal(_said_by_server(text))
         lowered = text.lower()
         if (
             "fail connecting" in lowered
@@ -127,6 +151,9 @@ class Milvus:
             return StoreUnavailableError(self._down(f"did not answer within {TIMEOUT_SECONDS} s"))
         if "no space" in lowered or ("disk" in lowered and "full" in lowered):
             return StoreUnavailableError(f"Milvus at {self.where}: {text}; free some space there and run again")
+        return self._refusal(text)
+
+    def _refusal(self, text: str) -> StoreUnavailableError:
         return StoreUnavailableError(
             f"Milvus at {self.where} refuses to work: {text}; nothing was lost, run again when it accepts requests"
         )
@@ -146,6 +173,11 @@ def _refused_login(error: BaseException) -> str:
     if isinstance(cause, grpc.RpcError) and cause.code() == grpc.StatusCode.UNAUTHENTICATED:
         return f"unauthenticated: {one_line(Exception(cause.details()))}"
     return ""
+
+
+def _said_by_server(text: str) -> str:
+    """Return an error without what pymilvus puts before it once it has tried again for as long as it may."""
+    return text.partition(", message=")[2] or text if "Retry" in text else text
 
 
 def _is_about_data(error: Any) -> bool:

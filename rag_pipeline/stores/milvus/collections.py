@@ -34,6 +34,8 @@ SEARCH_EF = 128
 _MANY_ROWS = 1000
 """Lite compares a query with unflushed rows one by one: with so many it takes a twentieth of a second."""
 _COUNT = "count(*)"
+_NO_SUCH_ALIAS = 1600
+_LITE_NOT_FOUND = 100
 _DESCRIPTIONS: dict[str, str] = {
     "dense": "Dense vectors for semantic search",
     "sparse": "Sparse vectors for keyword search",
@@ -183,6 +185,7 @@ class Collections:
                 filter="",
                 output_fields=[_COUNT],
                 partition_names=[partition],
+                consistency_level="Strong",
                 timeout=TIMEOUT_SECONDS,
             )
             return int(rows[0][_COUNT])
@@ -310,7 +313,8 @@ class Collections:
         try:
             return client.describe_alias(alias, timeout=TIMEOUT_SECONDS)["collection_name"]
         except MilvusException as error:
-            if "not found" in str(error) or "not exist" in str(error) or "alias not found" in str(error):
+            # By its code: a node or a channel of a cluster can be "not found" too. Lite has none for aliases.
+            if error.code == _NO_SUCH_ALIAS or (error.code == _LITE_NOT_FOUND and "alias" in error.message):
                 return None
             raise
 

@@ -75,7 +75,7 @@ def rebuild(milvus: Milvus, kind: VectorKind, name: str, progress: Progress) -> 
     """Drop the index of a collection, build it again, and load the collection; until then it cannot be searched."""
     with milvus.client() as client:
         client.release_collection(name, timeout=TIMEOUT_SECONDS)
-        for index in client.list_indexes(name, field_name=vector_field(kind)):
+        for index in client.list_indexes(name, field_name=vector_field(kind), timeout=TIMEOUT_SECONDS):
             client.drop_index(name, index, timeout=TIMEOUT_SECONDS)
         client.create_index(name, index_params(kind), sync=False, timeout=TIMEOUT_SECONDS)
     load(milvus, kind, name, progress)
@@ -99,7 +99,7 @@ def load(milvus: Milvus, kind: VectorKind, name: str, progress: Progress) -> Non
 
 def index_of(client: Any, collection: str, field: str) -> dict[str, Any] | None:
     """Return the description of a field's index; None if it has none."""
-    for name in client.list_indexes(collection, field_name=field):
+    for name in client.list_indexes(collection, field_name=field, timeout=TIMEOUT_SECONDS):
         found: dict[str, Any] | None = client.describe_index(collection, name, timeout=TIMEOUT_SECONDS)
         if found:
             return found
@@ -122,7 +122,8 @@ def _copy(milvus: Milvus, name: str, copy: str, partition: str) -> None:
             client.create_partition(copy, partition, timeout=TIMEOUT_SECONDS)
         stats = client.get_partition_stats(name, partition, timeout=TIMEOUT_SECONDS)
     for within in ranges(int(stats["row_count"]), _ROWS_PER_QUERY):
-        for _, rows in read_rows(milvus, name, partition, within, ["*"]):
+        # A server's statistics leave out what it has not flushed, so a range can hold any number of rows.
+        for _, rows in read_rows(milvus, name, partition, within, ["*"], at_once=4 * _ROWS_PER_QUERY):
             write(milvus, copy, partition, rows)
 
 

@@ -80,10 +80,14 @@ def has_partition(milvus: Milvus, collection: str, month: Month) -> bool:
         )
 
 
-def is_loaded(milvus: Milvus, collection: str) -> bool:
-    """Whether the collection is loaded: only then can it be read."""
+def is_loaded(milvus: Milvus, collection: str, partition: str = "") -> bool:
+    """Whether the collection is loaded, or one of its partitions that exists: only then can it be read.
+
+    A real server can release a partition of a collection that is loaded; Lite cannot.
+    """
     with milvus.client() as client:
-        return client.get_load_state(collection, timeout=TIMEOUT_SECONDS)["state"].name == "Loaded"
+        state = client.get_load_state(collection, partition, timeout=TIMEOUT_SECONDS)["state"]
+        return bool(state.name == "Loaded")
 
 
 def read(milvus: Milvus, collection: str, partition: str, within: Range) -> Iterator[tuple[Range, set[str]]]:
@@ -93,12 +97,20 @@ def read(milvus: Milvus, collection: str, partition: str, within: Range) -> Iter
 
 
 def read_rows(
-    milvus: Milvus, collection: str, partition: str, within: Range, fields: Sequence[str]
+    milvus: Milvus,
+    collection: str,
+    partition: str,
+    within: Range,
+    fields: Sequence[str],
+    *,
+    at_once: int = MAX_ROWS,
 ) -> Iterator[tuple[Range, list[dict[str, Any]]]]:
     """Yield the rows of a partition within a range, split into smaller ranges if one query cannot return them all.
 
-    The partition must exist: a real server refuses to read a missing one.
+    One query returns fewer than `at_once` rows, unless one chunk has more: a real server refuses an answer of more than
+    100 MB. The partition must exist: a real server refuses to read a missing one.
     """
+    most = at_once if within.high - within.low > 1 else MAX_ROWS
     with milvus.client() as client:
         rows = [
             dict(row)
@@ -107,17 +119,17 @@ def read_rows(
                 filter=within.filter,
                 output_fields=list(fields),
                 partition_names=[partition],
-                limit=MAX_ROWS,
+                limit=most,
                 consistency_level="Strong",
                 timeout=TIMEOUT_SECONDS,
             )
         ]
-    if len(rows) < MAX_ROWS:
+    if len(rows) < most:
         yield within, rows
         return
     del rows
     for half in within.halves():
-        yield from read_rows(milvus, collection, partition, half, fields)
+        yield from read_rows(milvus, collection, partition, half, fields, at_once=at_once)
 
 
 def present(milvus: Milvus, collection: str, month: Month, keys: Sequence[str]) -> set[str]:

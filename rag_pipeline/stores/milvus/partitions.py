@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MAX_PARTITIONS = 1024
 """The limit of a real server, its default partition included. Lite does not enforce it."""
+_OVER_ITS_LIMIT = "exceeds max configuration"
+"""What a server says then, without a code of its own."""
 
 
 def existing_collections(milvus: Milvus, prefix: str) -> list[tuple[VectorKind, str]]:
@@ -48,18 +50,24 @@ def create_partition(milvus: Milvus, collection: str, month: Month) -> bool:
         if name in existing:
             return False
         if len(existing) >= MAX_PARTITIONS:
-            raise RagError(
-                f"{collection}: a Milvus collection can have {MAX_PARTITIONS} partitions at most; "
-                f"raise RAG_FIRST_MONTH or set RAG_RETENTION_MONTHS so that {month} and later months fit"
-            )
+            raise _too_many(collection, MAX_PARTITIONS, month)
         try:
             client.create_partition(collection, name, timeout=TIMEOUT_SECONDS)
-        except MilvusException:
+        except MilvusException as error:
+            if _OVER_ITS_LIMIT in error.message:  # A server can be configured with a lower one.
+                raise _too_many(collection, len(existing), month) from None
             # Another process has created it meanwhile, which is an error on Lite.
             if not client.has_partition(collection, name, timeout=TIMEOUT_SECONDS):
                 raise
             return False
     return True
+
+
+def _too_many(collection: str, most: int, month: Month) -> RagError:
+    return RagError(
+        f"{collection}: this Milvus allows a collection {most} partitions at most (rootCoord.maxPartitionNum); "
+        f"raise RAG_FIRST_MONTH or set RAG_RETENTION_MONTHS so that {month} and later months fit"
+    )
 
 
 def drop_partition(milvus: Milvus, collection: str, month: Month) -> bool:

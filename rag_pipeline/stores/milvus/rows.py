@@ -104,6 +104,7 @@ def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[
                     collection,
                     filter=has_key(part),
                     output_fields=list(fields),
+                    consistency_level="Strong",
                     timeout=TIMEOUT_SECONDS,
                 )
             ]
