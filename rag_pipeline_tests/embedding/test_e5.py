@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +18,7 @@ from rag_pipeline.embedding.e5.tokenizer import Tokenizer
 from rag_pipeline.errors import ConfigError, RagError
 from rag_pipeline.language.words import comparable
 from rag_pipeline.settings import Precision
+from rag_pipeline_tests.support.workspace import clean_environment
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 TEXTS = [
@@ -132,3 +135,18 @@ def test_a_query_does_not_wait_for_a_batch(e5: Model) -> None:
         batch = pool.submit(e5.vectors, [LONG] * 8, "passage: ")
         e5.vectors(["質問"], "query: ")
         assert not batch.done()
+
+
+def test_nothing_is_reported_to_the_makers_of_the_library(tmp_path: Path) -> None:
+    """A new process with a home of its own: the library keeps an id there before it reports anything."""
+    home = tmp_path / "home"
+    home.mkdir()
+    program = (
+        "import sys; from pathlib import Path; from rag_pipeline.embedding.e5.model import Model; "
+        "Model('int8', Path(sys.argv[1]))"
+    )
+    environment = {**clean_environment(), "HOME": str(home)}
+    environment.pop("XDG_CACHE_HOME", None)
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=True)
+    assert [path for path in home.rglob("*") if "onnxruntime" in path.name] == []

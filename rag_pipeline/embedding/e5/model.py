@@ -33,6 +33,8 @@ class Model:
 
     def __init__(self, precision: Precision, folder: Path | None) -> None:
         """Load the model: 25 MB resident in `int8`, 90 MB in `fp32`. `folder` keeps what loading it makes."""
+        # Read when the library is loaded. Without it, it keeps an id of this machine and reports to its makers.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         self.precision = precision
