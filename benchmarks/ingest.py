@@ -50,7 +50,7 @@ WORDS = [
 ]
 
 
-def make_files(folder: Path, count: int, months: int) -> list[Path]:
+def make_files(folder: Path, count: int, months: int, first_year: int = 2024) -> list[Path]:
     random.seed(7)
     paths = []
     for number in range(count):
@@ -64,7 +64,7 @@ def make_files(folder: Path, count: int, months: int) -> list[Path]:
             paragraphs = ["".join(sentences[start : start + 6]) for start in range(0, 24, 6)]
             sections.append(f"## 第{section + 1}節 {random.choice(WORDS)}\n\n" + "\n\n".join(paragraphs))
         month = number % months
-        front = f"---\ntitle: 文書{number}\ndate: {2024 + month // 12}-{month % 12 + 1:02d}-15\n---\n"
+        front = f"---\ntitle: 文書{number}\ndate: {first_year + month // 12}-{month % 12 + 1:02d}-15\n---\n"
         path = folder / f"{number % 50:02d}" / f"{number}.md"
         path.parent.mkdir(exist_ok=True)
         path.write_text(front + f"# 文書{number}\n\n" + "\n\n".join(sections) + "\n", "utf-8")
