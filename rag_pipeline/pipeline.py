@@ -6,8 +6,8 @@ of its own elsewhere and takes a `Pipeline`; nothing here is a step.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from contextlib import contextmanager, nullcontext
+from functools import cached_property, partial
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 
@@ -309,22 +309,31 @@ class Pipeline:
         pipeline raises a `LockLostError` until the lock is left. Meanwhile no other generation goes live; one that did
         before is the one that the holder works on.
         """
+        with (
+            self.one_generation(wait_seconds),
+            fenced_lock(
+                self.stores.database,
+                month_lock_name(month, self.number),
+                wait_seconds,
+                lambda: self.progress(f"{month}: waiting for another run", 0),
+            ),
+        ):
+            self._look_again()  # The wait can have been long.
+            yield
+
+    @contextmanager
+    def one_generation(self, wait_seconds: float = _LOCK_WAIT_SECONDS) -> Iterator[None]:
+        """Work on the generation that is live now, and have none take its place meanwhile.
+
+        Raises a `BusyError` if a switch takes longer than `wait_seconds`.
+        """
         database = self.stores.database
-        with ExitStack() as held:
-            if not self.generations_stay:
-                held.enter_context(
-                    no_other_generation_goes_live(
-                        database, wait_seconds, lambda: self.progress(f"{month}: waiting for a switch", 0)
-                    )
-                )
-            held.enter_context(
-                fenced_lock(
-                    database,
-                    month_lock_name(month, self.number),
-                    wait_seconds,
-                    lambda: self.progress(f"{month}: waiting for another run", 0),
-                )
-            )
+        waiting = partial(self.progress, "waiting for a switch of generations", 0)
+        with (
+            nullcontext()
+            if self.generations_stay
+            else no_other_generation_goes_live(database, wait_seconds, waiting)
+        ):
             self._look_again()
             yield
 

@@ -108,8 +108,11 @@ def plan(as_json: bool) -> None:
 @json_option
 @click.option("--month", "only_months", type=MonthType(), multiple=True, help="Build only this month; repeatable.")
 @click.option("--same-settings", is_flag=True, help="Build the live generation once more.")
+@click.option("--retry-failed", is_flag=True, help="Try chunks again that could not be embedded.")
 @click.option("--in-dagster", is_flag=True, help="Only begin it, and leave the months to Dagster's daemon.")
-def build(as_json: bool, only_months: tuple[Month, ...], same_settings: bool, in_dagster: bool) -> None:
+def build(
+    as_json: bool, only_months: tuple[Month, ...], same_settings: bool, retry_failed: bool, in_dagster: bool
+) -> None:
     """Build a generation with the settings of this environment, or go on with the one that is being built.
 
     Month by month, newest first, as runs that the Dagster UI shows. It can be killed and run again, and several can
@@ -124,6 +127,8 @@ def build(as_json: bool, only_months: tuple[Month, ...], same_settings: bool, in
         def work() -> GenerationRow:
             pipeline.prepare()
             row = begin(pipeline, same_settings=same_settings)
+            if retry_failed:
+                building.retry_failed(pipeline, row)
             if not in_dagster:
                 building.build(pipeline, row, only_months, _build_month_in_dagster, built)
             return row
@@ -188,7 +193,8 @@ def _interrupted(pipeline: Pipeline, progress: ProgressLine, built: Built) -> No
     show_default=True,
     help="Seconds that search services get to load the embedder; until they have, the first searches wait.",
 )
-def switch(as_json: bool, generation: int | None, notice: float) -> None:
+@click.option("--without-failed", is_flag=True, help="Although some documents would not be found any more.")
+def switch(as_json: bool, generation: int | None, notice: float, without_failed: bool) -> None:
     """Make a generation live, by default the one that is being built, once it is complete and every check passes.
 
     Searches go on: each has hits of one generation only. Runs of months wait for it.
@@ -197,7 +203,7 @@ def switch(as_json: bool, generation: int | None, notice: float) -> None:
 
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:
         pipeline.prepare()
-        row = exchange(pipeline, generation, notice_seconds=notice)
+        row = exchange(pipeline, generation, notice_seconds=notice, without_failed=without_failed)
     _print_live(row, as_json)
 
 

@@ -126,8 +126,9 @@ def check_index(
     Without `costly`, questions that read all items are left out.
     """
     asked = [check for check in _in_order(names) if costly or not check.of_index_is_costly]
-    questions = _questions_of(((check, check.of_index) for check in asked if check.of_index), pipeline, assets)
-    found = [finding for question, where in questions for finding in question(pipeline, where)]
+    with pipeline.one_generation():
+        questions = _questions_of(((check, check.of_index) for check in asked if check.of_index), pipeline, assets)
+        found = [finding for question, where in questions for finding in question(pipeline, where)]
     return [finding for finding in found if finding.check in names]
 
 
@@ -146,14 +147,15 @@ def check_month(
     asked = _in_order(names)
     of_change = [(check, check.of_change) for check in asked if touched and check.of_change]
     of_month = [(check, check.of_month) for check in asked if not (touched and check.of_change)]
-    found = [
-        finding
-        for question, where in _questions_of(of_month, pipeline, assets)
-        for finding in question(pipeline, month, where)
-    ]
-    if touched:
-        for among, where in _questions_of(of_change, pipeline, assets):
-            found += among(pipeline, month, where, touched)
+    with pipeline.one_generation():
+        found = [
+            finding
+            for question, where in _questions_of(of_month, pipeline, assets)
+            for finding in question(pipeline, month, where)
+        ]
+        if touched:
+            for among, where in _questions_of(of_change, pipeline, assets):
+                found += among(pipeline, month, where, touched)
     return [finding for finding in found if finding.check in names]
 
 

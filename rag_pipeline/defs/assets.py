@@ -181,8 +181,12 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
         month_run: dg.ResourceParam[MonthRun],
     ) -> Iterator[dg.MaterializeResult]:
         month = month_of(context)
-        selected = [kind for kind in built if dg.AssetKey(collection_asset(kind)) in context.selected_asset_keys]
         with pipeline.month_lock(month):
+            selected = [
+                kind
+                for kind in built
+                if kind in pipeline.vectors and dg.AssetKey(collection_asset(kind)) in context.selected_asset_keys
+            ]
             # Each step's counts at once: a later step can fail.
             result = index_vectors(pipeline, month, selected)
             month_run.stats.add(result.counts())

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.generations import GenerationRow
 
 _COPIED_AT_ONCE = 500
+_RETRIES = 1000
 
 
 @dataclass
@@ -50,24 +51,43 @@ BuildMonth = Callable[["Pipeline", "GenerationRow", "Month", MonthRun], None]
 def pending_months(pipeline: Pipeline, row: GenerationRow) -> list[Month]:
     """Return the months that a generation has to build or to bring up to date, newest first.
 
-    Newest first, because the newest documents are edited most: those that are built last are followed for the shortest
-    time.
+    Newest first: searches look for the newest most often, so they are what a comparison before the switch needs.
     """
-    with pipeline.stores.database.connection() as connection:
-        noted = set(table.noted(connection, row.id))
-    with pipeline.beside(row) as other, other.stores.database.connection() as connection:
-        return sorted(noted | set(documents.months_unfinished(connection)), reverse=True)
+    return sorted(pending_work(pipeline, row), reverse=True)
 
 
 def pending_work(pipeline: Pipeline, row: GenerationRow) -> dict[Month, str]:
-    """Return the months of `pending_months`, each with a digest of what is to be done."""
+    """Return the months that a generation has to build or to bring up to date, each with a digest of what is to be done.
+
+    What is due for a retry becomes pending here, as in the live generation.
+    """
+    _note_everything(pipeline, row)
     with pipeline.stores.database.connection() as connection:
         noted = table.noted(connection, row.id)
     with pipeline.beside(row) as other, other.stores.database.connection() as connection:
+        documents.retry_due(connection, _RETRIES)
         months = {*noted, *documents.months_unfinished(connection)}
         return {
             month: f"{noted.get(month, 0)} {documents.work_digest(connection, month)}" for month in sorted(months)
         }
+
+
+def _note_everything(pipeline: Pipeline, row: GenerationRow) -> None:
+    """Note all documents from before a generation was begun, month by month, and create its months; once."""
+    database = pipeline.stores.database
+    with database.connection() as connection:
+        now = table.of_id(connection, row.id)
+    if now is None or now.is_noted:
+        return
+    months = schema.existing_months(database)
+    for number, month in enumerate(months):
+        pipeline.progress(f"{row.name}: noting documents, months", number, len(months))
+        with database.connection() as connection:
+            table.note_month(connection, row.id, month)
+    with pipeline.beside(row) as other:
+        schema.ensure_months(other.stores.database, months)
+    with database.connection() as connection:
+        table.set_noted(connection, row.id)
 
 
 def build_month(pipeline: Pipeline, row: GenerationRow, month: Month, run: MonthRun) -> None:
@@ -110,6 +130,7 @@ def _wrong(other: Pipeline, month: Month, run: MonthRun) -> list[str]:
 
 def _take_over(pipeline: Pipeline, other: Pipeline, row: GenerationRow, month: Month) -> int:
     """Copy the documents that are noted for a month; return their number."""
+    _note_everything(pipeline, row)
     with pipeline.stores.database.connection() as connection:
         tables = generation_tables.live_schema(connection)
     schema.ensure_months(other.stores.database, [month])
@@ -123,6 +144,12 @@ def _take_over(pipeline: Pipeline, other: Pipeline, row: GenerationRow, month: M
         if len(taken) < _COPIED_AT_ONCE:
             return copied
         pipeline.progress(f"{row.name}, {month} documents", copied)
+
+
+def retry_failed(pipeline: Pipeline, row: GenerationRow) -> int:
+    """Make what a generation could not embed pending; return the number of documents."""
+    with pipeline.beside(row) as other, other.stores.database.connection() as connection:
+        return documents.retry_failed(connection)
 
 
 def take_over_all(pipeline: Pipeline, row: GenerationRow) -> int:

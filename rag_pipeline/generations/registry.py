@@ -135,7 +135,7 @@ _NONE = {
 def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
     """Return the generation that is being built; begin one with this process's settings if there is none.
 
-    Creates its tables, and notes all documents for it. Raises `ConfigError` if one with other settings is being built,
+    Creates its tables. Raises `ConfigError` if one with other settings is being built,
     nothing is indexed yet, or these are the live one's settings and `same_settings` does not say that it is meant; and
     what describing its embedder raises.
     """
@@ -159,7 +159,8 @@ def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
     described = OpenGeneration(settings, pipeline.stores, None, pipeline.given_embedder).description
 
     def add(connection: Connection) -> GenerationRow:
-        # Whoever writes documents has ended when this has been granted, and sees the new row when it goes on.
+        # Whoever writes documents has ended when this has been granted, and when it goes on, notes them for the new
+        # row. Those from before are noted by the first that builds it.
         connection.execute("SET LOCAL lock_timeout = '500ms'")
         connection.execute("LOCK TABLE documents IN SHARE MODE")
         row = table.add(
@@ -176,7 +177,6 @@ def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
         if row is None:
             raise BusyError("another process has just begun a generation: see `rag-pipeline generations list`")
         generation_tables.create(database, row, connection)
-        table.note_everything(connection, row.id)
         return row
 
     return when_tables_are_free(pipeline, add)

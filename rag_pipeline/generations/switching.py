@@ -15,7 +15,7 @@ from rag_pipeline.errors import RagError
 from rag_pipeline.generations.build import build, pending_months, take_over_all
 from rag_pipeline.generations.registry import find, when_tables_are_free
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.postgres import generation_tables
+from rag_pipeline.stores.postgres import documents, generation_tables, schema
 from rag_pipeline.stores.postgres import generations as table
 from rag_pipeline.stores.postgres.advisory_locks import exchange_of_generations
 
@@ -30,16 +30,26 @@ _WAIT_SECONDS = 3600
 _SHOWN = 5
 
 
-def switch(pipeline: Pipeline, generation: int | None = None, *, notice_seconds: float = 0) -> GenerationRow:
+def switch(
+    pipeline: Pipeline,
+    generation: int | None = None,
+    *,
+    notice_seconds: float = 0,
+    without_failed: bool = False,
+) -> GenerationRow:
     """Make a generation live that has all that the live one has and is consistent; return it.
 
     By default, the one that is being built. It is checked as a whole; search services get notice, to load its embedder;
-    then, while no run writes, what has changed since is taken over. Raises `ConfigError` if there is no such generation, and a `RagError` if it is incomplete or
-    inconsistent: then nothing was changed.
+    then, while no run writes, what has changed since is taken over. Raises `ConfigError` if there is no such generation,
+    and a `RagError` if it is incomplete, inconsistent, or, unless `without_failed`, cannot embed all that the live one
+    has: then nothing was changed.
     """
     row = find(pipeline, generation, "building", "previous")
     _refuse_if_incomplete(pipeline, row)
+    if not without_failed:
+        _refuse_if_documents_would_be_lost(pipeline, row)
     with pipeline.beside(row) as other:
+        schema.ensure_months(other.stores.database, schema.existing_months(pipeline.stores.database))
         other.collections.ensure()
         found = DataConsistencyChecker(other).check_consistency()
         if not found.consistent:
@@ -61,6 +71,18 @@ def _refuse_if_incomplete(pipeline: Pipeline, row: GenerationRow) -> None:
         raise RagError(
             f"{row.name} is incomplete: {len(pending)} months have pending work, {pending[0]} the newest; "
             "`rag-pipeline generations build` finishes it"
+        )
+
+
+def _refuse_if_documents_would_be_lost(pipeline: Pipeline, row: GenerationRow) -> None:
+    with pipeline.stores.database.connection() as connection:
+        tables = generation_tables.schema_of(generation_tables.live_schema(connection), row.id)
+        count, names = documents.only_failed_in(connection, tables, _SHOWN)
+    if count:
+        raise RagError(
+            f"{row.name} cannot embed chunks of {count} documents that are found now, such as {', '.join(names)}: "
+            "`rag-pipeline generations build --retry-failed` tries them again, `switch --without-failed` goes live "
+            "without them"
         )
 
 

@@ -92,16 +92,18 @@ def reopen_incomplete(pipeline: Pipeline, deadline: float | None = None) -> None
     Cheap if the kinds are those that the months were built with. Otherwise it reads the rows of all chunks, month by
     month, until a deadline (on the clock of `time.monotonic`); the next call resumes.
     """
-    database, built = pipeline.stores.database, pipeline.vectors
-    months = schema.months_with_documents(database)
-    with database.connection() as connection:
-        unknown = built_kinds.months_with_others(connection, months, built)
-    for month in unknown:
-        if deadline is not None and time.monotonic() > deadline:
-            return
+    database = pipeline.stores.database
+    with pipeline.one_generation():
+        built = pipeline.vectors
+        months = schema.months_with_documents(database)
         with database.connection() as connection:
-            document_chunks.reopen_incomplete(connection, month, built)
-            built_kinds.store(connection, month, built)
+            unknown = built_kinds.months_with_others(connection, months, built)
+        for month in unknown:
+            if deadline is not None and time.monotonic() > deadline:
+                return
+            with database.connection() as connection:
+                document_chunks.reopen_incomplete(connection, month, built)
+                built_kinds.store(connection, month, built)
 
 
 class _VectorStep:
@@ -225,7 +227,7 @@ class _VectorStep:
         except Exception as failure:
             _log.warning("the embedder fails for the text %r: %s", _PROBE, one_line(failure))
             raise StoreUnavailableError(
-                f"the embedder (RAG_EMBEDDER={self._pipeline.settings.embedder}) fails for every text: "
+                f"the embedder (RAG_EMBEDDER={self._pipeline.generation.settings.embedder}) fails for every text: "
                 f"{one_line(error)}; nothing was lost, run again when it works"
             ) from error
 

@@ -119,7 +119,7 @@ def warm_up(pipeline: Pipeline) -> None:
         if isinstance(error, RagError):
             raise
         raise RagError(
-            f"the embedder (RAG_EMBEDDER={pipeline.settings.embedder}) does not work: {one_line(error)}"
+            f"the embedder (RAG_EMBEDDER={pipeline.generation.settings.embedder}) does not work: {one_line(error)}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,7 +21,7 @@ MARCH = Month(2024, 3)
 
 
 def pipeline(*built: VectorKind) -> Pipeline:
-    return cast(Pipeline, SimpleNamespace(vectors=built))
+    return cast(Pipeline, SimpleNamespace(vectors=built, one_generation=nullcontext))
 
 
 def finding(check: str, where: str, month: Month | None = None, **options: Any) -> Finding:

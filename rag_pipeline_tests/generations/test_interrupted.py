@@ -9,9 +9,10 @@ import pytest
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.consistency.repair import repair
-from rag_pipeline.errors import BusyError
+from rag_pipeline.errors import BusyError, RagError
 from rag_pipeline.generations import build, registry, switching
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import Collections, Generation
 from rag_pipeline.stores.postgres import documents, generation_tables
@@ -129,8 +130,55 @@ def test_a_copy_that_is_killed_is_made_again(index: GenerationIndex, monkeypatch
         with monkeypatch.context() as killing:
             killing.setattr(documents, "copy_from", kill)
             with pytest.raises(Killed):
-                build.take_over_all(pipeline, registry.find(pipeline, 2, "building"))
+                build.build(pipeline, registry.find(pipeline, 2, "building"))
     index.assert_complete(index.build())
+
+
+def test_a_repair_of_one_generation_leaves_the_tables_of_the_other_alone(index: GenerationIndex) -> None:
+    row = index.build()
+    count = """
+        SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = %s AND c.relkind IN ('i', 'I')
+    """
+    live = index.rows(count, "public")
+    whole = index.rows(count, "public_generation_2")
+    index.rows("DROP INDEX public_generation_2.idx_chunks_parent")
+    index.rows("DROP INDEX public_generation_2.idx_documents_language")
+    oids = (
+        "SELECT oid FROM pg_class WHERE relname LIKE 'idx%%' AND relnamespace = 'public'::regnamespace ORDER BY 1"
+    )
+    before = index.rows(oids)
+    with index.opened() as pipeline, pipeline.beside(row) as other:
+        assert repair(other).remaining.consistent
+    assert index.rows(oids) == before
+    assert index.rows(count, "public") == live
+    assert index.rows(count, "public_generation_2") == whole
+    index.rows("DROP INDEX public.idx_chunks_parent")
+    with index.opened() as pipeline:
+        assert repair(pipeline).remaining.consistent
+    assert index.rows(count, "public") == live
+    assert index.rows(count, "public_generation_2") == whole
+
+
+def test_what_the_new_embedder_cannot_embed_is_not_lost_silently(
+    index: GenerationIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag_pipeline_tests.support.embedders import CheapEmbedder
+
+    poisoned = CheapEmbedder(96, "poisoned", poison="出汁")
+    with index.opened() as pipeline, Pipeline(pipeline.settings, index.endpoints, embedder=poisoned) as other:
+        row = registry.begin(other, same_settings=True)
+        assert build.build(other, row).stats.failed_chunks == 1
+        with pytest.raises(
+            RagError, match=r"cannot embed chunks of 1 documents .* docs:soup.md: .*--retry-failed"
+        ):
+            switching.switch(other)
+        assert index.states() == {1: "live", 2: "building"}
+        poisoned.poison = None
+        assert build.retry_failed(other, row) == 1
+        assert build.build(other, row).errors == []
+        switching.switch(other)
+        index.assert_complete(row)
 
 
 def test_runs_wait_for_an_exchange_and_an_exchange_for_runs(index: GenerationIndex) -> None:

@@ -321,6 +321,32 @@ def _sum_of_hashes(columns: str) -> str:
     return f"concat_ws('/', count(*), sum(hashtextextended(concat_ws('/', {columns}), 0)))"
 
 
+def only_failed_in(connection: Connection, schema: str, limit: int) -> tuple[int, list[str]]:
+    """Return (number, some source_ids) of documents that are searchable, but not in the generation of another schema.
+
+    Because it has chunks of them that cannot be embedded, and no older version.
+    """
+    rows = named(
+        connection,
+        sql.SQL(
+            """
+            SELECT d.source_id, count(*) OVER () AS total FROM {other} o
+            JOIN documents d ON d.id = o.id AND d.created_at = o.created_at
+            WHERE o.indexing_status = {failed} AND d.indexing_status = {completed}
+            ORDER BY d.source_id LIMIT {limit}
+            """
+        )
+        .format(
+            other=sql.Identifier(schema, "documents"),
+            failed=sql.SQL(IndexingStatus.FAILED.sql),
+            completed=sql.SQL(IndexingStatus.COMPLETED.sql),
+            limit=sql.Literal(limit),
+        )
+        .as_string(connection),
+    )
+    return (rows[0].total if rows else 0), [row.source_id for row in rows]
+
+
 @dataclass(frozen=True)
 class Totals:
     """How much text the index has."""

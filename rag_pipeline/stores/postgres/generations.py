@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import named, objects, values
-from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
+from rag_pipeline.stores.postgres.month_bounds import DOCUMENTS_OF_MONTH, in_month, month_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +42,8 @@ class GenerationRow:
     own_aliases: bool
     has_sources: bool
     """Whether the rows in Milvus say which source they are of."""
+    is_noted: bool
+    """Whether all documents from before it was begun are noted for it."""
     created_at: datetime
     live_since: datetime | None
 
@@ -52,7 +54,7 @@ class GenerationRow:
 
 
 _COLUMNS = """id, state, embedder, dimension, multi_dimension, settings, collections, own_aliases, has_sources,
-    created_at, live_since"""
+    is_noted, created_at, live_since"""
 
 
 def live(connection: Connection) -> GenerationRow | None:
@@ -97,9 +99,10 @@ def add(
         GenerationRow,
         f"""
         INSERT INTO generations
-            (state, embedder, dimension, multi_dimension, settings, collections, own_aliases, has_sources, live_since)
+            (state, embedder, dimension, multi_dimension, settings, collections, own_aliases, has_sources, is_noted,
+                live_since)
         VALUES (%(state)s::text, %(embedder)s, %(dimension)s, %(multi_dimension)s, %(settings)s, %(collections)s,
-            %(own_aliases)s, %(has_sources)s, CASE WHEN %(state)s::text = 'live' THEN clock_timestamp() END)
+            %(own_aliases)s, %(has_sources)s, %(state)s::text = 'live', CASE WHEN %(state)s::text = 'live' THEN clock_timestamp() END)
         ON CONFLICT DO NOTHING RETURNING {_COLUMNS}
         """,
         {
@@ -161,19 +164,24 @@ def remove(connection: Connection, generation: int) -> None:
     connection.execute("DELETE FROM generations WHERE id = %s", (generation,))
 
 
-def note_everything(connection: Connection, generation: int) -> int:
-    """Note every document for a new generation; return their number.
+def note_month(connection: Connection, generation: int, month: Month) -> None:
+    """Note every document of a month for a new generation. Those written since it was begun are noted already.
 
-    In the transaction that adds the generation, after `LOCK TABLE documents IN SHARE MODE`: what is written later is
-    noted by who writes it.
+    Sees the documents of the live generation: call it in a session without another one's schema.
     """
-    return connection.execute(
-        """
+    connection.execute(
+        f"""
         INSERT INTO generation_changes (generation, document_created_at, document_id)
-        SELECT %s, created_at, id FROM documents
+        SELECT %(generation)s, d.created_at, d.id FROM documents d WHERE {DOCUMENTS_OF_MONTH}
+        ORDER BY d.created_at, d.id ON CONFLICT DO NOTHING
         """,
-        (generation,),
-    ).rowcount
+        {"generation": generation, **month_bounds(month)},
+    )
+
+
+def set_noted(connection: Connection, generation: int) -> None:
+    """Record that all documents are noted for a generation."""
+    connection.execute("UPDATE generations SET is_noted = true WHERE id = %s", (generation,))
 
 
 def note_parsed(connection: Connection) -> None:

@@ -17,6 +17,7 @@ from psycopg.rows import scalar_row
 
 from rag_pipeline.errors import BusyError, RagError, one_line
 from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.database import value
 from rag_pipeline.stores.postgres.expected_schema import expected_schema
 from rag_pipeline.stores.postgres.schema_inspection import PARTITIONED, triggers_of
 
@@ -67,7 +68,7 @@ def _rebuild(connection: Connection, expected: SchemaDescription, problem: Schem
         case "trigger disabled":
             connection.execute(f"ALTER TABLE {table} ENABLE TRIGGER {name}")
         case "leftover index":
-            connection.execute(f"DROP INDEX CONCURRENTLY {name}")
+            connection.execute(f"DROP INDEX CONCURRENTLY {_beside(connection, table, name)}")
         case "index differs" | "index missing":
             _replace_index(connection, _expected_index(expected, name))
         case "index not attached":
@@ -76,7 +77,7 @@ def _rebuild(connection: Connection, expected: SchemaDescription, problem: Schem
             if table in PARTITIONED:
                 _validate_partitioned_index(connection, _expected_index(expected, name))
             else:
-                connection.execute(f"REINDEX INDEX CONCURRENTLY {name}")
+                connection.execute(f"REINDEX INDEX CONCURRENTLY {_beside(connection, table, name)}")
 
 
 def _expected_constraint(expected: SchemaDescription, table: str, name: str) -> Constraint:
@@ -93,20 +94,31 @@ def _expected_index(expected: SchemaDescription, name: str) -> Index:
     )
 
 
+def _beside(connection: Connection, table: str, name: str) -> str:
+    """Return the name of an index with the schema of its table.
+
+    By its plain name, one that is missing in a generation's schema would be found in that of the live one.
+    """
+    schema = value(
+        connection, "SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(%s)", (table,)
+    )
+    return f"{schema}.{name}" if schema else name
+
+
 def _replace_index(connection: Connection, index: Index) -> None:
     if index.table in PARTITIONED:
         # The only way to drop an index of a partitioned table; it takes no time.
-        connection.execute(f"DROP INDEX IF EXISTS {index.name}")
+        connection.execute(f"DROP INDEX IF EXISTS {_beside(connection, index.table, index.name)}")
         connection.execute(index.create(index.name, f"ONLY {index.table}"))
         _build_parts(connection, index)
     else:
-        connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}")
+        connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {_beside(connection, index.table, index.name)}")
         connection.execute(index.create(index.name, index.table, concurrently=True))
 
 
 def _validate_partitioned_index(connection: Connection, index: Index) -> None:
     for part in _invalid_parts(connection, index):
-        connection.execute(f"REINDEX INDEX CONCURRENTLY {part}")
+        connection.execute(f"REINDEX INDEX CONCURRENTLY {_beside(connection, index.table, part)}")
     _build_parts(connection, index)
     if not _is_valid(connection, index):
         # No part was left to attach, and only attaching makes the whole valid.
@@ -133,7 +145,7 @@ def _build_parts(connection: Connection, index: Index) -> None:
         month = partition.removeprefix(index.table)
         part = f"{index.name}{month}"
         # What a killed build left is of no use.
-        connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {part}")
+        connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {_beside(connection, index.table, part)}")
         connection.execute(index.create(part, partition, concurrently=True))
         connection.execute(f"ALTER INDEX {index.name} ATTACH PARTITION {part}")
 
@@ -153,7 +165,10 @@ def _invalid_parts(connection: Connection, index: Index) -> list[str]:
 def _is_valid(connection: Connection, index: Index) -> bool:
     return bool(
         connection.cursor(row_factory=scalar_row)
-        .execute("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index.name,))
+        .execute(
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)",
+            (_beside(connection, index.table, index.name),),
+        )
         .fetchone()
     )
 

@@ -23,6 +23,7 @@ CREATE TABLE generations (
     collections VARCHAR(64) NOT NULL UNIQUE,
     own_aliases BOOLEAN NOT NULL,
     has_sources BOOLEAN NOT NULL,
+    is_noted BOOLEAN NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE NOT NULL DEFAULT now(),
     live_since TIMESTAMP WITH TIME ZONE,
     announced_at TIMESTAMP WITH TIME ZONE,
@@ -39,6 +40,8 @@ COMMENT ON COLUMN generations.own_aliases IS
     'whether searches reach its collections by aliases of its own, and not by those that always name the live ones';
 
 COMMENT ON COLUMN generations.announced_at IS 'since when search services load its embedder, because it will go live';
+COMMENT ON COLUMN generations.is_noted IS
+    'whether the documents from before it was begun are in generation_changes, or taken over';
 COMMENT ON COLUMN generations.has_sources IS
     'whether the rows of its collections say which source they are of; those written by older programs do not';
 
