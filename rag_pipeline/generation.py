@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from rag_pipeline.settings import Settings
 from rag_pipeline.stores.milvus.collections import Collections, Generation, generations, suffix_of
@@ -56,10 +57,20 @@ def configuration(settings: Settings) -> dict[str, Any]:
 def settings_of(row: GenerationRow, settings: Settings) -> Settings:
     """Return a process's settings with those that make a generation in their place."""
     made_with: dict[str, Any] = dict(row.settings)
-    if made_with == configuration(settings):
-        return settings  # With the login that a URL can have.
+    own = configuration(settings)
+    if made_with == own:
+        return settings
     overlaid = {**settings.model_dump(exclude_unset=True), **made_with}
+    if made_with["embedder"] == "openai":
+        if made_with["embedding_url"] == own.get("embedding_url"):
+            overlaid["embedding_url"] = settings.embedding_url  # With the login that it can have.
+        elif _host(made_with["embedding_url"]) != _host(own.get("embedding_url")):
+            overlaid["embedding_api_key"] = None  # It is for another server.
     return Settings(**overlaid)
+
+
+def _host(url: str | None) -> str | None:
+    return None if url is None else urlsplit(url).netloc
 
 
 def _made_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
@@ -113,6 +124,13 @@ class OpenGeneration:
     def vectors(self) -> tuple[VectorKind, ...]:
         """The kinds that are built."""
         return self.settings.vectors
+
+    @property
+    def chunker(self) -> str:
+        """The version and settings of the chunker, as `documents.chunked_with` holds them."""
+        from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION
+
+        return f"{CHUNKER_VERSION}/{self.settings.chunk_tokens}"
 
     @cached_property
     def embedder(self) -> Embedder:

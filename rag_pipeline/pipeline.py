@@ -220,11 +220,17 @@ class Pipeline:
                 own_aliases=False,
                 has_sources=not exists,
             )
+            # Another run can have been first.
+            row = row or generations.live(connection)
             key = generations.live_key(connection)
-        if row is not None:
-            with self._looking:
-                generation.recorded(row)
-                self._live_key = key
+        if row is None or row.embedder != described.fingerprint:
+            raise RagError(
+                f"another process has just begun this index with the embedder {row.embedder if row else 'unknown'}, "
+                f"and this one has {described.fingerprint}: give both the same RAG_EMBEDDER"
+            )
+        with self._looking:
+            generation.recorded(row)
+            self._live_key = key
 
     @cached_property
     def sources_file(self) -> SourcesFile:
@@ -309,16 +315,14 @@ class Pipeline:
         pipeline raises a `LockLostError` until the lock is left. Meanwhile no other generation goes live; one that did
         before is the one that the holder works on.
         """
-        with (
-            self.one_generation(wait_seconds),
-            fenced_lock(
-                self.stores.database,
-                month_lock_name(month, self.number),
-                wait_seconds,
-                lambda: self.progress(f"{month}: waiting for another run", 0),
-            ),
+        with fenced_lock(
+            self.stores.database,
+            month_lock_name(month, self.number),
+            wait_seconds,
+            lambda: self.progress(f"{month}: waiting for another run", 0),
+            within_one_generation=not self.generations_stay,
         ):
-            self._look_again()  # The wait can have been long.
+            self._look_again()
             yield
 
     @contextmanager

@@ -106,27 +106,39 @@ def plan(as_json: bool) -> None:
 
 @generations.command()
 @json_option
+@click.argument("generation", type=int, required=False)
 @click.option("--month", "only_months", type=MonthType(), multiple=True, help="Build only this month; repeatable.")
 @click.option("--same-settings", is_flag=True, help="Build the live generation once more.")
 @click.option("--retry-failed", is_flag=True, help="Try chunks again that could not be embedded.")
 @click.option("--in-dagster", is_flag=True, help="Only begin it, and leave the months to Dagster's daemon.")
 def build(
-    as_json: bool, only_months: tuple[Month, ...], same_settings: bool, retry_failed: bool, in_dagster: bool
+    as_json: bool,
+    generation: int | None,
+    only_months: tuple[Month, ...],
+    same_settings: bool,
+    retry_failed: bool,
+    in_dagster: bool,
 ) -> None:
     """Build a generation with the settings of this environment, or go on with the one that is being built.
+
+    With an ID, bring that one up to date, which can be a previous one.
 
     Month by month, newest first, as runs that the Dagster UI shows. It can be killed and run again, and several can
     build side by side. Exit 1 if a month failed.
     """
     from rag_pipeline.generations import build as building
-    from rag_pipeline.generations.registry import begin
+    from rag_pipeline.generations.registry import begin, find
 
     built = building.Built()
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:
 
         def work() -> GenerationRow:
             pipeline.prepare()
-            row = begin(pipeline, same_settings=same_settings)
+            row = (
+                begin(pipeline, same_settings=same_settings)
+                if generation is None
+                else find(pipeline, generation, "building", "previous")
+            )
             if retry_failed:
                 building.retry_failed(pipeline, row)
             if not in_dagster:
@@ -161,7 +173,7 @@ def build(
         elif left:
             print_line(f"{len(left)} months left: {', '.join(map(str, left))}")
         else:
-            print_line("complete: `rag-pipeline generations switch` makes it live")
+            print_line(f"complete: `rag-pipeline generations switch {row.id}` makes it live")
     for error in built.errors:
         print_error(error)
     sys.exit(1 if built.errors else 0)
@@ -209,13 +221,17 @@ def switch(as_json: bool, generation: int | None, notice: float, without_failed:
 
 @generations.command()
 @json_option
-def rollback(as_json: bool) -> None:
-    """Make the previous generation live again, at once. What was edited since is indexed by the next runs."""
+@click.argument("generation", type=int, required=False)
+def rollback(as_json: bool, generation: int | None) -> None:
+    """Make the previous generation live again, or an older one, at once.
+
+    What was edited since is indexed by the next runs.
+    """
     from rag_pipeline.generations.switching import rollback as go_back
 
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:
         pipeline.prepare()
-        row = go_back(pipeline)
+        row = go_back(pipeline, generation)
     _print_live(row, as_json)
 
 

@@ -182,22 +182,23 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult]:
         month = month_of(context)
         with pipeline.month_lock(month):
-            selected = [
-                kind
-                for kind in built
-                if kind in pipeline.vectors and dg.AssetKey(collection_asset(kind)) in context.selected_asset_keys
-            ]
+            # The live generation can have other kinds than these definitions, until they are loaded again. All that it
+            # has are built, unless somebody has chosen some.
+            chosen = [kind for kind in built if dg.AssetKey(collection_asset(kind)) in context.selected_asset_keys]
+            selected = [kind for kind in pipeline.vectors if kind in chosen or len(chosen) == len(built)]
             # Each step's counts at once: a later step can fail.
             result = index_vectors(pipeline, month, selected)
             month_run.stats.add(result.counts())
             month_run.embedding_tokens += result.embedding_tokens or 0
             month_run.stats.add(deletion_counts(drain_deletions(pipeline, touched=result.touched)))
-            touched = if_enough(context, result.touched, list(map(vectors_verified, selected)))
+            touched = if_enough(
+                context, result.touched, [vectors_verified(kind) for kind in selected if kind in built]
+            )
             month_run.verified = verify(pipeline, month, selected, touched)
             month_run.touched = result.touched
         # Absent where nobody reports them, so that a plot has no zeros that mean nothing.
         billed = {} if result.embedding_tokens is None else {"embedding_tokens": result.embedding_tokens}
-        for counts in month_run.verified:
+        for counts in (counts for counts in month_run.verified if counts.kind in built):
             yield dg.MaterializeResult(
                 asset_key=collection_asset(counts.kind),
                 metadata={

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rag_pipeline.consistency.checks import CHECKS, check_month
@@ -20,8 +21,9 @@ from rag_pipeline.indexing.index_vectors import index_vectors
 from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.indexing.stats import IngestStats
 from rag_pipeline.indexing.verify import verify
-from rag_pipeline.stores.postgres import built_kinds, documents, generation_tables, schema
+from rag_pipeline.stores.postgres import built_kinds, documents, generation_tables, index_epochs, schema
 from rag_pipeline.stores.postgres import generations as table
+from rag_pipeline.stores.postgres.deadlocks import despite_deadlocks
 
 if TYPE_CHECKING:
     from rag_pipeline.months import Month
@@ -100,14 +102,17 @@ def build_month(pipeline: Pipeline, row: GenerationRow, month: Month, run: Month
         other.generations_stay = pipeline.generations_stay
         with other.month_lock(month):
             run.stats.add({"documents": _take_over(pipeline, other, row, month)})
-            run.stats.add(chunk_documents(other, month).counts())
-            vectors = index_vectors(other, month)
+            # Each step can be repeated, and does what is left: a deletion of the live generation's can end it.
+            run.stats.add(
+                despite_deadlocks(partial(chunk_documents, other, month), f"{row.name}, {month}").counts()
+            )
+            vectors = despite_deadlocks(partial(index_vectors, other, month), f"{row.name}, {month}")
             run.stats.add(vectors.counts())
             run.embedding_tokens += vectors.embedding_tokens or 0
             run.stats.add(deletion_counts(drain_deletions(other)))
             run.verified = verify(other, month, other.vectors)
             with other.stores.database.connection() as connection:
-                built_kinds.store(connection, month, other.vectors)
+                built_kinds.store(connection, month, other.vectors, other.generation.chunker)
         if wrong := _wrong(other, month, run):
             # Such as what somebody deleted by hand, or a Milvus that was lost: repaired once, and then reported.
             done = repair(other, [month])
@@ -134,16 +139,31 @@ def _take_over(pipeline: Pipeline, other: Pipeline, row: GenerationRow, month: M
     with pipeline.stores.database.connection() as connection:
         tables = generation_tables.live_schema(connection)
     schema.ensure_months(other.stores.database, [month])
-    copied = 0
-    while True:
+
+    def take_some() -> int:
         with other.stores.database.connection() as connection:
             taken = table.take_noted(connection, row.id, month, _COPIED_AT_ONCE)
             if taken:
                 documents.copy_from(connection, tables, month, taken)
-        copied += len(taken)
-        if len(taken) < _COPIED_AT_ONCE:
+                index_epochs.advance(connection, month)  # Titles and tags are seen at once, should it go live.
+        return len(taken)
+
+    copied = 0
+    while True:
+        taken = despite_deadlocks(take_some, f"{row.name}, {month}: documents to take over")
+        copied += taken
+        if taken < _COPIED_AT_ONCE:
             return copied
         pipeline.progress(f"{row.name}, {month} documents", copied)
+
+
+def missing_documents(pipeline: Pipeline, row: GenerationRow) -> int:
+    """Return how many documents a generation has to take over, to cut or to embed."""
+    _note_everything(pipeline, row)
+    with pipeline.stores.database.connection() as connection:
+        noted = table.noted(connection, row.id)
+    with pipeline.beside(row) as other, other.stores.database.connection() as connection:
+        return sum(noted.values()) + documents.unfinished(connection)
 
 
 def retry_failed(pipeline: Pipeline, row: GenerationRow) -> int:

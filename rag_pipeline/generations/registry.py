@@ -14,10 +14,11 @@ import psycopg
 from rag_pipeline.errors import BusyError, ConfigError
 from rag_pipeline.generation import OpenGeneration, configuration
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.partitions import existing_collections
+from rag_pipeline.stores.milvus.collections import generations
 from rag_pipeline.stores.postgres import documents, generation_tables, schema, term_statistics
 from rag_pipeline.stores.postgres import generations as table
 from rag_pipeline.stores.postgres.advisory_locks import exchange_of_generations
+from rag_pipeline.stores.postgres.expected_schema import expected_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,6 +159,8 @@ def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
         )
     described = OpenGeneration(settings, pipeline.stores, None, pipeline.given_embedder).description
 
+    expected = expected_schema(database, spellings=False)  # Takes seconds, so before the lock.
+
     def add(connection: Connection) -> GenerationRow:
         # Whoever writes documents has ended when this has been granted, and when it goes on, notes them for the new
         # row. Those from before are noted by the first that builds it.
@@ -176,7 +179,7 @@ def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
         )
         if row is None:
             raise BusyError("another process has just begun a generation: see `rag-pipeline generations list`")
-        generation_tables.create(database, row, connection)
+        generation_tables.create(connection, row, expected)
         return row
 
     return when_tables_are_free(pipeline, add)
@@ -230,11 +233,12 @@ def drop(pipeline: Pipeline, generation: int) -> GenerationRow:
 
 
 def _drop_collections(pipeline: Pipeline, row: GenerationRow) -> None:
-    milvus = pipeline.stores.milvus
-    for _, name in existing_collections(milvus, pipeline.settings.milvus_prefix):
-        if not name.endswith(f"_{row.collections}"):
-            continue
-        with milvus.client() as client:
+    kinds = generations(
+        pipeline.settings.milvus_prefix, row.embedder, row.dimension, row.multi_dimension, suffix=row.collections
+    )
+    with pipeline.stores.milvus.client() as client:
+        existing = set(client.list_collections(timeout=TIMEOUT_SECONDS))
+        for name in existing & {name for one in kinds.values() for name in (one.name, one.copy)}:
             for alias in client.list_aliases(collection_name=name, timeout=TIMEOUT_SECONDS)["aliases"]:
                 client.drop_alias(alias, timeout=TIMEOUT_SECONDS)
             client.release_collection(name, timeout=TIMEOUT_SECONDS)

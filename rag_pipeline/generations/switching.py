@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.errors import RagError
-from rag_pipeline.generations.build import build, pending_months, take_over_all
+from rag_pipeline.generations.build import build, missing_documents, pending_months, take_over_all
 from rag_pipeline.generations.registry import find, when_tables_are_free
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.collections import Collections, generations
 from rag_pipeline.stores.postgres import documents, generation_tables, schema
 from rag_pipeline.stores.postgres import generations as table
 from rag_pipeline.stores.postgres.advisory_locks import exchange_of_generations
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection
     from rag_pipeline.stores.postgres.generations import GenerationRow
 
-_WAIT_SECONDS = 3600
+_WAIT_SECONDS = 900
+_MOST_MISSING = 200
+"""So many documents are taken over by the switch itself."""
 _SHOWN = 5
 
 
@@ -46,11 +49,14 @@ def switch(
     """
     row = find(pipeline, generation, "building", "previous")
     _refuse_if_incomplete(pipeline, row)
+    _bring_up_to_date(pipeline, row)
     if not without_failed:
         _refuse_if_documents_would_be_lost(pipeline, row)
     with pipeline.beside(row) as other:
         schema.ensure_months(other.stores.database, schema.existing_months(pipeline.stores.database))
         other.collections.ensure()
+        # With the settings that every process will have: a login that is missing is found now.
+        other.embedder.encode_query("to start", other.vectors)
         found = DataConsistencyChecker(other).check_consistency()
         if not found.consistent:
             listed = "; ".join(str(finding) for finding in found.errors[:_SHOWN])
@@ -59,18 +65,25 @@ def switch(
                 "the months with work, dropping it and building it again everything"
             )
     _give_notice(pipeline, row, notice_seconds)
+    _bring_up_to_date(pipeline, row)  # What has changed while it was checked; under the lock only the rest.
     with _nobody_writing(pipeline):
-        if errors := build(pipeline, row).errors:
-            raise RagError(f"{row.name} could not take over what has changed: {'; '.join(errors)}")
+        _bring_up_to_date(pipeline, row)
         _exchange(pipeline, row)
     return row
 
 
+def _bring_up_to_date(pipeline: Pipeline, row: GenerationRow) -> None:
+    if errors := build(pipeline, row).errors:
+        raise RagError(f"{row.name} could not take over what has changed: {'; '.join(errors)}")
+
+
 def _refuse_if_incomplete(pipeline: Pipeline, row: GenerationRow) -> None:
-    if pending := pending_months(pipeline, row):
+    """Refuse a generation that was not built: what has just changed is no reason, it is brought up to date."""
+    missing = missing_documents(pipeline, row)
+    if missing > _MOST_MISSING and (pending := pending_months(pipeline, row)):
         raise RagError(
-            f"{row.name} is incomplete: {len(pending)} months have pending work, {pending[0]} the newest; "
-            "`rag-pipeline generations build` finishes it"
+            f"{row.name} is incomplete: it lacks {missing} documents, {len(pending)} months have pending work; "
+            f"`rag-pipeline generations build {row.id}` finishes it"
         )
 
 
@@ -95,20 +108,31 @@ def _give_notice(pipeline: Pipeline, row: GenerationRow, seconds: float) -> None
         time.sleep(min(1.0, seconds - waited))
 
 
-def rollback(pipeline: Pipeline) -> GenerationRow:
-    """Make the previous generation live again, at once; return it.
+def rollback(pipeline: Pipeline, generation: int | None = None) -> GenerationRow:
+    """Make a previous generation live again, at once, by default the last one; return it.
 
     What was deleted since the switch is deleted in it too. What was edited is found in the version that it has, until
     the runs of those months, which are pending, have embedded the new one. Raises `ConfigError` if there is no previous
     generation.
     """
-    row = find(pipeline, None, "previous")
+    row = find(pipeline, generation, "previous")
     with pipeline.beside(row) as other:
+        _refuse_if_lost(other, row)
         other.collections.ensure()
     with _nobody_writing(pipeline):
         take_over_all(pipeline, row)
         _exchange(pipeline, row)
     return row
+
+
+def _refuse_if_lost(other: Pipeline, row: GenerationRow) -> None:
+    with other.stores.milvus.client() as client:
+        names = [collection.name for collection in other.collections.generations.values()]
+        lost = [name for name in names if not client.has_collection(name, timeout=TIMEOUT_SECONDS)]
+    if lost:
+        raise RagError(
+            f"{row.name} has lost {', '.join(lost)} in Milvus: `rag-pipeline generations build {row.id}` restores it"
+        )
 
 
 @contextmanager
@@ -135,20 +159,33 @@ def _exchange(pipeline: Pipeline, new: GenerationRow) -> None:
     when_tables_are_free(pipeline, change)
     # After it: processes go by PostgreSQL and by aliases of each generation's own, which never move. These are for
     # people and other programs.
-    opened = pipeline.refreshed()
-    for collection in opened.collections.generations.values():
-        opened.collections.name_live(collection)
+    with pipeline.stores.database.connection() as connection:
+        row = table.live(connection)
+    assert row is not None
+    kinds = generations(
+        pipeline.settings.milvus_prefix,
+        row.embedder,
+        row.dimension,
+        row.multi_dimension,
+        tuple(row.settings["vectors"]),
+        suffix=row.collections,
+        own_aliases=True,
+    )
+    for collection in kinds.values():
+        Collections(pipeline.stores.milvus, kinds).name_live(collection)
 
 
 def _give_own_aliases(pipeline: Pipeline, live: GenerationRow) -> None:
     """Have searches reach the live generation by other aliases than those that are about to move."""
-    collections = pipeline.refreshed().collections
+    prefix = pipeline.settings.milvus_prefix
     with pipeline.stores.milvus.client() as client:
-        for collection in collections.generations.values():
-            target = collections.alias_target(client, collection.alias)
-            if target is not None:
-                own = f"{collection.name}_searched"
-                if collections.alias_target(client, own) is None:
-                    client.create_alias(target, own, timeout=TIMEOUT_SECONDS)
+        for collection in generations(
+            prefix, live.embedder, live.dimension, live.multi_dimension, suffix=live.collections, own_aliases=True
+        ).values():
+            target = Collections.alias_target(client, collection.alias)
+            if target is None or not target.startswith(collection.name):
+                continue  # A kind that it does not have.
+            if Collections.alias_target(client, collection.search_alias) is None:
+                client.create_alias(target, collection.search_alias, timeout=TIMEOUT_SECONDS)
     with pipeline.stores.database.connection() as connection:
         table.give_own_aliases(connection, live.id)

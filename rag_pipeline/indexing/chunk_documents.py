@@ -78,12 +78,10 @@ class _ChunkStep:
     """
 
     def __init__(self, pipeline: Pipeline, month: Month, result: ChunksResult) -> None:
-        from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION
-
         self._pipeline = pipeline
         self._month = month
         self._result = result
-        self._chunker = f"{CHUNKER_VERSION}/{pipeline.generation.settings.chunk_tokens}"
+        self._chunker = pipeline.generation.chunker
         self._analysers = ThreadPoolExecutor(_ANALYSERS, thread_name_prefix="words")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="chunks")
         self._storing: deque[Future[None]] = deque()

@@ -11,7 +11,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from rag_pipeline.errors import BusyError
+from rag_pipeline.errors import BusyError, StoreUnavailableError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
@@ -96,8 +96,13 @@ def _delete(pipeline: Pipeline, collections: Sequence[tuple[VectorKind, str]], b
             for deletion in batch
             for row_id in row_ids(kind, deletion.chunk_id, deletion.multi_vector_count)
         ]
-        with sole_writer(database, milvus, name):
-            rows.delete(milvus, name, ids)
+        try:
+            with sole_writer(database, milvus, name):
+                rows.delete(milvus, name, ids)
+        except StoreUnavailableError:
+            # A generation that is being dropped takes its rows along.
+            if (kind, name) in existing_collections(milvus, pipeline.settings.milvus_prefix):
+                raise
 
 
 def _refetch(pipeline: Pipeline, months: set[Month]) -> None:

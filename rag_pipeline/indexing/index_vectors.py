@@ -22,6 +22,7 @@ from rag_pipeline.stores.postgres import (
     built_kinds,
     consistency_repairs,
     document_chunks,
+    documents,
     schema,
     vector_deletions,
 )
@@ -87,9 +88,9 @@ def index_vectors(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] 
 
 
 def reopen_incomplete(pipeline: Pipeline, deadline: float | None = None) -> None:
-    """Make pending what misses a kind in `RAG_VECTORS`: one that was added is built by the months' next runs.
+    """Make pending what misses a kind in `RAG_VECTORS`, and what another chunker, or another size of chunks, has cut.
 
-    Cheap if the kinds are those that the months were built with. Otherwise it reads the rows of all chunks, month by
+    The months' next runs do the rest. Cheap if all is as the months were built. Otherwise it reads the rows of all chunks, month by
     month, until a deadline (on the clock of `time.monotonic`); the next call resumes.
     """
     database = pipeline.stores.database
@@ -97,13 +98,14 @@ def reopen_incomplete(pipeline: Pipeline, deadline: float | None = None) -> None
         built = pipeline.vectors
         months = schema.months_with_documents(database)
         with database.connection() as connection:
-            unknown = built_kinds.months_with_others(connection, months, built)
+            unknown = built_kinds.months_with_others(connection, months, built, pipeline.generation.chunker)
         for month in unknown:
             if deadline is not None and time.monotonic() > deadline:
                 return
             with database.connection() as connection:
                 document_chunks.reopen_incomplete(connection, month, built)
-                built_kinds.store(connection, month, built)
+                documents.reopen_cut_otherwise(connection, month, pipeline.generation.chunker)
+                built_kinds.store(connection, month, built, pipeline.generation.chunker)
 
 
 class _VectorStep:

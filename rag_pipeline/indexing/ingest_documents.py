@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import ConfigError, DocumentError, SourceError, VanishedError, one_line
 from rag_pipeline.stores.postgres import documents, index_epochs, schema, source_items, sources
+from rag_pipeline.stores.postgres.deadlocks import despite_deadlocks
 from rag_pipeline.stores.postgres.documents import DocumentRow
 from rag_pipeline.stores.postgres.source_items import Outcome, PendingItem
 
@@ -67,9 +68,12 @@ def ingest_documents(pipeline: Pipeline, month: Month) -> DocumentsResult:
 
 
 def _delete_gone(pipeline: Pipeline, month: Month, result: DocumentsResult) -> None:
-    while True:
+    def delete() -> list[UUID]:
         with pipeline.stores.database.connection() as connection:
-            deleted = source_items.delete_gone(connection, month, _DELETE_BATCH)
+            return source_items.delete_gone(connection, month, _DELETE_BATCH)
+
+    while True:
+        deleted = despite_deadlocks(delete, f"{month}: documents that are gone")
         result.deleted += len(deleted)
         result.touched.update(deleted)
         if len(deleted) < _DELETE_BATCH:

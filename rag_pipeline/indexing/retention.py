@@ -99,6 +99,9 @@ def _expire(pipeline: Pipeline, month: Month) -> None:
         expiring_months.begin(connection, month)
     _in_batches(pipeline, month, "gone items", lambda *of: len(source_items.delete_gone(*of)), _DOCUMENTS)
     _in_batches(pipeline, month, "items", expiring_months.expire_items, _ITEMS)
+    _in_batches(pipeline, month, "documents", expiring_months.delete_documents, _DOCUMENTS)
+    _drop_in_postgres(pipeline, month)
+    # After the live one, from which they copy.
     for other in _other_generations(pipeline):
         with other:
             # Nothing builds it meanwhile.
@@ -106,8 +109,6 @@ def _expire(pipeline: Pipeline, month: Month) -> None:
             with other.month_lock(month, _LOCK_WAIT_SECONDS):
                 _in_batches(other, month, "documents", expiring_months.delete_documents, _DOCUMENTS)
                 _drop_in_postgres(other, month)
-    _in_batches(pipeline, month, "documents", expiring_months.delete_documents, _DOCUMENTS)
-    _drop_in_postgres(pipeline, month)
     for _, collection in existing_collections(milvus, pipeline.settings.milvus_prefix):
         with sole_writer(database, milvus, collection):
             drop_partition(milvus, collection, month)

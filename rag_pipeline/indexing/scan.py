@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.pipeline import Pipeline
-    from rag_pipeline.settings import Settings
     from rag_pipeline.sources.config import SourceConfig
     from rag_pipeline.sources.interface import Source
     from rag_pipeline.stores.postgres.database import Connection
@@ -135,17 +134,21 @@ def pauses(config: SourceConfig) -> list[timedelta]:
     return [later - earlier for earlier, later in itertools.pairwise(moments)]
 
 
-def recipe(source: SourceConfig, settings: Settings) -> str:
+_CHUNKER, _CHUNK_TOKENS = "4", 400
+"""What recipes of older programs had in these places: nothing is read anew because it is left out."""
+
+
+def recipe(source: SourceConfig) -> str:
     """Return a digest of everything but its bytes that decides what a document becomes.
 
-    That is the source's own metadata, the versions of parser, chunker and words, and the chunk size. It is stored with
-    each item: an item that was ingested with another recipe is pending again.
+    That is the source's own metadata, and the versions of parser and words. It is stored with each item: an item that
+    was ingested with another recipe is pending again. What only cuts it otherwise needs no bytes, see
+    `index_vectors.reopen_incomplete`.
     """
-    from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION
     from rag_pipeline.documents.parsing.parser import PARSER_VERSION
     from rag_pipeline.language.words import WORDS_VERSION
 
-    parts = [source.metadata_digest, PARSER_VERSION, CHUNKER_VERSION, WORDS_VERSION, settings.chunk_tokens]
+    parts = [source.metadata_digest, PARSER_VERSION, _CHUNKER, WORDS_VERSION, _CHUNK_TOKENS]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -160,7 +163,7 @@ class _Pass:
         self._config = config
         self._source = connect(config)
         self._source_id = source_id
-        self._recipe = recipe(config, pipeline.settings)
+        self._recipe = recipe(config)
         self._oldest_kept = oldest_kept_month(pipeline.settings)
         self._confirm_deletions = confirm_deletions
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -47,6 +48,8 @@ _MOST_VALUES = 20
 """Of a facet."""
 _WAITING = 64
 """Searches that wait; more are told to come again."""
+_SWITCHES = 5
+"""How often a search begins again."""
 _SECONDS = 30.0
 """Nobody waits longer; PostgreSQL and Milvus have limits of their own."""
 
@@ -131,7 +134,7 @@ class Searching:
         self._usage = usage
         self._metrics = metrics
         self._turns = Turns()
-        self._queries: dict[Embedder, QueryBatches] = {}
+        self._queries: dict[int, tuple[Embedder, QueryBatches]] = {}
         self._turns.on_change = metrics.waiting.set
 
     async def answer(
@@ -171,6 +174,14 @@ class Searching:
         self._turns.close()
 
     def _answer(self, asker: Asker, query: str, mode: Mode, offset: int, limit: int, filters: Filters) -> Answer:
+        for _ in range(_SWITCHES):
+            with suppress(_OvertakenError):
+                return self._answer_of_one_generation(asker, query, mode, offset, limit, filters)
+        raise unavailable("one generation after another went live during this search: search again", 1)
+
+    def _answer_of_one_generation(
+        self, asker: Asker, query: str, mode: Mode, offset: int, limit: int, filters: Filters
+    ) -> Answer:
         start = time.perf_counter()
         pipeline = self._pipeline
         with pipeline.stores.database.connection() as connection:
@@ -199,6 +210,9 @@ class Searching:
                 count=False,
                 encode_query_of=self._encode_query_of,
             )
+            if not pipeline.is_current(generation):
+                # Its hits are of another generation than the one under whose name they would be kept.
+                raise _OvertakenError
             for stage, seconds in found.stages.items():
                 self._metrics.stages.labels(stage).observe(seconds)
             hits = [hit.as_json() for hit in found.hits]
@@ -231,7 +245,13 @@ class Searching:
 
     def _encode_query_of(self, embedder: Embedder) -> EncodeQuery:
         # Of each embedder: after a switch, those who still search with the old one must not get its vectors mixed in.
-        return self._queries.setdefault(embedder, QueryBatches(lambda: embedder)).encode_query
+        # By identity: somebody's own embedder need not be hashable.
+        made = embedder, QueryBatches(lambda: embedder)
+        return self._queries.setdefault(id(embedder), made)[1].encode_query
+
+
+class _OvertakenError(Exception):
+    """Another generation went live while a search went on."""
 
 
 def asked_as(query: str) -> str:

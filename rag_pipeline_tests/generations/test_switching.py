@@ -182,11 +182,14 @@ def test_a_wrong_embedder_still_stops_with_its_line(index: GenerationIndex) -> N
     assert index.states() == {1: "live"}
 
 
-def test_an_incomplete_generation_does_not_go_live(index: GenerationIndex) -> None:
+def test_an_incomplete_generation_does_not_go_live(
+    index: GenerationIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with index.opened(embedder=WIDE) as pipeline:
         row = registry.begin(pipeline)
         build.build_month(pipeline, row, build.pending_months(pipeline, row)[0], MonthRun())
-        with pytest.raises(RagError, match="incomplete: 1 months"):
+        monkeypatch.setattr(switching, "_MOST_MISSING", 0)
+        with pytest.raises(RagError, match="incomplete: it lacks 1 documents, 1 months"):
             switching.switch(pipeline)
     assert index.states() == {1: "live", 2: "building"}
 

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 _EXCHANGE = "the exchange of generations"
 _EXCHANGE_WAITS = "an exchange of generations that waits"
+_BUSY = {
+    _EXCHANGE: "a switch of generations and the runs of months wait for each other",
+    _EXCHANGE_WAITS: "another switch of generations is in progress",
+}
+_WAIT = "wait for it to finish, then run again"
 _FIRST_POLL_SECONDS = 0.01
 _POLL_SECONDS = 0.5
 
@@ -72,12 +77,31 @@ def no_other_generation_goes_live(
 
     Raises a `BusyError` if one is doing so for longer than `wait_seconds`.
     """
-    with database.lock_session() as session:
-        _wait_for(session, _EXCHANGE, wait_seconds, on_wait, _share_exchange)
-        try:
-            yield
-        finally:
-            _unlock(session, _EXCHANGE, shared=True)
+    with database.lock_session() as session, _shared_exchange(session, wait_seconds, on_wait):
+        yield
+
+
+@contextmanager
+def _shared_exchange(
+    session: Connection, wait_seconds: float, on_wait: Callable[[], None] | None
+) -> Iterator[None]:
+    _wait_for(session, _EXCHANGE, wait_seconds, on_wait, _share_exchange)
+    try:
+        _pass(session, _EXCHANGE, wait_seconds)
+        yield
+    finally:
+        _unlock(session, _EXCHANGE, shared=True)
+
+
+def _pass(session: Connection, name: str, wait_seconds: float) -> None:
+    """Wait for the end of what the last holder of a lock had checked that it may commit."""
+    fence = _fence_of(name)
+    _wait_for(session, fence, wait_seconds, None)
+    _unlock(session, fence)
+
+
+def _fence_of(name: str) -> str:
+    return f"fence of {name}"
 
 
 @contextmanager
@@ -94,21 +118,28 @@ def exchange_of_generations(
 
 @contextmanager
 def fenced_lock(
-    database: Database, name: str, wait_seconds: float, on_wait: Callable[[], None] | None = None
+    database: Database,
+    name: str,
+    wait_seconds: float,
+    on_wait: Callable[[], None] | None = None,
+    *,
+    within_one_generation: bool = False,
 ) -> Iterator[None]:
     """Hold the lock of this name, and let no transaction of `database` commit once the lock is lost.
 
     Every transaction of `database` begins with a check that the lock's session is alive, and raises a `LockLostError`
     if it is not. It also holds the fence of the lock until it ends, and the next holder passes the fence before it
-    begins: what was checked stays true until the commit. (The idea is that of fencing tokens: M. Kleppmann, "How to do
+    begins: what was checked stays true until the commit. With `within_one_generation` no other generation goes live
+    meanwhile. (The idea is that of fencing tokens: M. Kleppmann, "How to do
     distributed locking", 2016.)
     """
-    owner, fence = f"owner {secrets.token_hex(8)}", f"fence of {name}"
-    with database.lock_session() as session:
+    owner, fence = f"owner {secrets.token_hex(8)}", _fence_of(name)
+    # In one session with this lock, so that whoever has lost the one has lost the other, and is fenced.
+    shared = _shared_exchange if within_one_generation else _no_lock
+    with database.lock_session() as session, shared(session, wait_seconds, on_wait):
         _wait_for(session, name, wait_seconds, on_wait)
         try:
-            _wait_for(session, fence, wait_seconds, None)
-            _unlock(session, fence)
+            _pass(session, name, wait_seconds)
             _try_lock(session, owner)
 
             def check(connection: Connection) -> None:
@@ -131,6 +162,11 @@ def fenced_lock(
                 _unlock(session, owner)
         finally:
             _unlock(session, name)
+
+
+@contextmanager
+def _no_lock(session: Connection, wait_seconds: float, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    yield
 
 
 def held(connection: Connection, names: Collection[str]) -> set[str]:
@@ -157,7 +193,7 @@ def _wait_for(
     waited = False
     while not (try_lock or _try_lock)(session, name):
         if time.monotonic() >= deadline:
-            raise BusyError(f"{name} is being processed by another run: wait for it to finish, then run again")
+            raise BusyError(_BUSY.get(name, f"{name} is being processed by another run") + ": " + _WAIT)
         if on_wait and not waited:
             on_wait()
             waited = True

@@ -201,12 +201,12 @@ class ChunkState:
     """Number of rows it has in the collection once it is completed."""
 
 
-def of_month(month: Month, built: Sequence[str] = ()) -> dict[str, Any]:
+def of_month(month: Month, built: Sequence[str] = (), generation: int | None = None) -> dict[str, Any]:
     """Return the parameters of this module's conditions."""
     return {
         **month_bounds(month),
         "month": month.start.date(),
-        "lock": month_lock_name(month),
+        "lock": month_lock_name(month, generation),
         "built": list(built),
     }
 
@@ -225,7 +225,7 @@ def mismatched(
     """
     query = mismatch.query if documents is None else mismatch.of_documents or mismatch.query
     of = {"documents": list(documents or ()), "generation": generation}
-    return _counted(connection, query, of_month(month, built) | of)
+    return _counted(connection, query, of_month(month, built, generation) | of)
 
 
 def orphaned_chunks(connection: Connection, month: Month) -> tuple[int, list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from psycopg import sql
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres import generations
 from rag_pipeline.stores.postgres.database import named, objects, value, values
-from rag_pipeline.stores.postgres.month_bounds import in_month, month_bounds
+from rag_pipeline.stores.postgres.month_bounds import DOCUMENTS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     ITEM_WORK,
     TO_CHUNK,
@@ -124,7 +124,7 @@ def copy_from(connection: Connection, schema: str, month: Month, documents: Sequ
             -- Locked, so that an item that is deleted now takes this document along.
             JOIN source_items i ON (i.source_type, i.source_id) = (o.source_type, o.source_id)
             WHERE o.id = ANY(%(documents)s) AND o.created_at >= %(start)s AND o.created_at < %(end)s
-            ORDER BY o.id FOR KEY SHARE OF i
+            ORDER BY i.source_type, i.source_id FOR KEY SHARE OF i
             {replace}
             """
         ).format(
@@ -201,6 +201,19 @@ def mark_chunked(connection: Connection, documents: Sequence[ChunkedDocument]) -
         """,
         [(d.words, d.word_count, d.chunk_count, d.chunked_with, d.id, d.created_at) for d in documents],
     )
+
+
+def reopen_cut_otherwise(connection: Connection, month: Month, chunker: str) -> int:
+    """Have documents of a month chunked again that another chunker, or one with other settings, has cut."""
+    return connection.execute(
+        f"""
+        UPDATE documents d SET processing_status = {ProcessingStatus.PROCESSING.sql},
+            indexing_status = {IndexingStatus.PENDING.sql}, updated_at = now()
+        WHERE d.processing_status = {ProcessingStatus.COMPLETED.sql} AND {DOCUMENTS_OF_MONTH}
+            AND d.chunked_with IS DISTINCT FROM %(chunker)s
+        """,
+        {"chunker": chunker, **month_bounds(month)},
+    ).rowcount
 
 
 def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -> int:
@@ -296,6 +309,17 @@ def months_unfinished(connection: Connection) -> list[Month]:
         """,
     )
     return [Month.parse(month) for month in months]
+
+
+def unfinished(connection: Connection) -> int:
+    """Return the number of documents that are to be chunked or indexed."""
+    return value(
+        connection,
+        f"""
+        SELECT count(*) FROM documents
+        WHERE processing_status IN {one_of(*TO_CHUNK)} OR indexing_status IN {one_of(*TO_INDEX)}
+        """,
+    )
 
 
 def work_digest(connection: Connection, month: Month) -> str:

@@ -18,12 +18,12 @@ from psycopg import sql
 
 from rag_pipeline.errors import PrivilegeError
 from rag_pipeline.stores.postgres.database import named, value, values
-from rag_pipeline.stores.postgres.expected_schema import expected_schema
 
 if TYPE_CHECKING:
     from rag_pipeline.months import Month
-    from rag_pipeline.stores.postgres.database import Connection, Database
+    from rag_pipeline.stores.postgres.database import Connection
     from rag_pipeline.stores.postgres.generations import GenerationRow
+    from rag_pipeline.stores.postgres.schema_description import SchemaDescription
 
 TABLES = ("documents", "document_chunks", "term_statistics", "built_kinds", "index_epochs")
 """What each generation has of its own; `documents` because each knows for itself how far a document is indexed."""
@@ -46,12 +46,11 @@ def schema_of(live: str, generation: int) -> str:
     return f"{live}_generation_{generation}"
 
 
-def create(database: Database, generation: GenerationRow, connection: Connection) -> str:
-    """Create the tables of a new generation, empty and without partitions; return their schema.
+def create(connection: Connection, generation: GenerationRow, expected: SchemaDescription) -> str:
+    """Create the tables of a new generation as `expected`, empty and without partitions; return their schema.
 
     Raises `PrivilegeError` if the user may not create a schema.
     """
-    expected = expected_schema(database, spellings=False)
     live = live_schema(connection)
     schema = schema_of(live, generation.id)
     try:
@@ -72,6 +71,7 @@ def create(database: Database, generation: GenerationRow, connection: Connection
                 sql.Identifier(schema, table), sql.Identifier(live, table), partitioned
             )
         )
+    _grant_as(connection, live, schema)
     for constraint in expected.constraints:
         if constraint.table in TABLES:
             connection.execute(constraint.create())
@@ -83,6 +83,28 @@ def create(database: Database, generation: GenerationRow, connection: Connection
             connection.execute(trigger.create(trigger.table))
     connection.execute("SELECT set_config('search_path', %s, true)", (path,))
     return schema
+
+
+def _grant_as(connection: Connection, live: str, schema: str) -> None:
+    """Let others read and write the new tables as they may the live ones, whose place those will take."""
+    granted = named(
+        connection,
+        """
+        SELECT c.relname AS table, a.privilege_type AS privilege, r.rolname AS role
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+        WHERE n.nspname = %s AND c.relname = ANY(%s) AND a.grantee <> c.relowner
+        """,
+        (live, list(TABLES)),
+    )
+    for one in granted:
+        connection.execute(
+            sql.SQL("GRANT {} ON {} TO {}").format(
+                sql.SQL(one.privilege),
+                sql.Identifier(schema, one.table),
+                sql.Identifier(one.role) if one.role else sql.SQL("PUBLIC"),
+            )
+        )
 
 
 def exchange(connection: Connection, live: GenerationRow, new: GenerationRow) -> None:

@@ -55,6 +55,12 @@ COMMENT ON TABLE generation_changes IS
     'documents whose newest version a generation that is not live does not have yet; deletions reach it by themselves';
 """
 
+CHUNKERS = """
+ALTER TABLE built_kinds ADD COLUMN chunker TEXT;
+COMMENT ON COLUMN built_kinds.chunker IS
+    'the version and settings of the chunker that cut every document of the month; NULL: not known';
+"""
+
 CLEANUP = """
 CREATE OR REPLACE FUNCTION cleanup_document_vectors() RETURNS trigger AS $$
 BEGIN
@@ -97,5 +103,5 @@ $$ LANGUAGE plpgsql;
 def upgrade() -> None:
     connection = op.get_bind().connection.driver_connection
     assert connection is not None
-    for sql in (GENERATIONS, CLEANUP):
+    for sql in (GENERATIONS, CHUNKERS, CLEANUP):
         connection.execute(sql)
