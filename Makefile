@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --quiet --custom-compile-command 'make constraints'
 
-.PHONY: demo dev test test-fast fuzz lint types constraints clean
+.PHONY: demo dev test test-fast test-ray fuzz lint types constraints clean
 
 demo: $(VENV)/.installed  ## ingest the samples through Dagster, search them, and end
 	$(BIN)/rag-pipeline up
@@ -30,6 +30,12 @@ test: lint types  ## run everything that must pass: lint, types and all tests, o
 test-fast: $(VENV)/.installed-dev  ## run the tests that need no server, in under a minute
 	$(PYTEST) -m 'not servers and not slow'
 
+# Apart from the others, which skip them: Ray takes 240 MB, and its nodes a minute or two. constraints-ray.txt is what was
+# tried.
+test-ray: $(VENV)/.installed-dev  ## run the tests on clusters of Ray
+	$(INSTALL) -c constraints-ray.txt -e '.[ray]'
+	$(BIN)/python -m pytest rag_pipeline_tests/indexing/test_ray.py
+
 # Property-based tests are deterministic in `make test`; here each round searches for new counterexamples. A test with
 # its own max_examples keeps that number a round, the others try 1000.
 ROUNDS ?= 5
@@ -51,6 +57,7 @@ constraints: $(VENV)/.installed  ## write constraints.txt, with hashes, and cons
 	$(INSTALL) 'uv>=0.13,<0.14'
 	$(COMPILE) $(UPGRADE) --extra dev --extra kubernetes --no-strip-extras --generate-hashes -o constraints.txt
 	$(COMPILE) $(UPGRADE) --extra bge-m3 -c constraints.txt -o constraints-bge-m3.txt
+	$(COMPILE) $(UPGRADE) --extra ray -c constraints.txt -o constraints-ray.txt
 
 clean:  ## stop the servers and remove the environment; keep the data under .rag
 	-test -x $(BIN)/rag-pipeline && $(BIN)/rag-pipeline down

@@ -3,8 +3,9 @@
 No other module reads a setting from the environment. (The environment is read in more places, none of them for a
 setting: `sources/storage_options.py` replaces the `${VARIABLE}`s that a source names, `defs/run_month.py` and
 `dev.py` pass it on to Dagster, `defs/instance_storage.py`, `dagster_home.py` and `cli/migrate_command.py` read Dagster's
-own, and `documents/parsing/parser_pool.py` and `local_servers/processes.py` pass variables of the system on.) A wrong
-value is a `ConfigError` that names the variable.
+own, `documents/parsing/parser_pool.py`, `local_servers/processes.py` and `distributed/cluster.py` pass variables of the
+system on, and `embedding/e5/model.py` reads how many threads it may have.) A wrong value is a `ConfigError` that names
+the variable.
 """
 
 from __future__ import annotations
@@ -138,6 +139,30 @@ class Settings(BaseSettings):
     )
     sweep_cron: str = Field(
         "*/10 * * * *", description="When the vectors of all months are counted: a cron expression, in UTC."
+    )
+
+    ray_address: str | None = Field(
+        None,
+        pattern=r"^(local|auto|[^\s/:]+:\d{1,5}|\[[0-9A-Fa-f:.]+\]:\d{1,5})$",
+        description="Large months are parsed, cut and embedded by Ray: local, auto, or host:port of a cluster's head.",
+    )
+    ray_workers: int | None = Field(
+        None, ge=1, le=4096, description="Workers of Ray; unset: as many as its nodes have room for."
+    )
+    ray_worker_cpus: float = Field(1, gt=0, description="CPUs of a worker, which are also its threads.")
+    ray_worker_gpus: float = Field(0, ge=0, description="GPUs of a worker; it may be a part of one.")
+    ray_from_chunks: int = Field(
+        2000,
+        ge=1,
+        description="A month with fewer pending chunks is embedded without Ray, which takes time to start.",
+    )
+    ray_from_documents: int = Field(
+        1000,
+        ge=1,
+        description="A month with fewer pending documents is parsed and cut without Ray.",
+    )
+    ray_lease_seconds: float = Field(
+        60, ge=2, description="A worker that says nothing for so long has lost its chunks to the others."
     )
 
     @field_validator("postgres_schema")

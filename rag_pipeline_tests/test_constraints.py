@@ -27,7 +27,12 @@ def test_every_pin_of_an_installation_has_hashes() -> None:
 
 @pytest.mark.parametrize(
     ("file", "extra"),
-    [("constraints.txt", "dev"), ("constraints.txt", "kubernetes"), ("constraints-bge-m3.txt", "bge-m3")],
+    [
+        ("constraints.txt", "dev"),
+        ("constraints.txt", "kubernetes"),
+        ("constraints-bge-m3.txt", "bge-m3"),
+        ("constraints-ray.txt", "ray"),
+    ],
 )
 def test_every_dependency_is_pinned_within_its_range(file: str, extra: str) -> None:
     pinned = [Requirement(line.split(" --hash")[0].strip()) for line in pins(file)]

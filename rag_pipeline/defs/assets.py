@@ -12,7 +12,7 @@ import dagster as dg
 from rag_pipeline.consistency.asset_names import collection_asset
 from rag_pipeline.defs.asset_checks import vectors_verified
 from rag_pipeline.defs.check_history import if_enough
-from rag_pipeline.defs.metadata import document_page, links, table
+from rag_pipeline.defs.metadata import document_page, links, table, workers_table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.indexing.chunk_documents import chunk_documents
 from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
@@ -111,6 +111,7 @@ def documents_asset(sources: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
                 "deleted": result.deleted,
                 "quarantined": len(result.quarantined),
                 "quarantine_reasons": table(("document", "reason"), result.quarantined),
+                **workers_table("documents", result.workers),
                 "unreachable_sources": list(result.unreachable.values()),
                 # Their chunks are counted by the next asset, which cuts them.
                 "newest_documents": table(("title", "language", "created_at"), [row[:3] for row in newest]),
@@ -148,6 +149,7 @@ def document_chunks(
             "added": result.added,
             "superseded": result.superseded,
             "kept": result.kept,
+            **workers_table("documents", result.workers),
             "chunk_sizes": table(("tokens", "chunks"), sizes),
             "newest_documents": table(("title", "language", "created_at", "chunks"), [row[:4] for row in newest]),
             "on_the_search_page": links((row[0], document_page(pipeline.settings, row[4])) for row in newest),
@@ -210,6 +212,7 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
                     "embedding_cache": "unreachable" if pipeline.cache_unreachable else "ok",
                     "moved_chunks": result.moved,
                     "switched_documents": result.documents_switched,
+                    **workers_table("chunks", result.workers),
                     "failed_chunks": table(("chunk", "reason"), result.failed),
                 },
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from rag_pipeline.distributed.fleet import MemberReport
 from rag_pipeline.settings import Settings
 
 ROWS = 20
@@ -30,6 +31,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], limit: int = RO
         for row in rows[:limit]
     ]
     return dg.MetadataValue.table(records, schema)
+
+
+def workers_table(unit: str, workers: Sequence[MemberReport]) -> dict[str, Any]:
+    """Return the metadata about the workers of a step: what each did, and how many died; nothing if there were none."""
+    if not workers:
+        return {}
+    rows = [(w.node, w.done, f"{w.per_second:.1f}", f"{w.seconds:.1f}", w.end or "with the work") for w in workers]
+    return {
+        "workers": table(("node", unit, f"{unit}_per_second", "seconds", "ended"), rows, len(rows)),
+        "worker_deaths": sum(bool(worker.end) for worker in workers),
+    }
 
 
 def links(named: Iterable[tuple[str, str]]) -> dg.MarkdownMetadataValue:

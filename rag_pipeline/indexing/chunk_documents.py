@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from rag_pipeline.errors import RagError, one_line
-from rag_pipeline.stores.postgres import document_chunks, documents, schema
+from rag_pipeline.stores.postgres import document_chunks, document_claims, documents, schema
 from rag_pipeline.stores.postgres.document_chunks import ChunkRow, StoredChunk
 from rag_pipeline.stores.postgres.documents import ChunkedDocument
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from rag_pipeline.distributed.fleet import MemberReport
     from rag_pipeline.documents.chunking.chunk_draft import ChunkDraft
     from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
+    from rag_pipeline.stores.postgres.database import Connection
+    from rag_pipeline.stores.postgres.document_chunks import DocumentKey
     from rag_pipeline.stores.postgres.documents import DocumentText
 
 _BATCH = 64
@@ -43,6 +46,15 @@ class ChunksResult:
     added: int = 0
     superseded: int = 0
     kept: int = 0
+    workers: list[MemberReport] = field(default_factory=list)
+    """What each worker of Ray did; empty if this process cut them."""
+
+    def add(self, batch: ChunksResult) -> None:
+        """Add what became of a batch."""
+        self.documents += batch.documents
+        self.added += batch.added
+        self.superseded += batch.superseded
+        self.kept += batch.kept
 
     def counts(self) -> Counts:
         """The fields of `IngestStats` that this step counts."""
@@ -53,10 +65,55 @@ def chunk_documents(pipeline: Pipeline, month: Month) -> ChunksResult:
     """Cut a month's new and changed documents into chunks."""
     result = ChunksResult()
     schema.analyze_if_grown(pipeline.stores.database, month)
+    if _is_for_workers(pipeline, month):
+        _chunk_with_workers(pipeline, month, result)
+        return result
     with pipeline.stopwatch.stage("chunks"), _ChunkStep(pipeline, month, result) as step:
         while step.run_through():
             pass
     return result
+
+
+def _is_for_workers(pipeline: Pipeline, month: Month) -> bool:
+    settings = pipeline.settings
+    if settings.ray_address is None:
+        return False
+    with pipeline.stores.database.connection() as connection:
+        least = settings.ray_from_documents
+        return document_claims.to_chunk_up_to(connection, month, least) >= least
+
+
+def _chunk_with_workers(pipeline: Pipeline, month: Month, result: ChunksResult) -> None:
+    from rag_pipeline.distributed.fleet import fleet
+
+    def is_left() -> bool:
+        with pipeline.stores.database.connection() as connection:
+            return document_claims.to_chunk_up_to(connection, month, 1) > 0
+
+    with pipeline.stopwatch.stage("chunks"), fleet(pipeline, f"{month} chunks") as workers:
+        for member, batch in workers.run(chunk_claimed, (month,), is_left):
+            member.done += batch.documents
+            result.add(batch)
+            pipeline.progress(f"{month} chunks", result.documents)
+        result.workers = workers.reports()
+
+
+def chunk_claimed(pipeline: Pipeline, report: Callable[[ChunksResult], None], month: Month) -> None:
+    """What a worker does of a month's chunks step: it locks documents that no other has, and stores their chunks.
+
+    Both in one transaction: of a worker that dies nothing is left, its documents are free at once.
+    """
+    after = None
+    with _Cutter(pipeline, month) as cutter:
+        while True:
+            with pipeline.stores.database.connection() as connection:
+                batch = document_claims.lock_to_chunk(connection, month, _BATCH, _BATCH_CHARS, after)
+                if not batch:
+                    return
+                stored = document_chunks.of_documents(connection, month, _keys(batch))
+                done = cutter.store(connection, cutter.cut(batch, stored))
+            report(done)
+            after = batch[-1].id
 
 
 @dataclass
@@ -70,48 +127,26 @@ class _Cut:
     """The words of the title, and then those of each chunk, separated by spaces."""
 
 
-class _ChunkStep:
-    """One call of `chunk_documents`.
+class _Cutter:
+    """Cuts documents while other threads analyse the words of what is cut: in native code, which lets Python go on.
 
-    Three things go on side by side: this thread cuts a batch of documents, others analyse the words of what is cut (in
-    native code, which lets Python go on), and one stores the batch before. Use it in a `with` statement.
+    Use it in a `with` statement.
     """
 
-    def __init__(self, pipeline: Pipeline, month: Month, result: ChunksResult) -> None:
+    def __init__(self, pipeline: Pipeline, month: Month) -> None:
         self._pipeline = pipeline
         self._month = month
-        self._result = result
         self._chunker = pipeline.generation.chunker
         self._analysers = ThreadPoolExecutor(_ANALYSERS, thread_name_prefix="words")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="chunks")
-        self._storing: deque[Future[None]] = deque()
 
-    def __enter__(self) -> _ChunkStep:
+    def __enter__(self) -> _Cutter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in (self._analysers, self._writer):
-            pool.shutdown(cancel_futures=True)
+        self._analysers.shutdown(cancel_futures=True)
 
-    def run_through(self) -> bool:
-        """Chunk all documents that are pending, in the order of their ids. Return whether there were any."""
-        after = None
-        while batch := self._read(after):
-            while len(self._storing) > _STORING:
-                self._storing.popleft().result()
-            self._storing.append(self._writer.submit(self._store, self._cut(*batch)))
-            after = batch[0][-1].id
-        while self._storing:
-            self._storing.popleft().result()
-        return after is not None
-
-    def _read(self, after: UUID | None) -> tuple[list[DocumentText], dict[UUID, list[StoredChunk]]] | None:
-        with self._pipeline.stores.database.connection() as connection:
-            batch = documents.to_chunk(connection, self._month, _BATCH, _BATCH_CHARS, after)
-            keys = [(document.id, document.created_at) for document in batch]
-            return (batch, document_chunks.of_documents(connection, self._month, keys)) if batch else None
-
-    def _cut(self, batch: Sequence[DocumentText], stored: dict[UUID, list[StoredChunk]]) -> list[_Cut]:
+    def cut(self, batch: Sequence[DocumentText], stored: dict[UUID, list[StoredChunk]]) -> list[_Cut]:
+        """Return the next versions of documents, of which these chunks are stored."""
         from rag_pipeline.documents.chunking.chunker import chunk_document
 
         pipeline = self._pipeline
@@ -130,27 +165,70 @@ class _ChunkStep:
             cuts.append(_Cut(document, old, drafts, self._analysers.submit(_words_of, document, drafts)))
         return cuts
 
-    def _store(self, batch: Sequence[_Cut]) -> None:
-        """Store the next versions."""
-        pipeline, result = self._pipeline, self._result
+    def store(self, connection: Connection, batch: Sequence[_Cut]) -> ChunksResult:
+        """Store the next versions. Return what became of the batch."""
         rows: list[ChunkRow] = []
         for cut in batch:
             rows += next_version(cut.document, cut.drafts, cut.words.result()[1:], cut.old)
-        keys = [(cut.document.id, cut.document.created_at) for cut in batch]
         chunked = [_chunked(cut, self._chunker) for cut in batch]
+        keys = _keys([cut.document for cut in batch])
+        added, superseded = document_chunks.store_next_version(connection, self._month, keys, rows)
+        documents.mark_chunked(connection, chunked)
+        return ChunksResult(len(batch), added, superseded, sum(not row.is_new for row in rows))
+
+
+class _ChunkStep:
+    """One call of `chunk_documents` without workers.
+
+    This thread cuts a batch of documents, while another one stores the batch before. Use it in a `with` statement.
+    """
+
+    def __init__(self, pipeline: Pipeline, month: Month, result: ChunksResult) -> None:
+        self._pipeline = pipeline
+        self._month = month
+        self._result = result
+        self._cutter = _Cutter(pipeline, month)
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="chunks")
+        self._storing: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _ChunkStep:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._cutter.__exit__(*error)
+        self._writer.shutdown(cancel_futures=True)
+
+    def run_through(self) -> bool:
+        """Chunk all documents that are pending, in the order of their ids. Return whether there were any."""
+        after = None
+        while batch := self._read(after):
+            while len(self._storing) > _STORING:
+                self._storing.popleft().result()
+            self._storing.append(self._writer.submit(self._store, self._cutter.cut(*batch)))
+            after = batch[0][-1].id
+        while self._storing:
+            self._storing.popleft().result()
+        return after is not None
+
+    def _read(self, after: UUID | None) -> tuple[list[DocumentText], dict[UUID, list[StoredChunk]]] | None:
+        with self._pipeline.stores.database.connection() as connection:
+            batch = documents.to_chunk(connection, self._month, _BATCH, _BATCH_CHARS, after)
+            return (batch, document_chunks.of_documents(connection, self._month, _keys(batch))) if batch else None
+
+    def _store(self, batch: Sequence[_Cut]) -> None:
         try:
-            with pipeline.stores.database.connection() as connection:
-                added, superseded = document_chunks.store_next_version(connection, self._month, keys, rows)
-                documents.mark_chunked(connection, chunked)
+            with self._pipeline.stores.database.connection() as connection:
+                done = self._cutter.store(connection, batch)
         except RagError as error:
             raise type(error)(
                 f"chunks of {batch[0].document.source} and {len(batch) - 1} more: {one_line(error)}"
             ) from error
-        result.documents += len(batch)
-        result.added += added
-        result.superseded += superseded
-        result.kept += sum(not row.is_new for row in rows)
-        pipeline.progress(f"{self._month} chunks", result.documents)
+        self._result.add(done)
+        self._pipeline.progress(f"{self._month} chunks", self._result.documents)
+
+
+def _keys(batch: Sequence[DocumentText]) -> list[DocumentKey]:
+    return [(document.id, document.created_at) for document in batch]
 
 
 def _words_of(document: DocumentText, drafts: Sequence[ChunkDraft]) -> list[str]:

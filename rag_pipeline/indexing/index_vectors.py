@@ -1,22 +1,17 @@
-"""Vectors: a month's pending chunks are embedded in one pass and written, and complete documents switch versions.
-
-While some batches are being written, the next is being embedded.
-"""
+"""Vectors: a month's pending chunks are embedded in one pass and written, and complete documents switch versions."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from rag_pipeline.errors import DimensionMismatchError, RagError, StoreUnavailableError, one_line
+from rag_pipeline.errors import RagError
+from rag_pipeline.indexing.embed_chunks import ChunkEmbedder
 from rag_pipeline.indexing.touched_chunks import TouchedChunks
-from rag_pipeline.indexing.vector_writer import VectorMappingService, name_of
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import (
     built_kinds,
@@ -28,20 +23,15 @@ from rag_pipeline.stores.postgres import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from rag_pipeline.embedding.base import ChunkVectors
+    from rag_pipeline.distributed.fleet import MemberReport
+    from rag_pipeline.indexing.embed_chunks import EmbeddedBatch
     from rag_pipeline.indexing.stats import Counts
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
-    from rag_pipeline.stores.postgres.document_chunks import ChunkToEmbed
 
-_log = logging.getLogger(__name__)
-
-_PROBE = "probe"
-"""A text that any embedder can embed, unless it is down."""
-_WRITERS = 2
 _SWITCH_SECONDS = 1.0
 _SWITCH_BATCH = 200
 _MOVE_BATCH = 500
@@ -65,6 +55,8 @@ class VectorsResult:
     documents_switched: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     """(chunk, reason)"""
+    workers: list[MemberReport] = field(default_factory=list)
+    """What each worker of Ray did; empty if this process embedded."""
 
     def counts(self) -> Counts:
         """The fields of `IngestStats` that this step counts."""
@@ -90,30 +82,39 @@ def index_vectors(pipeline: Pipeline, month: Month, kinds: Sequence[VectorKind] 
 def reopen_incomplete(pipeline: Pipeline, deadline: float | None = None) -> None:
     """Make pending what misses a kind in `RAG_VECTORS`, and what another chunker, or another size of chunks, has cut.
 
-    The months' next runs do the rest. Cheap if all is as the months were built. Otherwise it reads the rows of all chunks, month by
-    month, until a deadline (on the clock of `time.monotonic`); the next call resumes.
+    The months' next runs do the rest. Cheap if all is as the months were built. Otherwise it reads the rows of all
+    chunks, month by month, until a deadline (on the clock of `time.monotonic`); the next call resumes.
     """
     database = pipeline.stores.database
     with pipeline.one_generation():
-        built = pipeline.vectors
+        built, chunker = pipeline.vectors, pipeline.generation.chunker
         months = schema.months_with_documents(database)
         with database.connection() as connection:
-            unknown = built_kinds.months_with_others(connection, months, built, pipeline.generation.chunker)
+            unknown = built_kinds.months_with_others(connection, months, built, chunker)
         for month in unknown:
             if deadline is not None and time.monotonic() > deadline:
                 return
             with database.connection() as connection:
                 document_chunks.reopen_incomplete(connection, month, built)
-                documents.reopen_cut_otherwise(connection, month, pipeline.generation.chunker)
-                built_kinds.store(connection, month, built, pipeline.generation.chunker)
+                documents.reopen_cut_otherwise(connection, month, chunker)
+                built_kinds.store(connection, month, built, chunker)
+
+
+def embed_claimed(
+    pipeline: Pipeline, report: Callable[[EmbeddedBatch], None], month: Month, kinds: Sequence[VectorKind]
+) -> int | None:
+    """What a worker does of a month's vectors step: claim batches beside others until nothing is pending."""
+    embedder = ChunkEmbedder(pipeline, month, kinds, report, shared=True)
+    first = embedder.claim()
+    return embedder.run(first) if first else None
 
 
 class _VectorStep:
     """One call of `index_vectors`.
 
-    This thread claims and embeds batches. Two write them: while one waits for Milvus, the other one does for PostgreSQL.
-    After a batch, but not more often than once a second, they make documents live: what documents share, such as the
-    counts of common words, is then written less often. The next run begins with those that a failed run left.
+    Chunks are embedded and written in this process, or by workers of Ray. As batches are written, but not more often
+    than once a second, documents go live: what documents share, such as the counts of common words, is then written less
+    often. The next run begins with those that a failed run left.
     """
 
     def __init__(self, pipeline: Pipeline, month: Month, kinds: tuple[VectorKind, ...]) -> None:
@@ -132,15 +133,7 @@ class _VectorStep:
         schema.analyze_if_grown(self._database, month)
         with pipeline.stopwatch.stage("switch"):
             self._switch(None)
-        first = self._claim(None)
-        if first:
-            pipeline.ensure_collections(month)
-            try:
-                self._index(first)
-            except RagError:
-                with self._database.connection() as connection:
-                    document_chunks.release(connection, month)
-                raise
+        any_pending = self._index()
         with pipeline.stopwatch.stage("switch"):
             self._switch(None)
             self._rewrite_moved()
@@ -150,100 +143,75 @@ class _VectorStep:
                     # Somebody can have deleted documents since this run stored them.
                     consistency_repairs.refetch_items(connection, month)
             schema.analyze_if_rewritten(self._database, month, result.written)
-        if first or result.moved:
+        if any_pending or result.moved:
             with pipeline.stopwatch.stage("settle"):
                 pipeline.collections.settle(result.written + result.moved)
         return result
 
-    def _claim(self, after: tuple[UUID, int] | None) -> list[ChunkToEmbed]:
-        with self._database.connection() as connection:
-            claimed = document_chunks.claim(
-                connection, self._month, self._kinds, self._pipeline.settings.batch_size, after
-            )
-        with self._counting:
-            self._result.touched.add_documents(chunk.document_id for chunk in claimed)
-        return claimed
+    def _index(self) -> bool:
+        """Embed and write what is pending. Return whether anything was."""
+        if self._is_for_workers():
+            self._pipeline.ensure_collections(self._month)
+            with self._released_on_error():
+                self._index_with_workers()
+            return True
+        embedder = ChunkEmbedder(self._pipeline, self._month, self._kinds, self._note)
+        first = embedder.claim()
+        if first:
+            self._pipeline.ensure_collections(self._month)
+            with self._released_on_error():
+                self._result.embedding_tokens = embedder.run(first)
+        return bool(first)
 
-    def _index(self, batch: list[ChunkToEmbed]) -> None:
-        """Embed and write batch after batch, from this one on."""
-        from rag_pipeline.embedding.base import billed_tokens
-
-        service = VectorMappingService(
-            self._database,
-            self._pipeline.collections,
-            self._month,
-            self._kinds,
-            built=self._pipeline.vectors,
-            embedder=self._pipeline.embedder.fingerprint,
-        )
-        billed_before = billed_tokens(self._pipeline.embedder)
-        writing: deque[Future[None]] = deque()
-        with service, ThreadPoolExecutor(_WRITERS, thread_name_prefix="write") as writers:
-            while batch:
-                embedded = self._embed(service, batch)
-                while len(writing) == _WRITERS:
-                    writing.popleft().result()
-                writing.append(writers.submit(self._write, service, embedded))
-                batch = self._claim((batch[-1].document_id, batch[-1].position))
-            while writing:
-                writing.popleft().result()
-        if billed_before is not None:
-            billed = billed_tokens(self._pipeline.embedder)
-            self._result.embedding_tokens = (billed or 0) - billed_before
-
-    def _embed(
-        self, service: VectorMappingService, batch: Sequence[ChunkToEmbed]
-    ) -> list[tuple[ChunkToEmbed, ChunkVectors]]:
-        """Return the batch with its vectors. A chunk that cannot be embedded is found by halving, and marked failed.
-
-        Raises `StoreUnavailableError` if it is not about the chunk: the embedder fails for any text.
-        """
-        from rag_pipeline.embedding.cache import encode_cached
-
-        pipeline, result = self._pipeline, self._result
-        cache = pipeline.cache  # Outside the `try`: a malformed RAG_REDIS_URL fails the run, not the chunk.
+    @contextmanager
+    def _released_on_error(self) -> Iterator[None]:
         try:
-            with pipeline.stopwatch.stage("embed"):
-                vectors, computed, reused = encode_cached(
-                    pipeline.embedder, cache, [chunk.text for chunk in batch], self._kinds
-                )
-        except (StoreUnavailableError, DimensionMismatchError):
+            yield
+        except RagError:
+            self._release()
             raise
-        except Exception as error:
-            self._check_embedder(error)
-            if len(batch) == 1:
-                result.failed.append((name_of(batch[0]), service.fail(batch[0], error)))
-                return []
-            half = len(batch) // 2
-            return self._embed(service, batch[:half]) + self._embed(service, batch[half:])
-        result.embedded += computed
-        result.reused += reused
-        return list(zip(batch, vectors, strict=True))
 
-    def _check_embedder(self, error: Exception) -> None:
-        """Raise `StoreUnavailableError`, with this error, if the embedder does not embed a harmless text either."""
-        from rag_pipeline.embedding.cache import encode_cached
+    def _release(self) -> int:
+        with self._database.connection() as connection:
+            return document_chunks.release(connection, self._month)
 
-        try:
-            encode_cached(self._pipeline.embedder, None, [_PROBE], self._kinds)
-        except Exception as failure:
-            _log.warning("the embedder fails for the text %r: %s", _PROBE, one_line(failure))
-            raise StoreUnavailableError(
-                f"the embedder (RAG_EMBEDDER={self._pipeline.generation.settings.embedder}) fails for every text: "
-                f"{one_line(error)}; nothing was lost, run again when it works"
-            ) from error
+    def _is_for_workers(self) -> bool:
+        settings = self._pipeline.settings
+        if settings.ray_address is None:
+            return False
+        with self._database.connection() as connection:
+            least = settings.ray_from_chunks
+            return document_chunks.pending_up_to(connection, self._month, self._kinds, least) >= least
 
-    def _write(self, service: VectorMappingService, embedded: Sequence[tuple[ChunkToEmbed, ChunkVectors]]) -> None:
-        stopwatch, result = self._pipeline.stopwatch, self._result
-        chunks = [chunk for chunk, _ in embedded]
-        with stopwatch.stage("write"):
-            failed = service.save(chunks, [vectors for _, vectors in embedded])
-        without = {chunk.id for chunk, _ in failed}
+    def _index_with_workers(self) -> None:
+        from rag_pipeline.distributed.fleet import fleet
+
+        self._release()  # what a killed run left: workers claim only what is pending
+        with self._pipeline.stopwatch.stage("workers"), fleet(self._pipeline, f"{self._month} vectors") as workers:
+            for member, batch in workers.run(embed_claimed, (self._month, self._kinds), self._is_left):
+                member.done += len(batch.written)
+                self._note(batch)
+            self._result.workers = workers.reports()
+            billed = [tokens for tokens in workers.returned if tokens is not None]
+            self._result.embedding_tokens = sum(billed) if billed else None
+
+    def _is_left(self) -> bool:
+        """Release what workers had claimed that died; no worker is working. Return whether anything is pending."""
+        self._release()
+        with self._database.connection() as connection:
+            return document_chunks.pending_up_to(connection, self._month, self._kinds, 1) > 0
+
+    def _note(self, batch: EmbeddedBatch) -> None:
+        """Count what became of a batch, and make documents live."""
+        result = self._result
         with self._counting:
-            result.failed += [(name_of(chunk), reason) for chunk, reason in failed]
-            result.written += len(chunks) - len(without)
-            result.touched.add_written(chunk.id for chunk in chunks if chunk.id not in without)
-            self._to_switch.update(chunk.document_id for chunk in chunks)
+            result.embedded += batch.embedded
+            result.reused += batch.reused
+            result.failed += batch.failed
+            result.written += len(batch.written)
+            result.touched.add_documents(batch.documents)
+            result.touched.add_written(batch.written)
+            self._to_switch |= batch.documents
         self._pipeline.progress(f"{self._month} vectors", result.written)
         if time.monotonic() - self._switched_at > _SWITCH_SECONDS and self._switching.acquire(blocking=False):
             try:
@@ -253,9 +221,9 @@ class _VectorStep:
 
     def _switch_written(self) -> None:
         with self._counting:
-            documents, self._to_switch = list(self._to_switch), set()
+            written, self._to_switch = list(self._to_switch), set()
         with self._pipeline.stopwatch.stage("switch"):
-            self._switch(documents)
+            self._switch(written)
         self._switched_at = time.monotonic()
 
     def _switch(self, documents: list[UUID] | None) -> None:

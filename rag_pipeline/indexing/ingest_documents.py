@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from uuid import UUID
 
+    from rag_pipeline.distributed.fleet import MemberReport
+    from rag_pipeline.distributed.parsing import DistantParsers
     from rag_pipeline.documents.parsing.parsed_document import ParsedDocument
     from rag_pipeline.documents.parsing.parser_pool import ParserPool
     from rag_pipeline.indexing.stats import Counts
@@ -48,6 +50,8 @@ class DocumentsResult:
     """Source → reason. Its items stay pending: they are not to blame."""
     touched: set[UUID] = field(default_factory=set)
     """The rows of the sources whose documents were stored, quarantined or deleted."""
+    workers: list[MemberReport] = field(default_factory=list)
+    """What each node of a Ray cluster parsed; empty if this machine parsed."""
 
     def counts(self) -> Counts:
         """The fields of `IngestStats` that this step counts."""
@@ -82,13 +86,14 @@ def _delete_gone(pipeline: Pipeline, month: Month, result: DocumentsResult) -> N
 
 
 def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -> None:
-    reader = _Reader(pipeline, result.unreachable)
     after = ("", "")
     done = 0
     with (
-        ThreadPoolExecutor(pipeline.settings.parse_workers, thread_name_prefix="parse") as threads,
-        _ended_by_interrupts(pipeline.parser_pool),
+        _parsers(pipeline, month, result) as (parsers, at_once),
+        ThreadPoolExecutor(at_once, thread_name_prefix="parse") as threads,
+        _ended_by_interrupts(parsers),
     ):
+        reader = _Reader(pipeline, parsers, result.unreachable)
         while True:
             with pipeline.stores.database.connection() as connection:
                 batch = source_items.pending(connection, month, _BATCH, after)
@@ -98,14 +103,34 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
                 # Scans create it for new items; a month that expired and is kept again has none.
                 schema.ensure_months(pipeline.stores.database, [month])
             after = (batch[-1].source_type, batch[-1].source_id)
-            for group in _groups(_read(threads, reader, batch, pipeline.settings.parse_workers)):
+            for group in _groups(_read(threads, reader, batch, at_once)):
                 _store(pipeline, month, group, result)
             done += len(batch)
             pipeline.progress(f"{month} documents", done)
 
 
 @contextmanager
-def _ended_by_interrupts(pool: ParserPool) -> Iterator[None]:
+def _parsers(
+    pipeline: Pipeline, month: Month, result: DocumentsResult
+) -> Iterator[tuple[ParserPool | DistantParsers, int]]:
+    """Yield what parses, here or on the nodes of a cluster, and how many documents are read at the same time."""
+    settings = pipeline.settings
+    if settings.ray_address is not None:
+        with pipeline.stores.database.connection() as connection:
+            least = settings.ray_from_documents
+            is_large = source_items.pending_up_to(connection, month, least) >= least
+        if is_large:
+            from rag_pipeline.distributed.parsing import parsing
+
+            with parsing(settings) as parsers:
+                yield parsers, max(settings.parse_workers, 2 * parsers.at_once)
+                result.workers = parsers.reports()
+            return
+    yield pipeline.parser_pool, settings.parse_workers
+
+
+@contextmanager
+def _ended_by_interrupts(pool: ParserPool | DistantParsers) -> Iterator[None]:
     """End the parsing of documents on Ctrl-C: the threads that wait for it would hold up the end of the run."""
     try:
         yield
@@ -174,8 +199,11 @@ def _store(
 class _Reader:
     """Fetches and parses items, from several threads. Notes in `unreachable` why a source cannot be reached."""
 
-    def __init__(self, pipeline: Pipeline, unreachable: dict[str, str]) -> None:
+    def __init__(
+        self, pipeline: Pipeline, parsers: ParserPool | DistantParsers, unreachable: dict[str, str]
+    ) -> None:
         self._pipeline = pipeline
+        self._parsers = parsers
         self._unreachable = unreachable
         self._connected: dict[str, Source] = {}
 
@@ -192,7 +220,7 @@ class _Reader:
             digest = hashlib.sha256(data).hexdigest()
             if digest == item.content_hash:
                 return Outcome(item, digest), None
-            parsed = self._pipeline.parser_pool.parse(data, item.name, language=config.language)
+            parsed = self._parsers.parse(data, item.name, language=config.language)
             return Outcome(item, digest), _row(item, config, parsed)
         except VanishedError:
             return None

@@ -51,7 +51,9 @@ _ABOUT_DATA = (DataRefusedError, psycopg.DataError, psycopg.IntegrityError)
 class VectorMappingService:
     """Saves chunks with their vectors, in one month, for the given kinds of vectors; from several threads.
 
-    `built` are all the kinds that a complete chunk has; `embedder` is the fingerprint of what made the vectors.
+    `built` are all the kinds that a complete chunk has; `embedder` is the fingerprint of what made the vectors. With
+    `keep_claims`, chunks of a batch that failed stay claimed, where others would claim them as soon as they are pending:
+    before this has tried the halves. Who has given it the chunks sets them back.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class VectorMappingService:
         *,
         built: Sequence[VectorKind],
         embedder: str,
+        keep_claims: bool = False,
     ) -> None:
         self._database = database
         self._collections = collections
@@ -70,6 +73,7 @@ class VectorMappingService:
         self._kinds = tuple(kinds)
         self._built = tuple(built)
         self._embedder = embedder
+        self._keep_claims = keep_claims
         self._pool = ThreadPoolExecutor(len(self._kinds), thread_name_prefix="collection")
         self._writing = {kind: Lock() for kind in self._kinds}
 
@@ -179,9 +183,10 @@ class VectorMappingService:
 
     def _set_back(self, counted: Sequence[tuple[UUID, int]]) -> None:
         with self._database.connection() as connection:
-            document_chunks.set_status(
-                connection, self._month, [chunk for chunk, _ in counted], EmbeddingStatus.PENDING
-            )
+            if not self._keep_claims:
+                document_chunks.set_status(
+                    connection, self._month, [chunk for chunk, _ in counted], EmbeddingStatus.PENDING
+                )
             # In case that Milvus has their vectors and refuses to delete them: no later batch has these chunks.
             vector_deletions.add_gone(connection, self._month, counted)
 

@@ -7,8 +7,8 @@ from contextlib import closing, suppress
 
 import pytest
 
-from rag_pipeline.errors import BusyError, LockLostError
-from rag_pipeline.stores.postgres.advisory_locks import advisory_lock, fenced_lock, held
+from rag_pipeline.errors import BusyError, LockLostError, StoreUnavailableError
+from rag_pipeline.stores.postgres.advisory_locks import Lease, advisory_lock, fenced_lock, held, leases
 from rag_pipeline.stores.postgres.database import Database, value
 from rag_pipeline_tests.support.databases import end_idle_lock_sessions
 
@@ -129,3 +129,68 @@ def test_locks_that_are_held_are_seen_from_elsewhere(database: Database, databas
     with advisory_lock(database, "run a", 0), database.connection() as connection:
         assert held(connection, ["run a", "run b"]) == {"run a"}
         assert held(connection, []) == set()
+
+
+def _worker(database_url: str, lease: Lease) -> Database:
+    worker = Database(database_url, min_size=1)
+    worker.application_name = lease.sessions
+    return worker
+
+
+def test_a_worker_writes_only_while_it_has_its_lease(database: Database, database_url: str) -> None:
+    with database.connection() as connection:
+        connection.execute("CREATE TABLE written (by text)")
+    with leases(database) as granted:
+        first, second = granted.grant("a"), granted.grant("b")
+        lost, other = _worker(database_url, first), _worker(database_url, second)
+        with lost.guarded_by(first.guard), other.guarded_by(second.guard):
+            for worker in (lost, other):
+                with worker.connection() as connection:
+                    connection.execute("INSERT INTO written VALUES ('early')")
+            granted.revoke(first)
+            with pytest.raises(StoreUnavailableError), lost.connection() as connection:
+                connection.execute("INSERT INTO written VALUES ('late')")  # Its sessions were ended.
+            with pytest.raises(LockLostError, match="a: its lease was taken away"), lost.connection():
+                pass
+            with other.connection() as connection:
+                connection.execute("INSERT INTO written VALUES ('late')")
+            granted.revoke_all()
+            with pytest.raises(StoreUnavailableError), other.connection() as connection:
+                connection.execute("INSERT INTO written VALUES ('late')")
+            with pytest.raises(LockLostError, match="b: its lease"), other.connection():
+                pass
+    with database.connection() as connection:
+        assert connection.execute("SELECT count(*) FROM written").fetchall() == [(3,)]
+    for worker in (lost, other):
+        worker.close()
+
+
+def test_a_transaction_that_is_under_way_ends_with_the_lease(database: Database, database_url: str) -> None:
+    with database.connection() as connection:
+        connection.execute("CREATE TABLE written (by text)")
+    with leases(database) as granted:
+        lease = granted.grant("a")
+        worker = _worker(database_url, lease)
+        with (
+            worker.guarded_by(lease.guard),
+            pytest.raises(StoreUnavailableError),
+            advisory_lock(worker, "collection", 0),
+            worker.connection() as connection,
+        ):
+            connection.execute("INSERT INTO written VALUES ('frozen')")
+            granted.revoke(lease)
+            with advisory_lock(database, "collection", 5):  # What it held elsewhere is free.
+                pass
+        worker.close()
+    with database.connection() as connection:
+        assert connection.execute("SELECT * FROM written").fetchall() == []
+
+
+def test_leases_end_with_the_session_of_their_run(database: Database, database_url: str) -> None:
+    with leases(database) as granted:
+        lease = granted.grant("a")
+        worker = _worker(database_url, lease)
+        end_idle_lock_sessions(database)
+        with worker.guarded_by(lease.guard), pytest.raises(LockLostError), worker.connection():
+            pass
+        worker.close()

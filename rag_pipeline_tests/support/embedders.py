@@ -3,12 +3,14 @@
 `RAG_EMBEDDER=rag_pipeline_tests.support.embedders:cheap`; `RAG_TEST_DIMENSION` sets the dimension (default 64).
 
 `RAG_EMBEDDER=rag_pipeline_tests.support.embedders:slow` takes `RAG_TEST_EMBED_SECONDS` for a batch (default 0.05) and
-appends a digest of each text to the file `RAG_TEST_EMBED_LOG`, so that a test knows what any process embedded.
+appends a digest of each text to the file `RAG_TEST_EMBED_LOG`, so that a test knows what any process embedded. A text
+that contains `RAG_TEST_POISON` cannot be embedded, one that contains `RAG_TEST_KILLER` kills the process.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from hashlib import blake2b, sha256
@@ -92,6 +94,9 @@ def broken() -> CheapEmbedder:
 
 class SlowEmbedder(CheapEmbedder):
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
+        killer = os.environ.get("RAG_TEST_KILLER")
+        if killer and any(killer in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)
         digests = "".join(sha256(text.encode()).hexdigest() + "\n" for text in texts)
         with Path(os.environ["RAG_TEST_EMBED_LOG"]).open("a", encoding="utf-8") as log:
             log.write(digests)
@@ -101,7 +106,7 @@ class SlowEmbedder(CheapEmbedder):
 
 def slow() -> SlowEmbedder:
     """The factory for `RAG_EMBEDDER`."""
-    return SlowEmbedder()
+    return SlowEmbedder(poison=os.environ.get("RAG_TEST_POISON"))
 
 
 def _bigrams(text: str) -> np.ndarray:

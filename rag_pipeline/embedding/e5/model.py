@@ -121,8 +121,10 @@ _LARGEST_DIFFERENCE = 0.05  # int8 is 0.035 off
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use. Ray tells its workers their share, as others do, in `OMP_NUM_THREADS`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(share)) if share.isdigit() and int(share) else cores
 
 
 def _weights(file: ModelFile, precision: Precision) -> Iterator[tuple[str, Any]]:

@@ -5,18 +5,21 @@ of its own (`RAG_POSTGRES_SCHEMA`).
 
 They end with their session, so a killed process leaves none. A session can also end while its process lives: PostgreSQL
 restarts, an administrator ends it, a network drops it. `fenced_lock` therefore fences the writes of its holder.
+
+A run that has others write for it, in other processes, gives each a lease: the same fence, which the run can close.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
 
-from rag_pipeline.errors import BusyError, LockLostError
+from rag_pipeline.errors import BusyError, LockLostError, StoreUnavailableError
 from rag_pipeline.stores.postgres.database import LOCKS_OF, value, values
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ _BUSY = {
 _WAIT = "wait for it to finish, then run again"
 _FIRST_POLL_SECONDS = 0.01
 _POLL_SECONDS = 0.5
+_FENCE_SECONDS = 60
+_END_MILLISECONDS = 5000
 
 
 def lock_key(name: str) -> str:
@@ -69,6 +74,30 @@ def advisory_lock(
             _unlock(session, name)
 
 
+@dataclass(frozen=True)
+class LockGuard:
+    """A check that a lock is still held, for every transaction of who writes under it: see `Database.guarded_by`.
+
+    Only names, so that other processes can be given it. Raises a `LockLostError` if the session that held the lock has
+    ended. The transaction holds the fence until it ends.
+    """
+
+    owner: str
+    fence: str
+    lost: str
+    """What the error says."""
+
+    def __call__(self, connection: Connection) -> None:
+        # The owner's lock cannot be had while the holder's session lives.
+        if not value(
+            connection,
+            f"SELECT CASE WHEN pg_try_advisory_xact_lock_shared({_KEY}) "
+            f"THEN NOT pg_try_advisory_xact_lock_shared({_KEY}) ELSE false END",
+            (self.fence, self.owner),
+        ):
+            raise LockLostError(self.lost)
+
+
 @contextmanager
 def no_other_generation_goes_live(
     database: Database, wait_seconds: float, on_wait: Callable[[], None] | None = None
@@ -87,17 +116,10 @@ def _shared_exchange(
 ) -> Iterator[None]:
     _wait_for(session, _EXCHANGE, wait_seconds, on_wait, _share_exchange)
     try:
-        _pass(session, _EXCHANGE, wait_seconds)
+        _pass_fence(session, _fence_of(_EXCHANGE), wait_seconds)
         yield
     finally:
         _unlock(session, _EXCHANGE, shared=True)
-
-
-def _pass(session: Connection, name: str, wait_seconds: float) -> None:
-    """Wait for the end of what the last holder of a lock had checked that it may commit."""
-    fence = _fence_of(name)
-    _wait_for(session, fence, wait_seconds, None)
-    _unlock(session, fence)
 
 
 def _fence_of(name: str) -> str:
@@ -133,33 +155,24 @@ def fenced_lock(
     meanwhile. (The idea is that of fencing tokens: M. Kleppmann, "How to do
     distributed locking", 2016.)
     """
-    owner, fence = f"owner {secrets.token_hex(8)}", _fence_of(name)
+    guard = LockGuard(
+        owner=f"owner {secrets.token_hex(8)}",
+        fence=_fence_of(name),
+        lost=f"{name}: PostgreSQL ended the session that held its lock, so another run may have begun; "
+        "run again, nothing was lost",
+    )
     # In one session with this lock, so that whoever has lost the one has lost the other, and is fenced.
     shared = _shared_exchange if within_one_generation else _no_lock
     with database.lock_session() as session, shared(session, wait_seconds, on_wait):
         _wait_for(session, name, wait_seconds, on_wait)
         try:
-            _pass(session, name, wait_seconds)
-            _try_lock(session, owner)
-
-            def check(connection: Connection) -> None:
-                # The owner's lock cannot be had while our session holds it.
-                if not value(
-                    connection,
-                    f"SELECT CASE WHEN pg_try_advisory_xact_lock_shared({_KEY}) "
-                    f"THEN NOT pg_try_advisory_xact_lock_shared({_KEY}) ELSE false END",
-                    (fence, owner),
-                ):
-                    raise LockLostError(
-                        f"{name}: PostgreSQL ended the session that held its lock, so another run may have begun; "
-                        "run again, nothing was lost"
-                    )
-
+            _pass_fence(session, guard.fence, wait_seconds)
+            _try_lock(session, guard.owner)
             try:
-                with database.guarded_by(check):
+                with database.guarded_by(guard):
                     yield
             finally:
-                _unlock(session, owner)
+                _unlock(session, guard.owner)
         finally:
             _unlock(session, name)
 
@@ -167,6 +180,81 @@ def fenced_lock(
 @contextmanager
 def _no_lock(session: Connection, wait_seconds: float, on_wait: Callable[[], None] | None) -> Iterator[None]:
     yield
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a run gives to a worker in another process: while it is not revoked, and the run lives, the worker may write.
+
+    The worker's database is guarded by `guard`, and its sessions are called `sessions`.
+    """
+
+    guard: LockGuard
+    sessions: str
+
+
+class Leases:
+    """The leases of a run. They end with its session."""
+
+    def __init__(self, database: Database, session: Connection) -> None:
+        self._database = database
+        self._session = session
+        self._granted: list[Lease] = []
+
+    def grant(self, what_for: str) -> Lease:
+        """Return a new lease. `what_for` is for the error of a worker that has lost it."""
+        token = secrets.token_hex(8)
+        lease = Lease(
+            LockGuard(
+                owner=f"owner {token}",
+                fence=f"fence of {token}",
+                lost=f"{what_for}: its lease was taken away, so others may have its work; nothing was lost",
+            ),
+            sessions=f"rag-pipeline {token}",
+        )
+        if not _try_lock(self._session, lease.guard.owner):
+            raise BusyError(f"{what_for}: its lease is held already")
+        self._granted.append(lease)
+        return lease
+
+    def revoke(self, lease: Lease) -> None:
+        """Take a lease away. When this returns, no transaction of its worker will commit any more.
+
+        The worker may live and know nothing of it, or its host may be cut off: its sessions are ended, so that it
+        leaves no lock behind.
+        """
+        if lease not in self._granted:
+            return
+        self._granted.remove(lease)
+        _unlock(self._session, lease.guard.owner)
+        with self._database.lock_session() as session:
+            values(
+                session,
+                "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND application_name = %s",
+                (_END_MILLISECONDS, lease.sessions),
+            )
+            _pass_fence(session, lease.guard.fence, _FENCE_SECONDS)
+
+    def revoke_all(self) -> None:
+        """Take all leases away."""
+        for lease in list(self._granted):
+            self.revoke(lease)
+
+
+@contextmanager
+def leases(database: Database) -> Iterator[Leases]:
+    """Grant leases, and take away at the end what is left of them."""
+    with database.lock_session() as session:
+        granted = Leases(database, session)
+        try:
+            yield granted
+        except BaseException:
+            # If the server cannot be reached, the leases end with our session.
+            with suppress(StoreUnavailableError):
+                granted.revoke_all()
+            raise
+        granted.revoke_all()
 
 
 def held(connection: Connection, names: Collection[str]) -> set[str]:
@@ -199,6 +287,12 @@ def _wait_for(
             waited = True
         time.sleep(pause)
         pause = min(2 * pause, _POLL_SECONDS)
+
+
+def _pass_fence(session: Connection, fence: str, wait_seconds: float) -> None:
+    """Wait until no transaction holds a fence that began before this."""
+    _wait_for(session, fence, wait_seconds, None)
+    _unlock(session, fence)
 
 
 def _try_lock(session: Connection, name: str) -> bool:

@@ -80,6 +80,8 @@ class Database:
 
         `first_schema` is where sessions look for tables before they look where they would look anyway.
         """
+        self.application_name = "rag-pipeline"
+        """What the server calls the sessions that are opened from now on."""
         self._url = url
         self.schema = schema
         self._first_schema = first_schema
@@ -108,7 +110,7 @@ class Database:
         return {
             "options": f"-c statement_timeout={COMMAND_TIMEOUT_SECONDS * 1000} -c timezone=UTC{of_schema}",
             "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
-            "application_name": "rag-pipeline",
+            "application_name": self.application_name,
         }
 
     def connect(self, **settings: str) -> Connection:
@@ -173,6 +175,11 @@ class Database:
             yield
         finally:
             self._guards.remove(check)
+
+    @property
+    def guards(self) -> tuple[Callable[[Connection], None], ...]:
+        """The checks that every transaction begins with now."""
+        return tuple(self._guards)
 
     def check_guards(self) -> None:
         """Check outside a transaction, before something that no transaction can undo."""

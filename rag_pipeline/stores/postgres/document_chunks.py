@@ -15,7 +15,7 @@ from uuid import UUID
 
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres import index_epochs
-from rag_pipeline.stores.postgres.database import dicts, named, objects, values
+from rag_pipeline.stores.postgres.database import dicts, named, objects, value, values
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     RETRY_AT,
@@ -207,21 +207,37 @@ def store_next_version(
     return added, dropped
 
 
+def _without_a_vector(kinds: Sequence[str], *statuses: EmbeddingStatus) -> str:
+    """What selects a month's chunks with these statuses that miss a vector of one of these kinds."""
+    missing = " OR ".join(f"c.{column(kind)} IS NULL" for kind in VECTOR_KINDS if kind in kinds)
+    return f"""
+        FROM document_chunks c
+        JOIN documents d ON d.id = c.document_id AND d.created_at = c.document_created_at
+        JOIN source_items i ON i.document_id = d.id
+        WHERE c.embedding_status IN {one_of(*statuses)} AND NOT c.superseded
+            AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
+            AND {DOCUMENTS_OF_MONTH} AND {CHUNKS_OF_MONTH}
+            AND ({missing})"""
+
+
 def claim(
     connection: Connection,
     month: Month,
     kinds: Sequence[str],
     limit: int,
     after: tuple[UUID, int] | None,
+    *,
+    shared: bool = False,
 ) -> list[ChunkToEmbed]:
     """Mark the next chunks of a month without a vector of one of these kinds as `processing`, and return them.
 
     They are ordered by document and position and begin after `after`. Rows that a killed run left `processing` are
-    claimed again: the caller holds the month's lock, so no other run is processing them.
+    claimed again: the caller holds the month's lock, so no other run is processing them. With `shared`, the month's run
+    has several workers that claim: those rows are another worker's, and rows that one is claiming now are skipped.
     """
     # A batch is to be read in the order of the index from where the last one ended, and the planner does so if it sees
     # what is asked: conditions that are not always the same are no parameters, and it plans each time.
-    without_a_vector = " OR ".join(f"c.{column(kind)} IS NULL" for kind in VECTOR_KINDS if kind in kinds)
+    statuses, skip = ((EmbeddingStatus.PENDING,), "SKIP LOCKED") if shared else (TO_EMBED, "")
     beyond = (
         "AND (c.document_id, c.position) > (%(document)s, %(position)s) AND d.id >= %(document)s" if after else ""
     )
@@ -231,15 +247,9 @@ def claim(
         f"""
         WITH next AS (
             SELECT c.id, c.document_created_at, d.source_type, d.source_id, i.source, coalesce(d.language, '') AS language
-            FROM document_chunks c
-            JOIN documents d ON d.id = c.document_id AND d.created_at = c.document_created_at
-            JOIN source_items i ON i.document_id = d.id
-            WHERE c.embedding_status IN {one_of(*TO_EMBED)} AND NOT c.superseded
-                AND d.processing_status NOT IN {one_of(*TO_CHUNK)}
-                AND {DOCUMENTS_OF_MONTH} AND {CHUNKS_OF_MONTH}
-                AND ({without_a_vector}) {beyond}
+            {_without_a_vector(kinds, *statuses)} {beyond}
             ORDER BY c.document_id, c.position LIMIT %(limit)s
-            FOR UPDATE OF c
+            FOR UPDATE OF c {skip}
         )
         UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PROCESSING.sql}, updated_at = now()
         FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at AND {CHUNKS_OF_MONTH}
@@ -331,15 +341,28 @@ def map_vectors(
     )
 
 
-def release(connection: Connection, month: Month) -> None:
-    """Make the claimed chunks of a month pending. The caller holds the month's lock, so they are its own."""
-    connection.execute(
+def pending_up_to(connection: Connection, month: Month, kinds: Sequence[str], limit: int) -> int:
+    """Return how many chunks `claim` would find, claimed ones included; counts no further than `limit`."""
+    counted: int = value(
+        connection,
+        f"SELECT count(*) FROM (SELECT {_without_a_vector(kinds, *TO_EMBED)} LIMIT %(limit)s) counted",
+        {"limit": limit, **month_bounds(month)},
+    )
+    return counted
+
+
+def release(connection: Connection, month: Month) -> int:
+    """Make the claimed chunks of a month pending; return their number.
+
+    The caller holds the month's lock, so they are its own.
+    """
+    return connection.execute(
         f"""
         UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
         WHERE c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {CHUNKS_OF_MONTH}
         """,
         month_bounds(month),
-    )
+    ).rowcount
 
 
 def set_status(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.database import dicts, named, objects, one, values
+from rag_pipeline.stores.postgres.database import dicts, named, objects, one, value, values
 from rag_pipeline.stores.postgres.month_bounds import ITEMS_OF_MONTH, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     ITEM_KEPT,
@@ -306,6 +306,20 @@ def pending(
         """,
         {**month_bounds(month), "type": after[0], "id": after[1], "limit": limit},
     )
+
+
+def pending_up_to(connection: Connection, month: Month, limit: int) -> int:
+    """Return how many items of a month are pending; counts no further than `limit`."""
+    counted: int = value(
+        connection,
+        f"""
+        SELECT count(*) FROM (
+            SELECT FROM source_items i WHERE i.state = {ItemState.PENDING.sql} AND {ITEMS_OF_MONTH} LIMIT %(limit)s
+        ) counted
+        """,
+        {"limit": limit, **month_bounds(month)},
+    )
+    return counted
 
 
 def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
