@@ -35,9 +35,9 @@ JANUARY, FEBRUARY, MARCH = (Month(2024, number) for number in (1, 2, 3))
 
 
 @pytest.fixture
-def documents(tmp_path: Path, stores: Stores) -> GenerationIndex:
+def documents(tmp_path: Path, prepared_stores: Stores) -> GenerationIndex:
     """Nothing is indexed yet."""
-    index = GenerationIndex(tmp_path, stores)
+    index = GenerationIndex(tmp_path, prepared_stores)
     index.write("vacuum.md", sections("掃除", "領域の回収"), "2024-01-31")
     index.write("soup.md", sections("味噌汁", "出汁"), "2024-02-15")
     return index

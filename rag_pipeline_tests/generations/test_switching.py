@@ -20,8 +20,8 @@ from rag_pipeline_tests.support.stores import Stores
 
 
 @pytest.fixture
-def index(tmp_path: Path, stores: Stores) -> GenerationIndex:
-    index = GenerationIndex(tmp_path, stores)
+def index(tmp_path: Path, prepared_stores: Stores) -> GenerationIndex:
+    index = GenerationIndex(tmp_path, prepared_stores)
     index.write("vacuum.md", sections("掃除", "領域の回収", "統計"), "2024-01-31")
     index.write("backup.md", sections("バックアップ", "復元"), "2024-02-01")
     index.write("soup.md", sections("味噌汁", "出汁"), "2024-02-15")
@@ -222,9 +222,9 @@ def test_another_size_of_chunks_is_a_generation_too(index: GenerationIndex) -> N
 
 
 def test_an_index_of_an_older_program_gets_rows_with_sources_by_being_built_once_more(
-    tmp_path: Path, stores: Stores, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, prepared_stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index = GenerationIndex(tmp_path, stores)
+    index = GenerationIndex(tmp_path, prepared_stores)
     index.write("soup.md", sections("味噌汁", "出汁"), "2024-02-15")
     with monkeypatch.context() as older, index.opened() as pipeline:
         names = [(kind, one.name) for kind, one in pipeline.collections.generations.items()]
@@ -259,8 +259,8 @@ def test_a_second_generation_cannot_be_begun_with_other_settings(index: Generati
         registry.begin(pipeline)
 
 
-def test_a_deployment_in_a_schema_of_its_own_has_generations_too(tmp_path: Path, stores: Stores) -> None:
-    index = GenerationIndex(tmp_path, stores)
+def test_a_deployment_in_a_schema_of_its_own_has_generations_too(tmp_path: Path, prepared_stores: Stores) -> None:
+    index = GenerationIndex(tmp_path, prepared_stores)
     index.write("soup.md", sections("味噌汁", "出汁"), "2024-02-15")
     with index.opened(postgres_schema="red") as pipeline:
         assert ingest(pipeline).errors == []

@@ -27,8 +27,8 @@ _ROUNDS = 4
 
 
 @pytest.fixture
-def index(tmp_path: Path, stores: Stores) -> GenerationIndex:
-    index = GenerationIndex(tmp_path, stores)
+def index(tmp_path: Path, prepared_stores: Stores) -> GenerationIndex:
+    index = GenerationIndex(tmp_path, prepared_stores)
     index.write("vacuum.md", sections("掃除", "領域の回収", "統計"), "2024-01-31")
     index.write("backup.md", sections("バックアップ", "復元"), "2024-02-01")
     index.write("soup.md", sections("味噌汁", "出汁"), "2024-02-15")

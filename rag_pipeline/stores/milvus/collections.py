@@ -193,14 +193,18 @@ class Collections:
     def searchable(self, kind: VectorKind, month: Month) -> int:
         """Return the number of a month's rows that queries find by the searches' alias and the rows' own dates.
 
-        A real server reads the month's partition only; Lite counts without looking at partitions. While an index is
-        rebuilt, searches use a copy, which does not tell what they will find: then what is stored counts as searchable.
+        While an index is rebuilt, searches use a copy, which does not tell what they will find: then what is stored
+        counts as searchable.
         """
         start, end = _seconds(month)
         within = f"created_timestamp >= {start} and created_timestamp < {end}"
-        rows = self._found(kind, month, within, [_COUNT])
+        # To count rows, Lite makes all of their fields, also long vectors; of the keys it makes only those.
+        fields = ["id"] if self.milvus.is_lite and kind == "dense" else [_COUNT]
+        rows = self._found(kind, month, within, fields)
         if rows is None:
             return self.stored(kind, month)
+        if fields == ["id"]:
+            return len(rows)
         return int(rows[0][_COUNT]) if rows else 0
 
     def searchable_among(self, kind: VectorKind, month: Month, keys: Sequence[str]) -> int:
@@ -217,14 +221,14 @@ class Collections:
         self, kind: VectorKind, month: Month, expression: str, fields: list[str]
     ) -> list[dict[str, Any]] | None:
         """Query a month by the alias, as searches do; None while they use a copy, whose rows are not all there are."""
-        partitions = None if self.milvus.is_lite else [month.milvus_partition]
+        partitions = [month.milvus_partition]
         with self.milvus.client() as client:
             target = self.alias_target(client, self.generations[kind].search_alias)
             if target is None:
                 return []
             if target == self.generations[kind].copy:
                 return None
-            if partitions and not client.has_partition(target, partitions[0], timeout=TIMEOUT_SECONDS):
+            if not client.has_partition(target, partitions[0], timeout=TIMEOUT_SECONDS):
                 return []
             if client.get_load_state(target, timeout=TIMEOUT_SECONDS)["state"].name != "Loaded":
                 return []
