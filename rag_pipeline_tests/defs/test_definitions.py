@@ -125,6 +125,7 @@ def test_assets_and_their_attributes(described: dict) -> None:
             "kinds": ["milvus", "postgres"],
             "months": False,
         },
+        "next_generation": {**month(["documents"], ""), "group": "generations", "kinds": ["milvus", "postgres"]},
     }
 
 
@@ -145,6 +146,7 @@ def test_every_check_of_a_month_is_partitioned_and_no_asset_has_a_backfill_polic
 
 def test_sensors_and_schedules_run_by_default(described: dict) -> None:
     sensors = {"sync_handbook", "sync_faq", "index_pending_months", "drain_vector_deletions", "sweep_counts"}
+    sensors.add("build_generation_months")
     assert sensors <= set(described["sensors"])
     assert set(described["sensors"].values()) == {"RUNNING"}
     assert described["schedules"] == {
@@ -176,7 +178,9 @@ def test_a_source_with_a_hyphen_gets_a_sensor_and_an_asset_without(tmp_path: Pat
 def test_settings_select_the_collections_and_the_nightly_cron(tmp_path: Path) -> None:
     (tmp_path / "sources.yaml").write_text("sources: []\n")
     described = load(tmp_path, RAG_VECTORS="dense", RAG_NIGHTLY_CRON="30 17 * * *")
-    assert set(described["assets"]) == {"documents", "document_chunks", "dense_collection", "search_quality"}
+    assert set(described["assets"]) == {
+        *("documents", "document_chunks", "dense_collection", "search_quality", "next_generation")
+    }
     assert described["assets"]["search_quality"]["deps"] == ["dense_collection"]
     for name in ("nightly_checks", "nightly_evaluation"):
         assert described["schedules"][name][1] == "30 17 * * *"

@@ -201,7 +201,7 @@ def test_edits_deletions_builds_and_switches_at_once_leave_both_generations_comp
     index: GenerationIndex,
 ) -> None:
     """Each in a thread and with a pipeline of its own, as processes would, until some rounds are done."""
-    rounds, failures = 4, []
+    rounds, failures = 2, []
     done = threading.Event()
 
     def edit() -> None:

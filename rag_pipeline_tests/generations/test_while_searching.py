@@ -23,7 +23,7 @@ from rag_pipeline_tests.support.stores import Stores
 
 QUERIES = {"味噌汁": "docs:soup.md", "領域の回収": "docs:vacuum.md", "バックアップ": "docs:backup.md"}
 MODES = ("hybrid", "dense", "sparse", "fulltext")
-_ROUNDS = 4
+_ROUNDS = 2
 
 
 @pytest.fixture
