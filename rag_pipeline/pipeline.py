@@ -7,6 +7,7 @@ of its own elsewhere and takes a `Pipeline`; nothing here is a step.
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
@@ -199,6 +200,7 @@ class Pipeline:
             ):
                 with self.stores.database.connection() as connection:
                     generations.set_settings(connection, generation.row.id, made_with)
+                generation.row = replace(generation.row, settings=made_with)
         self.collections.ensure(month)
 
     def _record(self, generation: OpenGeneration) -> None:

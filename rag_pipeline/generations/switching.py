@@ -119,8 +119,9 @@ def rollback(pipeline: Pipeline, generation: int | None = None) -> GenerationRow
     with pipeline.beside(row) as other:
         _refuse_if_lost(other, row)
         other.collections.ensure()
+    take_over_all(pipeline, row)
     with _nobody_writing(pipeline):
-        take_over_all(pipeline, row)
+        take_over_all(pipeline, row)  # Only what was edited in this moment.
         _exchange(pipeline, row)
     return row
 
