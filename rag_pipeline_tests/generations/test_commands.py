@@ -15,7 +15,8 @@ from rag_pipeline_tests.support.command_line import CommandLine, assert_consiste
 from rag_pipeline_tests.support.stores import Stores
 from rag_pipeline_tests.support.workspace import SLOW
 
-_FILES = 30
+_FILES = 4
+_MANY = 20
 
 
 @pytest.fixture
@@ -35,6 +36,8 @@ def wait_for_lines(log: Path, count: int) -> None:
 
 @pytest.mark.slow
 def test_a_build_that_is_killed_goes_on(cli: CommandLine, tmp_path: Path) -> None:
+    fill(cli, _MANY)
+    assert cli.run("ingest").returncode == 0
     log = tmp_path / "embedded"
     slow = {"RAG_EMBEDDER": SLOW, "RAG_CHUNK_TOKENS": "48", "RAG_TEST_EMBED_LOG": str(log)}
     process = cli.start("generations", "build", **slow)
@@ -52,7 +55,7 @@ def test_a_build_that_is_killed_goes_on(cli: CommandLine, tmp_path: Path) -> Non
     times = Counter(log.read_text().splitlines())
     assert sum(times.values()) - len(times) <= 2 * 16
     # It can be searched before it is live.
-    hits = cli.json("search", "見出し 7", "--generation", "2", "--limit", "1")["hits"]
+    hits = cli.json("search", "見出し 2", "--generation", "2", "--limit", "1")["hits"]
     ((schema,),) = cli.rows(
         "SELECT tableoid::regclass::text FROM public_generation_2.document_chunks WHERE id = %s",
         hits[0]["chunk_id"],

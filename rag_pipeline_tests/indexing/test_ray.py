@@ -297,3 +297,21 @@ def test_ingest_with_a_cluster_of_its_own(tmp_path: Path, stores: Stores) -> Non
     failed = cli.run("ingest", RAG_RAY_ADDRESS="nowhere")
     assert failed.returncode == 1
     assert "RAG_RAY_ADDRESS" in one_line(failed.stderr)
+
+
+def test_a_generation_beside_the_live_one_is_built_by_workers_too(month: RayMonth) -> None:
+    from rag_pipeline.generations import build, registry, switching
+    from rag_pipeline.indexing.month_run import MonthRun
+
+    chunks = month.fill(16)
+    month.embed()
+    with month.open() as pipeline:
+        row = registry.begin(pipeline, same_settings=True)
+        run = MonthRun()
+        build.build_month(pipeline, row, build.pending_months(pipeline, row)[0], run)
+        assert run.stats.chunks == chunks
+        assert month.rows(f"SELECT count(*) FROM public_generation_{row.id}.document_chunks WHERE live") == [
+            (chunks,)
+        ]
+        switching.switch(pipeline)
+    assert month.outcome() == RIGHT
