@@ -271,8 +271,9 @@ def test_a_deployment_in_a_schema_of_its_own_has_generations_too(tmp_path: Path,
         assert search(pipeline, "味噌汁").hits[0].source_id == "docs:soup.md"
     assert index.rows("SELECT id, state FROM red.generations ORDER BY 1") == [(1, "previous"), (2, "live")]
     schemas = index.rows(
-        "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename LIKE 'document_chunks%%' ORDER BY 1"
+        "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename LIKE 'document_chunks_%%' ORDER BY 1"
     )
+    # Only they have months: what this database had before it in `public` was left alone.
     assert schemas == [("red",), ("red_generation_1",)]
 
 
