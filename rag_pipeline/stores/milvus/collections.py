@@ -133,6 +133,7 @@ class Collections:
         self._partitions: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._unflushed = 0
+        self._unindexed = False
         self._flushes_later = False
 
     def ensure(self, month: Month | None = None) -> None:
@@ -252,11 +253,18 @@ class Collections:
             self._flushes_later = False
 
     def settle(self, rows: int = 0) -> None:
-        """Have Lite index what was written, these rows of each collection included; see `flush`."""
+        """Have Lite index what was written, these rows of each collection included; see `flush`.
+
+        Within `flushing_later` nobody waits for the indexes: they are built while the next months are written.
+        """
         self._unflushed += rows
-        if self._unflushed >= (_MANY_ROWS if self._flushes_later else 1):
+        if self._flushes_later:
+            if self._unflushed >= _MANY_ROWS:
+                self.flush(wait_seconds=0)
+                self._unflushed, self._unindexed = 0, True
+        elif self._unflushed or self._unindexed:
             self.flush()
-            self._unflushed = 0
+            self._unflushed, self._unindexed = 0, False
 
     def flush(self, kinds: tuple[VectorKind, ...] | None = None, wait_seconds: float = 60) -> None:
         """Have Lite index what an ingest wrote, and wait for it up to `wait_seconds` per collection.
@@ -271,11 +279,12 @@ class Collections:
             with self.milvus.client() as client:
                 client.flush(name, timeout=max(TIMEOUT_SECONDS, wait_seconds))
                 deadline = time.monotonic() + wait_seconds
-                while time.monotonic() < deadline:
+                while (asked := time.monotonic()) < deadline:
                     index = client.describe_index(name, vector_field(kind), timeout=TIMEOUT_SECONDS)
                     if not index or not index.get("pending_index_rows"):
                         break
-                    time.sleep(0.1)
+                    # Lite counts all rows to answer: asked without a pause, it would do little else.
+                    time.sleep(max(0.1, 4 * (time.monotonic() - asked)))
 
     def _ensure_collection(self, generation: Generation) -> None:
         with self.milvus.client() as client:
