@@ -1,12 +1,11 @@
 """The jobs of one month, and what unfinished runs are about."""
 
-from collections.abc import Iterable
 from datetime import datetime
 
 import dagster as dg
 
 from rag_pipeline.defs.assets import GROUP
-from rag_pipeline.defs.month_partitions import PARTITION_TAG, month_of_tag, months
+from rag_pipeline.defs.month_partitions import PARTITION_TAG, months, months_of_runs
 from rag_pipeline.months import Month
 
 INDEX_MONTH = "index_month"
@@ -41,7 +40,7 @@ def months_in_runs(
 ) -> set[Month]:
     """Return the months of the runs that are queued or running: of all jobs, of one, or of all but one."""
     runs = instance.get_runs(dg.RunsFilter(job_name=only_job, statuses=_UNFINISHED))
-    return _months_of(run for run in runs if run.job_name != except_job)
+    return months_of_runs(run for run in runs if run.job_name != except_job)
 
 
 def partitions_in_runs(instance: dg.DagsterInstance, job: str) -> list[str]:
@@ -60,12 +59,7 @@ def months_failed_since(instance: dg.DagsterInstance, job: str, moment: datetime
     runs = instance.get_runs(
         dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE], updated_after=moment)
     )
-    return _months_of(runs)
-
-
-def _months_of(runs: Iterable[dg.DagsterRun]) -> set[Month]:
-    months = (month_of_tag(run.tags[PARTITION_TAG]) for run in runs if PARTITION_TAG in run.tags)
-    return {month for month in months if month is not None}
+    return months_of_runs(runs)
 
 
 def last_run_failed(instance: dg.DagsterInstance, job: str, month: Month) -> bool:

@@ -5,6 +5,8 @@ goes. Dagster keeps their keys in its instance. Whatever creates or drops the pa
 calls `show_months` first: Dagster refuses a run of a month that it does not know.
 """
 
+from collections.abc import Iterable
+
 import dagster as dg
 
 from rag_pipeline.indexing.create_partitions import months_in_use
@@ -46,9 +48,10 @@ def _wanted(instance: dg.DagsterInstance, pipeline: Pipeline) -> list[str]:
     return [month.partition_key for month in months_in_use(pipeline, shown)]
 
 
-def month_of_tag(key: str) -> Month | None:
-    """Return the month of a run with this tag; None if it is one of a generation that is not live."""
-    return None if GENERATION in key else Month.parse(key)
+def months_of_runs(runs: Iterable[dg.DagsterRun]) -> set[Month]:
+    """Return the months of runs, without those of a generation that is not live."""
+    keys = {run.tags[PARTITION_TAG] for run in runs if PARTITION_TAG in run.tags}
+    return {Month.parse(key) for key in keys if GENERATION not in key}
 
 
 def month_of(

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from rag_pipeline.defs.month_partitions import PARTITION_TAG, month_of_tag
+from rag_pipeline.defs.month_partitions import months_of_runs
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.advisory_locks import advisory_lock, held
 from rag_pipeline.stores.postgres.database import Database
@@ -55,8 +55,7 @@ def end_ownerless_runs(instance: dg.DagsterInstance, database: Database) -> list
         else:
             instance.report_run_failed(run, message)
         ended.append(run)
-    months = (month_of_tag(run.tags[PARTITION_TAG]) for run in ended if PARTITION_TAG in run.tags)
-    return sorted({month for month in months if month is not None})
+    return sorted(months_of_runs(ended))
 
 
 def cancel_runs_of_this_process(instance: dg.DagsterInstance) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rag_pipeline.consistency.checks import CHECKS, check_month
+from rag_pipeline.consistency.checker import Consistency
+from rag_pipeline.consistency.checks import check_month
 from rag_pipeline.consistency.repair import repair
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.chunk_documents import chunk_documents
@@ -125,12 +126,9 @@ def build_month(pipeline: Pipeline, row: GenerationRow, month: Month, run: Month
 
 def _wrong(other: Pipeline, month: Month, run: MonthRun) -> list[str]:
     """What the counts of a month's vectors and the checks find wrong with it, without warnings."""
-    found = [
-        finding
-        for finding in check_month(other, month)
-        if CHECKS[finding.check].severity == "error" and finding.caused_by is None
-    ]
-    return [str(counts) for counts in run.verified if not counts.equal] + [str(finding) for finding in found]
+    found = Consistency()
+    found.add(check_month(other, month))
+    return [str(counts) for counts in run.verified if not counts.equal] + [str(error) for error in found.errors]
 
 
 def _take_over(pipeline: Pipeline, other: Pipeline, row: GenerationRow, month: Month) -> int:

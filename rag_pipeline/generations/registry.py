@@ -13,8 +13,9 @@ import psycopg
 
 from rag_pipeline.errors import BusyError, ConfigError
 from rag_pipeline.generation import OpenGeneration, configuration
+from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.collections import generations
+from rag_pipeline.stores.milvus.collections import Generation, generations
 from rag_pipeline.stores.postgres import documents, generation_tables, schema, term_statistics
 from rag_pipeline.stores.postgres import generations as table
 from rag_pipeline.stores.postgres.advisory_locks import exchange_of_generations
@@ -232,10 +233,23 @@ def drop(pipeline: Pipeline, generation: int) -> GenerationRow:
     return row
 
 
-def _drop_collections(pipeline: Pipeline, row: GenerationRow) -> None:
-    kinds = generations(
-        pipeline.settings.milvus_prefix, row.embedder, row.dimension, row.multi_dimension, suffix=row.collections
+def collections_of(
+    pipeline: Pipeline, row: GenerationRow, kinds: tuple[VectorKind, ...] = VECTOR_KINDS
+) -> dict[VectorKind, Generation]:
+    """Return the collections of a generation by kind, with aliases of its own; whether they exist is not asked."""
+    return generations(
+        pipeline.settings.milvus_prefix,
+        row.embedder,
+        row.dimension,
+        row.multi_dimension,
+        kinds,
+        suffix=row.collections,
+        own_aliases=True,
     )
+
+
+def _drop_collections(pipeline: Pipeline, row: GenerationRow) -> None:
+    kinds = collections_of(pipeline, row)
     with pipeline.stores.milvus.client() as client:
         existing = set(client.list_collections(timeout=TIMEOUT_SECONDS))
         for name in existing & {name for one in kinds.values() for name in (one.name, one.copy)}:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.errors import RagError
 from rag_pipeline.generations.build import build, missing_documents, pending_months, take_over_all
-from rag_pipeline.generations.registry import find, when_tables_are_free
+from rag_pipeline.generations.registry import collections_of, find, when_tables_are_free
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.collections import Collections, generations
+from rag_pipeline.stores.milvus.collections import Collections
 from rag_pipeline.stores.postgres import documents, generation_tables, schema
 from rag_pipeline.stores.postgres import generations as table
 from rag_pipeline.stores.postgres.advisory_locks import exchange_of_generations
@@ -163,26 +163,15 @@ def _exchange(pipeline: Pipeline, new: GenerationRow) -> None:
     with pipeline.stores.database.connection() as connection:
         row = table.live(connection)
     assert row is not None
-    kinds = generations(
-        pipeline.settings.milvus_prefix,
-        row.embedder,
-        row.dimension,
-        row.multi_dimension,
-        tuple(row.settings["vectors"]),
-        suffix=row.collections,
-        own_aliases=True,
-    )
+    kinds = collections_of(pipeline, row, tuple(row.settings["vectors"]))
     for collection in kinds.values():
         Collections(pipeline.stores.milvus, kinds).name_live(collection)
 
 
 def _give_own_aliases(pipeline: Pipeline, live: GenerationRow) -> None:
     """Have searches reach the live generation by other aliases than those that are about to move."""
-    prefix = pipeline.settings.milvus_prefix
     with pipeline.stores.milvus.client() as client:
-        for collection in generations(
-            prefix, live.embedder, live.dimension, live.multi_dimension, suffix=live.collections, own_aliases=True
-        ).values():
+        for collection in collections_of(pipeline, live).values():
             target = Collections.alias_target(client, collection.alias)
             if target is None or not target.startswith(collection.name):
                 continue  # A kind that it does not have.
