@@ -32,6 +32,8 @@ class Observation:
     """The page in the UI that shows the event, as a path from its root."""
     repair_path: str = ""
     """The page of the job that repairs it; empty if none does."""
+    part: str = ""
+    """Which part of the event it is, if one event shows several subjects."""
 
 
 def changes(
@@ -54,7 +56,7 @@ def changes(
         since = state.since if seen.passed and state is not None else seen.at
         alerts.append(
             Alert(
-                event_key=f"{log}:{seen.subject.kind}:{seen.event_id}",
+                event_key=f"{log}:{seen.subject.kind}:{seen.event_id}" + (f":{seen.part}" if seen.part else ""),
                 subject=seen.subject,
                 state=_state(seen),
                 at=seen.at,

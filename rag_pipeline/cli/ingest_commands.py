@@ -23,8 +23,10 @@ from rag_pipeline.months import Month
 from rag_pipeline.progress import ProgressLine
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rag_pipeline.indexing.ingest import IngestResult
-    from rag_pipeline.indexing.month_run import MonthRun
+    from rag_pipeline.indexing.month_run import MonthRun, MonthRuns
     from rag_pipeline.indexing.scan import ScanResult
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig
@@ -128,6 +130,7 @@ def ingest(
                 confirm_deletions=confirm_deletions,
                 retry_failed=retry_failed,
                 run=_run_month_in_dagster,
+                run_together=_run_months_in_dagster,
                 on_scan=_record_scan_in_dagster,
                 result=result,
             )
@@ -160,6 +163,13 @@ def _run_month_in_dagster(pipeline: Pipeline, month: Month, run: MonthRun) -> No
     from rag_pipeline.defs.run_month import run_month
 
     run_month(pipeline, month, run)
+
+
+def _run_months_in_dagster(pipeline: Pipeline, months: Sequence[Month], runs: MonthRuns) -> None:
+    """The job for several months, in this process."""
+    from rag_pipeline.defs.run_month import run_months
+
+    run_months(pipeline, months, runs)
 
 
 def _end_ownerless_runs(pipeline: Pipeline) -> list[Month]:

@@ -8,10 +8,11 @@ import dagster as dg
 from rag_pipeline.defs.alert_sensor import alerts
 from rag_pipeline.defs.asset_checks import index_checks
 from rag_pipeline.defs.assets import index_assets, invalid_source_asset, source_assets
+from rag_pipeline.defs.index_months import index_months_job
 from rag_pipeline.defs.jobs import check_month, index_month
 from rag_pipeline.defs.next_generation import build_generation, build_generation_months, next_generation
 from rag_pipeline.defs.repair_job import repair_month
-from rag_pipeline.defs.resources import MonthRunResource, PipelineResource
+from rag_pipeline.defs.resources import MonthRunResource, MonthRunsResource, PipelineResource
 from rag_pipeline.defs.schedules import maintenance_jobs, schedules
 from rag_pipeline.defs.search_quality import evaluate_search, search_quality_asset
 from rag_pipeline.defs.sensors import (
@@ -41,6 +42,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         *source_assets(file.sources),
         *(invalid_source_asset(name, message) for name, message in invalid.items()),
     ]
+    index_months = index_months_job(settings.vectors)
     return dg.Definitions(
         assets=[
             *sources,
@@ -49,13 +51,21 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
             next_generation,
         ],
         asset_checks=[*index_checks(settings.vectors), *(source_check(source) for source in file.sources)],
-        jobs=[index_month, check_month, repair_month, build_generation, evaluate_search, *maintenance_jobs],
+        jobs=[
+            index_month,
+            index_months,
+            check_month,
+            repair_month,
+            build_generation,
+            evaluate_search,
+            *maintenance_jobs,
+        ],
         schedules=schedules(settings),
         sensors=[
             *(sync_sensor(source, overrides.get("pipeline")) for source in file.sources),
             *(invalid_sensor(name, message) for name, message in invalid.items()),
             sources_file_sensor(file, list(invalid.values())),
-            index_pending_months(file),
+            index_pending_months(file, index_months),
             build_generation_months,
             drain_vector_deletions,
             sweep_counts(settings.sweep_cron),
@@ -64,6 +74,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         resources={
             "pipeline": PipelineResource(),
             "month_run": MonthRunResource(),
+            "month_runs": MonthRunsResource(),
             **overrides,
         },
         # In one process, the steps of a month share the embedder and the connections.

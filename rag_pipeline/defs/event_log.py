@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 from urllib.parse import quote
 
 import dagster as dg
@@ -27,12 +27,14 @@ from dagster._utils.error import SerializableErrorInfo
 from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.consistency.asset_names import built_assets
 from rag_pipeline.consistency.findings import COMMAND
-from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH
-from rag_pipeline.defs.month_partitions import PARTITION_TAG
+from rag_pipeline.defs.index_months import DONE, FAILED
+from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, INDEX_MONTHS
+from rag_pipeline.defs.month_partitions import PARTITION_TAG, months_of_runs
 from rag_pipeline.defs.repair_job import REPAIR_MONTH
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.defs.source_check import CHECK as SOURCE_CHECK
 from rag_pipeline.errors import RagError, one_line
+from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres.alert_outbox import Subject
 
@@ -167,9 +169,11 @@ def _observations(instance: dg.DagsterInstance, records: Sequence[dg.EventLogRec
         if record.event_type not in _RUN_TYPES:
             if not _failed_without_month(_event(record).asset_check_evaluation_data):
                 yield _check_observed(record, runs.get(record.run_id))
-        elif (run := runs.get(record.run_id)) and not (
-            _lacks_its_month(run, record) or _failed_by_checks(instance, record)
-        ):
+        elif (run := runs.get(record.run_id)) is None:
+            continue
+        elif run.job_name == INDEX_MONTHS:
+            yield from _months_observed(record, run)
+        elif not (_lacks_its_month(run, record) or _failed_by_checks(instance, record)):
             yield _run_observed(record, run)
 
 
@@ -241,6 +245,36 @@ def _run_observed(record: dg.EventLogRecord, run: dg.DagsterRun) -> Observation:
         description="" if passed else _run_error(_event(record)),
         path=f"/runs/{run.run_id}",
     )
+
+
+def _months_observed(record: dg.EventLogRecord, run: dg.DagsterRun) -> Iterator[Observation]:
+    """Observe a run of several months as the runs of these months that it stands for."""
+    ended, passed = _event(record), record.event_type == dg.DagsterEventType.RUN_SUCCESS
+    failed: dict[Month, str] = {}
+    done = set(months_of_runs([run]))
+    if not passed:
+        failure = _failure(ended)
+        step = failure.first_step_failure_event if failure else None
+        told = step.step_failure_data.user_failure_data if step else None
+        if told is not None and FAILED in told.metadata:
+            failed = {Month.parse(name): why for name, why in _json(told.metadata[FAILED]).items()}
+            done = set(map(Month.parse, _json(told.metadata[DONE])))
+        else:  # It ended without a word, or something else than a month failed.
+            failed, done = dict.fromkeys(done, _run_error(ended)), set()
+    for month in sorted({*failed, *done}):
+        yield Observation(
+            Subject("run", INDEX_MONTH, month.partition_key),
+            record.storage_id,
+            month in done,
+            _moment(record.timestamp),
+            description=failed.get(month, ""),
+            path=f"/runs/{run.run_id}",
+            part=str(month),
+        )
+
+
+def _json(value: dg.MetadataValue) -> Any:
+    return cast(dg.JsonMetadataValue, value).data
 
 
 def _run_name(run: dg.DagsterRun) -> str:

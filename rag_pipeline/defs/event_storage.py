@@ -13,8 +13,12 @@ import dagster as dg
 import sqlalchemy as db
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.events.log import EventLogEntry
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log import SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._serdes import serialize_value
 from dagster_postgres import PostgresEventLogStorage
+from sqlalchemy.dialects.postgresql import insert
 
 _Type = dg.DagsterEventType
 _HELD = frozenset(
@@ -36,6 +40,22 @@ _HELD = frozenset(
 )
 """What can wait for the run's next event of another type: the start of a step, a failure, the end of the run."""
 _HELD_SECONDS = 1.0
+_CHECK = ("asset_key", "check_name", "run_id", "partition")
+_insert = insert(AssetCheckExecutionsTable)
+_STORE_EVALUATIONS = _insert.on_conflict_do_update(
+    index_elements=_CHECK,
+    set_={
+        name: _insert.excluded[name]
+        for name in (
+            "execution_status",
+            "evaluation_event",
+            "evaluation_event_timestamp",
+            "evaluation_event_storage_id",
+            "materialization_event_storage_id",
+        )
+    },
+)
+"""Dagster updates the row of the planned check, and inserts one if there is none: up to two statements a check."""
 _ENDS = frozenset({_Type.RUN_SUCCESS, _Type.RUN_FAILURE, _Type.RUN_CANCELED})
 
 
@@ -84,6 +104,11 @@ class StepEventLogStorage(PostgresEventLogStorage):
             # An upsert locks the asset's row until the transaction ends: always in the same order.
             for event, number in sorted(numbered, key=_asset):
                 self._store_details(connection, event, number)
+            found = [row for event, number in numbered if (row := self._evaluation(event, number))]
+            # Of two evaluations of a check, the last one stays.
+            by_check = {tuple(str(row[column]) for column in _CHECK): row for row in found}
+            if by_check:
+                connection.execute(_STORE_EVALUATIONS, [by_check[check] for check in sorted(by_check)])
 
     def _store_details(self, connection: db.Connection, event: EventLogEntry, number: int) -> None:
         """Store what the tables of assets and checks hold of an event, as `store_event` does."""
@@ -92,8 +117,28 @@ class StepEventLogStorage(PostgresEventLogStorage):
         if event.dagster_event_type in ASSET_EVENTS and event.dagster_event.asset_key:
             self._store_asset_event_tags(connection, [event], [number])
             self._store_asset_event(connection, event, number)
-        if event.dagster_event_type in ASSET_CHECK_EVENTS:
+        if event.dagster_event_type in ASSET_CHECK_EVENTS and not self._evaluation(event, number):
             self.store_asset_check_event(event, number)
+
+    def _evaluation(self, event: EventLogEntry, number: int) -> dict[str, object] | None:
+        """The row of a check of a partition that a run has evaluated; None if the event is another."""
+        if event.dagster_event is None or event.dagster_event_type != _Type.ASSET_CHECK_EVALUATION:
+            return None
+        evaluation = event.dagster_event.asset_check_evaluation_data
+        if not event.run_id or evaluation.partition is None:
+            return None
+        status, target = AssetCheckExecutionRecordStatus, evaluation.target_materialization_data
+        return {
+            "asset_key": evaluation.asset_key.to_string(),
+            "check_name": evaluation.check_name,
+            "partition": evaluation.partition,
+            "run_id": event.run_id,
+            "execution_status": (status.SUCCEEDED if evaluation.passed else status.FAILED).value,
+            "evaluation_event": serialize_value(event),
+            "evaluation_event_timestamp": self._event_insert_timestamp(event),
+            "evaluation_event_storage_id": number,
+            "materialization_event_storage_id": target.storage_id if target else None,
+        }
 
     def _connect(self) -> AbstractContextManager[db.Connection]:
         return self._transaction.joined() or super()._connect()

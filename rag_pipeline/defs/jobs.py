@@ -9,7 +9,12 @@ from rag_pipeline.defs.month_partitions import PARTITION_TAG, months, months_of_
 from rag_pipeline.months import Month
 
 INDEX_MONTH = "index_month"
+INDEX_MONTHS = "index_months"
+"""Several months in one run, see `index_months`."""
 CHECK_MONTH = "check_month"
+
+_LATEST = 25
+"""Runs of several months among which a month is looked for."""
 
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -54,15 +59,23 @@ def is_in_runs(instance: dg.DagsterInstance, job: str) -> bool:
     return bool(instance.get_runs(dg.RunsFilter(job_name=job, statuses=_UNFINISHED), limit=1))
 
 
-def months_failed_since(instance: dg.DagsterInstance, job: str, moment: datetime) -> set[Month]:
-    """Return the months of a job's runs that have failed since a moment."""
-    runs = instance.get_runs(
-        dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.FAILURE], updated_after=moment)
+def months_failed_since(instance: dg.DagsterInstance, moment: datetime) -> set[Month]:
+    """Return the months of the runs that were to bring months up to date, and have failed since a moment."""
+    failed = [dg.DagsterRunStatus.FAILURE]
+    return months_of_runs(
+        run
+        for job in (INDEX_MONTH, INDEX_MONTHS)
+        for run in instance.get_runs(dg.RunsFilter(job_name=job, statuses=failed, updated_after=moment))
     )
-    return months_of_runs(runs)
 
 
-def last_run_failed(instance: dg.DagsterInstance, job: str, month: Month) -> bool:
-    """Whether a job's latest run of a month failed."""
-    runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={PARTITION_TAG: month.partition_key}), limit=1)
-    return bool(runs) and runs[0].status == dg.DagsterRunStatus.FAILURE
+def last_run_failed(instance: dg.DagsterInstance, month: Month) -> bool:
+    """Whether the latest run that was to bring a month up to date failed."""
+    own = dg.RunsFilter(job_name=INDEX_MONTH, tags={PARTITION_TAG: month.partition_key})
+    of_several = instance.get_run_records(dg.RunsFilter(job_name=INDEX_MONTHS), limit=_LATEST)
+    records = [
+        *instance.get_run_records(own, limit=1),
+        *(record for record in of_several if month in months_of_runs([record.dagster_run])),
+    ]
+    last = max(records, key=lambda record: record.create_timestamp, default=None)
+    return last is not None and last.dagster_run.status == dg.DagsterRunStatus.FAILURE

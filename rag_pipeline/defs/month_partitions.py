@@ -17,6 +17,9 @@ from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 PARTITION_TAG = "dagster/partition"
 """Dagster's tag for the partition of a run."""
 
+MONTHS_TAG = "rag-pipeline/months"
+"""The months of a run that has several, and no partition: those that it is to run; in the end, those that it ran."""
+
 GENERATION = " of generation "
 """Part of the keys of what is built beside the live generation; see `next_generation`."""
 
@@ -50,8 +53,18 @@ def _wanted(instance: dg.DagsterInstance, pipeline: Pipeline) -> list[str]:
 
 def months_of_runs(runs: Iterable[dg.DagsterRun]) -> set[Month]:
     """Return the months of runs, without those of a generation that is not live."""
-    keys = {run.tags[PARTITION_TAG] for run in runs if PARTITION_TAG in run.tags}
+    keys = {key for run in runs for key in _keys(run)}
     return {Month.parse(key) for key in keys if GENERATION not in key}
+
+
+def _keys(run: dg.DagsterRun) -> list[str]:
+    several = run.tags.get(MONTHS_TAG, "")
+    return [*several.split(), *([run.tags[PARTITION_TAG]] if PARTITION_TAG in run.tags else [])]
+
+
+def months_tag(months: Iterable[Month]) -> str:
+    """Return the value of `MONTHS_TAG` for a run of these months."""
+    return " ".join(map(str, months))
 
 
 def month_of(

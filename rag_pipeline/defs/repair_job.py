@@ -7,7 +7,7 @@ import dagster as dg
 
 from rag_pipeline.consistency.findings import Finding
 from rag_pipeline.consistency.repair import repair
-from rag_pipeline.defs.asset_checks import consistency_evaluations, count_evaluations
+from rag_pipeline.defs.check_outcomes import consistency_evaluations, count_evaluations
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.pipeline import Pipeline

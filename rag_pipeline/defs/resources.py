@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 import dagster as dg
 
 from rag_pipeline.defs.run_owners import owned
-from rag_pipeline.indexing.month_run import MonthRun
+from rag_pipeline.indexing.month_run import MonthRun, MonthRuns
 from rag_pipeline.pipeline import Pipeline, Progress, silent
 from rag_pipeline.settings import load_settings
 
@@ -52,6 +52,14 @@ class MonthRunResource(dg.ConfigurableResource[MonthRun]):
     def create_resource(self, context: dg.InitResourceContext) -> MonthRun:
         """Return an empty one for this run."""
         return MonthRun()
+
+
+class MonthRunsResource(dg.ConfigurableResource[MonthRuns]):
+    """What became of the months of a run; `rag-pipeline ingest` passes its own and is told after each."""
+
+    def create_resource(self, context: dg.InitResourceContext) -> MonthRuns:
+        """Return an empty one for this run."""
+        return MonthRuns()
 
 
 def _progress(context: dg.InitResourceContext) -> Progress:

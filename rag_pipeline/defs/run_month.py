@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -19,13 +20,15 @@ from sqlalchemy.exc import DBAPIError
 
 from rag_pipeline.defs import run_owners
 from rag_pipeline.defs.event_storage import StepEventLogStorage
-from rag_pipeline.defs.jobs import INDEX_MONTH
+from rag_pipeline.defs.index_months import config_of
+from rag_pipeline.defs.jobs import INDEX_MONTH, INDEX_MONTHS
+from rag_pipeline.defs.month_partitions import MONTHS_TAG, months_tag
 from rag_pipeline.defs.run_owners import PROCESS_TAG, owned, this_process
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
-from rag_pipeline.indexing.month_run import MonthRun
+from rag_pipeline.indexing.month_run import MonthRun, MonthRuns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from rag_pipeline.indexing.scan import ScanResult
@@ -49,7 +52,25 @@ def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
     def shown(instance: dg.DagsterInstance) -> bool:
         return month in show_months(instance, pipeline)  # It can have expired since its work was found.
 
-    _run_job(pipeline, INDEX_MONTH, month.partition_key, str(month), run, shown)
+    job = _Job(INDEX_MONTH, str(month), {"month_run": run}, month.partition_key)
+    _run_job(pipeline, job, shown)
+
+
+def run_months(pipeline: "Pipeline", months: "Sequence[Month]", runs: MonthRuns) -> None:
+    """Run `index_months` for these months with an open pipeline. It tells `runs` how each ended.
+
+    Raises `StoreUnavailableError` if a store is down, and a `RagError` if the run fails for another reason than a
+    month.
+    """
+    name = f"{months[0]} to {months[-1]}"
+    tags = {MONTHS_TAG: months_tag(months)}
+    try:
+        _run_job(pipeline, _Job(INDEX_MONTHS, name, {"month_runs": runs}, None, config_of(months), tags))
+    except StoreUnavailableError:
+        raise
+    except RagError:
+        if not runs.failed:
+            raise
 
 
 def build_generation_month(pipeline: "Pipeline", row: "GenerationRow", month: "Month", run: MonthRun) -> None:
@@ -61,21 +82,27 @@ def build_generation_month(pipeline: "Pipeline", row: "GenerationRow", month: "M
         return True
 
     key = key_of(row, month)
-    _run_job(pipeline, BUILD_GENERATION, key, key, run, shown)
+    _run_job(pipeline, _Job(BUILD_GENERATION, key, {"month_run": run}, key), shown)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A job to be run in this process."""
+
+    job: str
+    name: str
+    """What it is run for, for people."""
+    resources: "Mapping[str, Any]"
+    """Besides the pipeline: what is to be told of its work."""
+    partition_key: str | None
+    config: "Mapping[str, Any]" = field(default_factory=dict)
+    tags: "Mapping[str, str]" = field(default_factory=dict)
 
 
 def _run_job(
-    pipeline: "Pipeline",
-    job: str,
-    partition_key: str,
-    name: str,
-    run: MonthRun,
-    shown: "Callable[[dg.DagsterInstance], bool]",
+    pipeline: "Pipeline", job: _Job, shown: "Callable[[dg.DagsterInstance], bool]" = lambda instance: True
 ) -> None:
-    """Run a job for a partition in this process, if `shown`, which makes it known to Dagster, says that it exists.
-
-    `name` is the partition's for people.
-    """
+    """Run a job in this process, if `shown`, which makes its partition known to Dagster, says that it exists."""
     instance = _instance(pipeline)
     run_id = str(uuid4())
     try:
@@ -84,21 +111,21 @@ def _run_job(
         with owned(pipeline.stores.database, run_id):
             result = (
                 _definitions(pipeline)
-                .resolve_job_def(job)
+                .resolve_job_def(job.job)
                 .execute_in_process(
                     run_id=run_id,
-                    partition_key=partition_key,
+                    partition_key=job.partition_key,
                     instance=instance,
-                    resources={"month_run": run},
-                    tags={PROCESS_TAG: this_process(), **_NO_RETRY},
+                    resources=job.resources,
+                    tags={PROCESS_TAG: this_process(), **_NO_RETRY, **job.tags},
                     raise_on_error=False,
-                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+                    run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **job.config},
                 )
             )
     except DBAPIError as error:
-        raise _unreachable(error, f"the run of {name}") from None
+        raise _unreachable(error, f"the run of {job.name}") from None
     if not result.success:
-        raise _reason(result, name)
+        raise _reason(result, job.name)
 
 
 def end_ownerless_runs(pipeline: "Pipeline") -> "list[Month]":

@@ -12,16 +12,26 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, last_run_failed, months_failed_since, months_in_runs
-from rag_pipeline.defs.month_partitions import show_months
+from rag_pipeline.defs.index_months import config_of
+from rag_pipeline.defs.jobs import (
+    CHECK_MONTH,
+    INDEX_MONTH,
+    INDEX_MONTHS,
+    index_month,
+    last_run_failed,
+    months_failed_since,
+    months_in_runs,
+)
+from rag_pipeline.defs.month_partitions import MONTHS_TAG, months_tag, show_months
 from rag_pipeline.defs.resources import opened
 from rag_pipeline.defs.run_owners import end_ownerless_runs
 from rag_pipeline.defs.source_check import record_scan
 from rag_pipeline.errors import BusyError, ConfigError, SourceError, one_line
 from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.ingest import deactivate_unconfigured
-from rag_pipeline.indexing.run_selection import RequestedRun, due_months, pending_work
+from rag_pipeline.indexing.run_selection import RequestedRun, due_months, is_same, pending_work
 from rag_pipeline.indexing.scan import pauses, scan_source, waits_until
+from rag_pipeline.indexing.small_months import in_groups, small_months
 from rag_pipeline.indexing.stats import Counts
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -35,6 +45,7 @@ NOT_DUE = "is not due yet"
 _SCAN_SECONDS = 30
 _DRAIN_SECONDS = 20
 _MONTHS_PER_TICK = 12
+_SMALL_MONTHS_PER_TICK = 200
 _RETRY_PAUSE = timedelta(minutes=1)
 _SHORTEST_INTERVAL, _LONGEST_INTERVAL = 15, 60
 _TICKS_PER_PAUSE = 5
@@ -153,43 +164,58 @@ def invalid_sensor(name: str, message: str) -> dg.SensorDefinition:
     return invalid
 
 
-def index_pending_months(file: SourcesFile) -> dg.SensorDefinition:
-    """Return the sensor that runs the months with pending work, oldest first.
+def index_pending_months(file: SourcesFile, index_months: dg.JobDefinition) -> dg.SensorDefinition:
+    """Return the sensor that runs the months with pending work, oldest first; those with little to do in one run.
 
-    A month whose run failed is retried after a pause, as are quarantined documents and chunks that failed.
+    A month whose run failed is retried after a pause, alone, as are quarantined documents and chunks that failed.
     """
 
     @dg.sensor(
         name="index_pending_months",
-        job_name=INDEX_MONTH,
+        jobs=[index_month, index_months],
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Runs index_month for the months with pending work, oldest first.",
+        description="Runs index_month for the months with pending work, oldest first, and index_months for those "
+        "that have little to do.",
     )
     def pending(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
         instance, now = context.instance, datetime.now(UTC)
         deactivate_unconfigured(pipeline, file)
         end_ownerless_runs(instance, pipeline.stores.database)
-        work = _months_to_repeat(pipeline, instance) | pending_work(pipeline)
+        repeated, work = _months_to_repeat(pipeline, instance), pending_work(pipeline)
         shown = show_months(instance, pipeline)
-        due, requested = due_months(
-            # A month that has expired since its run failed can no longer be run.
-            {month: digest for month, digest in work.items() if month in shown},
-            # A month whose checks are queued can be requested: it runs before them. One whose run has just failed
-            # waits, also if a part of its work was done: Dagster restarts it if its worker died.
-            months_in_runs(instance, except_job=CHECK_MONTH)
-            | months_failed_since(instance, INDEX_MONTH, now - _RETRY_PAUSE),
-            load_requested(context.cursor),
-            now,
-            _MONTHS_PER_TICK,
-        )
+        # A month that has expired since its run failed can no longer be run.
+        work = {month: digest for month, digest in (repeated | work).items() if month in shown}
+        # A month whose checks are queued can be requested: it runs before them. One whose run has just failed waits,
+        # also if a part of its work was done: Dagster restarts it if its worker died.
+        busy = months_in_runs(instance, except_job=CHECK_MONTH) | months_failed_since(instance, now - _RETRY_PAUSE)
+        requested = load_requested(context.cursor)
+        # What a run has not done, the month's own run is to do, or to fail with.
+        new = [month for month in work if month not in repeated and not is_same(requested.get(month), work[month])]
+        amounts = small_months(pipeline, new)
+        small = {month: digest for month, digest in work.items() if month in amounts}
+        others = {month: digest for month, digest in work.items() if month not in amounts}
+        due_together, small_requested = due_months(small, busy, requested, now, _SMALL_MONTHS_PER_TICK)
+        due, others_requested = due_months(others, busy, requested, now, _MONTHS_PER_TICK)
+        groups = in_groups({month: amounts[month] for month in due_together})
+        alone = sorted({*due, *due_together}.difference(*groups))
         return dg.SensorResult(
-            run_requests=[dg.RunRequest(partition_key=month.partition_key) for month in due],
-            cursor=dump_requested(requested),
-            skip_reason=None if due else f"months with pending work: {len(work)}; none is due",
+            run_requests=[*map(_of_month, alone), *map(_of_months, groups)],
+            cursor=dump_requested(small_requested | others_requested),
+            skip_reason=None if alone or groups else f"months with pending work: {len(work)}; none is due",
         )
 
     return pending
+
+
+def _of_month(month: Month) -> dg.RunRequest:
+    return dg.RunRequest(job_name=INDEX_MONTH, partition_key=month.partition_key)
+
+
+def _of_months(months: Sequence[Month]) -> dg.RunRequest:
+    return dg.RunRequest(
+        job_name=INDEX_MONTHS, run_config=config_of(months), tags={MONTHS_TAG: months_tag(months)}
+    )
 
 
 @dg.sensor(
@@ -221,7 +247,7 @@ def _months_to_repeat(pipeline: Pipeline, instance: dg.DagsterInstance) -> dict[
     months = [
         Month.parse(s.partition) for s, _ in failing if (s.kind, s.name) == ("run", INDEX_MONTH) and s.partition
     ]
-    return {month: "" for month in months if last_run_failed(instance, INDEX_MONTH, month)}
+    return {month: "" for month in months if last_run_failed(instance, month)}
 
 
 def load_requested(cursor: str | None) -> dict[Month, RequestedRun]:

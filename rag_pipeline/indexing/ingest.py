@@ -6,7 +6,7 @@ programs can run the steps alone (`month_run.run_month`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 from rag_pipeline.errors import ConfigError, RagError, SourceError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.index_vectors import reopen_incomplete
-from rag_pipeline.indexing.month_run import MonthRun, run_month
+from rag_pipeline.indexing.month_run import MonthRun, MonthRuns, run_month
 from rag_pipeline.indexing.retention import apply_retention
 from rag_pipeline.indexing.scan import ScanResult, scan_source
+from rag_pipeline.indexing.small_months import in_groups, small_months
 from rag_pipeline.indexing.stats import IngestStats
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres import documents, source_items, sources
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig, SourcesFile
 
@@ -31,6 +30,11 @@ OnScan = Callable[["Pipeline", "SourceConfig", "ScanResult | None"], None]
 """Called after each scan of a source; without a result if it failed."""
 RunMonth = Callable[["Pipeline", Month, MonthRun], None]
 """Runs a month and adds what it does to the `MonthRun`; raises a `RagError` if the month fails."""
+RunMonths = Callable[["Pipeline", Sequence[Month], MonthRuns], None]
+"""Runs months one after the other, and tells the `MonthRuns` how each ended; a month that another run works on is left.
+
+Raises `StoreUnavailableError` if a store is down, and a `RagError` if it fails for another reason than a month.
+"""
 
 
 @dataclass
@@ -73,12 +77,14 @@ def ingest(
     confirm_deletions: bool = False,
     retry_failed: bool = False,
     run: RunMonth = run_month,
+    run_together: RunMonths | None = None,
     on_scan: OnScan = lambda pipeline, source, result: None,
     result: IngestResult | None = None,
 ) -> IngestResult:
     """Bring the index up to date with the sources.
 
-    `also_months` are run even if they have no pending work. What is done is added to `result` at once, so that its
+    `also_months` are run even if they have no pending work; `run_together`, if given, runs those with little to
+    do. What is done is added to `result` at once, so that its
     owner knows it whatever happens; the same object is returned.
 
     A source whose entry in `sources.yaml` has a mistake is an error of the result; the others are ingested. Raises
@@ -105,7 +111,9 @@ def ingest(
     reopen_incomplete(pipeline)
     with pipeline.stores.database.connection() as connection:
         months = {*documents.months_with_work(connection), *also_months}
-    _run_months(pipeline, sorted(months & set(only_months) if only_months else months), run, result)
+    chosen = sorted(months & set(only_months) if only_months else months)
+    _run_months(pipeline, chosen, run, run_together, result)
+    result.months.sort()
     result.stats.add(deletion_counts(drain_deletions(pipeline)))
     result.warnings += [
         f"source {name} is no longer in {pipeline.settings.sources}; its documents stay until "
@@ -150,13 +158,23 @@ def _scan(
         ]
 
 
-def _run_months(pipeline: Pipeline, months: Sequence[Month], run: RunMonth, result: IngestResult) -> None:
+def _run_months(
+    pipeline: Pipeline,
+    months: Sequence[Month],
+    run: RunMonth,
+    run_together: RunMonths | None,
+    result: IngestResult,
+) -> None:
     if not months:
         return
     pipeline.collections.check()
+    running = _RunningMonths(pipeline, len(months), result)
     try:
         with pipeline.collections.flushing_later():
-            _run_each(pipeline, months, run, result)
+            if run_together is not None:
+                for group in in_groups(small_months(pipeline, months)):
+                    running.together(group, run_together)
+            running.each([month for month in months if month not in result.months], run)
     except StoreUnavailableError:
         with suppress(StoreUnavailableError):  # The first one says more.
             pipeline.collections.settle()
@@ -165,19 +183,47 @@ def _run_months(pipeline: Pipeline, months: Sequence[Month], run: RunMonth, resu
         pipeline.collections.settle()
 
 
-def _run_each(pipeline: Pipeline, months: Sequence[Month], run: RunMonth, result: IngestResult) -> None:
-    unreachable: list[str] = []
-    for number, month in enumerate(months):
-        pipeline.progress("months", number, len(months))
-        done = MonthRun()
+class _RunningMonths:
+    """Runs months, and adds what each does to the result as soon as it has ended."""
+
+    def __init__(self, pipeline: Pipeline, count: int, result: IngestResult) -> None:
+        self._pipeline = pipeline
+        self._count = count
+        self._result = result
+
+    def together(self, months: Sequence[Month], run_together: RunMonths) -> None:
+        """Run months together. What is left of them is to be run alone."""
+        runs = MonthRuns(self._end)
+        self._progress()
         try:
-            run(pipeline, month, done)
+            run_together(self._pipeline, months, runs)
         except StoreUnavailableError:
             raise
         except RagError as error:
-            result.errors.append(f"{month}: {one_line(error)}")
+            self._result.errors.append(one_line(error))
+        self._result.errors += [f"{month}: {reason}" for month, reason in runs.failed.items()]
+
+    def each(self, months: Sequence[Month], run: RunMonth) -> None:
+        """Run months alone."""
+        for month in months:
+            self._progress()
+            done = MonthRun()
+            try:
+                run(self._pipeline, month, done)
+            except StoreUnavailableError:
+                raise
+            except RagError as error:
+                self._result.errors.append(f"{month}: {one_line(error)}")
+            self._end(month, done)
+
+    def _progress(self) -> None:
+        self._pipeline.progress("months", len(self._result.months), self._count)
+
+    def _end(self, month: Month, done: MonthRun) -> None:
+        result = self._result
         result.stats.add(done.stats.as_dict())
         result.embedding_tokens += done.embedding_tokens
         result.months.append(month)
-        unreachable += done.unreachable
-    result.errors += [reason for reason in dict.fromkeys(unreachable) if reason not in result.errors]
+        unreachable = dict.fromkeys(done.unreachable)
+        result.errors += [reason for reason in unreachable if reason not in result.errors]
+        self._progress()

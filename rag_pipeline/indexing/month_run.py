@@ -18,6 +18,8 @@ from rag_pipeline.indexing.stats import IngestStats
 from rag_pipeline.indexing.verify import verify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rag_pipeline.indexing.touched_chunks import TouchedChunks
     from rag_pipeline.indexing.verify import VectorCounts
     from rag_pipeline.months import Month
@@ -37,6 +39,30 @@ class MonthRun:
     """What the run changed in the collections; None until it has."""
     embedding_tokens: int = 0
     """Tokens that an embedding server reported."""
+
+
+@dataclass
+class MonthRuns:
+    """What became of several months that are run one after the other."""
+
+    on_end: Callable[[Month, MonthRun], None] = lambda month, run: None
+    """Called when a month has ended, in whatever way."""
+    done: list[Month] = field(default_factory=list)
+    failed: dict[Month, str] = field(default_factory=dict)
+    """Why months failed, one line each."""
+
+    def end(self, month: Month, run: MonthRun, error: str = "") -> None:
+        """Note what a month did and, if it failed, why."""
+        if error:
+            self.failed[month] = error
+        else:
+            self.done.append(month)
+        self.on_end(month, run)
+
+    @property
+    def ended(self) -> set[Month]:
+        """The months that were run. The others are still to be run."""
+        return {*self.done, *self.failed}
 
 
 def run_month(pipeline: Pipeline, month: Month, run: MonthRun) -> None:

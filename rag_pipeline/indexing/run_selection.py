@@ -46,6 +46,11 @@ def pending_work(pipeline: Pipeline) -> dict[Month, str]:
         }
 
 
+def is_same(before: RequestedRun | None, digest: str) -> bool:
+    """Whether a month's work is what it was when it was last requested."""
+    return before is not None and before.digest == digest
+
+
 def due_months(
     work: Mapping[Month, str],
     busy: Collection[Month],
@@ -62,7 +67,7 @@ def due_months(
     remembered: dict[Month, RequestedRun] = {}
     for month in sorted(work):
         before = requested.get(month)
-        same = before is not None and before.digest == work[month]
+        same = is_same(before, work[month])
         if before is not None and (month in busy or (same and now < before.again_at) or len(due) >= limit):
             remembered[month] = before
             continue

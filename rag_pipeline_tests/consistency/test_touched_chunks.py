@@ -130,7 +130,7 @@ def test_a_run_compares_what_it_changed_once_the_month_is_known_to_be_right(
     jobs.run("index_month")
     edit(damaged)
     # the counts that the run took are not taken again
-    monkeypatch.setattr("rag_pipeline.defs.asset_checks.verify", None)
+    monkeypatch.setattr("rag_pipeline.defs.month_checks.verify", None)
     result, evaluated = jobs.run("index_month")
     assert result.success
     for check in COLLECTION_CHECKS:
@@ -167,7 +167,7 @@ def test_a_run_that_ended_without_its_checks_is_followed_by_all_of_them(
     jobs.run("check_month")
     edit(damaged)
     with monkeypatch.context() as patch:
-        patch.setattr("rag_pipeline.defs.assets.verify", None)  # as if it were killed when all is written
+        patch.setattr("rag_pipeline.defs.month_steps.verify", None)  # as if it were killed when all is written
         result, _ = jobs.run("index_month", incomplete=True)
         assert not result.success
     edit(damaged)

@@ -13,7 +13,7 @@ from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
-from rag_pipeline_tests.defs.ticks import tick_of_schedule, tick_of_sensor
+from rag_pipeline_tests.defs.ticks import requested_months, tick_of_schedule, tick_of_sensor
 from rag_pipeline_tests.support.code_location import CodeLocation
 
 JANUARY, FEBRUARY, MARCH = (Month(2024, number) for number in (1, 2, 3))
@@ -23,9 +23,8 @@ def shown(instance: dg.DagsterInstance) -> list[Month]:
     return [Month.parse(key) for key in months.get_partition_keys(dynamic_partitions_store=instance)]
 
 
-def requested(defs: dg.Definitions, instance: dg.DagsterInstance) -> list[str | None]:
-    requests = tick_of_sensor(defs, "index_pending_months", instance).run_requests or ()
-    return [request.partition_key for request in requests]
+def requested(defs: dg.Definitions, instance: dg.DagsterInstance) -> list[Month]:
+    return requested_months(tick_of_sensor(defs, "index_pending_months", instance))
 
 
 def test_a_month_appears_in_its_place_with_its_first_document_and_goes_when_it_expires(
@@ -34,7 +33,7 @@ def test_a_month_appears_in_its_place_with_its_first_document_and_goes_when_it_e
     location.write("b.md", "2024-02-05")
     location.write("now.md", str(datetime.now(UTC).date()))
     location.scan()
-    assert requested(defs, instance) == [FEBRUARY.partition_key, Month.now().partition_key]
+    assert requested(defs, instance) == [FEBRUARY, Month.now()]
     assert shown(instance) == [FEBRUARY, Month.now()]
     location.write("a.md", "2024-01-05")
     location.write("c.md", "2024-03-05")
@@ -48,7 +47,7 @@ def test_a_month_appears_in_its_place_with_its_first_document_and_goes_when_it_e
     assert shown(instance) == [Month.now()]
     monkeypatch.delenv("RAG_RETENTION_MONTHS")
     assert defs.resolve_job_def("expire_months").execute_in_process(instance=instance).success
-    assert requested(defs, instance) == [month.partition_key for month in (JANUARY, FEBRUARY, MARCH)]
+    assert requested(defs, instance) == [JANUARY, FEBRUARY, MARCH]
 
 
 def test_partitions_created_ahead_are_shown_and_a_lost_one_stays_to_be_repaired(
@@ -84,7 +83,7 @@ def test_documents_before_a_raised_first_month_keep_their_month(
     location.write("a.md", "2024-01-05", "# 見出し\n\n書き直した。\n")
     location.write("b.md", "2024-02-05")
     location.scan()
-    assert requested(defs, instance) == [JANUARY.partition_key, MARCH.partition_key]
+    assert requested(defs, instance) == [JANUARY, MARCH]
     with Pipeline(load_settings()) as pipeline:
         result = ingest(pipeline, run=run_month)
     assert result.errors == []

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from rag_pipeline.defs import assets
+from rag_pipeline.defs import month_steps
 from rag_pipeline.defs.build import build_defs
 from rag_pipeline.defs.month_partitions import show_months
 from rag_pipeline.defs.resources import PipelineResource
@@ -95,7 +95,7 @@ def test_a_run_that_fails_counts_the_steps_that_were_done(
     def refused(*_: object) -> None:
         raise RagError("Milvus refused the deletions")
 
-    monkeypatch.setattr(assets, "drain_deletions", refused)
+    monkeypatch.setattr(month_steps, "drain_deletions", refused)
     done = MonthRun()
     job = build_defs({"pipeline": opened, "month_run": done}).resolve_job_def("index_month")
     with dg.instance_for_test() as instance:

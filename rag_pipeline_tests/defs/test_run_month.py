@@ -112,7 +112,7 @@ def test_the_index_as_a_whole_is_looked_at_once_for_all_months(
         write_and_ingest(location, pipeline, "second", *months)
         assert len(looks) == 3 + 1
         location.sql("DROP INDEX idx_documents_language")
-        monkeypatch.setattr("rag_pipeline.defs.asset_checks._SOUND_SECONDS", 0.0)
+        monkeypatch.setattr("rag_pipeline.defs.month_checks._SOUND_SECONDS", 0.0)
         write_and_ingest(location, pipeline, "third", *months)
     assert len(looks) == 3 + 1 + 3, "long after the last look"
     found = instance.event_log_storage.get_latest_asset_check_execution_by_key(

@@ -106,17 +106,17 @@ def test_a_worker_of_the_daemon_gets_a_minute_of_silence(
 def test_a_worker_owns_its_run_while_it_works(
     location: CodeLocation, instance: dg.DagsterInstance, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rag_pipeline.defs import assets
+    from rag_pipeline.defs import month_steps
     from rag_pipeline.defs.build import build_defs
 
-    original, ended = assets.ingest_documents, []
+    original, ended = month_steps.ingest_documents, []
 
     def meanwhile(pipeline: Pipeline, month: Month) -> object:
         ended.extend(end_ownerless_runs(instance, database))
         return original(pipeline, month)
 
     monkeypatch.setattr(run_owners, "_QUIET", timedelta(0))
-    monkeypatch.setattr(assets, "ingest_documents", meanwhile)
+    monkeypatch.setattr(month_steps, "ingest_documents", meanwhile)
     location.write("a.md", "2024-01-05")
     location.scan()
     defs = build_defs()

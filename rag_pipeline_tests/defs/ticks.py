@@ -6,6 +6,17 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from rag_pipeline.defs.month_partitions import MONTHS_TAG
+from rag_pipeline.months import Month
+
+
+def requested_months(tick: dg.SensorExecutionData) -> list[Month]:
+    """The months that a tick requests runs of, in their order, alone or together."""
+    requests = tick.run_requests or ()
+    alone = [Month.parse(request.partition_key) for request in requests if request.partition_key]
+    together = [Month.parse(name) for request in requests for name in request.tags.get(MONTHS_TAG, "").split()]
+    return sorted(alone + together)
+
 
 def tick_of_schedule(
     defs: dg.Definitions, name: str, instance: dg.DagsterInstance | None = None

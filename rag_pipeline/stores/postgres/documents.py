@@ -298,6 +298,37 @@ def months_with_work(connection: Connection) -> list[Month]:
     return [Month.parse(month) for month in months]
 
 
+def amount_of_work(connection: Connection, months: Sequence[Month], most: int) -> dict[Month, int]:
+    """Return the number of unfinished items and documents of each of these months; those with more count as `most`."""
+    rows = named(
+        connection,
+        f"""
+        SELECT month, least(of_items.number + of_documents.number, %(most)s) AS amount
+        FROM unnest(%(months)s::text[], %(starts)s::timestamptz[], %(ends)s::timestamptz[]) AS m (month, first, next)
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS number FROM (
+                SELECT FROM source_items WHERE state IN {one_of(*ITEM_WORK)}
+                    AND document_created_at >= first AND document_created_at < next LIMIT %(most)s
+            ) few
+        ) of_items
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS number FROM (
+                SELECT FROM documents WHERE created_at >= first AND created_at < next
+                    AND (processing_status IN {one_of(*TO_CHUNK)} OR indexing_status IN {one_of(*TO_INDEX)})
+                LIMIT %(most)s
+            ) few
+        ) of_documents
+        """,
+        {
+            "months": [str(month) for month in months],
+            "starts": [month.start for month in months],
+            "ends": [month.end for month in months],
+            "most": most,
+        },
+    )
+    return {Month.parse(row.month): row.amount for row in rows}
+
+
 def months_unfinished(connection: Connection) -> list[Month]:
     """Return the months with documents that are to be chunked or indexed, oldest first, whatever the sources have."""
     months = values(
