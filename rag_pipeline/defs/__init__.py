@@ -10,3 +10,5 @@ import dagster as dg
 
 # Partitions of asset checks are a preview in Dagster; the tests cover what they do here.
 warnings.filterwarnings("ignore", "Specifying a partitions_def on an AssetCheckSpec", dg.PreviewWarning)
+# Dagster's own copy of a sensor with several jobs sets it, to None.
+warnings.filterwarnings("ignore", "Parameter `owners` of initializer `SensorDefinition", dg.BetaWarning)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ COPY_SUFFIX = "_copy"
 SEARCH_EF = 128
 
 _MANY_ROWS = 1000
+_FLUSH_SECONDS = 60
 """Lite compares a query with unflushed rows one by one: with so many it takes a twentieth of a second."""
 _COUNT = "count(*)"
 _NO_SUCH_ALIAS = 1600
@@ -133,7 +133,6 @@ class Collections:
         self._partitions: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._unflushed = 0
-        self._unindexed = False
         self._flushes_later = False
 
     def ensure(self, month: Month | None = None) -> None:
@@ -253,38 +252,25 @@ class Collections:
             self._flushes_later = False
 
     def settle(self, rows: int = 0) -> None:
-        """Have Lite index what was written, these rows of each collection included; see `flush`.
-
-        Within `flushing_later` nobody waits for the indexes: they are built while the next months are written.
-        """
+        """Have Lite index what was written, these rows of each collection included; see `flush`."""
         self._unflushed += rows
-        if self._flushes_later:
-            if self._unflushed >= _MANY_ROWS:
-                self.flush(wait_seconds=0)
-                self._unflushed, self._unindexed = 0, True
-        elif self._unflushed or self._unindexed:
+        if self._unflushed >= (_MANY_ROWS if self._flushes_later else 1):
             self.flush()
-            self._unflushed, self._unindexed = 0, False
+            self._unflushed = 0
 
-    def flush(self, kinds: tuple[VectorKind, ...] | None = None, wait_seconds: float = 60) -> None:
-        """Have Lite index what an ingest wrote, and wait for it up to `wait_seconds` per collection.
+    def flush(self) -> None:
+        """Have Lite index what an ingest wrote.
 
-        Lite searches unflushed rows by brute force. A real server seals and indexes by itself, serves growing segments
-        meanwhile, and limits how often it can be asked to; there this does nothing.
+        Lite searches unflushed rows by brute force. It builds the indexes of flushed ones by itself, and does not tell
+        how far it is: it always says that they are ready, and counts the whole collection to say so. A real server seals
+        and indexes by itself, serves growing segments meanwhile, and limits how often it can be asked to; there this
+        does nothing.
         """
         if not self.milvus.is_lite:
             return
-        for kind in kinds or tuple(self.generations):
-            name = self.generations[kind].name
+        for generation in self.generations.values():
             with self.milvus.client() as client:
-                client.flush(name, timeout=max(TIMEOUT_SECONDS, wait_seconds))
-                deadline = time.monotonic() + wait_seconds
-                while (asked := time.monotonic()) < deadline:
-                    index = client.describe_index(name, vector_field(kind), timeout=TIMEOUT_SECONDS)
-                    if not index or not index.get("pending_index_rows"):
-                        break
-                    # Lite counts all rows to answer: asked without a pause, it would do little else.
-                    time.sleep(max(0.1, 4 * (time.monotonic() - asked)))
+                client.flush(generation.name, timeout=_FLUSH_SECONDS)
 
     def _ensure_collection(self, generation: Generation) -> None:
         with self.milvus.client() as client:

@@ -99,6 +99,10 @@ def load(milvus: Milvus, kind: VectorKind, name: str, progress: Progress) -> Non
 
 def index_of(client: Any, collection: str, field: str) -> dict[str, Any] | None:
     """Return the description of a field's index; None if it has none."""
+    # By the name that it has if it was made here: Lite counts the whole collection for each answer.
+    ours: dict[str, Any] | None = client.describe_index(collection, field, timeout=TIMEOUT_SECONDS)
+    if ours and ours.get("field_name") == field:
+        return ours
     for name in client.list_indexes(collection, field_name=field, timeout=TIMEOUT_SECONDS):
         found: dict[str, Any] | None = client.describe_index(collection, name, timeout=TIMEOUT_SECONDS)
         if found:

@@ -217,6 +217,7 @@ def mark_missed(
             "seen": list(seen),
             "unlisted": list(unlisted),
         },
+        prepare=False,  # A plan for arrays of any length compares each known item with each seen one.
     )
 
 
