@@ -118,8 +118,8 @@ def _collection_partition_issues(pipeline: Pipeline, month: Month, kind: VectorK
 def _is_released(pipeline: Pipeline, collection: str, month: Month) -> bool:
     """Whether a partition alone is not loaded; that its collection is not is another problem."""
     milvus = pipeline.stores.milvus
-    return key_ranges.is_loaded(milvus, collection) and not key_ranges.is_loaded(
-        milvus, collection, month.milvus_partition
+    return not key_ranges.is_loaded(milvus, collection, month.milvus_partition) and key_ranges.is_loaded(
+        milvus, collection
     )
 
 

@@ -78,11 +78,11 @@ def _of_collections(
 def _is_readable(pipeline: Pipeline, kind: VectorKind, month: Month | None = None) -> bool:
     """Whether the vectors can be looked up; from a collection that does not exist, all of them are missing."""
     milvus, name = pipeline.stores.milvus, pipeline.collections.generations[kind].name
+    if month is not None and key_ranges.has_partition(milvus, name, month):
+        return key_ranges.is_loaded(milvus, name, month.milvus_partition)
     with milvus.client() as client:
         if not client.has_collection(name, timeout=TIMEOUT_SECONDS):
             return True
-    if month is not None and key_ranges.has_partition(milvus, name, month):
-        return key_ranges.is_loaded(milvus, name) and key_ranges.is_loaded(milvus, name, month.milvus_partition)
     return key_ranges.is_loaded(milvus, name)
 
 

@@ -17,7 +17,7 @@ from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.expressions import has_key, in_parts
-from rag_pipeline.stores.milvus.partitions import create_partition
+from rag_pipeline.stores.milvus.partitions import create_partition, partition_exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -172,9 +172,7 @@ class Collections:
         name = self.generations[kind].name
         lite = self.milvus.is_lite
         with self.milvus.client() as client:
-            if not client.has_collection(name, timeout=TIMEOUT_SECONDS) or not client.has_partition(
-                name, partition, timeout=TIMEOUT_SECONDS
-            ):
+            if not partition_exists(client, name, partition):
                 return 0
             if lite:
                 # Lite's count(*) ignores the partition; its statistics are exact, a real server's are not.

@@ -15,6 +15,7 @@ from uuid import UUID
 from rag_pipeline.errors import RagError
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.expressions import has_key, in_parts
+from rag_pipeline.stores.milvus.partitions import partition_exists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,9 +76,7 @@ def ranges(keys: int, each: int = _TARGET_KEYS) -> list[Range]:
 def has_partition(milvus: Milvus, collection: str, month: Month) -> bool:
     """Whether the collection exists and has this month's partition."""
     with milvus.client() as client:
-        return client.has_collection(collection, timeout=TIMEOUT_SECONDS) and client.has_partition(
-            collection, month.milvus_partition, timeout=TIMEOUT_SECONDS
-        )
+        return partition_exists(client, collection, month.milvus_partition)
 
 
 def is_loaded(milvus: Milvus, collection: str, partition: str = "") -> bool:

@@ -10,6 +10,8 @@ from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 
 if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
     from rag_pipeline.stores.milvus.client import Milvus
 
 MAX_PARTITIONS = 1024
@@ -68,6 +70,19 @@ def _too_many(collection: str, most: int, month: Month) -> RagError:
         f"{collection}: this Milvus allows a collection {most} partitions at most (rootCoord.maxPartitionNum); "
         f"raise RAG_FIRST_MONTH or set RAG_RETENTION_MONTHS so that {month} and later months fit"
     )
+
+
+def partition_exists(client: MilvusClient, collection: str, name: str) -> bool:
+    """Whether the collection exists and has this partition."""
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        return bool(client.has_partition(collection, name, timeout=TIMEOUT_SECONDS))
+    except MilvusException:
+        # Servers differ in how they say that there is no such collection.
+        if not client.has_collection(collection, timeout=TIMEOUT_SECONDS):
+            return False
+        raise
 
 
 def drop_partition(milvus: Milvus, collection: str, month: Month) -> bool:
