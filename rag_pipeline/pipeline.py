@@ -310,8 +310,16 @@ class Pipeline:
         load_existing(self.stores.milvus, self.settings.milvus_prefix)
 
     @contextmanager
-    def month_lock(self, month: Month, wait_seconds: float = _LOCK_WAIT_SECONDS) -> Iterator[None]:
+    def month_lock(
+        self,
+        month: Month,
+        wait_seconds: float = _LOCK_WAIT_SECONDS,
+        *,
+        switch_wait_seconds: float | None = None,
+    ) -> Iterator[None]:
         """Hold the lock of a month. Raises a `BusyError` if another run still holds it after `wait_seconds`.
+
+        A switch of generations is waited for as long, or for `switch_wait_seconds`.
 
         The lock of a killed run ends with its session. If only the session ends, every later transaction of this
         pipeline raises a `LockLostError` until the lock is left. Meanwhile no other generation goes live; one that did
@@ -323,6 +331,7 @@ class Pipeline:
             wait_seconds,
             lambda: self.progress(f"{month}: waiting for another run", 0),
             within_one_generation=not self.generations_stay,
+            generation_wait_seconds=switch_wait_seconds,
         ):
             self._look_again()
             yield

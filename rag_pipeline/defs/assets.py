@@ -145,7 +145,9 @@ def vector_collections(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
         month = month_of(context)
         chosen = [kind for kind in built if dg.AssetKey(collection_asset(kind)) in context.selected_asset_keys]
         with pipeline.month_lock(month):
-            by_asset = vectors_step(pipeline, month, month_run, built, chosen, passed_before(context))
+            by_asset = vectors_step(
+                pipeline, month, month_run, built, chosen, passed_before(context.instance, context.run.run_id)
+            )
         for asset, metadata in by_asset.items():
             yield dg.MaterializeResult(asset_key=asset, metadata=metadata)
 

@@ -1,42 +1,59 @@
 """What the checks of a month found the last time, which decides how much of it the next one looks at."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import dagster as dg
-from dagster._core.event_api import PartitionKeyFilter
+import sqlalchemy as db
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log import SqlEventLogStorage
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 
+from rag_pipeline.consistency.asset_names import built_assets
 from rag_pipeline.indexing.touched_chunks import TouchedChunks
 from rag_pipeline.months import Month
+from rag_pipeline.settings import VECTOR_KINDS
 
 Passed = Callable[[Month, dg.AssetCheckKey], bool]
 """Whether the last evaluation of a check of a month, before this run's, passed."""
 
-_PASSED = AssetCheckExecutionRecordStatus.SUCCEEDED
+_ASSETS = [dg.AssetKey(asset).to_string() for asset in built_assets(VECTOR_KINDS)]
 
 
-def passed_before(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Passed:
-    """What a month's run asks, check by check."""
+def passed_before(instance: dg.DagsterInstance, run_id: str) -> Passed:
+    """Answer for a run. All checks of a month are looked up at once, at the first question about it.
+
+    A run that planned a check and never evaluated it counts as one that did not pass.
+    """
+    sound: dict[Month, set[tuple[str, str]]] = {}
 
     def passed(month: Month, check: dg.AssetCheckKey) -> bool:
-        # Dagster has nothing public that answers for a partition. This run's own record, of a planned check, is the
-        # newest.
-        history = context.instance.event_log_storage.get_asset_check_execution_history(
-            check, limit=2, partition_filter=PartitionKeyFilter(key=month.partition_key)
-        )
-        before = next((record for record in history if record.run_id != context.run.run_id), None)
-        return before is not None and before.status == _PASSED
+        if month not in sound:
+            sound[month] = _sound_before(instance, run_id, month)
+        return (check.asset_key.to_string(), check.name) in sound[month]
 
     return passed
 
 
-def last_passed(instance: dg.DagsterInstance, month: Month, checks: Sequence[dg.AssetCheckKey]) -> Passed:
-    """Ask for all checks of a month at once, in a run that has not planned them."""
-    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(
-        checks, PartitionKeyFilter(key=month.partition_key)
+def _sound_before(instance: dg.DagsterInstance, run_id: str, month: Month) -> set[tuple[str, str]]:
+    # Dagster has nothing public that answers for a partition, and nothing that leaves this run's own plans out.
+    columns = AssetCheckExecutionsTable.c
+    latest = (
+        db.select(db.func.max(columns.id))
+        .where(
+            columns.asset_key.in_(_ASSETS),
+            columns.partition == month.partition_key,
+            columns.run_id != run_id,
+        )
+        .group_by(columns.asset_key, columns.check_name)
     )
-    sound = {key for key, record in latest.items() if record.status == _PASSED}
-    return lambda asked, check: asked == month and check in sound
+    query = db.select(columns.asset_key, columns.check_name, columns.execution_status).where(
+        columns.id.in_(latest)
+    )
+    with cast(SqlEventLogStorage, instance.event_log_storage).index_connection() as connection:
+        rows = connection.execute(query).fetchall()
+    passed = AssetCheckExecutionRecordStatus.SUCCEEDED.value
+    return {(asset, check) for asset, check, status in rows if status == passed}
 
 
 def if_enough(

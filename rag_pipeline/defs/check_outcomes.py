@@ -5,6 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
 
 from rag_pipeline.consistency.asset_names import collection_asset
 from rag_pipeline.consistency.checks import Check, checks_by_asset
@@ -43,13 +46,22 @@ def count_evaluations(pipeline: Pipeline, month: Month) -> Iterator[dg.AssetChec
     yield evaluation(month, BACKLOG, backlog_outcome(pipeline, month))
 
 
-def evaluation(month: Month, key: dg.AssetCheckKey, outcome: Outcome) -> dg.AssetCheckEvaluation:
-    """Return the evaluation of a month's check outside of that check's own step: it never blocks anything."""
+def evaluation(
+    month: Month,
+    key: dg.AssetCheckKey,
+    outcome: Outcome,
+    target: AssetCheckEvaluationTargetMaterializationData | None = None,
+) -> dg.AssetCheckEvaluation:
+    """Return the evaluation of a month's check outside of that check's own step: it never blocks anything.
+
+    `target` is the materialization that it is about, without which Dagster takes it for one of an earlier state.
+    """
     return dg.AssetCheckEvaluation(
         asset_key=key.asset_key,
         check_name=key.name,
         partition=month.partition_key,
         blocking=False,
+        target_materialization_data=target,
         **outcome,
     )
 

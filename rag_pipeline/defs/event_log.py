@@ -8,7 +8,7 @@ harmless.
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -172,7 +172,7 @@ def _observations(instance: dg.DagsterInstance, records: Sequence[dg.EventLogRec
         elif (run := runs.get(record.run_id)) is None:
             continue
         elif run.job_name == INDEX_MONTHS:
-            yield from _months_observed(record, run)
+            yield from _months_observed(instance, record, run)
         elif not (_lacks_its_month(run, record) or _failed_by_checks(instance, record)):
             yield _run_observed(record, run)
 
@@ -247,20 +247,21 @@ def _run_observed(record: dg.EventLogRecord, run: dg.DagsterRun) -> Observation:
     )
 
 
-def _months_observed(record: dg.EventLogRecord, run: dg.DagsterRun) -> Iterator[Observation]:
+def _months_observed(
+    instance: dg.DagsterInstance, record: dg.EventLogRecord, run: dg.DagsterRun
+) -> Iterator[Observation]:
     """Observe a run of several months as the runs of these months that it stands for."""
-    ended, passed = _event(record), record.event_type == dg.DagsterEventType.RUN_SUCCESS
     failed: dict[Month, str] = {}
-    done = set(months_of_runs([run]))
-    if not passed:
-        failure = _failure(ended)
-        step = failure.first_step_failure_event if failure else None
-        told = step.step_failure_data.user_failure_data if step else None
-        if told is not None and FAILED in told.metadata:
-            failed = {Month.parse(name): why for name, why in _json(told.metadata[FAILED]).items()}
-            done = set(map(Month.parse, _json(told.metadata[DONE])))
-        else:  # It ended without a word, or something else than a month failed.
-            failed, done = dict.fromkeys(done, _run_error(ended)), set()
+    done: set[Month] = set()
+    if record.event_type == dg.DagsterEventType.RUN_SUCCESS:
+        done = months_of_runs([run])
+    elif (told := _told(_event(record))) is not None:
+        failed = {Month.parse(name): why for name, why in _json(told[FAILED]).items()}
+        done = set(map(Month.parse, _json(told[DONE])))
+    elif (begun := _last_begun(instance, run)) is not None:
+        # It was killed, or something else than a month failed. What it had done by then is not known here; the sensor
+        # runs those months again that have an open alert, and those that have pending work.
+        failed = {begun: _run_error(_event(record))}
     for month in sorted({*failed, *done}):
         yield Observation(
             Subject("run", INDEX_MONTH, month.partition_key),
@@ -271,6 +272,20 @@ def _months_observed(record: dg.EventLogRecord, run: dg.DagsterRun) -> Iterator[
             path=f"/runs/{run.run_id}",
             part=str(month),
         )
+
+
+def _told(ended: dg.DagsterEvent) -> Mapping[str, dg.MetadataValue] | None:
+    """What a failed run of several months tells of them; None if it did not come to that."""
+    failure = _failure(ended)
+    step = failure.first_step_failure_event if failure else None
+    told = step.step_failure_data.user_failure_data if step else None
+    return told.metadata if told is not None and FAILED in told.metadata else None
+
+
+def _last_begun(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Month | None:
+    planned = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+    last = instance.get_records_for_run(run.run_id, of_type=planned, limit=1, ascending=False).records
+    return Month.parse(last[0].partition_key) if last and last[0].partition_key else None
 
 
 def _json(value: dg.MetadataValue) -> Any:

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import dagster as dg
 import sqlalchemy as db
+from dagster import AssetCheckEvaluation
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
@@ -42,7 +44,7 @@ _HELD = frozenset(
 _HELD_SECONDS = 1.0
 _CHECK = ("asset_key", "check_name", "run_id", "partition")
 _insert = insert(AssetCheckExecutionsTable)
-_STORE_EVALUATIONS = _insert.on_conflict_do_update(
+_STORE_CHECKS = _insert.on_conflict_do_update(
     index_elements=_CHECK,
     set_={
         name: _insert.excluded[name]
@@ -55,7 +57,8 @@ _STORE_EVALUATIONS = _insert.on_conflict_do_update(
         )
     },
 )
-"""Dagster updates the row of the planned check, and inserts one if there is none: up to two statements a check."""
+"""Dagster inserts the row of each planned check, and updates it with its result: two or three statements a check."""
+_STATUSES = {True: AssetCheckExecutionRecordStatus.SUCCEEDED, False: AssetCheckExecutionRecordStatus.FAILED}
 _ENDS = frozenset({_Type.RUN_SUCCESS, _Type.RUN_FAILURE, _Type.RUN_CANCELED})
 
 
@@ -104,11 +107,11 @@ class StepEventLogStorage(PostgresEventLogStorage):
             # An upsert locks the asset's row until the transaction ends: always in the same order.
             for event, number in sorted(numbered, key=_asset):
                 self._store_details(connection, event, number)
-            found = [row for event, number in numbered if (row := self._evaluation(event, number))]
-            # Of two evaluations of a check, the last one stays.
+            found = [row for event, number in numbered if (row := self._of_check(event, number))]
+            # Of several events of a check, the last one stays.
             by_check = {tuple(str(row[column]) for column in _CHECK): row for row in found}
             if by_check:
-                connection.execute(_STORE_EVALUATIONS, [by_check[check] for check in sorted(by_check)])
+                connection.execute(_STORE_CHECKS, [by_check[check] for check in sorted(by_check)])
 
     def _store_details(self, connection: db.Connection, event: EventLogEntry, number: int) -> None:
         """Store what the tables of assets and checks hold of an event, as `store_event` does."""
@@ -117,23 +120,33 @@ class StepEventLogStorage(PostgresEventLogStorage):
         if event.dagster_event_type in ASSET_EVENTS and event.dagster_event.asset_key:
             self._store_asset_event_tags(connection, [event], [number])
             self._store_asset_event(connection, event, number)
-        if event.dagster_event_type in ASSET_CHECK_EVENTS and not self._evaluation(event, number):
+        if event.dagster_event_type in ASSET_CHECK_EVENTS and not self._of_check(event, number):
             self.store_asset_check_event(event, number)
 
-    def _evaluation(self, event: EventLogEntry, number: int) -> dict[str, object] | None:
-        """The row of a check of a partition that a run has evaluated; None if the event is another."""
-        if event.dagster_event is None or event.dagster_event_type != _Type.ASSET_CHECK_EVALUATION:
+    def _of_check(self, event: EventLogEntry, number: int) -> dict[str, object] | None:
+        """The row of a check of a partition that a run has planned or evaluated; None if the event is another."""
+        if event.dagster_event is None or not event.run_id:
             return None
-        evaluation = event.dagster_event.asset_check_evaluation_data
-        if not event.run_id or evaluation.partition is None:
+        status, target = AssetCheckExecutionRecordStatus.PLANNED, None
+        data: AssetCheckEvaluation | AssetCheckEvaluationPlanned
+        if event.dagster_event_type == _Type.ASSET_CHECK_EVALUATION:
+            data = event.dagster_event.asset_check_evaluation_data
+            partitions = [] if data.partition is None else [data.partition]
+            status = _STATUSES[data.passed]
+            target = data.target_materialization_data
+        elif event.dagster_event_type == _Type.ASSET_CHECK_EVALUATION_PLANNED:
+            data = event.dagster_event.asset_check_planned_data
+            partitions = list(data.partitions_subset.get_partition_keys()) if data.partitions_subset else []
+        else:
             return None
-        status, target = AssetCheckExecutionRecordStatus, evaluation.target_materialization_data
+        if len(partitions) != 1:
+            return None
         return {
-            "asset_key": evaluation.asset_key.to_string(),
-            "check_name": evaluation.check_name,
-            "partition": evaluation.partition,
+            "asset_key": data.asset_key.to_string(),
+            "check_name": data.check_name,
+            "partition": partitions[0],
             "run_id": event.run_id,
-            "execution_status": (status.SUCCEEDED if evaluation.passed else status.FAILED).value,
+            "execution_status": status.value,
             "evaluation_event": serialize_value(event),
             "evaluation_event_timestamp": self._event_insert_timestamp(event),
             "evaluation_event_storage_id": number,

@@ -1,20 +1,31 @@
 """The job that runs several months with little to do in one run.
 
-Each month leaves what its own run would leave: a materialization of each asset and an evaluation of each check, with the
-month as partition. Its own run would cost more than its work: ten steps, ninety events, and in the daemon a process.
+Each month leaves what its own run would leave: what was planned, a materialization of each asset and an evaluation of
+each check, with the month as partition. Its own run would cost more than its work: ten steps, and in the daemon a
+process.
 
 A month that fails does not keep the others from being run; the run then fails at its end, and says which months did.
 """
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationPlanned,
+    AssetCheckEvaluationTargetMaterializationData,
+)
+from dagster._core.definitions.partitions.subset import DefaultPartitionsSubset
+from dagster._core.events import AssetMaterializationPlannedData
+from dagster._core.events.log import EventLogEntry
+from dagster._time import get_current_timestamp
 from pydantic import Field
 from sqlalchemy.exc import DBAPIError
 
-from rag_pipeline.defs.check_history import last_passed
-from rag_pipeline.defs.check_outcomes import Outcome, evaluation
+from rag_pipeline.consistency.asset_names import built_assets
+from rag_pipeline.defs.check_history import passed_before
+from rag_pipeline.defs.check_outcomes import evaluation
 from rag_pipeline.defs.jobs import INDEX_MONTHS
 from rag_pipeline.defs.month_checks import (
     checks_of_collections,
@@ -23,8 +34,8 @@ from rag_pipeline.defs.month_checks import (
     month_outcomes,
 )
 from rag_pipeline.defs.month_partitions import MONTHS_TAG, months_tag, show_months
-from rag_pipeline.defs.month_steps import Metadata, chunks_step, documents_step, vectors_step
-from rag_pipeline.errors import BusyError, RagError, StoreUnavailableError, one_line
+from rag_pipeline.defs.month_steps import chunks_step, documents_step, vectors_step
+from rag_pipeline.errors import BusyError, LockLostError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.month_run import MonthRun, MonthRuns
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -38,7 +49,7 @@ checks failed, which have their own alerts."""
 _OP = "index_each_month"
 _WAIT_SECONDS = 1.0
 """For another run that works on a month. Whatever is left of that month is pending, and another run takes it."""
-
+_SWITCH_WAIT_SECONDS = 3600.0
 _LISTED = 3
 
 _Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
@@ -60,6 +71,8 @@ def index_months_job(built: Sequence[VectorKind]) -> dg.JobDefinition:
 
     @dg.op(
         name=_OP,
+        # Nothing that an IO manager would store.
+        out=dg.Out(dg.Nothing),
         description="Brings one month after the other up to date with its sources, as index_month does, and evaluates "
         "all its checks.",
     )
@@ -68,38 +81,33 @@ def index_months_job(built: Sequence[VectorKind]) -> dg.JobDefinition:
         config: MonthsConfig,
         pipeline: dg.ResourceParam[Pipeline],
         month_runs: dg.ResourceParam[MonthRuns],
-    ) -> Iterator[_Event | dg.Output[None]]:
-        shown = show_months(context.instance, pipeline)
-        chosen = [month for month in _chosen(config, pipeline) if month in shown]
-        if context.run.tags.get(MONTHS_TAG) != months_tag(chosen):
-            context.instance.add_run_tags(context.run_id, {MONTHS_TAG: months_tag(chosen)})
+    ) -> Iterator[_Event]:
+        chosen = _chosen(context, config, pipeline)
+        _tag(context, chosen)
         failed_checks: list[Month] = []
         for number, month in enumerate(chosen):
-            if number:
-                context.log.info(f"months: {number} of {len(chosen)}")
-            one = _OneMonth(context.instance, pipeline, month, built)
+            context.log.info(f"months: {number} of {len(chosen)}")
+            one = _OneMonth(context, pipeline, month, built)
             try:
-                one.run()
+                yield from one.run()
                 month_runs.end(month, one.done, one.blocked)
                 failed_checks += [month] if one.blocked else []
-            except BusyError as error:
+            except _AnotherRunError as error:
                 context.log.info(f"{month} is left to another run: {one_line(error)}")
             except StoreUnavailableError as error:
-                yield from one.events
+                yield from one.take()
                 month_runs.end(month, one.done, one_line(error))
-                raise _failure(month_runs, failed_checks) from error
+                if not isinstance(error, LockLostError):  # Which is about this month alone.
+                    raise _failure(month_runs, failed_checks) from error
             except DBAPIError:
                 raise  # Dagster's own storage, without which no month can be run.
             except Exception as error:  # The other months do not wait until this one's fault is mended.
+                yield from one.take()
                 context.log.error("".join(traceback.format_exception(error)))
                 month_runs.end(month, one.done, one_line(error))
-            yield from one.events
-        if len(month_runs.ended) < len(chosen):
-            ended = [month for month in chosen if month in month_runs.ended]
-            context.instance.add_run_tags(context.run_id, {MONTHS_TAG: months_tag(ended)})
+        _tag(context, [month for month in chosen if month in month_runs.ended])
         if month_runs.failed:
             raise _failure(month_runs, failed_checks)
-        yield dg.Output(None)
 
     @dg.job(
         name=INDEX_MONTHS,
@@ -113,62 +121,162 @@ def index_months_job(built: Sequence[VectorKind]) -> dg.JobDefinition:
     return index_months
 
 
+class _AnotherRunError(RagError):
+    """Another run works on the month."""
+
+
 class _OneMonth:
-    """A month of the run, and what Dagster is to be told of it, as far as it came."""
+    """A month of the run, and what Dagster is still to be told of it."""
 
     def __init__(
-        self, instance: dg.DagsterInstance, pipeline: Pipeline, month: Month, built: Sequence[VectorKind]
+        self, context: dg.OpExecutionContext, pipeline: Pipeline, month: Month, built: Sequence[VectorKind]
     ) -> None:
-        self._instance = instance
+        self._context = context
         self._pipeline = pipeline
         self._month = month
         self._built = built
         self._checks = (checks_of_tables(built), checks_of_collections(built))
+        self._passed = passed_before(context.instance, context.run_id)
+        self._events: list[_Event] = []
         self.done = MonthRun()
-        self.events: list[_Event] = []
         self.blocked = ""
         """What a check found that would have failed the month's own run."""
 
-    def run(self) -> None:
-        """Run the steps of the month, then its checks: under its lock, any month would look as if it were stuck."""
-        pipeline, month, done = self._pipeline, self._month, self.done
-        keys = [key for checks in self._checks for key in checks.keys]
-        passed = last_passed(self._instance, month, keys)
-        with pipeline.month_lock(month, _WAIT_SECONDS):
-            self._materialized("documents", documents_step(pipeline, month, done))
-            self._materialized("document_chunks", chunks_step(pipeline, month, done))
-            of_collections = vectors_step(pipeline, month, done, self._built, self._built, passed)
-        for asset, metadata in of_collections.items():
-            self._materialized(asset, metadata)
-        for checks in self._checks:
-            of_index = look_at_index_now_and_then(pipeline, month, checks, passed)
-            blocking = {check.spec.key for check in checks.counts if check.spec.blocking}
-            for key, outcome in month_outcomes(pipeline, month, done, checks, of_index, passed):
-                self._evaluated(key, outcome, key in blocking)
+    def take(self) -> list[_Event]:
+        """Return what has been done and Dagster has not been told of."""
+        events, self._events = self._events, []
+        return events
 
-    def _materialized(self, asset: str, metadata: Metadata) -> None:
-        self.events.append(
-            dg.AssetMaterialization(asset, partition=self._month.partition_key, metadata=dict(metadata))
+    def run(self) -> Iterator[_Event]:
+        """Run the steps of the month, then its checks: under its lock, any month would look as if it were stuck.
+
+        Raises an `_AnotherRunError` if another run works on the month.
+        """
+        with self._alone():
+            self._plan()
+            self._step()
+        yield from self.take()
+        # A message makes Dagster store what it was told, so that the checks can name it.
+        self._context.log.info(f"{self._month}: checks")
+        self._check()
+        yield from self.take()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with ExitStack() as held:
+            try:
+                held.enter_context(
+                    self._pipeline.month_lock(self._month, _WAIT_SECONDS, switch_wait_seconds=_SWITCH_WAIT_SECONDS)
+                )
+            except BusyError as error:
+                raise _AnotherRunError(str(error)) from None
+            yield
+
+    def _plan(self) -> None:
+        """Tell Dagster what is going to be done: what the run does not come to, because it is killed, is not done."""
+        key = self._month.partition_key
+        subset = DefaultPartitionsSubset({key})
+        planned = [
+            dg.DagsterEvent.build_asset_materialization_planned_event(
+                INDEX_MONTHS, _OP, AssetMaterializationPlannedData(dg.AssetKey(asset), partition=key)
+            )
+            for asset in built_assets(self._built)
+        ]
+        planned += [
+            dg.DagsterEvent(
+                event_type_value=dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED.value,
+                job_name=INDEX_MONTHS,
+                message=f"{INDEX_MONTHS} intends to execute asset check {check.name} on {check.asset_key.to_user_string()}",
+                event_specific_data=AssetCheckEvaluationPlanned(
+                    asset_key=check.asset_key, check_name=check.name, partitions_subset=subset
+                ),
+                step_key=_OP,
+            )
+            for checks in self._checks
+            for check in checks.keys
+        ]
+        run_id, now = self._context.run_id, get_current_timestamp()
+        self._context.instance.event_log_storage.store_event_batch(
+            [
+                EventLogEntry(
+                    error_info=None,
+                    level="debug",
+                    user_message="",
+                    run_id=run_id,
+                    timestamp=now,
+                    step_key=_OP,
+                    job_name=INDEX_MONTHS,
+                    dagster_event=event,
+                )
+                for event in planned
+            ]
         )
 
-    def _evaluated(self, key: dg.AssetCheckKey, outcome: Outcome, blocking: bool) -> None:
-        self.events.append(evaluation(self._month, key, outcome))
-        if blocking and not outcome["passed"]:
-            self.blocked = self.blocked or outcome["description"]
+    def _step(self) -> None:
+        pipeline, month, done = self._pipeline, self._month, self.done
+        self._materialized({"documents": documents_step(pipeline, month, done)})
+        self._materialized({"document_chunks": chunks_step(pipeline, month, done)})
+        self._materialized(vectors_step(pipeline, month, done, self._built, self._built, self._passed))
+
+    def _materialized(self, by_asset: Mapping[str, Mapping[str, object]]) -> None:
+        key = self._month.partition_key
+        self._events += [
+            dg.AssetMaterialization(asset, partition=key, metadata=dict(metadata))  # type: ignore[arg-type]
+            for asset, metadata in by_asset.items()
+        ]
+
+    def _check(self) -> None:
+        targets = self._targets()
+        for checks in self._checks:
+            of_index = look_at_index_now_and_then(self._pipeline, self._month, checks, self._passed)
+            blocking = {check.spec.key for check in checks.counts if check.spec.blocking}
+            outcomes = month_outcomes(self._pipeline, self._month, self.done, checks, of_index, self._passed)
+            for key, outcome in outcomes:
+                self._events.append(evaluation(self._month, key, outcome, targets.get(key.asset_key)))
+                if key in blocking and not outcome["passed"]:
+                    self.blocked = self.blocked or outcome["description"]
+
+    def _targets(self) -> dict[dg.AssetKey, AssetCheckEvaluationTargetMaterializationData]:
+        """The month's materializations, which are the run's last ones."""
+        run_id = self._context.run_id
+        records = self._context.instance.get_records_for_run(
+            run_id,
+            of_type=dg.DagsterEventType.ASSET_MATERIALIZATION,
+            limit=len(built_assets(self._built)),
+            ascending=False,
+        ).records
+        return {
+            record.asset_key: AssetCheckEvaluationTargetMaterializationData(
+                storage_id=record.storage_id, run_id=run_id, timestamp=record.timestamp
+            )
+            for record in records
+            if record.asset_key is not None and record.partition_key == self._month.partition_key
+        }
 
 
-def _chosen(config: MonthsConfig, pipeline: Pipeline) -> list[Month]:
+def _chosen(context: dg.OpExecutionContext, config: MonthsConfig, pipeline: Pipeline) -> list[Month]:
+    """The months of the run, each once. Raises `Failure` if the configuration names something else."""
     if config.months:
-        return [_month(name) for name in config.months]
-    with pipeline.stores.database.connection() as connection:
-        return documents.months_with_work(connection)
+        asked = list(dict.fromkeys(map(_month, config.months)))
+    else:
+        with pipeline.stores.database.connection() as connection:
+            asked = documents.months_with_work(connection)
+    shown = show_months(context.instance, pipeline)
+    if gone := [month for month in asked if month not in shown]:
+        context.log.info(f"months that have no documents, or have expired: {', '.join(map(str, gone))}")
+    return [month for month in asked if month in shown]
 
 
 def _month(name: str) -> Month:
     try:
         return Month.parse(name)
     except RagError as error:
-        raise dg.Failure(f"index_months: {one_line(error)}") from error
+        raise dg.Failure(f"{INDEX_MONTHS}: {one_line(error)}") from error
+
+
+def _tag(context: dg.OpExecutionContext, months: Sequence[Month]) -> None:
+    """Tag the run with its months: at first those that it is to run, at last those that it ran."""
+    context.instance.add_run_tags(context.run_id, {MONTHS_TAG: months_tag(months)})
 
 
 def _failure(runs: MonthRuns, failed_checks: Sequence[Month]) -> dg.Failure:

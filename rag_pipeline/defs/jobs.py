@@ -13,9 +13,6 @@ INDEX_MONTHS = "index_months"
 """Several months in one run, see `index_months`."""
 CHECK_MONTH = "check_month"
 
-_LATEST = 25
-"""Runs of several months among which a month is looked for."""
-
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -69,13 +66,14 @@ def months_failed_since(instance: dg.DagsterInstance, moment: datetime) -> set[M
     )
 
 
-def last_run_failed(instance: dg.DagsterInstance, month: Month) -> bool:
-    """Whether the latest run that was to bring a month up to date failed."""
-    own = dg.RunsFilter(job_name=INDEX_MONTH, tags={PARTITION_TAG: month.partition_key})
-    of_several = instance.get_run_records(dg.RunsFilter(job_name=INDEX_MONTHS), limit=_LATEST)
-    records = [
-        *instance.get_run_records(own, limit=1),
-        *(record for record in of_several if month in months_of_runs([record.dagster_run])),
-    ]
-    last = max(records, key=lambda record: record.create_timestamp, default=None)
-    return last is not None and last.dagster_run.status == dg.DagsterRunStatus.FAILURE
+def succeeded_since(instance: dg.DagsterInstance, month: Month, moment: datetime) -> bool:
+    """Whether a run that was to bring a month up to date has succeeded since a moment."""
+    done = [dg.DagsterRunStatus.SUCCESS]
+    own = {PARTITION_TAG: month.partition_key}
+    return bool(
+        instance.get_runs(
+            dg.RunsFilter(job_name=INDEX_MONTH, tags=own, statuses=done, updated_after=moment), limit=1
+        )
+    ) or month in months_of_runs(
+        instance.get_runs(dg.RunsFilter(job_name=INDEX_MONTHS, statuses=done, updated_after=moment))
+    )

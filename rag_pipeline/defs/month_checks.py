@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -20,6 +21,7 @@ from rag_pipeline.defs.check_outcomes import (
     vectors_verified,
 )
 from rag_pipeline.defs.month_partitions import months
+from rag_pipeline.errors import BusyError
 from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.indexing.verify import verify
 from rag_pipeline.months import Month
@@ -145,6 +147,7 @@ def look_at_index_now_and_then(
     return found
 
 
+_LOCK_WAIT_SECONDS = 60.0
 _SOUND_SECONDS = 15.0
 _sound_since: WeakKeyDictionary[Pipeline, dict[tuple[frozenset[str], tuple[str, ...]], float]] = (
     WeakKeyDictionary()
@@ -162,6 +165,10 @@ def _vectors_verified(kind: VectorKind) -> CountCheck:
             return {"passed": True, "description": "the live generation has no vectors of this kind"}
         counted = [counts for counts in month_run.verified if (counts.month, counts.kind) == (month, kind)]
         (counts,) = counted or verify(pipeline, month, [kind])
+        if not counts.equal and not counted and month in pipeline.months_in_progress():
+            # A run is writing: what is counted once it has ended is right.
+            with suppress(BusyError), pipeline.month_lock(month, _LOCK_WAIT_SECONDS):
+                (counts,) = verify(pipeline, month, [kind])
         return counts_outcome(counts)
 
     key = vectors_verified(kind)

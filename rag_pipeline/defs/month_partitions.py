@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from rag_pipeline.errors import RagError
 from rag_pipeline.indexing.create_partitions import months_in_use
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -53,13 +54,20 @@ def _wanted(instance: dg.DagsterInstance, pipeline: Pipeline) -> list[str]:
 
 def months_of_runs(runs: Iterable[dg.DagsterRun]) -> set[Month]:
     """Return the months of runs, without those of a generation that is not live."""
-    keys = {key for run in runs for key in _keys(run)}
-    return {Month.parse(key) for key in keys if GENERATION not in key}
+    return {month for run in runs for key in _keys(run) if (month := _month(key)) is not None}
 
 
 def _keys(run: dg.DagsterRun) -> list[str]:
     several = run.tags.get(MONTHS_TAG, "")
-    return [*several.split(), *([run.tags[PARTITION_TAG]] if PARTITION_TAG in run.tags else [])]
+    return [*several.split(), run.tags.get(PARTITION_TAG, "")]
+
+
+def _month(key: str) -> Month | None:
+    """The month of a partition; None for a generation's, another project's, or what somebody has typed as a tag."""
+    try:
+        return Month.parse(key)
+    except RagError:
+        return None
 
 
 def months_tag(months: Iterable[Month]) -> str:

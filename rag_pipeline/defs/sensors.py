@@ -18,9 +18,9 @@ from rag_pipeline.defs.jobs import (
     INDEX_MONTH,
     INDEX_MONTHS,
     index_month,
-    last_run_failed,
     months_failed_since,
     months_in_runs,
+    succeeded_since,
 )
 from rag_pipeline.defs.month_partitions import MONTHS_TAG, months_tag, show_months
 from rag_pipeline.defs.resources import opened
@@ -29,7 +29,7 @@ from rag_pipeline.defs.source_check import record_scan
 from rag_pipeline.errors import BusyError, ConfigError, SourceError, one_line
 from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.ingest import deactivate_unconfigured
-from rag_pipeline.indexing.run_selection import RequestedRun, due_months, is_same, pending_work
+from rag_pipeline.indexing.run_selection import RequestedRun, due_months, pending_work, times_requested
 from rag_pipeline.indexing.scan import pauses, scan_source, waits_until
 from rag_pipeline.indexing.small_months import in_groups, small_months
 from rag_pipeline.indexing.stats import Counts
@@ -46,6 +46,7 @@ _SCAN_SECONDS = 30
 _DRAIN_SECONDS = 20
 _MONTHS_PER_TICK = 12
 _SMALL_MONTHS_PER_TICK = 200
+_TIMES_TOGETHER = 2
 _RETRY_PAUSE = timedelta(minutes=1)
 _SHORTEST_INTERVAL, _LONGEST_INTERVAL = 15, 60
 _TICKS_PER_PAUSE = 5
@@ -190,8 +191,10 @@ def index_pending_months(file: SourcesFile, index_months: dg.JobDefinition) -> d
         # also if a part of its work was done: Dagster restarts it if its worker died.
         busy = months_in_runs(instance, except_job=CHECK_MONTH) | months_failed_since(instance, now - _RETRY_PAUSE)
         requested = load_requested(context.cursor)
-        # What a run has not done, the month's own run is to do, or to fail with.
-        new = [month for month in work if month not in repeated and not is_same(requested.get(month), work[month])]
+        # What two runs of several months have not done, the month's own run is to do, or to fail with.
+        new = [
+            m for m in work if m not in repeated and times_requested(requested.get(m), work[m]) < _TIMES_TOGETHER
+        ]
         amounts = small_months(pipeline, new)
         small = {month: digest for month, digest in work.items() if month in amounts}
         others = {month: digest for month, digest in work.items() if month not in amounts}
@@ -238,16 +241,18 @@ def drain_vector_deletions(
 
 
 def _months_to_repeat(pipeline: Pipeline, instance: dg.DagsterInstance) -> dict[Month, str]:
-    """Return the months whose last run failed and was reported, as work that never changes.
+    """Return the months whose run failed and was reported, and has not succeeded since, as work that never changes.
 
     Without pending work nothing else would ever run them again, and the alert would stay open.
     """
     with pipeline.stores.database.connection() as connection:
         failing = alert_outbox.failing(connection)
-    months = [
-        Month.parse(s.partition) for s, _ in failing if (s.kind, s.name) == ("run", INDEX_MONTH) and s.partition
-    ]
-    return {month: "" for month in months if last_run_failed(instance, month)}
+    since = {
+        Month.parse(s.partition): at
+        for s, at in failing
+        if (s.kind, s.name) == ("run", INDEX_MONTH) and s.partition
+    }
+    return {month: "" for month, at in since.items() if not succeeded_since(instance, month, at)}
 
 
 def load_requested(cursor: str | None) -> dict[Month, RequestedRun]:

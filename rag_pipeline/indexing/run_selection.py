@@ -46,9 +46,9 @@ def pending_work(pipeline: Pipeline) -> dict[Month, str]:
         }
 
 
-def is_same(before: RequestedRun | None, digest: str) -> bool:
-    """Whether a month's work is what it was when it was last requested."""
-    return before is not None and before.digest == digest
+def times_requested(before: RequestedRun | None, digest: str) -> int:
+    """Return how often a month's work has been requested as it is now."""
+    return before.times if before is not None and before.digest == digest else 0
 
 
 def due_months(
@@ -67,14 +67,13 @@ def due_months(
     remembered: dict[Month, RequestedRun] = {}
     for month in sorted(work):
         before = requested.get(month)
-        same = is_same(before, work[month])
-        if before is not None and (month in busy or (same and now < before.again_at) or len(due) >= limit):
+        times = times_requested(before, work[month])
+        if before is not None and (month in busy or (times and now < before.again_at) or len(due) >= limit):
             remembered[month] = before
             continue
         if month in busy or len(due) >= limit:
             continue
-        times = before.times + 1 if before is not None and same else 1
-        pause = min(_FIRST_PAUSE * 2 ** min(times - 1, 10), _LONGEST_PAUSE)
-        remembered[month] = RequestedRun(work[month], times, now + pause)
+        pause = min(_FIRST_PAUSE * 2 ** min(times, 10), _LONGEST_PAUSE)
+        remembered[month] = RequestedRun(work[month], times + 1, now + pause)
         due.append(month)
     return due, remembered

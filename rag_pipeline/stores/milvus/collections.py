@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 COPY_SUFFIX = "_copy"
 SEARCH_EF = 128
 
-_MANY_ROWS = 1000
 _FLUSH_SECONDS = 60
+_MANY_ROWS = 1000
 """Lite compares a query with unflushed rows one by one: with so many it takes a twentieth of a second."""
 _COUNT = "count(*)"
 _NO_SUCH_ALIAS = 1600

@@ -146,13 +146,14 @@ def fenced_lock(
     on_wait: Callable[[], None] | None = None,
     *,
     within_one_generation: bool = False,
+    generation_wait_seconds: float | None = None,
 ) -> Iterator[None]:
     """Hold the lock of this name, and let no transaction of `database` commit once the lock is lost.
 
     Every transaction of `database` begins with a check that the lock's session is alive, and raises a `LockLostError`
     if it is not. It also holds the fence of the lock until it ends, and the next holder passes the fence before it
     begins: what was checked stays true until the commit. With `within_one_generation` no other generation goes live
-    meanwhile. (The idea is that of fencing tokens: M. Kleppmann, "How to do
+    meanwhile; for one that does is waited as long, or for `generation_wait_seconds`. (The idea is that of fencing tokens: M. Kleppmann, "How to do
     distributed locking", 2016.)
     """
     guard = LockGuard(
@@ -163,7 +164,10 @@ def fenced_lock(
     )
     # In one session with this lock, so that whoever has lost the one has lost the other, and is fenced.
     shared = _shared_exchange if within_one_generation else _no_lock
-    with database.lock_session() as session, shared(session, wait_seconds, on_wait):
+    with (
+        database.lock_session() as session,
+        shared(session, wait_seconds if generation_wait_seconds is None else generation_wait_seconds, on_wait),
+    ):
         _wait_for(session, name, wait_seconds, on_wait)
         try:
             _pass_fence(session, guard.fence, wait_seconds)
