@@ -80,6 +80,11 @@ class StepEventLogStorage(PostgresEventLogStorage):
         """
         self._held = self._held or {}
 
+    @property
+    def holds_events(self) -> bool:
+        """Whether `hold_events` was called."""
+        return self._held is not None
+
     def store_event(self, event: EventLogEntry) -> None:
         """Store an event, and those of its run that were held before it; or hold it."""
         if self._held is None or not event.run_id or event.run_id in self._ended:
@@ -155,6 +160,20 @@ class StepEventLogStorage(PostgresEventLogStorage):
 
     def _connect(self) -> AbstractContextManager[db.Connection]:
         return self._transaction.joined() or super()._connect()
+
+
+def write_events_by_step(instance: dg.DagsterInstance) -> None:
+    """Make an instance fit for a process that executes its runs itself."""
+    storage = instance.event_log_storage
+    ours = (
+        storage if isinstance(storage, StepEventLogStorage) else None
+    )  # A user's dagster.yaml can name another one.
+    if ours and ours.holds_events:
+        return
+    # Pools the connections: a new one for every event would take most of the time of a small run.
+    instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
+    if ours:
+        ours.hold_events()
 
 
 class _Transaction(threading.local):

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 
 import dagster as dg
 
+from rag_pipeline.defs.event_storage import write_events_by_step
 from rag_pipeline.defs.run_owners import owned
 from rag_pipeline.indexing.month_run import MonthRun, MonthRuns
 from rag_pipeline.pipeline import Pipeline, Progress, silent
@@ -31,6 +32,8 @@ class PipelineResource(dg.ConfigurableResource[Pipeline]):
         with self.create_resource(context) as pipeline:
             run = context.run
             with nullcontext() if run is None else owned(pipeline.stores.database, run.run_id):
+                if run is not None and context.instance is not None:
+                    write_events_by_step(context.instance)  # This process executes the run, from here to its end.
                 pipeline.prepare()
                 yield pipeline
 

@@ -19,7 +19,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy.exc import DBAPIError
 
 from rag_pipeline.defs import run_owners
-from rag_pipeline.defs.event_storage import StepEventLogStorage
+from rag_pipeline.defs.event_storage import write_events_by_step
 from rag_pipeline.defs.index_months import config_of
 from rag_pipeline.defs.jobs import INDEX_MONTH, INDEX_MONTHS
 from rag_pipeline.defs.month_partitions import MONTHS_TAG, months_tag
@@ -182,11 +182,7 @@ def _instance(pipeline: "Pipeline") -> dg.DagsterInstance:
     if "DAGSTER_HOME" not in os.environ:
         os.environ.update(dagster_environment(pipeline.settings, pipeline.endpoints))
     instance = dg.DagsterInstance.get()
-    # Pools the connections: a new one for every event would take most of the time of a small run.
-    instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=3600, max_overflow=20)
-    storage = instance.event_log_storage
-    if isinstance(storage, StepEventLogStorage):  # A user's dagster.yaml can name another one.
-        storage.hold_events()
+    write_events_by_step(instance)
     # What the process prints is for whoever started it. To copy it into a log takes two more processes for each step.
     instance._compute_log_manager = NoOpComputeLogManager()
     create = instance.create_run_for_job

@@ -33,6 +33,27 @@ def test_a_run_is_written_step_by_step(location: CodeLocation, instance: dg.Dags
     assert kinds[-1] == "PIPELINE_SUCCESS"
 
 
+def test_a_run_of_the_daemon_is_written_step_by_step_too(
+    location: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> None:
+    location.write("a.md", "2024-01-05")
+    location.scan()
+    location.show_months(instance)
+    # As its worker does: with the resources, which open a pipeline for the run.
+    assert (
+        defs.resolve_job_def("index_month")
+        .execute_in_process(partition_key="2024-01-01", instance=instance)
+        .success
+    )
+    [run] = instance.get_runs()
+    rows = location.sql(
+        "SELECT xmin::text, dagster_event_type FROM dagster.event_logs WHERE run_id = %s ORDER BY id", run.run_id
+    )
+    assert rows[-1][1] == "PIPELINE_SUCCESS"
+    from_resources = [kind for _, kind in rows].index("STEP_START")
+    assert len({transaction for transaction, _ in rows[from_resources:]}) <= 2 * len(_STEPS)
+
+
 def test_assets_and_checks_are_as_after_any_run(location: CodeLocation, instance: dg.DagsterInstance) -> None:
     run = location.only_run(instance)
     for asset in ("documents", "document_chunks", "dense_collection", "sparse_collection", "multi_collection"):
