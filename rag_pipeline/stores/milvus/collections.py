@@ -349,11 +349,12 @@ def create(client: Any, generation: Generation, name: str) -> None:
     client.create_collection(
         name,
         schema=_schema(generation),
-        index_params=index_params(generation.kind),
         num_shards=2,
         consistency_level="Strong",
         timeout=TIMEOUT_SECONDS,
     )
+    # pymilvus waits half a second before it first asks for the index, of which there is nothing to build yet.
+    client.create_index(name, index_params(generation.kind), sync=False, timeout=TIMEOUT_SECONDS)
 
 
 def _schema(generation: Generation) -> CollectionSchema:
