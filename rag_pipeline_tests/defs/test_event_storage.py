@@ -18,6 +18,13 @@ from rag_pipeline_tests.support.code_location import CodeLocation
 _STEPS = ("documents", "document_chunks", "vector_collections", "table_checks", "collection_checks")
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a step takes on a busy machine, its events are held."""
+    monkeypatch.setattr("rag_pipeline.defs.event_storage._HELD_SECONDS", 600.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_a_run_is_written_step_by_step(location: CodeLocation, instance: dg.DagsterInstance) -> None:
     run = location.only_run(instance)
     rows = location.sql(
@@ -33,6 +40,7 @@ def test_a_run_is_written_step_by_step(location: CodeLocation, instance: dg.Dags
     assert kinds[-1] == "PIPELINE_SUCCESS"
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_run_of_the_daemon_is_written_step_by_step_too(
     location: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
 ) -> None:
