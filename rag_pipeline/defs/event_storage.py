@@ -109,14 +109,19 @@ class StepEventLogStorage(PostgresEventLogStorage):
                 self.prepare_insert_event_batch(events).returning(SqlEventLogStorageTable.c.id)
             )
             numbered = [(event, int(number)) for event, (number,) in zip(events, inserted, strict=True)]
-            # An upsert locks the asset's row until the transaction ends: always in the same order.
-            for event, number in sorted(numbered, key=_asset):
+            of_checks: dict[tuple[str, ...], dict[str, object]] = {}
+            others = []
+            for event, number in numbered:
+                if row := self._of_check(event, number):
+                    # Of several events of a check, the last one stays.
+                    of_checks[tuple(str(row[column]) for column in _CHECK)] = row
+                else:
+                    others.append((event, number))
+            # An upsert locks the row until the transaction ends: always in the same order.
+            for event, number in sorted(others, key=_asset):
                 self._store_details(connection, event, number)
-            found = [row for event, number in numbered if (row := self._of_check(event, number))]
-            # Of several events of a check, the last one stays.
-            by_check = {tuple(str(row[column]) for column in _CHECK): row for row in found}
-            if by_check:
-                connection.execute(_STORE_CHECKS, [by_check[check] for check in sorted(by_check)])
+            if of_checks:
+                connection.execute(_STORE_CHECKS, [of_checks[check] for check in sorted(of_checks)])
 
     def _store_details(self, connection: db.Connection, event: EventLogEntry, number: int) -> None:
         """Store what the tables of assets and checks hold of an event, as `store_event` does."""
@@ -125,7 +130,7 @@ class StepEventLogStorage(PostgresEventLogStorage):
         if event.dagster_event_type in ASSET_EVENTS and event.dagster_event.asset_key:
             self._store_asset_event_tags(connection, [event], [number])
             self._store_asset_event(connection, event, number)
-        if event.dagster_event_type in ASSET_CHECK_EVENTS and not self._of_check(event, number):
+        if event.dagster_event_type in ASSET_CHECK_EVENTS:
             self.store_asset_check_event(event, number)
 
     def _of_check(self, event: EventLogEntry, number: int) -> dict[str, object] | None:
@@ -165,9 +170,8 @@ class StepEventLogStorage(PostgresEventLogStorage):
 def write_events_by_step(instance: dg.DagsterInstance) -> None:
     """Make an instance fit for a process that executes its runs itself."""
     storage = instance.event_log_storage
-    ours = (
-        storage if isinstance(storage, StepEventLogStorage) else None
-    )  # A user's dagster.yaml can name another one.
+    # A user's dagster.yaml can name another one.
+    ours = storage if isinstance(storage, StepEventLogStorage) else None
     if ours and ours.holds_events:
         return
     # Pools the connections: a new one for every event would take most of the time of a small run.
