@@ -58,10 +58,8 @@ def _step(name: str, checks: MonthChecks) -> dg.AssetChecksDefinition:
         pipeline: dg.ResourceParam[Pipeline],
         month_run: dg.ResourceParam[MonthRun],
     ) -> Iterator[dg.AssetCheckResult]:
-        chosen, passed = (
-            checks.among(context.selected_asset_check_keys),
-            passed_before(context.instance, context.run.run_id),
-        )
+        chosen = checks.among(context.selected_asset_check_keys)
+        passed = passed_before(context.instance, context.run.run_id)
         if not context.has_partition_key:
             yield from _of_all_months(pipeline, month_run, chosen, passed)
             return

@@ -28,6 +28,7 @@ from rag_pipeline.defs.check_history import passed_before
 from rag_pipeline.defs.check_outcomes import evaluation
 from rag_pipeline.defs.jobs import INDEX_MONTHS
 from rag_pipeline.defs.month_checks import (
+    MonthChecks,
     checks_of_collections,
     checks_of_tables,
     look_at_index_now_and_then,
@@ -68,6 +69,7 @@ def config_of(months: Sequence[Month]) -> dict[str, object]:
 
 def index_months_job(built: Sequence[VectorKind]) -> dg.JobDefinition:
     """Return the job, for the kinds of vectors that are built."""
+    checks = (checks_of_tables(built), checks_of_collections(built))
 
     @dg.op(
         name=_OP,
@@ -83,11 +85,12 @@ def index_months_job(built: Sequence[VectorKind]) -> dg.JobDefinition:
         month_runs: dg.ResourceParam[MonthRuns],
     ) -> Iterator[_Event]:
         chosen = _chosen(context, config, pipeline)
-        _tag(context, chosen)
+        if context.run.tags.get(MONTHS_TAG) != months_tag(chosen):
+            _tag(context, chosen)
         failed_checks: list[Month] = []
         for number, month in enumerate(chosen):
             context.log.info(f"months: {number} of {len(chosen)}")
-            one = _OneMonth(context, pipeline, month, built)
+            one = _OneMonth(context, pipeline, month, built, checks)
             try:
                 yield from one.run()
                 month_runs.end(month, one.done, one.blocked)
@@ -105,7 +108,8 @@ def index_months_job(built: Sequence[VectorKind]) -> dg.JobDefinition:
                 yield from one.take()
                 context.log.error("".join(traceback.format_exception(error)))
                 month_runs.end(month, one.done, one_line(error))
-        _tag(context, [month for month in chosen if month in month_runs.ended])
+        if (ended := [month for month in chosen if month in month_runs.ended]) != chosen:
+            _tag(context, ended)
         if month_runs.failed:
             raise _failure(month_runs, failed_checks)
 
@@ -129,13 +133,18 @@ class _OneMonth:
     """A month of the run, and what Dagster is still to be told of it."""
 
     def __init__(
-        self, context: dg.OpExecutionContext, pipeline: Pipeline, month: Month, built: Sequence[VectorKind]
+        self,
+        context: dg.OpExecutionContext,
+        pipeline: Pipeline,
+        month: Month,
+        built: Sequence[VectorKind],
+        checks: Sequence[MonthChecks],
     ) -> None:
         self._context = context
         self._pipeline = pipeline
         self._month = month
         self._built = built
-        self._checks = (checks_of_tables(built), checks_of_collections(built))
+        self._checks = checks
         self._passed = passed_before(context.instance, context.run_id)
         self._events: list[_Event] = []
         self.done = MonthRun()

@@ -47,8 +47,8 @@ class MonthChecks:
     @property
     def keys(self) -> list[dg.AssetCheckKey]:
         """The checks, in the order in which they are carried out."""
-        of_tables = [key for checks in self.by_asset.values() for key in checks]
-        return [*(check.spec.key for check in self.counts), *of_tables]
+        consistency = [key for checks in self.by_asset.values() for key in checks]
+        return [*(check.spec.key for check in self.counts), *consistency]
 
     @property
     def specs(self) -> list[dg.AssetCheckSpec]:

@@ -84,8 +84,8 @@ def ingest(
     """Bring the index up to date with the sources.
 
     `also_months` are run even if they have no pending work; `run_together`, if given, runs those with little to
-    do. What is done is added to `result` at once, so that its
-    owner knows it whatever happens; the same object is returned.
+    do. What is done is added to `result` at once, so that its owner knows it whatever happens; the same object is
+    returned.
 
     A source whose entry in `sources.yaml` has a mistake is an error of the result; the others are ingested. Raises
     `ConfigError` if the file cannot be read, `StoreUnavailableError` if a store is down, and `DimensionMismatchError`
@@ -169,6 +169,7 @@ def _run_months(
         return
     pipeline.collections.check()
     running = _RunningMonths(pipeline, len(months), result)
+    running.report()
     try:
         with pipeline.collections.flushing_later():
             if run_together is not None:
@@ -194,7 +195,6 @@ class _RunningMonths:
     def together(self, months: Sequence[Month], run_together: RunMonths) -> None:
         """Run months together. What is left of them is to be run alone."""
         runs = MonthRuns(self._end)
-        self._progress()
         try:
             run_together(self._pipeline, months, runs)
         except StoreUnavailableError:
@@ -206,7 +206,6 @@ class _RunningMonths:
     def each(self, months: Sequence[Month], run: RunMonth) -> None:
         """Run months alone."""
         for month in months:
-            self._progress()
             done = MonthRun()
             try:
                 run(self._pipeline, month, done)
@@ -216,7 +215,8 @@ class _RunningMonths:
                 self._result.errors.append(f"{month}: {one_line(error)}")
             self._end(month, done)
 
-    def _progress(self) -> None:
+    def report(self) -> None:
+        """Tell how many months have ended."""
         self._pipeline.progress("months", len(self._result.months), self._count)
 
     def _end(self, month: Month, done: MonthRun) -> None:
@@ -226,4 +226,4 @@ class _RunningMonths:
         result.months.append(month)
         unreachable = dict.fromkeys(done.unreachable)
         result.errors += [reason for reason in unreachable if reason not in result.errors]
-        self._progress()
+        self.report()

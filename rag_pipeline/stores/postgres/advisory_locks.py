@@ -153,8 +153,8 @@ def fenced_lock(
     Every transaction of `database` begins with a check that the lock's session is alive, and raises a `LockLostError`
     if it is not. It also holds the fence of the lock until it ends, and the next holder passes the fence before it
     begins: what was checked stays true until the commit. With `within_one_generation` no other generation goes live
-    meanwhile; for one that does is waited as long, or for `generation_wait_seconds`. (The idea is that of fencing tokens: M. Kleppmann, "How to do
-    distributed locking", 2016.)
+    meanwhile; for one that does is waited as long, or for `generation_wait_seconds`. (The idea
+    is that of fencing tokens: M. Kleppmann, "How to do distributed locking", 2016.)
     """
     guard = LockGuard(
         owner=f"owner {secrets.token_hex(8)}",
