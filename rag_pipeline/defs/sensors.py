@@ -200,7 +200,8 @@ def index_pending_months(file: SourcesFile, index_months: dg.JobDefinition) -> d
         others = {month: digest for month, digest in work.items() if month not in amounts}
         due_together, small_requested = due_months(small, busy, requested, now, _SMALL_MONTHS_PER_TICK)
         due, others_requested = due_months(others, busy, requested, now, _MONTHS_PER_TICK)
-        groups = in_groups({month: amounts[month] for month in due_together})
+        # One alone has a run of its own: a run's process costs more than its steps do.
+        groups = [g for g in in_groups({month: amounts[month] for month in due_together}) if len(g) > 1]
         alone = sorted({*due, *due_together}.difference(*groups))
         return dg.SensorResult(
             run_requests=[*map(_of_month, alone), *map(_of_months, groups)],

@@ -21,21 +21,21 @@ _TOGETHER = 500
 def small_months(pipeline: Pipeline, months: Iterable[Month]) -> dict[Month, int]:
     """Return those of these months that have little to do, in their order, each with its amount of work."""
     asked = list(months)
-    if len(asked) < 2:
-        return {}  # There is nothing that it could be run together with.
+    if not asked:
+        return {}
     with pipeline.stores.database.connection() as connection:
         amounts = documents.amount_of_work(connection, asked, _FEW + 1)
     return {month: amount for month in asked if (amount := amounts[month]) <= _FEW}
 
 
 def in_groups(amounts: Mapping[Month, int]) -> list[list[Month]]:
-    """Put months together, in their order, as far as the sum of their amounts allows; leave out who stays alone."""
-    groups: list[list[Month]] = [[]]
+    """Put months together, in their order, as far as the sum of their amounts allows."""
+    groups: list[list[Month]] = []
     total = 0
     for month, amount in amounts.items():
-        if groups[-1] and total + amount > _TOGETHER:
+        if not groups or total + amount > _TOGETHER:
             groups.append([])
             total = 0
         groups[-1].append(month)
         total += amount
-    return [group for group in groups if len(group) > 1]
+    return groups

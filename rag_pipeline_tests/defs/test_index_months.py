@@ -134,12 +134,12 @@ def test_a_later_edit_is_checked_by_what_it_changed(location: CodeLocation, inst
     assert compared == {"documents changed: 1, chunks written: 1, deleted: 1"}
 
 
-def test_the_runs_of_one_month_and_of_large_months_stay_alone(
+def test_large_months_have_a_run_of_their_own_and_a_small_one_the_quicker_job(
     location: CodeLocation, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(location, JANUARY)
     ingest_all()
-    assert runs(instance) == [("index_month", "SUCCESS", {JANUARY})]
+    assert runs(instance) == [("index_months", "SUCCESS", {JANUARY})]
     monkeypatch.setattr(small_months, "_FEW", 1)
     for name in "abc":
         location.write(f"{name}.md", "2024-02-05", name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,13 +15,13 @@ MONTHS = [Month(2000 + number // 12, number % 12 + 1) for number in range(60)]
 
 
 @given(st.lists(st.integers(0, 101), max_size=60))
-def test_groups_have_at_least_two_months_and_no_more_than_can_be_run_together(amounts: list[int]) -> None:
+def test_groups_have_no_more_than_can_be_run_together(amounts: list[int]) -> None:
     asked = dict(zip(MONTHS, amounts, strict=False))
     groups = in_groups(asked)
-    together = [month for group in groups for month in group]
-    assert together == [month for month in asked if month in together], "in their order, none twice"
-    assert all(len(group) > 1 for group in groups)
+    assert [month for group in groups for month in group] == list(asked), "in their order, each once"
+    assert all(groups), "none is empty"
     assert all(sum(asked[month] for month in group) <= small_months._TOGETHER for group in groups)
-    assert [month for month in asked if month not in together] in ([], list(asked)[-1:]), (
-        "only the last, after full ones"
-    )
+    assert all(
+        sum(asked[month] for month in group) + asked[following[0]] > small_months._TOGETHER
+        for group, following in pairwise(groups)
+    ), "none could have taken the next month too"
