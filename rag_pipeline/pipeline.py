@@ -325,13 +325,16 @@ class Pipeline:
         pipeline raises a `LockLostError` until the lock is left. Meanwhile no other generation goes live; one that did
         before is the one that the holder works on.
         """
-        with fenced_lock(
-            self.stores.database,
-            month_lock_name(month, self.number),
-            wait_seconds,
-            lambda: self.progress(f"{month}: waiting for another run", 0),
-            within_one_generation=not self.generations_stay,
-            generation_wait_seconds=switch_wait_seconds,
+        with (
+            fenced_lock(
+                self.stores.database,
+                month_lock_name(month, self.number),
+                wait_seconds,
+                lambda: self.progress(f"{month}: waiting for another run", 0),
+                within_one_generation=not self.generations_stay,
+                generation_wait_seconds=switch_wait_seconds,
+            ),
+            self.stores.database.one_connection(),
         ):
             self._look_again()
             yield

@@ -56,3 +56,64 @@ def test_threads_that_begin_together_share_one_pool(database: Database) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(use, range(8)))) == 1
+
+
+def backend(database: Database) -> int:
+    with database.connection() as connection:
+        return int(value(connection, "SELECT pg_backend_pid()"))
+
+
+def test_a_thread_that_asks_for_it_keeps_one_connection_and_gives_it_back(database: Database) -> None:
+    assert len({backend(database) for _ in range(8)}) > 1, "the pool lends its connections in turn"
+    for _ in range(2 * 4):
+        with database.one_connection():
+            kept = {backend(database) for _ in range(8)}
+            with database.one_connection():
+                kept.add(backend(database))
+            assert len(kept) == 1
+            with ThreadPoolExecutor(1) as thread:
+                assert thread.submit(backend, database).result() not in kept
+            with database.connection() as outer:
+                assert {value(outer, "SELECT pg_backend_pid()")} == kept
+                assert backend(database) not in kept, "a transaction inside another one"
+            with pytest.raises(ZeroDivisionError), database.connection() as connection:
+                connection.execute("CREATE TABLE rolled_back ()")
+                _ = 1 / 0
+            with database.connection() as connection:
+                assert value(connection, "SELECT to_regclass('rolled_back')") is None
+    together = Barrier(4)
+
+    def use(_: int) -> int:
+        with database.connection() as connection:
+            together.wait(10)
+            return int(value(connection, "SELECT pg_backend_pid()"))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(use, range(4)))) == 4, "the pool has all of them again"
+
+
+@pytest.mark.parametrize("trusted_seconds", [60, 0])
+def test_a_kept_connection_that_is_lost_is_replaced(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch, trusted_seconds: float
+) -> None:
+    monkeypatch.setattr("rag_pipeline.stores.postgres.database._TRUSTED_SECONDS", trusted_seconds)
+    with database.one_connection(), psycopg.connect(database_url, autocommit=True) as other:
+        first = backend(database)
+        value(other, _OTHERS)
+        if trusted_seconds:
+            with pytest.raises(StoreUnavailableError):
+                backend(database)
+        assert backend(database) != first
+        assert backend(database) == backend(database)
+        database.close()
+        assert backend(database) == backend(database), "another pool"
+
+
+def test_a_kept_connection_is_guarded_like_any_other(database: Database) -> None:
+    checked: list[int] = []
+    with database.one_connection():
+        kept = backend(database)
+        with database.guarded_by(lambda connection: checked.append(connection.info.backend_pid)):
+            assert backend(database) == kept
+        backend(database)
+    assert checked == [kept]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import closing, contextmanager
 from functools import partial
-from threading import Lock
+from threading import Lock, local
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -60,6 +60,14 @@ class _Trust:
             ConnectionPool.check_connection(connection)
 
 
+class _Kept(local):
+    """The connection that a thread keeps between its transactions."""
+
+    wanted = False
+    connection: tuple[ConnectionPool[Connection], Connection] | None = None
+    """None while a transaction uses it."""
+
+
 class Database:
     """A pool of 5 to 20 connections with a 60 s command timeout; sessions are in UTC.
 
@@ -91,6 +99,7 @@ class Database:
         self._guards: list[Callable[[Connection], None]] = []
         self._lock_sessions: list[Connection] = []
         self._trust = _Trust()
+        self._kept = _Kept()
 
     def __repr__(self) -> str:
         return f"Database({self.where})"
@@ -197,7 +206,7 @@ class Database:
         with self._translated():
             pool = self._opened()
             try:
-                with pool.connection() as connection:
+                with self._lent(pool) as connection:
                     for check in self._guards:
                         check(connection)
                     yield connection
@@ -205,6 +214,61 @@ class Database:
             except (psycopg.OperationalError, psycopg.InterfaceError):
                 self._trust.end()
                 raise
+
+    @contextmanager
+    def one_connection(self) -> Iterator[None]:
+        """Have the transactions of this thread use the same connection, one after the other.
+
+        It has read the catalog of a month's partitions once; the pool would lend them all in turn, and each would read
+        it again.
+        """
+        kept = self._kept
+        if kept.wanted:
+            yield
+            return
+        kept.wanted = True
+        try:
+            yield
+        finally:
+            kept.wanted = False
+            if kept.connection is not None:
+                pool, connection = kept.connection
+                kept.connection = None
+                pool.putconn(connection)
+
+    @contextmanager
+    def _lent(self, pool: ConnectionPool[Connection]) -> Iterator[Connection]:
+        kept = self._kept
+        if not kept.wanted:
+            with pool.connection() as connection:
+                yield connection
+            return
+        # A transaction inside another one, which is rare, finds none and has the pool's.
+        its_own, kept.connection = kept.connection, None
+        connection = self._kept_or_new(pool, its_own)
+        try:
+            with connection:
+                yield connection
+        finally:
+            if kept.connection is None and not connection.closed:
+                kept.connection = (pool, connection)
+            else:
+                pool.putconn(connection)
+
+    def _kept_or_new(
+        self, pool: ConnectionPool[Connection], kept: tuple[ConnectionPool[Connection], Connection] | None
+    ) -> Connection:
+        if kept is None:
+            return pool.getconn()
+        its_pool, connection = kept
+        try:
+            if its_pool is pool:  # else the pool was closed and opened again
+                self._trust.check(connection)
+                return connection
+        except psycopg.OperationalError:
+            connection.close()
+        its_pool.putconn(connection)
+        return pool.getconn()
 
     def _opened(self) -> ConnectionPool[Connection]:
         with self._opening:  # Else threads that begin together open a pool each, and all but one are never closed.
