@@ -34,6 +34,10 @@ _OF_EMBEDDER: dict[str, tuple[str, ...]] = {
     ),
 }
 """The settings that make an embedder what it is; how fast it is asked is each process's own."""
+_OF_SPARSE_SERVER = ("embedding_sparse_url", "embedding_sparse_model")
+"""Recorded only of an embedder that has one: what was recorded before there could be one stays what it is."""
+_KEYS = {"embedding_url": "embedding_api_key", "embedding_sparse_url": "embedding_sparse_api_key"}
+"""The settings of URLs that can hold a password, and those of the keys for the same servers."""
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
@@ -42,10 +46,14 @@ def configuration(settings: Settings) -> dict[str, Any]:
     Raises `ConfigError` if the URL of an embedding server is malformed.
     """
     made_with = {name: getattr(settings, name) for name in _OF_EMBEDDER.get(settings.embedder, ())}
-    if settings.embedder == "openai" and settings.embedding_url is not None:
-        from rag_pipeline.embedding.openai.options import without_login
+    if settings.embedder == "openai":
+        from rag_pipeline.embedding.openai.options import sparse_without_login, without_login
 
-        made_with["embedding_url"] = without_login(settings.embedding_url)
+        if settings.embedding_url is not None:
+            made_with["embedding_url"] = without_login(settings.embedding_url)
+        if settings.embedding_sparse_url is not None:
+            made_with["embedding_sparse_url"] = sparse_without_login(settings.embedding_sparse_url)
+            made_with["embedding_sparse_model"] = settings.embedding_sparse_model
     return {
         "embedder": settings.embedder,
         **made_with,
@@ -62,10 +70,12 @@ def settings_of(row: GenerationRow, settings: Settings) -> Settings:
         return settings
     overlaid = {**settings.model_dump(exclude_unset=True), **made_with}
     if made_with["embedder"] == "openai":
-        if made_with["embedding_url"] == own.get("embedding_url"):
-            overlaid["embedding_url"] = settings.embedding_url  # With the login that it can have.
-        elif _host(made_with["embedding_url"]) != _host(own.get("embedding_url")):
-            overlaid["embedding_api_key"] = None  # It is for another server.
+        overlaid |= {name: None for name in _OF_SPARSE_SERVER if name not in made_with}
+        for url, key in _KEYS.items():
+            if url in made_with and made_with[url] == own.get(url):
+                overlaid[url] = getattr(settings, url)  # With the login that it can have.
+            elif _host(made_with.get(url)) != _host(own.get(url)):
+                overlaid[key] = None  # It is for another server.
     return Settings(**overlaid)
 
 

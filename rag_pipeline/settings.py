@@ -71,6 +71,16 @@ class Settings(BaseSettings):
         le=32_768,  # the most that Milvus takes
         description="openai: the dimension of the vectors, asked for and checked; unset: the server is asked.",
     )
+    embedding_sparse_url: SecretStr | None = Field(
+        None,
+        description="openai: TEI's endpoint /embed_sparse or vLLM's /pooling, for sparse vectors; unset: BM25.",
+    )
+    embedding_sparse_model: str | None = Field(
+        None, description="openai: the name of the model for sparse vectors."
+    )
+    embedding_sparse_api_key: SecretStr | None = Field(
+        None, description="openai: the key that the server of the sparse vectors wants."
+    )
     embedding_query_prefix: str = Field("", description="openai: what the model wants in front of a query.")
     embedding_passage_prefix: str = Field("", description="openai: what the model wants in front of a text.")
     embedding_batch_tokens: int = Field(8192, ge=1, description="openai: the most tokens of one request.")

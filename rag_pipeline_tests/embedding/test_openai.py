@@ -26,7 +26,7 @@ from rag_pipeline.embedding.openai.answers import reason, retry_after
 from rag_pipeline.embedding.openai.batches import batches
 from rag_pipeline.embedding.openai.embedder import OpenAIEmbedder
 from rag_pipeline.embedding.openai.options import Options
-from rag_pipeline.embedding.openai.server import EmbeddingServer, RefusedTextError
+from rag_pipeline.embedding.openai.server import RefusedTextError
 from rag_pipeline.embedding.query_batches import QueriesEmbedder, QueryBatches
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError
 from rag_pipeline.language.words import words
@@ -437,7 +437,7 @@ def test_the_key_is_in_no_error_and_no_log(
     ],
 )
 def test_a_base_url_with_or_without_v1(url: str, endpoint: str) -> None:
-    assert Options.of(openai_settings(url)).url == endpoint
+    assert Options.of(openai_settings(url)).dense.url == endpoint
 
 
 @pytest.mark.parametrize(
@@ -531,7 +531,6 @@ def test_batches_keep_the_order_and_the_limits(sizes: list[int], most_tokens: in
 
 @pytest.mark.parametrize("call", [lambda e: e.encode([], KINDS), lambda e: e.count_tokens("x")])
 def test_what_needs_no_vector_needs_no_server(call: Callable[[OpenAIEmbedder], object]) -> None:
-    options = Options.of(openai_settings("http://127.0.0.1:1"))
-    embedder = OpenAIEmbedder(options, server=EmbeddingServer(options))
+    embedder = OpenAIEmbedder(Options.of(openai_settings("http://127.0.0.1:1")))
     call(embedder)
     embedder.close()

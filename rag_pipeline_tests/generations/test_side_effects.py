@@ -322,6 +322,36 @@ def test_a_server_keeps_its_login_and_no_other_one_gets_its_key(documents: Gener
     assert "pw" not in str(configuration(settings("u:pw@host", "a")))
 
 
+def test_a_server_of_sparse_vectors_belongs_to_the_generation(documents: GenerationIndex) -> None:
+    def settings(sparse: str | None, embedder: str = "openai") -> Any:
+        return documents.settings(
+            embedder=embedder,
+            vectors="dense,sparse",
+            embedding_url="https://host/v1",
+            embedding_model="a",
+            embedding_dimensions=8,
+            embedding_sparse_url=sparse and f"https://{sparse}",
+            embedding_sparse_model=sparse and "s",
+            embedding_sparse_api_key=None if sparse is None or "@" in sparse else "secret-key",
+        )
+
+    def in_use(own: Any, live: Any) -> Any:
+        return settings_of(cast(Any, SimpleNamespace(settings=configuration(live))), own)
+
+    assert "embedding_sparse_url" not in configuration(settings(None)), "as it was recorded before there was one"
+    assert "pw" not in str(configuration(settings("u:pw@host/pooling")))
+    mine, login = settings("host/pooling"), settings("u:pw@host/pooling")
+    assert in_use(login, settings("host/pooling")).embedding_sparse_url.get_secret_value() == (
+        "https://u:pw@host/pooling"
+    )
+    assert in_use(mine, settings("host/embed_sparse")).embedding_sparse_api_key.get_secret_value() == "secret-key"
+    assert in_use(mine, settings("other/pooling")).embedding_sparse_api_key is None
+    for own in (mine, settings("host/pooling", "local")):
+        without = in_use(own, settings(None))
+        assert without.embedding_sparse_url is None, "the live generation has BM25"
+        assert without.embedding_sparse_model is None
+
+
 def test_a_generation_whose_vectors_are_lost_is_not_gone_back_to(index: GenerationIndex) -> None:
     index.build()
     switch(index)

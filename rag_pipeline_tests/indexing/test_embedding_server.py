@@ -40,6 +40,8 @@ class ServedIndex(Index):
         self.server = server
         self._opened = openai_embedder(server.url, embedding_seconds=0.5, embedding_batch_texts=4)
         self.embedder = self._opened.__enter__()  # type: ignore[assignment]
+        self.sparse: dict[str, object] = {}
+        """The settings of a server of sparse vectors."""
 
     def settings(self, **overrides: object) -> Settings:
         return super().settings(**{"vectors": ("dense", "sparse"), **overrides})
@@ -47,7 +49,9 @@ class ServedIndex(Index):
     def use(self, patience: Patience, breaker: CircuitBreaker | None = None) -> None:
         """Ask the server with another patience from now on."""
         self.close()
-        self._opened = openai_embedder(self.server.url, patience=patience, breaker=breaker, embedding_seconds=0.5)
+        self._opened = openai_embedder(
+            self.server.url, patience=patience, breaker=breaker, embedding_seconds=0.5, **self.sparse
+        )
         self.embedder = self._opened.__enter__()  # type: ignore[assignment]
 
     def close(self) -> None:
@@ -227,6 +231,35 @@ def test_a_search_says_at_once_that_the_server_is_down_and_finds_words_without_i
         assert service.search(key, "二").status_code == 503
         now[0] += 10
         assert service.hits(key, "三")
+
+
+@pytest.mark.parametrize("endpoint", [fake.EMBED_SPARSE, fake.POOLING])
+def test_sparse_vectors_of_a_server_are_written_found_and_left_pending_while_it_is_down(
+    index: ServedIndex, server: LoopbackServer, endpoint: str
+) -> None:
+    with loopback_server() as other:
+        index.sparse = {"embedding_sparse_url": other.url + endpoint, "embedding_sparse_model": "acme/sparse-1"}
+        index.use(fake.SOON)
+        other.always = fake.refusing(500)
+        index.write("a.md", sections("休暇", "予算"))
+        with pytest.raises(StoreUnavailableError, match="RAG_EMBEDDING_SPARSE_URL="):
+            index.ingest()
+        assert index.rows(STATUSES) == [("pending",)]
+        other.always = fake.refusing_text("毒")
+        index.write("bad.md", sections("毒"))
+        assert index.ingest().stats.failed_chunks == 1
+        ((_, reason),) = index.rows(QUARANTINED)
+        assert reason.startswith("the server of the sparse vectors refuses the text: 400")
+        other.always = fake.normally
+        assert index.ingest(retry_failed=True).complete
+        index.assert_complete()
+        server.stop()
+        with index.open() as pipeline, http_service.running(pipeline) as service:
+            key = http_service.new_key(pipeline, "hanako@example.com", "search")
+            # By its characters, which are the tokens of this server: as words of BM25 they are not in the documents.
+            assert set(service.hits(key, "暇休", mode="sparse")) == {"docs:a.md"}
+            other.stop()
+            assert service.search(key, "算予", mode="sparse").status_code == 503
 
 
 @pytest.fixture

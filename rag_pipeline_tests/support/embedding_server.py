@@ -1,4 +1,7 @@
-"""An embedding server on loopback, in a thread, that answers as OpenAI's API does, or as badly as a test wants."""
+"""An embedding server on loopback, in a thread, that answers as OpenAI's API does, or as badly as a test wants.
+
+It has TEI's and vLLM's endpoints for sparse vectors too.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -29,6 +33,23 @@ MODEL = "acme/embed-1"
 SOON = Patience(seconds=1, first=0.01, longest=0.05)
 
 
+EMBEDDINGS, EMBED_SPARSE, POOLING, TOKENIZE = "/v1/embeddings", "/embed_sparse", "/pooling", "/tokenize"
+
+
+def token_weights(text: str) -> list[tuple[int, float]]:
+    """The tokens of a text, which are its characters, and their weights: the last is 0."""
+    return [(ord(character), 1 - (place + 1) / len(text)) for place, character in enumerate(text)]
+
+
+def sparse_vector(text: str) -> dict[int, float]:
+    """The right sparse vector."""
+    found: dict[int, float] = {}
+    for token, weight in token_weights(text):
+        if weight > found.get(token, 0):
+            found[token] = float(np.float32(weight))
+    return found
+
+
 class Request:
     """A request, and how it can be answered."""
 
@@ -36,11 +57,38 @@ class Request:
         self.server = server
         self.body = body
         self.headers = handler.headers
+        self.path = handler.path
         self._handler = handler
 
     @property
     def texts(self) -> list[str]:
-        return self.body["input"]
+        if self.path == TOKENIZE:
+            return [self.body["prompt"]]
+        return self.body["inputs" if self.path == EMBED_SPARSE else "input"]
+
+    def answer_sparse(self) -> None:
+        """Answer as TEI or vLLM does."""
+        of_texts = [token_weights(text) for text in self.texts]
+        if self.path == EMBED_SPARSE:
+            self.send(
+                200,
+                [
+                    [{"index": token, "value": weight} for token, weight in sparse_vector(text).items()]
+                    for text in self.texts
+                ],
+            )
+        elif self.path == POOLING:
+            assert self.body["task"] == "token_classify"
+            data = [
+                {"index": index, "object": "pooling", "data": [[weight] for _, weight in of_text]}
+                for index, of_text in enumerate(of_texts)
+            ]
+            tokens = sum(map(len, self.texts))
+            self.send(200, {"data": data, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+        else:
+            marks = [0, 2] if self.body.get("add_special_tokens", True) else []
+            tokens = [*marks[:1], *(token for token, _ in of_texts[0]), *marks[1:]]
+            self.send(200, {"count": len(tokens), "max_model_len": 8192, "tokens": tokens})
 
     def vectors(self) -> np.ndarray:
         """The right vectors: (n, d), three times as long as unit vectors, so that a test sees who makes them so."""
@@ -86,7 +134,10 @@ Behaviour = Callable[[Request], None]
 
 
 def normally(request: Request) -> None:
-    request.answer(request.vectors())
+    if request.path == EMBEDDINGS:
+        request.answer(request.vectors())
+    else:
+        request.answer_sparse()
 
 
 def refusing(status: int, message: str = "no", headers: Mapping[str, str] | None = None, **more: str) -> Behaviour:
@@ -273,7 +324,7 @@ class LoopbackServer:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 request = Request(loopback, self, body)
-                if self.path != "/v1/embeddings":
+                if self.path not in (EMBEDDINGS, EMBED_SPARSE, POOLING, TOKENIZE):
                     request.refuse(404, "no such page")
                     return
                 with contextlib.suppress(OSError):  # the client has given up
@@ -338,9 +389,8 @@ def openai_embedder(
     url: str, *, patience: Patience = SOON, breaker: CircuitBreaker | None = None, **changed: object
 ) -> Iterator[OpenAIEmbedder]:
     """An embedder of its own, which soon gives up."""
-    options = Options.of(openai_settings(url, **changed))
-    server = EmbeddingServer(options, patient=patience, urgent=patience, breaker=breaker)
-    embedder = OpenAIEmbedder(options, server=server)
+    server = partial(EmbeddingServer, patient=patience, urgent=patience, breaker=breaker)
+    embedder = OpenAIEmbedder(Options.of(openai_settings(url, **changed)), server_of=server)
     try:
         yield embedder
     finally:

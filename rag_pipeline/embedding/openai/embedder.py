@@ -1,30 +1,36 @@
-"""An embedding server as an `Embedder`: dense vectors from the server, BM25 over Sudachi words for the sparse ones."""
+"""Embedding servers as an `Embedder`: dense vectors from one; sparse ones from another, or BM25 over Sudachi words."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from rag_pipeline.embedding import bm25
 from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, SparseVector
 from rag_pipeline.embedding.openai.batches import batches
+from rag_pipeline.embedding.openai.endpoints import Embeddings
 from rag_pipeline.embedding.openai.server import EmbeddingServer, RefusedTextError
+from rag_pipeline.embedding.openai.sparse_endpoints import AskedSparse, AskSparse, sparse_vectors_of
 from rag_pipeline.embedding.validation import validate
 from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
 from rag_pipeline.language.words import WORDS_VERSION, comparable, words
 
 if TYPE_CHECKING:
     from rag_pipeline.embedding.e5.tokenizer import Tokenizer
-    from rag_pipeline.embedding.openai.answers import Answer
-    from rag_pipeline.embedding.openai.options import Options
+    from rag_pipeline.embedding.openai.answers import Answer, SparseAnswer
+    from rag_pipeline.embedding.openai.options import Address, Options
+
+_A = TypeVar("_A", bound="Answer | SparseAnswer")
 
 _log = logging.getLogger(__name__)
 
@@ -33,39 +39,50 @@ _loading = threading.Lock()
 
 
 class OpenAIEmbedder:
-    """A server that has `/v1/embeddings`, and SudachiPy. Thread-safe, and usable in a forked child.
+    """A server that has `/v1/embeddings`, and another one for sparse vectors, or SudachiPy. Thread-safe, and usable in
+    a forked child.
 
     The constructor is free. Without RAG_EMBEDDING_DIMENSIONS, `dimension` and `fingerprint` ask the server once, at
-    first need. Any string is accepted; texts are sent as NFKC, behind their prefix. Dense vectors are made unit
-    length, since Milvus compares them by their inner product; they are as deterministic as the server is. There are no
-    multi-vectors.
+    first need. Any string is accepted; texts are sent as NFKC, for dense vectors behind their prefix. Dense vectors are
+    made unit length, since Milvus compares them by their inner product; they are as deterministic as the server is.
+    There are no multi-vectors.
 
-    All methods that need the server raise `StoreUnavailableError` if it is down, slow, throttling or wrong, whatever it
+    All methods that need a server raise `StoreUnavailableError` if it is down, slow, throttling or wrong, whatever it
     is given: then no text is to blame.
     """
 
     def __init__(
-        self, options: Options, folder: Path | None = None, *, server: EmbeddingServer | None = None
+        self,
+        options: Options,
+        folder: Path | None = None,
+        *,
+        server_of: Callable[[Address, int, float], EmbeddingServer] = EmbeddingServer,
     ) -> None:
         """`folder` keeps what loading the vocabulary makes; None makes it again each time."""
         self._options = options
         self._folder = folder
-        self._server = server or EmbeddingServer(options)
+        self._servers = [server_of(options.dense, options.concurrency, options.seconds)]
+        self._embeddings = Embeddings(options)
+        self._ask_sparse: AskSparse | None = None
+        if options.sparse is not None:
+            self._servers.append(server_of(options.sparse.address, options.concurrency, options.seconds))
+            self._ask_sparse = sparse_vectors_of(options.sparse, self._servers[-1])
         self._of_thread = _TokensOfThread()
 
     @property
     def dimension(self) -> int:
         """Dimension of the dense vectors: that of the settings, else that of what the server sends."""
-        if self._server.dimension is None:
+        if self._embeddings.dimension is None:
             try:
-                self._received(self._server.embed([[_PROBE]], urgent=True))
+                answers = self._servers[0].ask(self._embeddings, [[_PROBE]], urgent=True).result()
             except RefusedTextError as error:
                 raise StoreUnavailableError(
                     f"{one_line(error)}; RAG_EMBEDDING_DIMENSIONS is not set, and even {_PROBE!r} is refused: set "
                     "RAG_EMBEDDING_MODEL to a model for embeddings"
                 ) from None
-        assert self._server.dimension is not None
-        return self._server.dimension
+            self._bill(answers)
+        assert self._embeddings.dimension is not None
+        return self._embeddings.dimension
 
     @property
     def multi_dimension(self) -> int:
@@ -74,49 +91,43 @@ class OpenAIEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        """Model, dimension, prefixes, and what the sparse vectors depend on; not the URL: the server may move.
+        """Model, dimension, prefixes, and what the sparse vectors depend on; not the URLs: servers may move.
 
         The prefix of queries is in it, since cached answers to searches are kept by it.
         """
         prefixes = f"{self._options.query_prefix}\0{self._options.passage_prefix}".encode()
         digest = blake2b(prefixes, digest_size=4).hexdigest()
-        return f"openai-{self._options.model}-{self.dimension}-{digest}+{WORDS_VERSION}+{bm25.VERSION}"
+        served = self._options.sparse
+        sparse = f"{served.kind}-{served.model}" if served else f"{WORDS_VERSION}+{bm25.VERSION}"
+        return f"openai-{self._options.model}-{self.dimension}-{digest}+{sparse}"
 
     @property
     def billed_tokens(self) -> int:
-        """Tokens that the server has reported for what this thread had embedded, so far."""
+        """Tokens that the servers have reported for what this thread had embedded, so far."""
         return self._of_thread.tokens
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         """Return the vectors of each text, in order. A text without words has an empty `sparse`.
 
-        Raises `RefusedTextError` if the server refuses one of the texts, and `RagError` if a vector is zero or not
+        Raises `RefusedTextError` if a server refuses one of the texts, and `RagError` if a vector is zero or not
         finite.
         """
         texts = list(texts)
         counts = [self.count_tokens(text) for text in texts]
-        sent = [self._options.passage_prefix + comparable(text) for text in texts]
-        sizes = counts
-        if self._options.passage_prefix:
-            more = self.count_tokens(self._options.passage_prefix)
-            sizes = [count + more for count in counts]
-        asked = self._asked(sent, sizes, urgent=False) if "dense" in kinds else None
-        sparse: list[SparseVector] | None = None
-        try:
-            if "sparse" in kinds:  # while the server works
+        prefix = self._options.passage_prefix
+        more = self.count_tokens(prefix) if prefix else 0
+        with self._asked(texts, prefix, [count + more for count in counts], kinds, urgent=False) as asked:
+            sparse: list[SparseVector] | None = None
+            if "sparse" in kinds and self._ask_sparse is None:  # while the server works
                 sparse = [bm25.document_vector(words(text)) for text in texts]
-            answers = self._received(asked) if asked is not None else None
-        finally:
-            if asked is not None:
-                asked.cancel()
-        return self._valid(_vectors(answers, sparse, counts), kinds)
+            return self._vectors(asked, sparse, counts, kinds)
 
     def encode_query(
         self, text: str, kinds: Sequence[str], document_frequency: DocumentFrequency | None = None
     ) -> ChunkVectors:
-        """Return the vectors of a query. With `document_frequency`, the inner product of `sparse` is the BM25 score.
+        """Return the vectors of a query. With `document_frequency`, the inner product of BM25's `sparse` is the score.
 
-        Raises `ConfigError` if the server refuses the query.
+        Raises `ConfigError` if a server refuses the query.
         """
         return self.encode_queries([text], kinds, [document_frequency])[0]
 
@@ -127,24 +138,21 @@ class OpenAIEmbedder:
         document_frequencies: Sequence[DocumentFrequency | None],
     ) -> list[ChunkVectors]:
         """Return the vectors of queries, embedded by one request; `token_count` is 0."""
-        sent = [self._options.query_prefix + comparable(text) for text in texts]
+        prefix = self._options.query_prefix
         # Not counted, because a search would wait for the vocabulary: no text has more tokens than characters.
-        asked = self._asked(sent, list(map(len, sent)), urgent=True) if "dense" in kinds else None
-        sparse: list[SparseVector] | None = None
+        sizes = [len(prefix) + len(text) for text in texts]
         try:
-            if "sparse" in kinds:
-                sparse = [
-                    bm25.query_vector(words(text), frequency)
-                    for text, frequency in zip(texts, document_frequencies, strict=True)
-                ]
-            answers = self._received(asked) if asked is not None else None
+            with self._asked(texts, prefix, sizes, kinds, urgent=True) as asked:
+                sparse: list[SparseVector] | None = None
+                if "sparse" in kinds and self._ask_sparse is None:
+                    sparse = [
+                        bm25.query_vector(words(text), frequency)
+                        for text, frequency in zip(texts, document_frequencies, strict=True)
+                    ]
+                return self._vectors(asked, sparse, [0] * len(texts), kinds)
         except RefusedTextError as error:
             _log.warning("a query is refused: %s", one_line(error))
             raise ConfigError("the embedding server refuses this query: use fewer words") from None
-        finally:
-            if asked is not None:
-                asked.cancel()
-        return self._valid(_vectors(answers, sparse, [0] * len(texts)), kinds)
 
     def count_tokens(self, text: str) -> int:
         """Return an estimate of the tokens of a text: their number in XLM-RoBERTa's vocabulary.
@@ -158,23 +166,64 @@ class OpenAIEmbedder:
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
-        self._server.close()
+        for server in self._servers:
+            server.close()
 
-    def _asked(self, sent: Sequence[str], sizes: Sequence[int], *, urgent: bool) -> Future[list[Answer]]:
+    @contextmanager
+    def _asked(
+        self, texts: Sequence[str], prefix: str, sizes: Sequence[int], kinds: Sequence[str], *, urgent: bool
+    ) -> Iterator[_Asked]:
+        """Ask the servers for what they have of these kinds; at the end nothing is left of the requests.
+
+        `sizes` are the tokens of each text with its prefix.
+        """
         options = self._options
-        cut = batches(sizes, options.batch_tokens, options.batch_texts)
-        return self._server.embed([[sent[index] for index in batch] for batch in cut], urgent=urgent)
+        sent = [comparable(text) for text in texts]
+        cut = list(batches(sizes, options.batch_tokens, options.batch_texts))
+        with ExitStack() as stack:
+            asked = _Asked()
+            if "dense" in kinds:
+                of_dense = [[prefix + sent[index] for index in batch] for batch in cut]
+                asked.dense = self._servers[0].ask(self._embeddings, of_dense, urgent=urgent)
+                stack.callback(asked.dense.cancel)
+            if "sparse" in kinds and self._ask_sparse is not None:
+                asked.sparse = self._ask_sparse([[sent[index] for index in batch] for batch in cut], urgent)
+                stack.callback(asked.sparse.cancel)
+            yield asked
 
-    def _received(self, asked: Future[list[Answer]]) -> list[Answer]:
-        answers = asked.result()
+    def _vectors(
+        self, asked: _Asked, of_words: Sequence[SparseVector] | None, counts: Sequence[int], kinds: Sequence[str]
+    ) -> list[ChunkVectors]:
+        """Return the vectors of so many texts: what servers were asked for, and BM25 if none has sparse ones."""
+        answers = self._bill(asked.dense.result()) if asked.dense is not None else []
+        dense = np.concatenate([answer.vectors for answer in answers]) if answers else None
+        sparse = of_words
+        if asked.sparse is not None:
+            sparse = [vector for answer in self._bill(asked.sparse.result()) for vector in answer.vectors]
+        if not counts:
+            return []
+        found = [
+            ChunkVectors(
+                dense=None if dense is None else dense[index].copy(),
+                sparse=None if sparse is None else sparse[index],
+                multi=None,
+                token_count=count,
+            )
+            for index, count in enumerate(counts)
+        ]
+        return validate(found, self.dimension if "dense" in kinds else 0, kinds)
+
+    def _bill(self, answers: Sequence[_A]) -> Sequence[_A]:
         self._of_thread.tokens += sum(answer.tokens for answer in answers)
         return answers
 
-    def _valid(self, vectors: list[ChunkVectors], kinds: Sequence[str]) -> list[ChunkVectors]:
-        """Return them with dense vectors of unit length."""
-        if not vectors:
-            return []
-        return validate(vectors, self.dimension if "dense" in kinds else 0, kinds)
+
+@dataclass
+class _Asked:
+    """What servers were asked for."""
+
+    dense: Future[list[Answer]] | None = None
+    sparse: AskedSparse | None = None
 
 
 def _tokenizer(folder: Path | None) -> Tokenizer:
@@ -192,18 +241,3 @@ def _loaded_tokenizer(folder: Path | None) -> Tokenizer:
 
 class _TokensOfThread(threading.local):
     tokens = 0
-
-
-def _vectors(
-    answers: Sequence[Answer] | None, sparse: Sequence[SparseVector] | None, counts: Sequence[int]
-) -> list[ChunkVectors]:
-    dense = np.concatenate([answer.vectors for answer in answers]) if answers else None
-    return [
-        ChunkVectors(
-            dense=None if dense is None else dense[index].copy(),
-            sparse=None if sparse is None else sparse[index],
-            multi=None,
-            token_count=count,
-        )
-        for index, count in enumerate(counts)
-    ]

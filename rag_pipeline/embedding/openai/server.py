@@ -15,22 +15,15 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from rag_pipeline.circuit_breaker import CircuitBreaker
-from rag_pipeline.embedding.openai.answers import (
-    Answer,
-    WrongAnswerError,
-    error_code,
-    read_answer,
-    reason,
-    retry_after,
-)
+from rag_pipeline.embedding.openai.answers import WrongAnswerError, error_code, reason, retry_after
 from rag_pipeline.errors import RagError, StoreUnavailableError
 from rag_pipeline.printable import blanked
 from rag_pipeline.urls import mask_url
@@ -39,7 +32,10 @@ if TYPE_CHECKING:
     import httpx
     from tenacity import RetryCallState
 
-    from rag_pipeline.embedding.openai.options import Options
+    from rag_pipeline.embedding.openai.endpoints import Endpoint
+    from rag_pipeline.embedding.openai.options import Address
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -51,14 +47,6 @@ _PASSING = {408, 409, 424, 425, 429}
 """Statuses after which the same request can succeed, besides all from 500 on. 424 is TEI's for a model that failed."""
 _REFUSED = {400, 413, 422}
 """Statuses about what the request holds: a text, or a parameter that the server does not know."""
-_OPTIONAL: tuple[tuple[str, ...], ...] = (
-    (),
-    ("encoding_format",),
-    ("dimensions",),
-    ("encoding_format", "dimensions"),
-)
-"""Parameters that are left out, one after the other, for a server that refuses them: some know no base64, and vLLM
-refuses `dimensions` for a model that has one dimension only, even if it is that."""
 
 
 class RefusedTextError(RagError):
@@ -87,32 +75,32 @@ URGENT = Patience(seconds=20, first=0.1, longest=2)
 
 
 class EmbeddingServer:
-    """Sends texts to the server of some `Options`. Thread-safe, and usable in a forked child.
+    """Sends texts to a server. Thread-safe, and usable in a forked child.
 
-    The first call starts the thread and opens connections.
+    The first call starts the thread and opens connections. It has at most `concurrency` requests at a time, of which
+    each may take `seconds`.
     """
 
     def __init__(
         self,
-        options: Options,
+        address: Address,
+        concurrency: int,
+        seconds: float,
         *,
         patient: Patience = PATIENT,
         urgent: Patience = URGENT,
         breaker: CircuitBreaker | None = None,
     ) -> None:
-        self._options = options
+        self._address = address
+        self._concurrency, self._seconds = concurrency, seconds
         self._patient, self._urgent = patient, urgent
         self._breaker = breaker or CircuitBreaker()
-        self.dimension = options.dimensions
-        """That of all vectors; None until it is known."""
-        self._left_out: tuple[str, ...] | None = None
-        """The parameters that this server refuses; None until it has answered once."""
         self._last_failure = ""
         self._starting = threading.Lock()
         self._running: _Running | None = None
 
-    def embed(self, batches: Sequence[Sequence[str]], *, urgent: bool) -> Future[list[Answer]]:
-        """Send each batch in a request, several at a time. The future has their answers, in order.
+    def ask(self, endpoint: Endpoint[T], batches: Sequence[Sequence[str]], *, urgent: bool) -> Future[list[T]]:
+        """Send each batch of texts in a request, several at a time. The future has their answers, in order.
 
         With `urgent` it gives up soon, and at once while the server does not answer (the circuit breaker); without,
         it outlasts a short outage. Cancelling the future ends the requests.
@@ -121,7 +109,7 @@ class EmbeddingServer:
         `RefusedTextError` if it refuses the texts of a batch.
         """
         running = self._started()
-        return asyncio.run_coroutine_threadsafe(self._embed(running, batches, urgent), running.loop)
+        return asyncio.run_coroutine_threadsafe(self._ask_all(running, endpoint, batches, urgent), running.loop)
 
     def close(self) -> None:
         """Close the connections and end the thread; the next call starts them again."""
@@ -136,18 +124,24 @@ class EmbeddingServer:
     def _started(self) -> _Running:
         with self._starting:
             if self._running is None or self._running.pid != os.getpid():  # a thread does not survive a fork
-                self._running = _Running(self._options)
+                self._running = _Running(self._address, self._concurrency, self._seconds)
             return self._running
 
-    async def _embed(self, running: _Running, batches: Sequence[Sequence[str]], urgent: bool) -> list[Answer]:
-        tasks = [asyncio.ensure_future(self._until_answered(running, batch, urgent)) for batch in batches]
+    async def _ask_all(
+        self, running: _Running, endpoint: Endpoint[T], batches: Sequence[Sequence[str]], urgent: bool
+    ) -> list[T]:
+        tasks = [
+            asyncio.ensure_future(self._until_answered(running, endpoint, batch, urgent)) for batch in batches
+        ]
         try:
             return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _until_answered(self, running: _Running, texts: Sequence[str], urgent: bool) -> Answer:
+    async def _until_answered(
+        self, running: _Running, endpoint: Endpoint[T], texts: Sequence[str], urgent: bool
+    ) -> T:
         """Return the answer to one request, which is tried again after passing failures."""
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay
 
@@ -161,64 +155,63 @@ class EmbeddingServer:
         # Pauses are inside: a server that throttles gets fewer requests, and the time in the queue does not count.
         async with running.slots:
             try:
-                return await retrying(self._attempt, running.client, texts, urgent)
+                return await retrying(self._attempt, running.client, endpoint, texts, urgent)
             except _PassingError as error:
                 failure = error
         raise self._unavailable(f"{failure}; {failure.advice}")
 
-    async def _attempt(self, client: httpx.AsyncClient, texts: Sequence[str], urgent: bool) -> Answer:
+    async def _attempt(
+        self, client: httpx.AsyncClient, endpoint: Endpoint[T], texts: Sequence[str], urgent: bool
+    ) -> T:
         if urgent and not self._breaker.lets_through():
             raise self._unavailable(
                 f"{self._last_failure}, several times a moment ago; it is asked again in some seconds"
             )
-        seconds = min(self._options.seconds, self._urgent.seconds) if urgent else self._options.seconds
-        return await self._ask(client, texts, seconds)
+        seconds = min(self._seconds, self._urgent.seconds) if urgent else self._seconds
+        return await self._ask(client, endpoint, texts, seconds)
 
-    async def _ask(self, client: httpx.AsyncClient, texts: Sequence[str], seconds: float) -> Answer:
+    async def _ask(
+        self, client: httpx.AsyncClient, endpoint: Endpoint[T], texts: Sequence[str], seconds: float
+    ) -> T:
         """Return the answer to one request; if it is refused, find the parameters that the server knows."""
-        for left_out in self._to_leave_out():
-            response = await self._post(client, texts, left_out, seconds)
+        for left_out in endpoint.optional if endpoint.left_out is None else (endpoint.left_out,):
+            response = await self._post(client, endpoint, texts, left_out, seconds)
             if response.is_success:
-                answer = self._read(response, len(texts))
-                self._left_out = left_out
+                answer = self._read(endpoint, response, len(texts))
+                endpoint.left_out = left_out
                 return answer
             if response.status_code not in _REFUSED:
-                raise self._refusal(response)
+                raise self._refusal(endpoint, response)
             if response.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 break
         if len(texts) > 1:
             _log.warning(
                 "%s refuses %s texts at once (%s): if this is repeated, lower RAG_EMBEDDING_BATCH_TEXTS or "
                 "RAG_EMBEDDING_BATCH_TOKENS",
-                self._options.url,
+                endpoint.url,
                 len(texts),
                 self._said(response),
             )
-        raise RefusedTextError(f"the embedding server refuses the text: {self._said(response)}")
-
-    def _to_leave_out(self) -> Iterator[tuple[str, ...]]:
-        if self._left_out is not None:
-            yield self._left_out
-            return
-        for names in _OPTIONAL:
-            if self._options.dimensions is not None or "dimensions" not in names:
-                yield names
+        raise RefusedTextError(f"{endpoint.called} refuses the text: {self._said(response)}")
 
     async def _post(
-        self, client: httpx.AsyncClient, texts: Sequence[str], left_out: Sequence[str], seconds: float
+        self,
+        client: httpx.AsyncClient,
+        endpoint: Endpoint[T],
+        texts: Sequence[str],
+        left_out: Sequence[str],
+        seconds: float,
     ) -> httpx.Response:
         """Return the response to one request. Raises `_PassingError` if there is none, or it is about the moment."""
         import httpx
 
-        body: dict[str, Any] = {"model": self._options.model, "input": list(texts), "encoding_format": "base64"}
-        if self._options.dimensions is not None:
-            body["dimensions"] = self._options.dimensions
+        body = endpoint.body(texts)
         content = json.dumps({name: body[name] for name in body if name not in left_out}).encode()
         failure: _PassingError | StoreUnavailableError | None
         try:
             # httpx's own timeouts are for each read: a server that sends a byte now and then would never reach them.
             async with asyncio.timeout(seconds):
-                response = await client.post(self._options.url, content=content)
+                response = await client.post(endpoint.url, content=content)
         except httpx.ConnectTimeout:
             failure = _PassingError(
                 f"no connection within {min(seconds, _CONNECT_SECONDS):g} seconds",
@@ -236,11 +229,11 @@ class EmbeddingServer:
         if isinstance(failure, _PassingError):
             self._last_failure = str(failure)
             if self._breaker.failed():
-                _log.warning("%s fails: %s", self._options.url, failure)
+                _log.warning("%s fails: %s", endpoint.url, failure)
         if failure is not None:
             raise failure
         if self._breaker.answered():
-            _log.warning("%s answers again", self._options.url)
+            _log.warning("%s answers again", endpoint.url)
         return response
 
     def _without_answer(self, error: httpx.HTTPError) -> _PassingError | StoreUnavailableError:
@@ -270,49 +263,38 @@ class EmbeddingServer:
         asked = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
         return _PassingError(f"it answers {self._said(response)}", advice, asked)
 
-    def _read(self, response: httpx.Response, texts: int) -> Answer:
-        failure = ""
+    def _read(self, endpoint: Endpoint[T], response: httpx.Response, texts: int) -> T:
         try:
-            answer = read_answer(response.content, texts)
+            return endpoint.read(response.content, texts)
         except WrongAnswerError as error:
-            failure = str(error)
-        if failure:
-            raise self._unavailable(
-                f"it sent {failure}; is it an embedding server, and RAG_EMBEDDING_MODEL a model for embeddings?"
-            )
-        found = answer.vectors.shape[1]
-        if self.dimension is None:
-            self.dimension = found
-        if found != self.dimension:
-            raise self._unavailable(
-                f"it sent vectors of {found} dimensions, not {self.dimension}; set RAG_EMBEDDING_MODEL and "
-                "RAG_EMBEDDING_DIMENSIONS to those of the index"
-            )
-        return answer
+            failure = f"{error}" if error.says_what_to_do else f"{error}; {endpoint.what_else}"
+        raise self._unavailable(f"it sent {failure}")
 
-    def _refusal(self, response: httpx.Response) -> StoreUnavailableError:
+    def _refusal(self, endpoint: Endpoint[T], response: httpx.Response) -> StoreUnavailableError:
         """The error of a response that is neither an answer, nor about a text, nor about the moment."""
         status = response.status_code
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             # Without the server's words: some quote a part of the key.
-            what = "does not accept" if self._options.authorization is not None else "wants"
-            return self._unavailable(f"it answers {_phrase(status)}: it {what} the key; set RAG_EMBEDDING_API_KEY")
+            what = "does not accept" if self._address.authorization is not None else "wants"
+            return self._unavailable(
+                f"it answers {_phrase(status)}: it {what} the key; set {self._address.key_variable}"
+            )
         if status == HTTPStatus.NOT_FOUND:
             return self._unavailable(
-                f"it answers {self._said(response)}; set RAG_EMBEDDING_MODEL={self._options.model} to a model that the "
+                f"it answers {self._said(response)}; set {endpoint.model_variable}={endpoint.model} to a model that the "
                 "server has, or correct the URL"
             )
         return self._unavailable(f"it answers {self._said(response)}; correct the URL or the server")
 
     def _unavailable(self, what: str) -> StoreUnavailableError:
         return StoreUnavailableError(
-            f"RAG_EMBEDDING_URL={self._options.url}: {what}. Nothing was lost: run again then"
+            f"{self._address.variable}={self._address.url}: {what}. Nothing was lost: run again then"
         )
 
     def _said(self, response: httpx.Response) -> str:
         """Return a status and the server's words, on one line, without what must not be shown."""
         words = reason(response.content)
-        for secret in self._options.secrets:
+        for secret in self._address.secrets:
             words = words.replace(secret.get_secret_value(), "***")
         words = " ".join(blanked(mask_url(words)).split())
         if len(words) > _REASON_CHARS:
@@ -334,24 +316,24 @@ class _PassingError(Exception):
 class _Running:
     """What lives in one process: the thread with the event loop, and the connections."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, address: Address, concurrency: int, seconds: float) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
-        self.client = _client(options)
-        self.slots = asyncio.Semaphore(options.concurrency)
+        self.client = _client(address, concurrency, seconds)
+        self.slots = asyncio.Semaphore(concurrency)
         # A daemon: whoever ends the process does not wait for a server.
         self.thread = threading.Thread(target=self.loop.run_forever, name="embedding-server", daemon=True)
         self.thread.start()
 
 
-def _client(options: Options) -> httpx.AsyncClient:
+def _client(address: Address, concurrency: int, seconds: float) -> httpx.AsyncClient:
     import httpx
 
     headers = {"Content-Type": "application/json"}
-    if options.authorization is not None:
-        headers["Authorization"] = options.authorization.get_secret_value()
-    limits = httpx.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency)
-    timeout = httpx.Timeout(options.seconds, connect=min(options.seconds, _CONNECT_SECONDS))
+    if address.authorization is not None:
+        headers["Authorization"] = address.authorization.get_secret_value()
+    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+    timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
     return httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout)
 
 

@@ -1,0 +1,163 @@
+"""Sparse vectors from a server, which no API has in common: TEI's `/embed_sparse`, and vLLM's `/pooling` for BGE-M3.
+
+TEI: `{"inputs": [text, …]}` → for each text `[{"index": term id, "value": weight}, …]`, of a SPLADE model
+(https://huggingface.github.io/text-embeddings-inference, `embed_sparse`).
+
+vLLM, for BGE-M3 (tests/models/language/pooling/test_bge_m3.py in its repository): `/pooling` with the task
+`token_classify` has a weight for each token, without the marks of start and end, and `/tokenize` has the tokens of one
+text. As in FlagEmbedding, a token's weight is the largest that it has in the text, and the marks have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+from rag_pipeline.embedding.openai.answers import (
+    SparseAnswer,
+    TokenWeights,
+    read_sparse,
+    read_token_ids,
+    read_token_weights,
+)
+from rag_pipeline.embedding.openai.endpoints import Endpoint
+from rag_pipeline.errors import StoreUnavailableError
+
+if TYPE_CHECKING:
+    from rag_pipeline.embedding.base import FloatArray, SparseVector
+    from rag_pipeline.embedding.openai.options import SparseOptions
+    from rag_pipeline.embedding.openai.server import EmbeddingServer
+
+_MARKS = range(4)
+"""Ids of XLM-RoBERTa's start, padding, end and unknown token."""
+T = TypeVar("T")
+
+
+class AskedSparse(Protocol):
+    """Sparse vectors that a server was asked for."""
+
+    def result(self) -> list[SparseAnswer]:
+        """Wait for them. Raises what `EmbeddingServer.ask` does."""
+        ...
+
+    def cancel(self) -> object:
+        """End the requests."""
+        ...
+
+
+AskSparse = Callable[[Sequence[Sequence[str]], bool], AskedSparse]
+"""Batches of texts, and whether somebody waits for them → their vectors."""
+
+
+def sparse_vectors_of(options: SparseOptions, server: EmbeddingServer) -> AskSparse:
+    """Return how sparse vectors are asked for, which depends on the endpoint that the settings name."""
+    if options.is_tei:
+        endpoint = _EmbedSparse(options)
+        return lambda batches, urgent: server.ask(endpoint, batches, urgent=urgent)
+    return _OfTokens(options, server)
+
+
+class _SparseEndpoint(Endpoint[T]):
+    model_variable = "RAG_EMBEDDING_SPARSE_MODEL"
+    called = "the server of the sparse vectors"
+
+    def __init__(self, options: SparseOptions) -> None:
+        super().__init__()
+        self.url, self.model = options.address.url, options.model
+
+
+class _EmbedSparse(_SparseEndpoint[SparseAnswer]):
+    """TEI's `/embed_sparse`."""
+
+    what_else = "does it serve a model for sparse vectors (SPLADE)?"
+
+    def body(self, texts: Sequence[str]) -> dict[str, Any]:
+        return {"inputs": list(texts)}
+
+    def read(self, content: bytes, texts: int) -> SparseAnswer:
+        return read_sparse(content, texts)
+
+
+class _Pooling(_SparseEndpoint[TokenWeights]):
+    """vLLM's `/pooling`: the weight of each token."""
+
+    what_else = 'does it serve BGE-M3 with --hf-overrides \'{"architectures": ["BgeM3EmbeddingModel"]}\'?'
+
+    def body(self, texts: Sequence[str]) -> dict[str, Any]:
+        return {"model": self.model, "input": list(texts), "task": "token_classify"}
+
+    def read(self, content: bytes, texts: int) -> TokenWeights:
+        return read_token_weights(content, texts)
+
+
+class _Tokenize(_SparseEndpoint[list[int]]):
+    """vLLM's `/tokenize`: the tokens of one text."""
+
+    what_else = "is it vLLM?"
+
+    def __init__(self, options: SparseOptions) -> None:
+        super().__init__(options)
+        self.url = options.tokenize_url
+
+    def body(self, texts: Sequence[str]) -> dict[str, Any]:
+        (text,) = texts
+        return {"model": self.model, "prompt": text, "add_special_tokens": False}
+
+    def read(self, content: bytes, texts: int) -> list[int]:
+        return read_token_ids(content)
+
+
+class _OfTokens:
+    """Asks vLLM for the weights of tokens and for the tokens, at once."""
+
+    def __init__(self, options: SparseOptions, server: EmbeddingServer) -> None:
+        self._server = server
+        self._pooling, self._tokenize = _Pooling(options), _Tokenize(options)
+
+    def __call__(self, batches: Sequence[Sequence[str]], urgent: bool) -> AskedSparse:
+        weights = self._server.ask(self._pooling, batches, urgent=urgent)
+        tokens = self._server.ask(self._tokenize, [[text] for batch in batches for text in batch], urgent=urgent)
+        return _AskedTokens(self._pooling.url, weights, tokens)
+
+
+class _AskedTokens:
+    def __init__(self, url: str, weights: Future[list[TokenWeights]], tokens: Future[list[list[int]]]) -> None:
+        self._url = url
+        self._weights, self._tokens = weights, tokens
+
+    def result(self) -> list[SparseAnswer]:
+        try:
+            answers, tokens = self._weights.result(), iter(self._tokens.result())
+        finally:
+            self.cancel()
+        return [
+            SparseAnswer(
+                [self._vector(next(tokens), weights) for weights in answer.weights],
+                answer.tokens,
+            )
+            for answer in answers
+        ]
+
+    def cancel(self) -> None:
+        self._weights.cancel()
+        self._tokens.cancel()
+
+    def _vector(self, tokens: Sequence[int], weights: FloatArray) -> SparseVector:
+        if len(tokens) != len(weights):
+            raise StoreUnavailableError(
+                f"RAG_EMBEDDING_SPARSE_URL={self._url}: it sent {len(weights)} weights for {len(tokens)} tokens; are "
+                "/pooling and /tokenize those of one vLLM that serves BGE-M3? Nothing was lost: run again then"
+            )
+        return _largest(zip(tokens, weights.tolist(), strict=True))
+
+
+def _largest(weights: Iterable[tuple[int, float]]) -> SparseVector:
+    vector: SparseVector = {}
+    for token, weight in weights:
+        if token not in _MARKS:
+            # What is not finite stays, and is found to be about this text.
+            vector[token] = float(np.fmax(weight, vector.get(token, 0.0))) if np.isfinite(weight) else weight
+    return vector
