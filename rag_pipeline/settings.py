@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     bge_m3_multi_vectors: int | None = Field(
         None, ge=1, le=8192, description="Multi-vectors of a chunk with bge-m3 at most; unset: one per token."
     )
+    shared_model: bool = Field(
+        False, description="Runs of this machine share one model of local or bge-m3, in a process of its own."
+    )
     embedding_url: SecretStr | None = Field(
         None, description="openai: the base URL of the embedding server; without a path, /v1 is added."
     )

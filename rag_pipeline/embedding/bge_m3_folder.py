@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rag_pipeline.errors import ConfigError, one_line
+from rag_pipeline.language.words import comparable
 
 _HEADS = ("sparse_linear.pt", "colbert_linear.pt")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -35,6 +39,29 @@ def hidden_size(folder: Path) -> int:
         return int(json.loads((folder / "config.json").read_bytes())["hidden_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / 'config.json'}: cannot read hidden_size: {one_line(error)}") from error
+
+
+def token_counter(folder: Path) -> Callable[[str], int]:
+    """Return what counts the tokens of a text as the model's tokenizer does, without the model and PyTorch.
+
+    The vocabulary, 100 MB of memory, is loaded with the first text. Raises `ConfigError` if it is not there.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ConfigError(f"RAG_SHARED_MODEL: {folder} has no tokenizer.json: unset it")
+
+    @cache
+    def tokenizer() -> Any:
+        from tokenizers import Tokenizer
+
+        loaded = Tokenizer.from_file(str(path))
+        loaded.no_truncation()
+        return loaded
+
+    def count(text: str) -> int:
+        return len(tokenizer().encode(comparable(text), add_special_tokens=False).ids)
+
+    return count
 
 
 def digest(folder: Path) -> str:

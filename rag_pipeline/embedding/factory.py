@@ -37,7 +37,7 @@ def load_embedder(settings: Settings) -> Embedder:
         from rag_pipeline.embedding.openai.options import Options
 
         depends_on[name] = Options.of(settings)
-    key = (name, depends_on.get(name))
+    key = (name, (settings.shared_model, settings.home, depends_on.get(name)))
     with _loading:
         if key not in _loaded:
             _loaded[key] = _load(settings)
@@ -60,6 +60,18 @@ def describe(embedder: Embedder) -> EmbedderDescription:
 
 
 def _load(settings: Settings) -> Embedder:
+    own = _with_a_model(settings)
+    if own is None:
+        return _without_a_model(settings)
+    if not settings.shared_model:
+        return own
+    from rag_pipeline.embedding.shared_model import shared_model
+
+    return shared_model(settings, own)
+
+
+def _with_a_model(settings: Settings) -> Embedder | None:
+    """Return the embedder if it loads a model of ours, which it does at its first use."""
     if settings.embedder == "local":
         from rag_pipeline.embedding.local import LocalEmbedder
 
@@ -68,6 +80,10 @@ def _load(settings: Settings) -> Embedder:
         from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
 
         return BgeM3Embedder(settings.bge_m3_model, settings.bge_m3_multi_vectors)
+    return None
+
+
+def _without_a_model(settings: Settings) -> Embedder:
     if settings.embedder == "openai":
         from rag_pipeline.embedding.openai.embedder import OpenAIEmbedder
         from rag_pipeline.embedding.openai.options import Options

@@ -19,6 +19,7 @@ from rag_pipeline.language.words import WORDS_VERSION, comparable, words
 
 if TYPE_CHECKING:
     from rag_pipeline.embedding.e5.model import Model, Prefix
+    from rag_pipeline.embedding.e5.tokenizer import Tokenizer
     from rag_pipeline.settings import Precision
 
 _DIMENSION = 384
@@ -33,7 +34,7 @@ MIN_SENTENCE_CHARS = 16
 class LocalEmbedder:
     """multilingual-e5-small and SudachiPy as an `Embedder`.
 
-    The constructor is free: the model is loaded with the first text. A text has the same vectors to the last bit in
+    The constructor is free: the model is loaded with the first text that is embedded. A text has the same vectors to the last bit in
     any batch. Any string is accepted; texts are embedded as NFKC. Thread-safe, and usable in a forked child.
 
     It has no `encode_queries`: threads that each embed a query keep all cores busy, and together the quick ones would
@@ -49,7 +50,8 @@ class LocalEmbedder:
         self._precision: Precision = precision
         self._folder = folder
         self._loaded: Model | None = None
-        self._loading = threading.Lock()
+        self._loaded_tokenizer: Tokenizer | None = None
+        self._loading = threading.RLock()
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         """Return the vectors of each text, in order; `multi_positions` are character offsets of the sentences.
@@ -103,7 +105,7 @@ class LocalEmbedder:
         text = comparable(text)
         if not text.strip():
             return 0
-        return self._model.count_tokens(text)
+        return self._tokenizer.count(text)
 
     @property
     def _model(self) -> Model:
@@ -112,8 +114,20 @@ class LocalEmbedder:
         if self._loaded is None:
             with self._loading:
                 if self._loaded is None:
-                    self._loaded = Model(self._precision, self._folder)
+                    self._loaded = Model(self._precision, self._folder, self._tokenizer)
         return self._loaded
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        """Without the model: a run that finds all its vectors in the cache, or shares a model, needs no more."""
+        if self._loaded_tokenizer is None:
+            with self._loading:
+                if self._loaded_tokenizer is None:
+                    from rag_pipeline.embedding.e5.model_file import ModelFile
+                    from rag_pipeline.embedding.e5.tokenizer import Tokenizer
+
+                    self._loaded_tokenizer = Tokenizer(ModelFile(), self._folder)
+        return self._loaded_tokenizer
 
     def _vectors(self, texts: Sequence[str], prefix: Prefix) -> FloatArray:
         return self._model.vectors([comparable(text) for text in texts], prefix)

@@ -20,7 +20,6 @@ from rag_pipeline.settings import Precision
 Prefix = Literal["passage: ", "query: "]
 """The model was trained with it before each text (arXiv:2402.05672)."""
 
-_PREFIX_TOKENS = 2  # ▁passage and :
 _WINDOW = MAX_TOKENS - 2
 
 
@@ -31,15 +30,18 @@ class Model:
     (1 - cosine). Bits may differ between kinds of processor and versions of onnxruntime.
     """
 
-    def __init__(self, precision: Precision, folder: Path | None) -> None:
-        """Load the model: 25 MB resident in `int8`, 90 MB in `fp32`. `folder` keeps what loading it makes."""
+    def __init__(self, precision: Precision, folder: Path | None, tokenizer: Tokenizer | None = None) -> None:
+        """Load the model: 25 MB resident in `int8`, 90 MB in `fp32`. `folder` keeps what loading it makes.
+
+        `tokenizer` is one that is loaded already.
+        """
         # Read when the library is loaded. Without it, it keeps an id of this machine and reports to its makers.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         self.precision = precision
         self._file = ModelFile()
-        self._tokenizer = Tokenizer(self._file, folder)
+        self._tokenizer = tokenizer or Tokenizer(self._file, folder)
         self._start, self._end = self._file.start, self._file.end
         types = self._file.floats("emb.type").reshape(-1, HIDDEN)
         self._positions = self._file.floats("emb.pos").reshape(-1, HIDDEN) + types[0]
@@ -62,10 +64,6 @@ class Model:
 
     def _graph(self) -> bytes:
         return graph.path(self.precision).read_bytes()
-
-    def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of a text, without those that the model adds."""
-        return len(self._tokenizer.ids(f"passage: {text}")) - _PREFIX_TOKENS
 
     def vectors(self, texts: Sequence[str], prefix: Prefix) -> FloatArray:
         """Return the vectors of texts: (n, 384), unit rows.

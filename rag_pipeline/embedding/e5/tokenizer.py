@@ -20,6 +20,8 @@ _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3
 _UNIGRAM = 1
 
+_PREFIX_TOKENS = 2  # ▁passage and :
+
 
 class Tokenizer:
     """Text → token ids. Thread-safe.
@@ -38,6 +40,10 @@ class Tokenizer:
         """Return the ids of a text's tokens, without those that mark its start and end."""
         ids: list[int] = self._processor.EncodeAsIds(_SPACES.sub(" ", text.translate(self._rewritten)))
         return ids
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens of a passage, without those that the model adds."""
+        return len(self.ids(f"passage: {text}")) - _PREFIX_TOKENS
 
 
 def vocabulary(file: ModelFile) -> bytes:

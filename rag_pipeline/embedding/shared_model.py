@@ -1,0 +1,240 @@
+"""`RAG_SHARED_MODEL`: the runs of a machine have their texts embedded by one process, which holds the model once.
+
+In Dagster each month's run is a process, and several run side by side: with a model of 2 GB each has its own, and loads it
+for half a minute. Here the first one starts a process that holds the model (`model_process`), the others find its
+socket in the folder of the models, and it ends when the last has left. If it dies, the next call starts another one.
+
+Queries keep a model of the process that asks: they must not wait for the texts of an ingest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from importlib.metadata import version
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rag_pipeline import errors
+from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, Embedder
+from rag_pipeline.embedding.query_batches import QueriesEmbedder
+from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
+from rag_pipeline.private_files import make_private_folder, open_private
+
+if TYPE_CHECKING:
+    from rag_pipeline.settings import Settings
+
+_MODULE = "rag_pipeline.embedding.model_process"
+_START_SECONDS = 60.0
+_POLL_SECONDS = 0.02
+_DEATHS = 2
+"""As many processes may die over some texts; the memory may have been another program's."""
+_LONGEST_PATH = 100
+"""Of a socket; the system's limit is 104 or 108 bytes."""
+_SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+_OURS = ("RAG_", "DAGSTER_")
+
+
+def shared_model(settings: Settings, own: Embedder) -> Embedder:
+    """Return an embedder with the vectors of `own`, `local` or `bge-m3`, which loads its model with the first query only.
+
+    Raises `ConfigError` if RAG_HOME is too long for the path of a socket, or the model has no tokenizer of its own.
+    """
+    folder = settings.home_path / "models"
+    options: dict[str, Any] = {"embedder": settings.embedder}
+    count_tokens: Callable[[str], int]
+    if settings.embedder == "local":
+        options |= {"precision": settings.local_precision, "folder": str(folder)}
+        count_tokens = own.count_tokens
+    else:
+        from rag_pipeline.embedding.bge_m3_folder import find_model, token_counter
+
+        model = find_model(settings.bge_m3_model).absolute()
+        options |= {"model": str(model), "multi_vectors": settings.bge_m3_multi_vectors}
+        count_tokens = token_counter(model)
+    kind = _WithQueries if isinstance(own, QueriesEmbedder) else SharedModelEmbedder
+    return kind(own, ModelProcess(folder, options), count_tokens)
+
+
+class SharedModelEmbedder:
+    """An `Embedder` whose texts another process embeds. Thread-safe, and usable in a forked child."""
+
+    def __init__(self, own: Embedder, process: ModelProcess, count_tokens: Callable[[str], int]) -> None:
+        self._own = own
+        self._process = process
+        self.count_tokens = count_tokens
+        self.fingerprint = own.fingerprint
+        self.dimension, self.multi_dimension = own.dimension, own.multi_dimension
+
+    def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
+        """Return what the model's own `encode` does.
+
+        Raises what it raises, and `StoreUnavailableError` if the process does not start, or dies twice over the texts.
+        """
+        return self._process.encode(texts, kinds)
+
+    def encode_query(
+        self, text: str, kinds: Sequence[str], document_frequency: DocumentFrequency | None = None
+    ) -> ChunkVectors:
+        """Return the vectors of a query, by a model of this process."""
+        return self._own.encode_query(text, kinds, document_frequency)
+
+
+class _WithQueries(SharedModelEmbedder):
+    def encode_queries(
+        self,
+        texts: Sequence[str],
+        kinds: Sequence[str],
+        document_frequencies: Sequence[DocumentFrequency | None],
+    ) -> list[ChunkVectors]:
+        """Return the vectors of queries, by a model of this process."""
+        assert isinstance(self._own, QueriesEmbedder)
+        return self._own.encode_queries(texts, kinds, document_frequencies)
+
+
+class ModelProcess:
+    """The process of one model, as those who use it see it. It is started with the first text."""
+
+    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
+        """`folder` has its socket and its log, and only this user can enter it."""
+        self._options = json.dumps(options, sort_keys=True)
+        # Another version, or another host that has the folder too, has a process of its own.
+        made_of = "\0".join((self._options, version("rag-pipeline"), sys.executable, socket.gethostname()))
+        name = blake2b(made_of.encode(), digest_size=4).hexdigest()
+        self._folder = folder.absolute()
+        self.socket = self._folder / f"model-{name}.sock"
+        self.log = self._folder / f"model-{name}.log"
+        if len(os.fsencode(self.socket)) > _LONGEST_PATH:
+            raise ConfigError(
+                f"RAG_SHARED_MODEL: the path of a socket in {self._folder} is too long: give RAG_HOME a shorter one"
+            )
+        self._idle: list[Connection] = []
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+
+    def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
+        """Return the vectors of the texts, in order."""
+        if not texts:
+            return []
+        deaths = 0
+        while deaths < _DEATHS:
+            connection = self._taken()
+            is_new = connection is None
+            try:
+                connection = connection or self._connected()
+            except OSError as error:
+                raise StoreUnavailableError(f"{self._named}: {one_line(error)}") from error
+            try:
+                connection.send((list(texts), list(kinds)))
+                answer = connection.recv()
+            except (EOFError, OSError):  # It has ended, idle or killed, and with it all that are connected to it.
+                connection.close()
+                self.close()
+                deaths += is_new  # Of another one it is not known when it died.
+                continue
+            except BaseException:
+                connection.close()  # An answer would be taken for that to the next texts.
+                raise
+            with self._lock:
+                self._idle.append(connection)
+            if answer[0] == "error":
+                raise _error(*answer[1:])
+            vectors: list[ChunkVectors] = answer[1]
+            return vectors
+        raise StoreUnavailableError(
+            f"{self._named} ended twice while it embedded {len(texts)} texts: see {self.log}"
+        )
+
+    def close(self) -> None:
+        """Leave it; the next call comes back."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    @property
+    def _named(self) -> str:
+        return "RAG_SHARED_MODEL: the process of the model"
+
+    def _taken(self) -> Connection | None:
+        with self._lock:
+            if self._pid != os.getpid():  # The connections are our parent's.
+                self._pid, self._idle = os.getpid(), []
+            return self._idle.pop() if self._idle else None
+
+    def _connected(self) -> Connection:
+        """Connect to the process, and start it if there is none. Raises `OSError`."""
+        with suppress(OSError):
+            return self._greeted()
+        make_private_folder(self._folder)
+        with self._alone():
+            with suppress(OSError):  # Another run has started it.
+                return self._greeted()
+            return self._started()
+
+    def _greeted(self) -> Connection:
+        """Connect to a process that lives: one that is going down accepts connections for some time. Raises `OSError`."""
+        connection = Client(str(self.socket), "AF_UNIX")
+        try:
+            connection.recv()
+        except EOFError:
+            connection.close()
+            raise ConnectionResetError(f"{self._named} is going down") from None
+        return connection
+
+    def _started(self) -> Connection:
+        with open_private(self.log) as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", _MODULE, self.socket, self._options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                start_new_session=True,  # It outlives us: others use it, and Ctrl-C is for us alone.
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(OSError):
+                return self._greeted()
+            if process.poll() is not None:
+                raise StoreUnavailableError(
+                    f"{self._named} does not start (exit code {process.returncode}): see {self.log}"
+                )
+            time.sleep(_POLL_SECONDS)
+        process.kill()
+        raise StoreUnavailableError(f"{self._named} does not start within {_START_SECONDS:g} s: see {self.log}")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one run at a time look whether there is a process, and start it."""
+        with open_private(self.socket.with_suffix(".lock")) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without our settings and without secrets, which the model does not need."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_OURS) and not any(word in name.upper() for word in _SECRETS)
+    }
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def _error(kind: str, text: str) -> RagError:
+    """Return the error that the model has raised."""
+    found = getattr(errors, kind, RagError)
+    error: RagError = found.__new__(found)
+    Exception.__init__(error, text)
+    return error

@@ -1,0 +1,31 @@
+"""A `model_process` that soon ends, and that some texts kill. It writes its pid into the folder of its socket."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from rag_pipeline.embedding.base import ChunkVectors
+from rag_pipeline.embedding.model_process import serve
+from rag_pipeline.errors import ConfigError
+
+
+class HastyEmbedder:
+    fingerprint, dimension, multi_dimension = "hasty", 1, 1
+
+    def encode(self, texts: list[str], kinds: list[str]) -> list[ChunkVectors]:
+        if "die" in texts:
+            os.kill(os.getpid(), 9)
+        if "refuse" in texts:
+            raise ConfigError("the GPU is full")
+        if "fail" in texts:
+            _ = 1 / 0
+        return [ChunkVectors(None, {1: 1.0}, None) for _ in texts]
+
+
+if __name__ == "__main__":
+    socket = Path(sys.argv[1])
+    with (socket.parent / "pids").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    serve(socket, HastyEmbedder(), idle_seconds=0.2)  # type: ignore[arg-type]
