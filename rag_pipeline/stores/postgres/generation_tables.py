@@ -46,6 +46,25 @@ def schema_of(live: str, generation: int) -> str:
     return f"{live}_generation_{generation}"
 
 
+def look_in(connection: Connection, schema: str, path: str) -> None:
+    """Have the rest of the transaction find the tables of a schema first, before those of a search path."""
+    connection.execute("SELECT set_config('search_path', quote_ident(%s) || ', ' || %s, true)", (schema, path))
+
+
+def other_schemas(connection: Connection) -> list[str]:
+    """Return the schemas of all generations that are not live. Call it in a session without a generation's schema."""
+    return values(
+        connection,
+        """
+        SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relname = 'documents' AND c.relkind = 'p' AND n.nspname ~ '_generation_[0-9]+$'
+            AND regexp_replace(n.nspname, '_generation_[0-9]+$', '') = %s
+        ORDER BY c.oid
+        """,
+        (live_schema(connection),),
+    )
+
+
 def create(connection: Connection, generation: GenerationRow, expected: SchemaDescription) -> str:
     """Create the tables of a new generation as `expected`, empty and without partitions; return their schema.
 
@@ -62,7 +81,7 @@ def create(connection: Connection, generation: GenerationRow, expected: SchemaDe
             f'GRANT CREATE ON DATABASE "{target}" TO "{user}"'
         ) from None
     path = value(connection, "SELECT current_setting('search_path')")
-    _look_in(connection, schema, path)
+    look_in(connection, schema, path)
     for table in TABLES:
         key = _PARTITION_KEYS.get(table)
         partitioned = sql.SQL("PARTITION BY RANGE ({})").format(sql.Identifier(key)) if key else sql.SQL("")
@@ -195,7 +214,3 @@ def _partitions(connection: Connection, schema: str) -> list[str]:
         """,
         {"schema": schema, "parents": list(_PARTITION_KEYS)},
     )
-
-
-def _look_in(connection: Connection, schema: str, path: str) -> None:
-    connection.execute("SELECT set_config('search_path', quote_ident(%s) || ', ' || %s, true)", (schema, path))

@@ -1,0 +1,73 @@
+"""A migration that changes the tables of generations reaches every one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from rag_pipeline.consistency.checker import DataConsistencyChecker
+from rag_pipeline.generations import registry, switching
+from rag_pipeline.stores.postgres.migrations.in_each_generation import in_each_generation
+from rag_pipeline_tests.support.generations import GenerationIndex
+from rag_pipeline_tests.support.index import sections
+from rag_pipeline_tests.support.stores import Stores
+
+ADD_COLUMN = "ALTER TABLE documents ADD COLUMN probe TEXT"
+FILL = "UPDATE documents SET probe = documents.title || (SELECT count(*) FROM source_items)"
+
+
+@pytest.fixture
+def index(tmp_path: Path, prepared_stores: Stores) -> GenerationIndex:
+    """With three generations: 1 was live before, 2 is live, 3 is being built."""
+    index = GenerationIndex(tmp_path, prepared_stores)
+    index.write("a.md", sections("掃除"), "2024-01-31")
+    index.write("b.md", sections("復元"), "2024-02-01")
+    index.ingest()
+    index.build()
+    with index.opened() as pipeline:
+        switching.switch(pipeline)
+    index.build(embedder="rag_pipeline_tests.support.embedders:cheap", chunk_tokens=128)
+    assert index.states() == {1: "previous", 2: "live", 3: "building"}
+    return index
+
+
+def test_a_change_reaches_every_generation_and_no_other_deployment(index: GenerationIndex) -> None:
+    with psycopg.connect(index.endpoints.postgres_url) as connection:
+        for schema in ("another_generation_3", "public_generation_x", "xpublic_generation_4"):
+            connection.execute(f"CREATE SCHEMA {schema}")
+            connection.execute(f"CREATE TABLE {schema}.documents (id INT) PARTITION BY RANGE (id)")
+        connection.commit()
+        path = connection.execute("SHOW search_path").fetchone()
+        in_each_generation(connection, ADD_COLUMN, FILL)
+        assert connection.execute("SHOW search_path").fetchone() == path
+        connection.commit()
+        having = connection.execute(
+            "SELECT n.nspname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE a.attname = 'probe' AND c.relname = 'documents'"
+        ).fetchall()
+        assert sorted(having) == [("public",), ("public_generation_1",), ("public_generation_3",)]
+        for (schema,) in having:
+            filled = connection.execute(f"SELECT title || 2, probe FROM {schema}.documents").fetchall()
+            assert len(filled) == 2
+            assert all(wanted == found for wanted, found in filled)
+
+    with index.opened() as pipeline:
+        switching.switch(pipeline)
+    assert index.states() == {1: "previous", 2: "previous", 3: "live"}
+    index.write("c.md", sections("統計"), "2024-02-02")
+    assert index.ingest().complete
+    with index.opened() as pipeline:
+        assert DataConsistencyChecker(pipeline).check_consistency().consistent
+        assert {status.row.id for status in registry.statuses(pipeline)} >= {2, 3}
+
+
+def test_without_other_generations_it_is_a_migration_like_any_other(
+    tmp_path: Path, prepared_stores: Stores
+) -> None:
+    index = GenerationIndex(tmp_path, prepared_stores)
+    with psycopg.connect(index.endpoints.postgres_url) as connection:
+        in_each_generation(connection, ADD_COLUMN)
+        assert connection.execute("SELECT probe FROM documents").fetchall() == []
+        connection.rollback()
