@@ -67,7 +67,7 @@ class _Pooled(LocalEmbedder):
     def __init__(self) -> None:
         super().__init__()
         self.fingerprint = "pooled"
-        self._with_states = _ModelWithStates("int8", None)
+        self._with_states = _ModelWithStates("int8", self._file, lambda: self._tokenizer)
         self._loaded = self._with_states
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:

@@ -263,6 +263,14 @@ class Pipeline:
     def embedder(self) -> Embedder:
         return self.generation.embedder
 
+    def load_ahead(self, *, for_queries: bool = False) -> None:
+        """Begin to load the embedder's model in another thread: for texts, or for queries."""
+        from rag_pipeline.embedding.loading import load_ahead
+
+        # Opened here: that thread must not use the database, which may be closed meanwhile.
+        generation = self.generation
+        load_ahead(lambda: generation.embedder, for_queries=for_queries)
+
     @property
     def cache(self) -> EmbeddingCache:
         """`embedding_cache`. If Redis does not answer, every look-up is a miss."""

@@ -19,6 +19,8 @@ from rag_pipeline.cli.common import (
 
 _LEGS = {"dense": "meaning", "sparse": "words", "multi": "sentences"}
 """What found a hit, as the search page calls it."""
+_EMBEDDED = ("hybrid", "dense")
+"""The modes that have the query embedded by the model."""
 
 
 @click.command()
@@ -48,14 +50,18 @@ def search(
     generation: int | None,
 ) -> None:
     """Search the index."""
-    from rag_pipeline.search import Filters
-    from rag_pipeline.search import search as run_search
-    from rag_pipeline.search.results import ranks
-
-    filters = Filters(language=language, source_type=source_type, from_date=from_date, to_date=to_date)
     with open_pipeline() as pipeline:
         pipeline.prepare()
         with in_generation(pipeline, generation) as searched:
+            if mode in _EMBEDDED:
+                searched.load_ahead(for_queries=True)
+                with searched.stores.milvus.client():
+                    pass  # Connected meanwhile: its library is large too.
+            from rag_pipeline.search import Filters
+            from rag_pipeline.search import search as run_search
+            from rag_pipeline.search.results import ranks
+
+            filters = Filters(language=language, source_type=source_type, from_date=from_date, to_date=to_date)
             found = run_search(searched, query, mode=mode, limit=limit, filters=filters)
     if as_json:
         print_json(found.as_json())

@@ -71,6 +71,10 @@ class BgeM3Embedder:
         self._running = threading.Lock()
         self._tokenizing = threading.Lock()
 
+    def load(self, *, for_queries: bool) -> None:
+        """Load the model, which texts and queries share."""
+        _ = self._model
+
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         """Return the vectors of each text, in order. A text without words has an empty `sparse`."""
         return self._encode(texts, kinds, self._multi_vectors)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from rag_pipeline.language.words import WORDS_VERSION, comparable, words
 
 if TYPE_CHECKING:
     from rag_pipeline.embedding.e5.model import Model, Prefix
+    from rag_pipeline.embedding.e5.model_file import ModelFile
     from rag_pipeline.embedding.e5.tokenizer import Tokenizer
     from rag_pipeline.settings import Precision
 
@@ -50,8 +53,13 @@ class LocalEmbedder:
         self._precision: Precision = precision
         self._folder = folder
         self._loaded: Model | None = None
+        self._loading = threading.Lock()
         self._loaded_tokenizer: Tokenizer | None = None
-        self._loading = threading.RLock()
+        self._loading_tokenizer = threading.Lock()
+
+    def load(self, *, for_queries: bool) -> None:
+        """Load the model, which texts and queries share."""
+        _ = self._model
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         """Return the vectors of each text, in order; `multi_positions` are character offsets of the sentences.
@@ -109,24 +117,35 @@ class LocalEmbedder:
 
     @property
     def _model(self) -> Model:
-        from rag_pipeline.embedding.e5.model import Model
-
         if self._loaded is None:
             with self._loading:
                 if self._loaded is None:
-                    self._loaded = Model(self._precision, self._folder, self._tokenizer)
+                    self._loaded = self._load_model()
         return self._loaded
+
+    def _load_model(self) -> Model:
+        """Load the model; both it and its vocabulary are loaded in native code, so on two cores."""
+        from rag_pipeline.embedding.e5.model import Model
+
+        with ThreadPoolExecutor(1, thread_name_prefix="vocabulary") as beside:
+            tokenizer = beside.submit(lambda: self._tokenizer)
+            return Model(self._precision, self._file, tokenizer.result)
+
+    @cached_property
+    def _file(self) -> ModelFile:
+        from rag_pipeline.embedding.e5.model_file import ModelFile
+
+        return ModelFile()
 
     @property
     def _tokenizer(self) -> Tokenizer:
         """Without the model: a run that finds all its vectors in the cache, or shares a model, needs no more."""
         if self._loaded_tokenizer is None:
-            with self._loading:
+            with self._loading_tokenizer:
                 if self._loaded_tokenizer is None:
-                    from rag_pipeline.embedding.e5.model_file import ModelFile
                     from rag_pipeline.embedding.e5.tokenizer import Tokenizer
 
-                    self._loaded_tokenizer = Tokenizer(ModelFile(), self._folder)
+                    self._loaded_tokenizer = Tokenizer(self._file, self._folder)
         return self._loaded_tokenizer
 
     def _vectors(self, texts: Sequence[str], prefix: Prefix) -> FloatArray:

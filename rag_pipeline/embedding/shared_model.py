@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from rag_pipeline import errors
 from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, Embedder
+from rag_pipeline.embedding.loading import LoadingEmbedder
 from rag_pipeline.embedding.query_batches import QueriesEmbedder
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.private_files import make_private_folder, open_private
@@ -75,6 +76,13 @@ class SharedModelEmbedder:
         self.count_tokens = count_tokens
         self.fingerprint = own.fingerprint
         self.dimension, self.multi_dimension = own.dimension, own.multi_dimension
+
+    def load(self, *, for_queries: bool) -> None:
+        """Load the vocabulary, or the model for queries."""
+        if not for_queries:
+            self.count_tokens("to start")
+        elif isinstance(self._own, LoadingEmbedder):
+            self._own.load(for_queries=True)
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         """Return what the model's own `encode` does.

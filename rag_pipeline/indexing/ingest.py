@@ -167,6 +167,8 @@ def _run_months(
 ) -> None:
     if not months:
         return
+    if result.stats.new or result.stats.changed:
+        pipeline.load_ahead()  # While the first month's run begins, and reads its documents.
     pipeline.collections.check()
     running = _RunningMonths(pipeline, len(months), result)
     running.report()

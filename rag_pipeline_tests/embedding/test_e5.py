@@ -15,6 +15,7 @@ from rag_pipeline.embedding.e5 import graph, model, model_file, tokenizer
 from rag_pipeline.embedding.e5.model import Model
 from rag_pipeline.embedding.e5.model_file import ModelFile
 from rag_pipeline.embedding.e5.tokenizer import Tokenizer
+from rag_pipeline.embedding.local import LocalEmbedder
 from rag_pipeline.errors import ConfigError, RagError
 from rag_pipeline.language.words import comparable
 from rag_pipeline.settings import Precision
@@ -42,7 +43,7 @@ def engine() -> Any:
 
 @pytest.fixture(scope="module", params=get_args(Precision))
 def e5(request: pytest.FixtureRequest) -> Model:
-    return Model(request.param, None)
+    return LocalEmbedder(request.param)._model
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_a_processor_that_computes_something_else_is_noticed(monkeypatch: pytest
 
     monkeypatch.setattr(ModelFile, "matrix", wrong)
     with pytest.raises(RagError, match=r"wrong vectors on this processor, \d+% off: set RAG_LOCAL_PRECISION=fp32"):
-        Model("int8", None)
+        _ = LocalEmbedder()._model
 
 
 def test_a_query_does_not_wait_for_a_batch(e5: Model) -> None:
@@ -142,8 +143,8 @@ def test_nothing_is_reported_to_the_makers_of_the_library(tmp_path: Path) -> Non
     home = tmp_path / "home"
     home.mkdir()
     program = (
-        "import sys; from pathlib import Path; from rag_pipeline.embedding.e5.model import Model; "
-        "Model('int8', Path(sys.argv[1]))"
+        "import sys; from pathlib import Path; from rag_pipeline.embedding.local import LocalEmbedder; "
+        "LocalEmbedder('int8', Path(sys.argv[1])).load(for_queries=True)"
     )
     environment = {**clean_environment(), "HOME": str(home)}
     environment.pop("XDG_CACHE_HOME", None)

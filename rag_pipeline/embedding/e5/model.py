@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -30,18 +29,14 @@ class Model:
     (1 - cosine). Bits may differ between kinds of processor and versions of onnxruntime.
     """
 
-    def __init__(self, precision: Precision, folder: Path | None, tokenizer: Tokenizer | None = None) -> None:
-        """Load the model: 25 MB resident in `int8`, 90 MB in `fp32`. `folder` keeps what loading it makes.
-
-        `tokenizer` is one that is loaded already.
-        """
+    def __init__(self, precision: Precision, file: ModelFile, tokenizer: Callable[[], Tokenizer]) -> None:
+        """Load the model: 25 MB resident in `int8`, 90 MB in `fp32`. `tokenizer` is called last: it can be loading."""
         # Read when the library is loaded. Without it, it keeps an id of this machine and reports to its makers.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         self.precision = precision
-        self._file = ModelFile()
-        self._tokenizer = tokenizer or Tokenizer(self._file, folder)
+        self._file = file
         self._start, self._end = self._file.start, self._file.end
         types = self._file.floats("emb.type").reshape(-1, HIDDEN)
         self._positions = self._file.floats("emb.pos").reshape(-1, HIDDEN) + types[0]
@@ -61,6 +56,7 @@ class Model:
             self._graph(), options, providers=["CPUExecutionProvider"]
         )
         self._check()
+        self._tokenizer = tokenizer()
 
     def _graph(self) -> bytes:
         return graph.path(self.precision).read_bytes()

@@ -106,6 +106,11 @@ class OpenAIEmbedder:
         """Tokens that the servers have reported for what this thread had embedded, so far."""
         return self._of_thread.tokens
 
+    def load(self, *, for_queries: bool) -> None:
+        """Load the vocabulary, in which only texts are counted."""
+        if not for_queries:
+            _tokenizer(self._folder)
+
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         """Return the vectors of each text, in order. A text without words has an empty `sparse`.
 
