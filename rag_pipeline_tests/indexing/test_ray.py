@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -297,6 +298,56 @@ def test_ingest_with_a_cluster_of_its_own(tmp_path: Path, stores: Stores) -> Non
     failed = cli.run("ingest", RAG_RAY_ADDRESS="nowhere")
     assert failed.returncode == 1
     assert "RAG_RAY_ADDRESS" in one_line(failed.stderr)
+
+
+@pytest.mark.parametrize("address", ["local", "cluster"])
+def test_ctrl_c_ends_at_once_and_leaves_no_worker(
+    tmp_path: Path, stores: Stores, cluster: RayCluster, address: str
+) -> None:
+    cli = CommandLine(tmp_path, stores)
+    fill(cli, 40)
+    log = tmp_path / "embedded.log"
+    log.touch()
+    ray = {
+        "RAG_RAY_ADDRESS": cluster.address if address == "cluster" else "local",
+        "RAG_RAY_FROM_CHUNKS": "1",
+        "RAG_RAY_FROM_DOCUMENTS": "1",
+        "RAG_RAY_WORKERS": "2",
+        "RAG_EMBEDDER": SLOW,
+        "RAG_TEST_EMBED_LOG": str(log),
+    }
+    before = {process.pid for process in psutil.process_iter()}
+    process = cli.start("ingest", **ray, RAG_TEST_EMBED_SECONDS="0.3")
+    # Workers write into the log of their own environment on a cluster that was there before.
+    shared = cluster.log if address == "cluster" else log
+    shared.write_text("", "utf-8")
+    wait_until(lambda: len(shared.read_text("utf-8").splitlines()) >= 2 * BATCH)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < 20
+    assert process.returncode == 130, err
+    last = err.splitlines()[-1]
+    assert last.startswith(
+        "rag-pipeline: interrupted: scanned 40 items, finished 0 months; months with pending work: 1"
+    )
+    assert "Traceback" not in err
+
+    def left() -> list[str]:
+        found = []
+        for one in psutil.process_iter(["pid", "cmdline", "ppid"]):
+            line = " ".join(one.info["cmdline"] or ())
+            if one.info["pid"] not in before and (
+                "ray::Worker" in line or (address == "local" and "raylet" in line)
+            ):
+                found.append(line[:120])
+        return found
+
+    wait_until(lambda: not left())
+    # What was claimed is taken over at once: no lease is waited for.
+    again = cli.json("ingest", **ray | {"RAG_RAY_ADDRESS": ""}, RAG_TEST_EMBED_SECONDS="0")
+    assert again["months"] == ["2024-03"]
+    assert_consistent(cli)
 
 
 def test_a_generation_beside_the_live_one_is_built_by_workers_too(month: RayMonth) -> None:
