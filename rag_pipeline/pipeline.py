@@ -264,12 +264,13 @@ class Pipeline:
         return self.generation.embedder
 
     def load_ahead(self, *, for_queries: bool = False) -> None:
-        """Begin to load the embedder's model in another thread: for texts, or for queries."""
+        """Begin to load the embedder's model in another thread: for texts, or for queries.
+
+        Raises what `embedder` raises; that its model cannot be loaded is found by whoever uses it.
+        """
         from rag_pipeline.embedding.loading import load_ahead
 
-        # Opened here: that thread must not use the database, which may be closed meanwhile.
-        generation = self.generation
-        load_ahead(lambda: generation.embedder, for_queries=for_queries)
+        load_ahead(self.embedder, for_queries=for_queries)
 
     @property
     def cache(self) -> EmbeddingCache:

@@ -53,7 +53,7 @@ def search(
     with open_pipeline() as pipeline:
         pipeline.prepare()
         with in_generation(pipeline, generation) as searched:
-            if mode in _EMBEDDED:
+            if mode in _EMBEDDED and "dense" in searched.vectors:
                 searched.load_ahead(for_queries=True)
                 with searched.stores.milvus.client():
                     pass  # Connected meanwhile: its library is large too.

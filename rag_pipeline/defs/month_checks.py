@@ -110,14 +110,21 @@ def month_outcomes(
     """
     for count_check in checks.counts:
         yield count_check.spec.key, count_check.outcome(pipeline, month, month_run)
+    touched_of = {
+        asset: if_enough(passed, month_run.touched, [key for key, check in of_asset.items() if check.of_change])
+        for asset, of_asset in checks.by_asset.items()
+    }
+    found = [*of_index]
+    # Mostly all are alike: what is asked about several assets at once is asked once.
+    for touched in [None] if month_run.touched is None else [month_run.touched, None]:
+        assets = tuple(asset for asset, its in touched_of.items() if its is touched)
+        names = {check.name for asset in assets for check in checks.by_asset[asset].values()}
+        if assets:
+            found += check_month(pipeline, month, names=names, assets=assets, touched=touched)
     for asset, of_asset in checks.by_asset.items():
-        of_change = [key for key, check in of_asset.items() if check.of_change]
-        touched = if_enough(passed, month_run.touched, of_change)
-        names = {check.name for check in of_asset.values()}
-        found = [*of_index, *check_month(pipeline, month, names=names, assets=(asset,), touched=touched)]
         for key, check in of_asset.items():
             findings = [f for f in found if (f.where, f.check) == (asset, check.name)]
-            yield key, findings_outcome(check, findings, pipeline.settings, touched)
+            yield key, findings_outcome(check, findings, pipeline.settings, touched_of[asset])
 
 
 def look_at_index(pipeline: Pipeline, checks: MonthChecks, *, costly: bool) -> list[Finding]:

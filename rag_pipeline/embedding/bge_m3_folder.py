@@ -56,6 +56,7 @@ def token_counter(folder: Path) -> Callable[[str], int]:
 
         loaded = Tokenizer.from_file(str(path))
         loaded.no_truncation()
+        loaded.no_padding()
         return loaded
 
     def count(text: str) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from rag_pipeline.embedding.base import Embedder
@@ -25,14 +24,14 @@ class LoadingEmbedder(Protocol):
         ...
 
 
-def load_ahead(embedder: Callable[[], Embedder], *, for_queries: bool) -> None:
-    """Begin to load an embedder in another thread, and return."""
+def load_ahead(embedder: Embedder, *, for_queries: bool) -> None:
+    """Begin to load an embedder in another thread, if it loads anything, and return."""
+    if not isinstance(embedder, LoadingEmbedder):
+        return
 
     def load() -> None:
         try:
-            found = embedder()
-            if isinstance(found, LoadingEmbedder):
-                found.load(for_queries=for_queries)
+            embedder.load(for_queries=for_queries)
         except Exception:
             # Whoever needs it loads it again, fails with the same error, and says what it was doing.
             _log.debug("the embedder could not be loaded ahead", exc_info=True)

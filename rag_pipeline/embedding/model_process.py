@@ -28,14 +28,22 @@ _POLL_SECONDS = 1.0
 
 
 def model_of(options: dict[str, Any]) -> Embedder:
-    """Return the embedder that these options of `shared_model` describe."""
+    """Return the embedder that these options of `shared_model` describe.
+
+    Raises `RagError` if its vectors would be others than those that are wanted: its folder has another model by now.
+    """
+    embedder: Embedder
     if options["embedder"] == "local":
         from rag_pipeline.embedding.local import LocalEmbedder
 
-        return LocalEmbedder(options["precision"], Path(options["folder"]))
-    from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
+        embedder = LocalEmbedder(options["precision"], Path(options["folder"]))
+    else:
+        from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
 
-    return BgeM3Embedder(options["model"], options["multi_vectors"])
+        embedder = BgeM3Embedder(options["model"], options["multi_vectors"])
+    if embedder.fingerprint != options["fingerprint"]:
+        raise RagError(f"this is {embedder.fingerprint}, and {options['fingerprint']} is wanted")
+    return embedder
 
 
 class _Users:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -30,20 +31,30 @@ from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, Embedde
 from rag_pipeline.embedding.loading import LoadingEmbedder
 from rag_pipeline.embedding.query_batches import QueriesEmbedder
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
-from rag_pipeline.private_files import make_private_folder, open_private
+from rag_pipeline.private_files import make_home, make_private_folder, open_private
 
 if TYPE_CHECKING:
     from rag_pipeline.settings import Settings
 
+_log = logging.getLogger(__name__)
+
 _MODULE = "rag_pipeline.embedding.model_process"
 _START_SECONDS = 60.0
+_GREETING_SECONDS = 20.0
+"""A process that does not greet in this time hangs: another one takes its place."""
+_PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _DEATHS = 2
 """As many processes may die over some texts; the memory may have been another program's."""
 _LONGEST_PATH = 100
 """Of a socket; the system's limit is 104 or 108 bytes."""
-_SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
-_OURS = ("RAG_", "DAGSTER_")
+_DEVICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+_INHERITED = (
+    *("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "OMP_", "MKL_", "KMP_", "OPENBLAS_"),
+    *("TORCH", "PYTORCH_", "TOKENIZERS_", "TRANSFORMERS_", "HF_HOME", "HF_HUB_OFFLINE", "ORT_"),
+)
+"""Beginnings of the names of variables that a process and libraries for models need. No other is for this one."""
 
 
 def shared_model(settings: Settings, own: Embedder) -> Embedder:
@@ -52,7 +63,8 @@ def shared_model(settings: Settings, own: Embedder) -> Embedder:
     Raises `ConfigError` if RAG_HOME is too long for the path of a socket, or the model has no tokenizer of its own.
     """
     folder = settings.home_path / "models"
-    options: dict[str, Any] = {"embedder": settings.embedder}
+    # With the fingerprint: another model in the same folder has a process of its own.
+    options: dict[str, Any] = {"embedder": settings.embedder, "fingerprint": own.fingerprint}
     count_tokens: Callable[[str], int]
     if settings.embedder == "local":
         options |= {"precision": settings.local_precision, "folder": str(folder)}
@@ -116,8 +128,11 @@ class ModelProcess:
     def __init__(self, folder: Path, options: dict[str, Any]) -> None:
         """`folder` has its socket and its log, and only this user can enter it."""
         self._options = json.dumps(options, sort_keys=True)
-        # Another version, or another host that has the folder too, has a process of its own.
-        made_of = "\0".join((self._options, version("rag-pipeline"), sys.executable, socket.gethostname()))
+        # Another version has a process of its own, and so have another host that shares the folder, and another GPU.
+        devices = (os.environ.get(name, "") for name in _DEVICES)
+        made_of = "\0".join(
+            (self._options, version("rag-pipeline"), sys.executable, socket.gethostname(), *devices)
+        )
         name = blake2b(made_of.encode(), digest_size=4).hexdigest()
         self._folder = folder.absolute()
         self.socket = self._folder / f"model-{name}.sock"
@@ -144,6 +159,8 @@ class ModelProcess:
                 raise StoreUnavailableError(f"{self._named}: {one_line(error)}") from error
             try:
                 connection.send((list(texts), list(kinds)))
+                while not connection.poll(_PATIENCE_SECONDS):
+                    _log.warning("%s still embeds %s texts", self._named, len(texts))
                 answer = connection.recv()
             except (EOFError, OSError):  # It has ended, idle or killed, and with it all that are connected to it.
                 connection.close()
@@ -182,22 +199,38 @@ class ModelProcess:
 
     def _connected(self) -> Connection:
         """Connect to the process, and start it if there is none. Raises `OSError`."""
+        self._ensure_private()
         with suppress(OSError):
             return self._greeted()
-        make_private_folder(self._folder)
         with self._alone():
             with suppress(OSError):  # Another run has started it.
                 return self._greeted()
             return self._started()
 
+    def _ensure_private(self) -> None:
+        """Make the folder, and refuse one in which somebody else could answer: what comes from there is unpickled."""
+        make_home(self._folder.parent)
+        make_private_folder(self._folder)
+        found = self._folder.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise ConfigError(
+                f"RAG_SHARED_MODEL: {self._folder} belongs to another user, or others can enter it: take it over "
+                "(chown, chmod 700), or unset RAG_SHARED_MODEL"
+            )
+
     def _greeted(self) -> Connection:
         """Connect to a process that lives: one that is going down accepts connections for some time. Raises `OSError`."""
         connection = Client(str(self.socket), "AF_UNIX")
         try:
+            if not connection.poll(_GREETING_SECONDS):
+                raise TimeoutError(f"{self._named} does not answer")
             connection.recv()
         except EOFError:
             connection.close()
             raise ConnectionResetError(f"{self._named} is going down") from None
+        except OSError:
+            connection.close()
+            raise
         return connection
 
     def _started(self) -> Connection:
@@ -210,6 +243,8 @@ class ModelProcess:
                 env=_environment(),
                 start_new_session=True,  # It outlives us: others use it, and Ctrl-C is for us alone.
             )
+        # Else it would be a zombie from its end to ours.
+        threading.Thread(target=process.wait, daemon=True).start()
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             with suppress(OSError):
@@ -226,17 +261,23 @@ class ModelProcess:
     def _alone(self) -> Iterator[None]:
         """Let one run at a time look whether there is a process, and start it."""
         with open_private(self.socket.with_suffix(".lock")) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            deadline = time.monotonic() + 2 * _START_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(
+                            f"another run has been starting it for {2 * _START_SECONDS:g} s"
+                        ) from None
+                    time.sleep(_POLL_SECONDS)
             yield
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment without our settings and without secrets, which the model does not need."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(_OURS) and not any(word in name.upper() for word in _SECRETS)
-    }
+    """Return what the libraries of a model need of our environment, and none of our settings and secrets."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith(_INHERITED)}
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 

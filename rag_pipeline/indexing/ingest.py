@@ -167,7 +167,8 @@ def _run_months(
 ) -> None:
     if not months:
         return
-    if result.stats.new or result.stats.changed:
+    # With Ray it is the workers that need it.
+    if (result.stats.new or result.stats.changed) and pipeline.settings.ray_address is None:
         pipeline.load_ahead()  # While the first month's run begins, and reads its documents.
     pipeline.collections.check()
     running = _RunningMonths(pipeline, len(months), result)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from rag_pipeline.embedding import loading
 from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
 from rag_pipeline.embedding.loading import LoadingEmbedder, load_ahead
 from rag_pipeline.embedding.local import LocalEmbedder
 from rag_pipeline.errors import ConfigError
+from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline_tests.support.command_line import CommandLine
 from rag_pipeline_tests.support.embedders import CheapEmbedder
 from rag_pipeline_tests.support.index import Index, section
@@ -18,7 +20,7 @@ from rag_pipeline_tests.support.stores import Stores
 
 
 class NotedEmbedder(CheapEmbedder):
-    """Notes what it was asked to load."""
+    """Notes what it was asked to load, and cannot."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,22 +34,43 @@ class NotedEmbedder(CheapEmbedder):
 
 
 @pytest.fixture
-def index(tmp_path: Path, stores: Stores) -> Index:
+def embedder() -> NotedEmbedder:
+    return NotedEmbedder()
+
+
+@pytest.fixture
+def index(tmp_path: Path, stores: Stores, embedder: NotedEmbedder) -> Index:
     index = Index(tmp_path, stores)
-    index.embedder = NotedEmbedder()  # type: ignore[assignment]
+    index.embedder = embedder
     return index
 
 
-def test_an_ingest_loads_what_texts_need_if_there_are_new_ones_and_goes_on_if_that_fails(index: Index) -> None:
-    embedder: NotedEmbedder = index.embedder  # type: ignore[assignment]
+def test_an_ingest_loads_what_texts_need_if_there_are_new_ones_and_goes_on_if_that_fails(
+    index: Index, embedder: NotedEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index.write("a.md", section("一"))
     assert index.ingest().complete
     assert embedder.was_asked.wait(10)
     assert embedder.loaded == [False]
+
+    calls: list[bool] = []
+    monkeypatch.setattr(loading, "load_ahead", lambda _, *, for_queries: calls.append(for_queries))
     assert index.ingest().complete
     index.delete("a.md")
     assert index.ingest(confirm_deletions=True).complete
-    assert embedder.loaded == [False], "neither nothing nor a deletion needs a model"
+    assert calls == [], "neither nothing nor a deletion needs a model"
+    index.write("b.md", section("二"))
+    assert index.ingest().complete
+    assert calls == [False]
+
+
+def test_with_ray_the_run_itself_loads_nothing(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(loading, "load_ahead", lambda _, *, for_queries: calls.append(for_queries))
+    index.write("a.md", section("一"))
+    with index.open(ray_address="127.0.0.1:1", ray_from_chunks=1000, ray_from_documents=1000) as pipeline:
+        assert ingest(pipeline).complete
+    assert calls == []
 
 
 def test_a_search_of_the_command_line_loads_ahead_only_what_it_needs(
@@ -90,6 +113,6 @@ def test_who_needs_it_waits_for_the_thread_that_loads_it(monkeypatch: pytest.Mon
         return load_model()
 
     monkeypatch.setattr(embedder, "_load_model", counted)
-    load_ahead(lambda: embedder, for_queries=False)
+    load_ahead(embedder, for_queries=False)
     assert embedder.encode(["a text"], ["dense"])[0].token_count == 2
     assert len(loads) == 1

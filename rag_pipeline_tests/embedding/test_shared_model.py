@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,9 +29,10 @@ from rag_pipeline.embedding.bge_m3_folder import token_counter
 from rag_pipeline.embedding.factory import load_embedder
 from rag_pipeline.embedding.local import LocalEmbedder
 from rag_pipeline.embedding.query_batches import QueriesEmbedder
-from rag_pipeline.embedding.shared_model import ModelProcess, SharedModelEmbedder
+from rag_pipeline.embedding.shared_model import ModelProcess, SharedModelEmbedder, shared_model
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError
 from rag_pipeline.settings import Settings
+from rag_pipeline_tests.support.bge_m3 import short_vocabulary, write_model
 
 KINDS = ("dense", "sparse", "multi")
 TEXTS = ["PostgreSQLのバックアップは毎日取得する。復元は年に一度試す。", "A short text.", "", "🙂 \ud800"]
@@ -229,13 +231,83 @@ def test_a_process_that_does_not_start_is_an_error_that_names_the_log(
     assert "No module named" in process.log.read_text()
 
 
+def test_one_that_hangs_is_left_and_another_one_takes_its_place(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = of_home(home)
+    expected = embedder.encode(TEXTS, KINDS)
+    monkeypatch.setattr(module, "_GREETING_SECONDS", 0.2)
+    embedder._process.close()
+    (hanging,) = of_models(home)
+    hanging.suspend()
+    assert_same(embedder.encode(TEXTS, KINDS), expected)
+    assert len(of_models(home)) == 2
+    hanging.resume()
+
+
+def test_another_model_in_the_same_folder_is_another_process(
+    home: Path, tmp_path: Path, tiny_bge_m3: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_bge_m3, model)
+    first = of_home(home, embedder="bge-m3", bge_m3_model=str(model))
+    before = first.encode(["a text"], ["dense"])
+    for head in ("sparse_linear.pt", "colbert_linear.pt"):
+        (model / head).unlink()
+    write_model(model, short_vocabulary(), hidden=128)
+    second = shared_model(
+        Settings(home=home, embedder="bge-m3", bge_m3_model=str(model)), own := BgeM3Embedder(str(model))
+    )
+    assert first.fingerprint != second.fingerprint == own.fingerprint
+    assert_same(second.encode(["a text"], KINDS), own.encode(["a text"], KINDS))
+    assert_same(first.encode(["a text"], ["dense"]), before)
+    # Once the first one's process has ended, its model is gone for good.
+    first._process.close()
+    for process in of_models(home):
+        process.kill()
+        process.wait(10)
+    with pytest.raises(StoreUnavailableError, match="does not start"):
+        first.encode(["a text"], ["dense"])
+    assert f"{first.fingerprint} is wanted" in first._process.log.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_nothing_is_unpickled_from_a_folder_of_somebody_else(home: Path) -> None:
+    folder = home / "models"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 12345, 12345)
+    with pytest.raises(ConfigError, match=r"belongs to another user, or others can enter it: .*chmod 700"):
+        of_home(home).encode(["a"], ["dense"])
+
+
+def test_others_are_kept_out_of_the_folder_and_a_missing_home_is_made(home: Path) -> None:
+    (home / "models").mkdir(mode=0o777)
+    (home / "models").chmod(0o777)
+    assert len(of_home(home).encode(["a"], ["dense"])) == 1
+    assert (home / "models").stat().st_mode & 0o077 == 0
+    assert len(of_home(home / "not" / "there").encode(["a"], ["dense"])) == 1
+
+
+def test_each_device_has_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+    for devices in ("", "0", "1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
+        names.add(ModelProcess(Path("/m"), LOCAL).socket)
+    assert len(names) == 3
+
+
 def test_it_gets_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAG_POSTGRES_URL", "postgresql://u:hunter2@h/d")
     monkeypatch.setenv("DAGSTER_PG_URL", "postgresql://u:hunter2@h/d")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:hunter2@h/d")
+    monkeypatch.setenv("HTTPS_PROXY", "http://u:hunter2@proxy")
+    monkeypatch.setenv("HF_TOKEN", "hunter2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     of_home(home).encode(["a"], ["dense"])
     (process,) = of_models(home)
     assert "hunter2" not in str(process.environ()) + str(process.cmdline())
+    assert process.environ()["OMP_NUM_THREADS"] == "1"
 
 
 def test_models_that_differ_have_processes_of_their_own(home: Path) -> None:

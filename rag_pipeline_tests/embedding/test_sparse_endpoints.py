@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from rag_pipeline.circuit_breaker import CircuitBreaker
 from rag_pipeline.embedding import bm25
 from rag_pipeline.embedding.base import billed_tokens
 from rag_pipeline.embedding.factory import describe_embedder, load_embedder
@@ -111,6 +113,52 @@ def test_its_tokens_are_billed_where_it_reports_them(dense: LoopbackServer, spar
         assert billed_tokens(embedder) == 2 * sum(map(len, TEXTS[:2]))
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_of_nonsense_is_not_hidden_by_another_one_of_its_token(
+    sparse: LoopbackServer, odd: float
+) -> None:
+    for weights in ([odd, 0.5], [0.5, odd]):
+        sparse.always = lambda request, weights=weights: request.send(
+            200, {"tokens": [7, 7], "data": [{"data": weights}]}
+        )
+        with (
+            openai_embedder("http://127.0.0.1:1", **served_by(sparse, fake.POOLING)) as embedder,
+            pytest.raises(RagError, match="not finite"),
+        ):
+            embedder.encode(["a text"], ["sparse"])
+
+
+def test_after_an_outage_the_first_query_that_is_let_through_is_answered(
+    sparse: LoopbackServer, endpoint: str
+) -> None:
+    now = [0.0]
+    breaker = CircuitBreaker(failures=3, seconds=10, clock=lambda: now[0])
+    with openai_embedder("http://127.0.0.1:1", breaker=breaker, **served_by(sparse, endpoint)) as embedder:
+        sparse.always = fake.refusing(503)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailableError, match="503"):
+                embedder.encode_query("休暇", ["sparse"])
+        sparse.always = fake.normally
+        with pytest.raises(StoreUnavailableError, match="several times a moment ago"):
+            embedder.encode_query("休暇", ["sparse"])
+        now[0] += 10
+        assert embedder.encode_query("休暇", ["sparse"]).sparse == sparse_vector("休暇")
+
+
+def test_a_failure_is_told_at_once_though_the_other_request_is_tried_again(sparse: LoopbackServer) -> None:
+    sparse.always = lambda request: (
+        request.refuse(404, "no such page") if request.path == fake.TOKENIZE else request.refuse(503, "later")
+    )
+    patience = fake.Patience(seconds=60, first=5, longest=5)
+    began = time.monotonic()
+    with (
+        openai_embedder("http://127.0.0.1:1", patience=patience, **served_by(sparse, fake.POOLING)) as embedder,
+        pytest.raises(StoreUnavailableError, match="404"),
+    ):
+        embedder.encode(["a text"], ["sparse"])
+    assert time.monotonic() - began < 30
+
+
 def test_a_text_without_terms_has_an_empty_vector(sparse: LoopbackServer) -> None:
     sparse.always = lambda request: request.send(200, [[]])
     with openai_embedder("http://127.0.0.1:1", **served_by(sparse, fake.EMBED_SPARSE)) as embedder:
@@ -193,11 +241,13 @@ def test_tokens_of_another_model_are_noticed(sparse: LoopbackServer, tokens: Any
     sparse.always = lambda request: (
         request.send(200, tokens) if request.path == fake.TOKENIZE else fake.normally(request)
     )
-    with (
-        openai_embedder("http://127.0.0.1:1", **served_by(sparse, fake.POOLING)) as embedder,
-        pytest.raises(StoreUnavailableError, match=r"weights for 1 tokens|an answer without tokens"),
-    ):
-        embedder.encode(["two"], ["sparse"])
+    with openai_embedder("http://127.0.0.1:1", **served_by(sparse, fake.POOLING)) as embedder:
+        with pytest.raises(RagError, match=r"weights for 1 tokens|an answer without tokens") as raised:
+            embedder.encode(["two"], ["sparse"])
+        if "weights for" in str(raised.value):
+            assert type(raised.value) is RagError, "it can be about this text"
+        with pytest.raises(StoreUnavailableError):
+            embedder.encode_query("two", ["sparse"])
 
 
 @pytest.mark.parametrize("weight", ["NaN", "Infinity", "null", "1e400", "1e39"])
@@ -215,6 +265,15 @@ def test_a_weight_of_nonsense_is_about_its_text(sparse: LoopbackServer, endpoint
         with pytest.raises(RagError, match="sparse vector has a weight that is not finite") as raised:
             embedder.encode(["a text"], ["sparse"])
         assert not isinstance(raised.value, StoreUnavailableError)
+
+
+def test_a_weight_of_many_digits_is_about_its_text(sparse: LoopbackServer) -> None:
+    sparse.always = lambda request: request.send(200, b'[[{"index": 7, "value": 1%s}]]' % (400 * b"0"))
+    with (
+        openai_embedder("http://127.0.0.1:1", **served_by(sparse, fake.EMBED_SPARSE)) as embedder,
+        pytest.raises(RagError, match="not finite"),
+    ):
+        embedder.encode(["a text"], ["sparse"])
 
 
 def test_a_term_that_milvus_does_not_take_is_about_its_text(sparse: LoopbackServer) -> None:

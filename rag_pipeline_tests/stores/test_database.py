@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from threading import Barrier
 
 import psycopg
@@ -90,6 +91,15 @@ def test_a_thread_that_asks_for_it_keeps_one_connection_and_gives_it_back(databa
 
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(use, range(4)))) == 4, "the pool has all of them again"
+
+
+def test_a_transaction_that_outlives_it_gives_its_connection_back(database_url: str) -> None:
+    database = Database(database_url, min_size=1, max_size=1)
+    with ExitStack() as outer, database.one_connection():
+        outer.enter_context(database.connection())
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(backend, database).result()
+    database.close()
 
 
 @pytest.mark.parametrize("trusted_seconds", [60, 0])

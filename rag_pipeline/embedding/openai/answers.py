@@ -176,9 +176,12 @@ def _sparse_vector(entries: Any) -> SparseVector:
         index, value = (entry.get("index"), entry.get("value")) if isinstance(entry, dict) else (None, None)
         if value is None and type(index) is int:
             value = math.nan  # Some write it as null. It is about one text, and found later.
-        if type(index) is not int or index in vector or type(value) not in (int, float):
+        if type(index) is not int or index in vector or not isinstance(value, int | float) or value is True:
             raise WrongAnswerError("a sparse vector that is no list of indexes, each once, and values")
-        vector[index] = float(np.float64(value))
+        try:
+            vector[index] = float(value)
+        except OverflowError:  # an integer with hundreds of digits
+            vector[index] = math.inf
     return vector
 
 

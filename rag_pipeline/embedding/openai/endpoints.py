@@ -26,6 +26,8 @@ class Endpoint(ABC, Generic[T]):
     """What errors call the server."""
     what_else: str
     """What to look at if an answer is none."""
+    is_guarded = True
+    """Whether the circuit breaker counts its failures, and keeps queries from it after some."""
     optional: Sequence[tuple[str, ...]] = ((),)
     """Parameters that are left out, one group after the other, for a server that refuses them."""
 

@@ -163,7 +163,7 @@ class EmbeddingServer:
     async def _attempt(
         self, client: httpx.AsyncClient, endpoint: Endpoint[T], texts: Sequence[str], urgent: bool
     ) -> T:
-        if urgent and not self._breaker.lets_through():
+        if urgent and endpoint.is_guarded and not self._breaker.lets_through():
             raise self._unavailable(
                 f"{self._last_failure}, several times a moment ago; it is asked again in some seconds"
             )
@@ -228,11 +228,11 @@ class EmbeddingServer:
             failure = self._passing(response)
         if isinstance(failure, _PassingError):
             self._last_failure = str(failure)
-            if self._breaker.failed():
+            if endpoint.is_guarded and self._breaker.failed():
                 _log.warning("%s fails: %s", endpoint.url, failure)
         if failure is not None:
             raise failure
-        if self._breaker.answered():
+        if endpoint.is_guarded and self._breaker.answered():
             _log.warning("%s answers again", endpoint.url)
         return response
 
@@ -287,8 +287,9 @@ class EmbeddingServer:
         return self._unavailable(f"it answers {self._said(response)}; correct the URL or the server")
 
     def _unavailable(self, what: str) -> StoreUnavailableError:
+        end = "" if what.endswith("?") else "."
         return StoreUnavailableError(
-            f"{self._address.variable}={self._address.url}: {what}. Nothing was lost: run again then"
+            f"{self._address.variable}={self._address.url}: {what}{end} Nothing was lost: run again then"
         )
 
     def _said(self, response: httpx.Response) -> str:

@@ -10,11 +10,10 @@ text. As in FlagEmbedding, a token's weight is the largest that it has in the te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-import numpy as np
 
 from rag_pipeline.embedding.openai.answers import (
     SparseAnswer,
@@ -24,7 +23,7 @@ from rag_pipeline.embedding.openai.answers import (
     read_token_weights,
 )
 from rag_pipeline.embedding.openai.endpoints import Endpoint
-from rag_pipeline.errors import StoreUnavailableError
+from rag_pipeline.errors import RagError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from rag_pipeline.embedding.base import FloatArray, SparseVector
@@ -97,6 +96,7 @@ class _Tokenize(_SparseEndpoint[list[int]]):
     """vLLM's `/tokenize`: the tokens of one text."""
 
     what_else = "is it vLLM?"
+    is_guarded = False  # It goes with /pooling, which is: of two requests the breaker would let one through.
 
     def __init__(self, options: SparseOptions) -> None:
         super().__init__(options)
@@ -120,16 +120,22 @@ class _OfTokens:
     def __call__(self, batches: Sequence[Sequence[str]], urgent: bool) -> AskedSparse:
         weights = self._server.ask(self._pooling, batches, urgent=urgent)
         tokens = self._server.ask(self._tokenize, [[text] for batch in batches for text in batch], urgent=urgent)
-        return _AskedTokens(self._pooling.url, weights, tokens)
+        return _AskedTokens(self._pooling.url, weights, tokens, urgent=urgent)
 
 
 class _AskedTokens:
-    def __init__(self, url: str, weights: Future[list[TokenWeights]], tokens: Future[list[list[int]]]) -> None:
+    def __init__(
+        self, url: str, weights: Future[list[TokenWeights]], tokens: Future[list[list[int]]], *, urgent: bool
+    ) -> None:
         self._url = url
+        self._urgent = urgent
         self._weights, self._tokens = weights, tokens
 
     def result(self) -> list[SparseAnswer]:
         try:
+            asked: tuple[Future[Any], ...] = (self._weights, self._tokens)
+            for done in wait(asked, return_when=FIRST_EXCEPTION).done:
+                done.result()
             answers, tokens = self._weights.result(), iter(self._tokens.result())
         finally:
             self.cancel()
@@ -147,17 +153,19 @@ class _AskedTokens:
 
     def _vector(self, tokens: Sequence[int], weights: FloatArray) -> SparseVector:
         if len(tokens) != len(weights):
-            raise StoreUnavailableError(
+            what = (
                 f"RAG_EMBEDDING_SPARSE_URL={self._url}: it sent {len(weights)} weights for {len(tokens)} tokens; are "
-                "/pooling and /tokenize those of one vLLM that serves BGE-M3? Nothing was lost: run again then"
+                "/pooling and /tokenize those of one vLLM that serves BGE-M3?"
             )
+            # Of texts it can be about this one: the run finds out by asking for another.
+            raise StoreUnavailableError(what) if self._urgent else RagError(what)
         return _largest(zip(tokens, weights.tolist(), strict=True))
 
 
 def _largest(weights: Iterable[tuple[int, float]]) -> SparseVector:
     vector: SparseVector = {}
     for token, weight in weights:
-        if token not in _MARKS:
-            # What is not finite stays, and is found to be about this text.
-            vector[token] = float(np.fmax(weight, vector.get(token, 0.0))) if np.isfinite(weight) else weight
+        # What is not finite stays, and is found to be about this text.
+        if token not in _MARKS and math.isfinite(vector.get(token, 0.0)):
+            vector[token] = max(weight, vector.get(token, 0.0)) if math.isfinite(weight) else weight
     return vector

@@ -220,7 +220,7 @@ class Database:
         """Have the transactions of this thread use the same connection, one after the other.
 
         It has read the catalog of a month's partitions once; the pool would lend them all in turn, and each would read
-        it again.
+        it again. It is not lent to others meanwhile, also while this thread does something else.
         """
         kept = self._kept
         if kept.wanted:
@@ -250,7 +250,7 @@ class Database:
             with connection:
                 yield connection
         finally:
-            if kept.connection is None and not connection.closed:
+            if kept.wanted and kept.connection is None and not connection.closed:
                 kept.connection = (pool, connection)
             else:
                 pool.putconn(connection)
