@@ -184,10 +184,15 @@ def _print_table(rows: Sequence[_Row], files: int) -> None:
         theirs = [row.peers[peer].seconds for peer in peers]
         cells = [row.ours.seconds, *theirs, *(row.ours.seconds / seconds for seconds in theirs)]
         print(f"| {row.name} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
-    memory = [rows[0].ours.megabytes, *(rows[0].peers[peer].megabytes for peer in peers)]
-    ratios = [memory[0] / megabytes for megabytes in memory[1:]]
-    cells = [*(f"{megabytes:.0f}" for megabytes in memory), *(f"{ratio:.2f}" for ratio in ratios)]
-    print(f"| peak MB, everything new | {' | '.join(cells)} |\n", flush=True)
+    new = [rows[0].ours, *(rows[0].peers[peer] for peer in peers)]
+    _print_memory("peak MB, everything new", [done.megabytes for done in new])
+    _print_memory("… without mapped files", [done.own_megabytes for done in new])
+    print(flush=True)
+
+
+def _print_memory(name: str, megabytes: Sequence[float]) -> None:
+    cells = [*(f"{one:.0f}" for one in megabytes), *(f"{megabytes[0] / one:.2f}" for one in megabytes[1:])]
+    print(f"| {name} | {' | '.join(cells)} |")
 
 
 def main() -> None:
