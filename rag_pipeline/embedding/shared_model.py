@@ -49,12 +49,15 @@ _DEATHS = 2
 _LONGEST_PATH = 100
 """Of a socket; the system's limit is 104 or 108 bytes."""
 _DEVICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-_INHERITED = (
-    *("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
-    *("CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "OMP_", "MKL_", "KMP_", "OPENBLAS_"),
-    *("TORCH", "PYTORCH_", "TOKENIZERS_", "TRANSFORMERS_", "HF_HOME", "HF_HUB_OFFLINE", "ORT_"),
+_INHERITED = frozenset(
+    {"PATH", "HOME", "TMPDIR", "TZ", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "HF_HOME", "HF_HUB_OFFLINE"}
 )
-"""Beginnings of the names of variables that a process and libraries for models need. No other is for this one."""
+"""The variables that a process and libraries for models need; no other is for this one, since it can hold a secret."""
+_ALSO_INHERITED = (
+    *("LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "OMP_", "MKL_", "KMP_", "OPENBLAS_"),
+    *("TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TOKENIZERS_", "TRANSFORMERS_", "ORT_"),
+)
+"""Those whose names begin so."""
 
 
 def shared_model(settings: Settings, own: Embedder) -> Embedder:
@@ -277,7 +280,9 @@ class ModelProcess:
 
 def _environment() -> dict[str, str]:
     """Return what the libraries of a model need of our environment, and none of our settings and secrets."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith(_INHERITED)}
+    kept = {
+        name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_ALSO_INHERITED)
+    }
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 

@@ -303,6 +303,8 @@ def test_it_gets_no_secret(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:hunter2@h/d")
     monkeypatch.setenv("HTTPS_PROXY", "http://u:hunter2@proxy")
     monkeypatch.setenv("HF_TOKEN", "hunter2")
+    monkeypatch.setenv("LANGSMITH_API_KEY", "hunter2")
+    monkeypatch.setenv("HOMEBREW_GITHUB_API_TOKEN", "hunter2")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     of_home(home).encode(["a"], ["dense"])
     (process,) = of_models(home)
