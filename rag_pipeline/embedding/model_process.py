@@ -71,7 +71,6 @@ class _Users:
 
 def serve(path: Path, embedder: Embedder, idle_seconds: float = IDLE_SECONDS) -> None:
     """Answer until nobody has been connected for `idle_seconds`; then the process ends."""
-    path.unlink(missing_ok=True)  # of a process that has ended
     users = _Users()
 
     def end_when_idle() -> None:

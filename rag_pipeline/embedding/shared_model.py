@@ -237,6 +237,8 @@ class ModelProcess:
         return connection
 
     def _started(self) -> Connection:
+        # Of one that has ended or hangs: who waits for the new one must not wait for that.
+        self.socket.unlink(missing_ok=True)
         with open_private(self.log) as log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _MODULE, self.socket, self._options],

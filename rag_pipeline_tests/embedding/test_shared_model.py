@@ -236,7 +236,7 @@ def test_one_that_hangs_is_left_and_another_one_takes_its_place(
 ) -> None:
     embedder = of_home(home)
     expected = embedder.encode(TEXTS, KINDS)
-    monkeypatch.setattr(module, "_GREETING_SECONDS", 0.2)
+    monkeypatch.setattr(module, "_GREETING_SECONDS", 0.5)
     embedder._process.close()
     (hanging,) = of_models(home)
     hanging.suspend()
