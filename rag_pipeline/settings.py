@@ -22,6 +22,7 @@ from rag_pipeline.months import Month
 
 VectorKind = Literal["dense", "sparse", "multi"]
 Precision = Literal["int8", "fp32"]
+SearchConsistency = Literal["strong", "bounded"]
 VECTOR_KINDS: tuple[VectorKind, ...] = ("dense", "sparse", "multi")
 
 
@@ -102,6 +103,10 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Addresses of proxies that may say who asks (X-Forwarded-For), separated by commas."
+    )
+    search_consistency: SearchConsistency = Field(
+        "strong",
+        description="Searches see all that is in Milvus: strong; or may be 5 seconds behind, and wait less: bounded.",
     )
     search_cache_seconds: int = Field(
         600, ge=0, le=86400, description="How long the search service keeps an answer; 0 keeps none."

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
     from rag_pipeline.embedding.base import FloatArray, SparseVector
+    from rag_pipeline.settings import SearchConsistency
     from rag_pipeline.stores.filters import Filters
     from rag_pipeline.stores.milvus.client import Milvus
     from rag_pipeline.stores.milvus.collections import Generation
@@ -93,6 +94,7 @@ def find(
     offset: int = 0,
     documents: Sequence[UUID] | None = None,
     sources: Sequence[UUID] | None = None,
+    consistency: SearchConsistency = "strong",
 ) -> Candidates:
     """Return the `limit` nearest chunks after the first `offset`, by alias; none before the first ingest.
 
@@ -128,7 +130,7 @@ def find(
                 output_fields=["document_id"],
                 search_params={"metric_type": "IP", "params": parameters},
                 partition_names=within,
-                consistency_level="Strong",
+                consistency_level=consistency.capitalize(),
                 offset=offset,
                 timeout=TIMEOUT_SECONDS,
             )

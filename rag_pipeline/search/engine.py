@@ -259,7 +259,8 @@ def _rerank(request: Request, query: FloatArray, ranked: list[_Ranked]) -> list[
     """Add the z-scores of the best candidates' MaxSim. The rest get the lowest one, and so keep their order."""
     best = [one.chunk for one in ranked[:RERANKED]]
     collection = request.generation.collections.generations["multi"]
-    scores = multi_scores(request.pipeline.stores.milvus, collection, query, best)
+    pipeline = request.pipeline
+    scores = multi_scores(pipeline.stores.milvus, collection, query, best, pipeline.settings.search_consistency)
     z_scores = standardized(scores, [chunk.id for chunk in best])
     lowest = z_scores.min(initial=0.0)
     added = [*z_scores, *[lowest] * (len(ranked) - len(best))]

@@ -101,7 +101,9 @@ class _Search:
         collection = self.request.generation.collections.generations[kind]
         vector = getattr(self.vectors, kind)
         sources = self.request.sources
-        return find(pipeline.stores.milvus, collection, vector, filters, limit, offset, documents, sources)
+        consistency = pipeline.settings.search_consistency
+        milvus = pipeline.stores.milvus
+        return find(milvus, collection, vector, filters, limit, offset, documents, sources, consistency)
 
     def _hydrated(self, chunks: Mapping[UUID, UUID]) -> Live:
         request = self.request

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
     from rag_pipeline.embedding.base import FloatArray
+    from rag_pipeline.settings import SearchConsistency
     from rag_pipeline.stores.milvus.client import Milvus
     from rag_pipeline.stores.milvus.collections import Generation
     from rag_pipeline.stores.postgres.search_queries import FoundChunk
@@ -27,7 +28,11 @@ _KEYS_PER_REQUEST = 1000
 
 
 def multi_scores(
-    milvus: Milvus, generation: Generation, query: FloatArray, chunks: Sequence[FoundChunk]
+    milvus: Milvus,
+    generation: Generation,
+    query: FloatArray,
+    chunks: Sequence[FoundChunk],
+    consistency: SearchConsistency = "strong",
 ) -> dict[UUID, float]:
     """Return the MaxSim of the query's (k, d) rows with each chunk's, by chunk; one without rows is left out."""
     keys = [key for chunk in chunks for key in row_ids("multi", chunk.id, chunk.multi_vector_count)]
@@ -41,7 +46,7 @@ def multi_scores(
                 generation.search_alias,
                 ids=part,
                 output_fields=[field],
-                consistency_level="Strong",
+                consistency_level=consistency.capitalize(),
                 timeout=TIMEOUT_SECONDS,
             )
 

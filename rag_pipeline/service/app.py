@@ -40,7 +40,8 @@ def create_app(pipeline: Pipeline, metrics: Metrics | None = None, *, closes_pip
     """Return the service over an open pipeline, which stays its owner's to close unless `closes_pipeline`."""
     database, redis = pipeline.stores.database, RedisBreaker.to(pipeline.endpoints.redis_url)
     metrics, usage = metrics or Metrics(), Usage(database, pipeline.settings.search_log_days)
-    cache = SearchCache(redis, pipeline.settings.search_cache_seconds)
+    settings = pipeline.settings
+    cache = SearchCache(redis, settings.search_cache_seconds, settings.search_consistency)
     access, next_generation = SourceAccess(pipeline), NextGeneration(pipeline)
     searching, reading = Searching(pipeline, cache, usage, metrics), Reading(database)
     agents = mcp_server(searching, reading, _asker_of)

@@ -26,6 +26,8 @@ from rag_pipeline.service.redis_breaker import RedisBreaker, RedisDownError
 if TYPE_CHECKING:
     import redis
 
+    from rag_pipeline.settings import SearchConsistency
+
 _PREFIX = "rag:search_cache:1:"
 _CLAIM = "rag:searching:1:"
 _LARGEST_BYTES = 256 * 1024
@@ -33,6 +35,8 @@ _LARGEST_BYTES = 256 * 1024
 
 _CLAIM_SECONDS = 5.0
 """A claim holds so long, and nobody waits longer: so much does a process cost that dies while it searches."""
+_BEHIND_SECONDS = 10
+"""How long an answer is kept that may lack what Milvus had been told just before."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1]) end"
 """A claim that has expired can be somebody else's by now."""
@@ -45,11 +49,18 @@ class SearchCache:
     is searched once. Thread-safe.
     """
 
-    def __init__(self, redis: RedisBreaker, seconds: int) -> None:
-        """Answers are kept for so many seconds; 0 keeps none."""
+    def __init__(self, redis: RedisBreaker, seconds: int, consistency: SearchConsistency = "strong") -> None:
+        """Answers are kept for so many seconds; 0 keeps none.
+
+        The epoch in a question moves with every change, and tells nothing of whether Milvus' answer had that change: what
+        may be behind is kept for a moment only.
+        """
+        if consistency != "strong":
+            seconds = min(seconds, _BEHIND_SECONDS)
         self._breaker = redis
         self._redis = redis.client
         self._seconds = seconds
+        self._consistency = consistency
         self._lock = threading.Lock()
         self._searching: dict[str, Future[Answer]] = {}
 
@@ -57,7 +68,9 @@ class SearchCache:
         """Return the answer to a question, and whether it was there already. Raises what `search` raises."""
         if not self._seconds:
             return search(), False
-        key = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+        # With the consistency: another process that shares Redis can have another one.
+        asked = {**question, "consistency": self._consistency}
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         if (found := _answer(self._ask(lambda: self._redis.get(_PREFIX + key)))) is not None:
             return found, True
         with self._lock:

@@ -48,7 +48,8 @@ def serve_stdio(pipeline: Pipeline) -> None:
             usage.used(asker.key_id)
         return asker
 
-    cache = SearchCache(redis, pipeline.settings.search_cache_seconds)
+    settings = pipeline.settings
+    cache = SearchCache(redis, settings.search_cache_seconds, settings.search_consistency)
     searching = Searching(pipeline, cache, usage, Metrics())
     usage.start()
     try:

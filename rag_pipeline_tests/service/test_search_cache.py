@@ -85,6 +85,19 @@ def test_a_stampede_on_two_processes_searches_once(processes, threads):
     assert keys(processes[0], search_cache._CLAIM) == []
 
 
+def test_an_answer_that_may_lack_the_newest_is_kept_for_a_moment_only(processes):
+    strong, _ = processes
+    strong.get_or_search(QUESTION, immediate())
+    assert not SearchCache(strong._breaker, 60, "bounded").get_or_search(QUESTION, immediate())[1], (
+        "not its answer"
+    )
+    kept = sorted(strong._redis.ttl(key) for key in keys(strong, search_cache._PREFIX))
+    assert len(kept) == 2
+    assert 0 < kept[0] <= search_cache._BEHIND_SECONDS < kept[1] <= 60
+    SearchCache(strong._breaker, 0, "bounded").get_or_search({"query": "none"}, immediate())
+    assert len(keys(strong, search_cache._PREFIX)) == 2
+
+
 def test_many_questions_on_two_processes_are_each_searched_once(processes, threads):
     searches = [immediate({"number": number}) for number in range(100)]
     asked = [

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from pymilvus.exceptions import MilvusException
+from pymilvus.grpc_gen import common_pb2
 
 from rag_pipeline.consistency import comparison, row_checks
 from rag_pipeline.consistency.checker import Consistency, DataConsistencyChecker
@@ -24,6 +25,7 @@ from rag_pipeline.indexing import verify
 from rag_pipeline.indexing.drain_deletions import drain_deletions
 from rag_pipeline.indexing.retention import RetentionResult, apply_retention
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search.engine import search
 from rag_pipeline.stores.filters import NO_FILTERS, Filters
 from rag_pipeline.stores.milvus import collections, index_rebuild, key_ranges, partitions, rows
@@ -241,6 +243,46 @@ def test_nothing_is_stale_on_a_cluster_whose_reads_lag_behind_its_writes(
     assert index.found("新の本文")[0] == "docs:new.md"
     assert index.check().findings == []
     assert_strong(proxy)
+
+
+def test_searches_may_be_behind_and_show_nothing_that_is_gone(index: ClusterIndex, proxy: MilvusProxy) -> None:
+    """What was written to Milvus a moment ago may be missing; what PostgreSQL has not is never shown."""
+    index.fill()
+    assert index.ingest().complete
+    with (
+        index.open(search_consistency="bounded") as bounded,
+        index.open() as strong,
+        milvus_client(proxy.uri) as client,
+    ):
+
+        def found(pipeline: Pipeline) -> set[str]:
+            return {hit.source_id for hit in search(pipeline, "三の本文").hits}
+
+        everything = {"docs:old.md", "docs:new.md", "docs:last.md"}
+        # The first search of a process looks at the collections too, for which the proxy would catch up.
+        assert found(bounded) == found(strong) == everything
+        proxy.reset()
+        proxy.lagging = True
+        chunks = {
+            str(chunk)
+            for (chunk,) in index.rows(
+                "SELECT c.id FROM document_chunks c JOIN documents d ON d.id = c.document_id "
+                "WHERE d.source_id = 'docs:new.md'"
+            )
+        }
+        for kind, name in index.collections().items():
+            client.delete(name, ids=[key for key in sorted(index.expected_ids(kind)) if key[:36] in chunks])
+        proxy.calls.clear()
+        assert found(bounded) == everything, "Milvus has not deleted them yet"
+        asked = {
+            (call.request.use_default_consistency, call.request.consistency_level)
+            for call in proxy.of("Search", "Query")
+        }
+        assert asked == {(False, common_pb2.Bounded)}
+        index.rows("DELETE FROM documents WHERE source_id = 'docs:last.md' RETURNING id")
+        assert found(bounded) == {"docs:old.md", "docs:new.md"}
+        assert found(strong) == {"docs:old.md"}
+        assert found(bounded) == {"docs:old.md"}, "it has caught up"
 
 
 def test_writes_above_the_rate_are_tried_again_and_nothing_is_lost(
