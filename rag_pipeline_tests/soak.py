@@ -59,6 +59,7 @@ class Soak:
         self.port = free_port()
         self.counts: Counter[str] = Counter()
         self.memory: list[int] = []
+        self.changed_at = 0.0
         for source in SOURCES:
             (folder / source).mkdir()
         self.sources = folder / "sources.yaml"
@@ -115,6 +116,7 @@ class Soak:
             ]
         self.random.choice(actions)()
         self.counts["changes"] += 1
+        self.changed_at = time.time()
 
     def change_for(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -227,11 +229,17 @@ class Soak:
             self.start()
             time.sleep(5)
             try:
-                if not any(self.open().values()):
+                if self._is_scanned() and not any(self.open().values()):
                     return True
             except psycopg.Error:
                 continue
         return False
+
+    def _is_scanned(self) -> bool:
+        """Whether every source was scanned after the last change: before that, nothing is pending either."""
+        with psycopg.connect(self._postgres()) as connection:
+            scanned = connection.execute("SELECT min(last_sync_at) FROM sources WHERE is_active").fetchone()
+        return bool(scanned and scanned[0] and scanned[0].timestamp() > self.changed_at)
 
     def open(self) -> dict[str, int]:
         """Return how much of each kind is not as it must be in the end."""
