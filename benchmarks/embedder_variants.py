@@ -11,7 +11,6 @@ states, which were not trained to be compared one by one.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -23,7 +22,7 @@ from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, FloatAr
 from rag_pipeline.embedding.e5.model import Model, Prefix
 from rag_pipeline.embedding.e5.model_file import HIDDEN, LAYERS
 from rag_pipeline.embedding.local import LocalEmbedder, sentence_spans
-from rag_pipeline.embedding.token_pooling import pool
+from rag_pipeline.embedding.token_pooling import is_punctuation, pool
 from rag_pipeline.language.words import comparable
 
 
@@ -80,12 +79,17 @@ class _ModelWithStates(Model):
         return ids[before:] or [self._end], rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-class _Pooled(LocalEmbedder):
-    def __init__(self) -> None:
+class _WithStates(LocalEmbedder):
+    def __init__(self, fingerprint: str) -> None:
         super().__init__()
-        self.fingerprint = "pooled"
+        self.fingerprint = fingerprint
         self._with_states = _ModelWithStates("int8", self._file, lambda: self._tokenizer)
         self._loaded = self._with_states
+
+
+class _Pooled(_WithStates):
+    def __init__(self) -> None:
+        super().__init__("pooled")
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         found = super().encode(texts, [kind for kind in kinds if kind != "multi"])
@@ -99,15 +103,12 @@ class _Pooled(LocalEmbedder):
         return replace(vectors, multi=rows, multi_positions=[start for start, _ in spans])
 
 
-class _Tokens(LocalEmbedder):
+class _Tokens(_WithStates):
     """`most` is how many vectors a text has at most; None: one per token."""
 
     def __init__(self, most: int | None) -> None:
-        super().__init__()
-        self.fingerprint = f"tokens-{most}"
+        super().__init__(f"tokens-{most}")
         self._most = most
-        self._with_states = _ModelWithStates("int8", self._file, lambda: self._tokenizer)
-        self._loaded = self._with_states
 
     def encode(self, texts: Sequence[str], kinds: Sequence[str]) -> list[ChunkVectors]:
         found = super().encode(texts, [kind for kind in kinds if kind != "multi"])
@@ -126,13 +127,10 @@ class _Tokens(LocalEmbedder):
         ids, rows = self._with_states.tokens(text, "passage: ")
         positions = list(range(len(ids)))
         if self._most is not None:
-            kept = [at for at in positions if not self._is_punctuation(ids[at])] or positions
+            kept = [at for at in positions if not is_punctuation(self._pieces[ids[at]].decode())] or positions
             rows, first = pool(rows[kept], self._most)
             positions = [kept[at] for at in first]
         return replace(vectors, multi=rows, multi_positions=positions)
-
-    def _is_punctuation(self, token: int) -> bool:
-        return all(c == "▁" or unicodedata.category(c)[0] == "P" for c in self._pieces[token].decode())
 
     @cached_property
     def _pieces(self) -> list[bytes]:

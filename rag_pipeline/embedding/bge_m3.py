@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -24,7 +23,7 @@ from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, FloatAr
 from rag_pipeline.embedding.batch_plan import plan
 from rag_pipeline.embedding.bge_m3_folder import digest, find_model, hidden_size
 from rag_pipeline.embedding.bge_m3_model import NOT_INSTALLED, Arithmetic, BgeM3Model, Outputs
-from rag_pipeline.embedding.token_pooling import pool
+from rag_pipeline.embedding.token_pooling import is_punctuation, pool
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.language.words import comparable
 
@@ -220,9 +219,7 @@ class BgeM3Embedder:
         """Of each token id, whether it is only punctuation or a space (▁)."""
         tokenizer = self._model.tokenizer
         pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        return np.array(
-            [all(c == "▁" or unicodedata.category(c)[0] == "P" for c in piece or "") for piece in pieces]
-        )
+        return np.array([is_punctuation(piece or "") for piece in pieces])
 
     @property
     def _model(self) -> BgeM3Model:

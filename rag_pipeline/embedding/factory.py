@@ -11,6 +11,8 @@ from rag_pipeline.settings import Settings
 
 _loaded: dict[tuple[str, Hashable], Embedder] = {}
 _loading = threading.Lock()
+_SHAREABLE = ("local", "bge-m3")
+"""The embedders that load a model of ours, and only at their first use."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,15 @@ def describe(embedder: Embedder) -> EmbedderDescription:
 
 
 def _load(settings: Settings) -> Embedder:
-    own = _with_a_model(settings)
-    if own is None:
-        return _without_a_model(settings)
-    if not settings.shared_model:
-        return own
+    embedder = _of_this_process(settings)
+    if not settings.shared_model or settings.embedder not in _SHAREABLE:
+        return embedder
     from rag_pipeline.embedding.shared_model import shared_model
 
-    return shared_model(settings, own)
+    return shared_model(settings, embedder)
 
 
-def _with_a_model(settings: Settings) -> Embedder | None:
-    """Return the embedder if it loads a model of ours, which it does at its first use."""
+def _of_this_process(settings: Settings) -> Embedder:
     if settings.embedder == "local":
         from rag_pipeline.embedding.local import LocalEmbedder
 
@@ -80,10 +79,6 @@ def _with_a_model(settings: Settings) -> Embedder | None:
         from rag_pipeline.embedding.bge_m3 import BgeM3Embedder
 
         return BgeM3Embedder(settings.bge_m3_model, settings.bge_m3_multi_vectors)
-    return None
-
-
-def _without_a_model(settings: Settings) -> Embedder:
     if settings.embedder == "openai":
         from rag_pipeline.embedding.openai.embedder import OpenAIEmbedder
         from rag_pipeline.embedding.openai.options import Options

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MODULE = "rag_pipeline.embedding.model_process"
+_NAMED = "RAG_SHARED_MODEL: the process of the model"
+"""What errors call it."""
 _START_SECONDS = 60.0
 _GREETING_SECONDS = 20.0
 """A process that does not greet in this time hangs: another one takes its place."""
@@ -159,11 +161,11 @@ class ModelProcess:
             try:
                 connection = connection or self._connected()
             except OSError as error:
-                raise StoreUnavailableError(f"{self._named}: {one_line(error)}") from error
+                raise StoreUnavailableError(f"{_NAMED}: {one_line(error)}") from error
             try:
                 connection.send((list(texts), list(kinds)))
                 while not connection.poll(_PATIENCE_SECONDS):
-                    _log.warning("%s still embeds %s texts", self._named, len(texts))
+                    _log.warning("%s still embeds %s texts", _NAMED, len(texts))
                 answer = connection.recv()
             except (EOFError, OSError):  # It has ended, idle or killed, and with it all that are connected to it.
                 connection.close()
@@ -179,9 +181,7 @@ class ModelProcess:
                 raise _error(*answer[1:])
             vectors: list[ChunkVectors] = answer[1]
             return vectors
-        raise StoreUnavailableError(
-            f"{self._named} ended twice while it embedded {len(texts)} texts: see {self.log}"
-        )
+        raise StoreUnavailableError(f"{_NAMED} ended twice while it embedded {len(texts)} texts: see {self.log}")
 
     def close(self) -> None:
         """Leave it; the next call comes back."""
@@ -189,10 +189,6 @@ class ModelProcess:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
-
-    @property
-    def _named(self) -> str:
-        return "RAG_SHARED_MODEL: the process of the model"
 
     def _taken(self) -> Connection | None:
         with self._lock:
@@ -226,11 +222,11 @@ class ModelProcess:
         connection = Client(str(self.socket), "AF_UNIX")
         try:
             if not connection.poll(_GREETING_SECONDS):
-                raise TimeoutError(f"{self._named} does not answer")
+                raise TimeoutError(f"{_NAMED} does not answer")
             connection.recv()
         except EOFError:
             connection.close()
-            raise ConnectionResetError(f"{self._named} is going down") from None
+            raise ConnectionResetError(f"{_NAMED} is going down") from None
         except OSError:
             connection.close()
             raise
@@ -256,11 +252,11 @@ class ModelProcess:
                 return self._greeted()
             if process.poll() is not None:
                 raise StoreUnavailableError(
-                    f"{self._named} does not start (exit code {process.returncode}): see {self.log}"
+                    f"{_NAMED} does not start (exit code {process.returncode}): see {self.log}"
                 )
             time.sleep(_POLL_SECONDS)
         process.kill()
-        raise StoreUnavailableError(f"{self._named} does not start within {_START_SECONDS:g} s: see {self.log}")
+        raise StoreUnavailableError(f"{_NAMED} does not start within {_START_SECONDS:g} s: see {self.log}")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

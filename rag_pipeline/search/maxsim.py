@@ -32,7 +32,7 @@ def multi_scores(
     generation: Generation,
     query: FloatArray,
     chunks: Sequence[FoundChunk],
-    consistency: SearchConsistency = "strong",
+    consistency: SearchConsistency,
 ) -> dict[UUID, float]:
     """Return the MaxSim of the query's (k, d) rows with each chunk's, by chunk; one without rows is left out."""
     keys = [key for chunk in chunks for key in row_ids("multi", chunk.id, chunk.multi_vector_count)]

@@ -40,6 +40,7 @@ from rag_pipeline_tests.support.embedding_server import (
     openai_embedder,
     openai_settings,
 )
+from rag_pipeline_tests.support.forked import in_forked_child
 
 KINDS = ("dense", "sparse")
 TEXTS = [f"索引を正しく保つ方法 {number}" for number in range(20)]
@@ -267,13 +268,7 @@ def test_threads_share_the_server_and_count_their_own_tokens(server: LoopbackSer
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_it_works_in_a_forked_child(server: LoopbackServer, embedder: OpenAIEmbedder) -> None:
     embedder.encode(TEXTS[:1], KINDS)
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(len(embedder.encode(TEXTS, ["dense"])))
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(TEXTS)
+    assert in_forked_child(lambda: len(embedder.encode(TEXTS, ["dense"]))) == len(TEXTS)
 
 
 def test_queries_have_their_prefix_and_are_one_request(server: LoopbackServer) -> None:

@@ -33,6 +33,7 @@ from rag_pipeline.embedding.shared_model import ModelProcess, SharedModelEmbedde
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.support.bge_m3 import short_vocabulary, write_model
+from rag_pipeline_tests.support.forked import in_forked_child
 
 KINDS = ("dense", "sparse", "multi")
 TEXTS = ["PostgreSQLのバックアップは毎日取得する。復元は年に一度試す。", "A short text.", "", "🙂 \ud800"]
@@ -140,13 +141,7 @@ def test_threads_and_forked_children_use_it_side_by_side(home: Path) -> None:
         found = list(threads.map(lambda texts: embedder.encode(texts, KINDS), parts))
     for of_part, texts in zip(found, parts, strict=True):
         assert_same(of_part, own.encode(texts, KINDS))
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(len(embedder.encode(TEXTS, ["dense"])))
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(TEXTS)
+    assert in_forked_child(lambda: len(embedder.encode(TEXTS, ["dense"]))) == len(TEXTS)
     assert len(embedder.encode(TEXTS, ["dense"])) == len(TEXTS)
     assert len(of_models(home)) == 1
 

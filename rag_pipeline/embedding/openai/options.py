@@ -146,19 +146,19 @@ def _dense_endpoint(url: SecretStr) -> tuple[str, str]:
 
     A base without a path gets `/v1`. One with a path is taken as it is: some servers have another one than `/v1`.
     """
-    parts, login = _without_login(url, _DENSE_TAKES)
+    parts, login = _split(url, _DENSE_TAKES)
     base = parts.path or "/v1"
     return urlunsplit(parts._replace(path=base if base.endswith(_ENDPOINT) else base + _ENDPOINT)), login
 
 
 def _sparse_endpoint(url: SecretStr) -> tuple[str, str]:
-    parts, login = _without_login(url, _SPARSE_TAKES)
+    parts, login = _split(url, _SPARSE_TAKES)
     if not parts.path.endswith((_TEI, _VLLM)):
         raise ConfigError(_SPARSE_TAKES)
     return urlunsplit(parts), login
 
 
-def _without_login(url: SecretStr, takes: str) -> tuple[SplitResult, str]:
+def _split(url: SecretStr, takes: str) -> tuple[SplitResult, str]:
     text = url.get_secret_value().strip()
     try:
         parts = urlsplit(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rag_pipeline.stores.postgres import generation_tables
+from rag_pipeline.stores.postgres.database import value
 
 if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection
@@ -18,7 +19,7 @@ def in_each_generation(connection: Connection, *statements: str) -> None:
 
     The session finds a generation's tables first; what all generations share it finds where it always is.
     """
-    (path,) = connection.execute("SELECT current_setting('search_path')").fetchone() or ("",)
+    path = value(connection, "SELECT current_setting('search_path')")
     for schema in (None, *generation_tables.other_schemas(connection)):
         if schema is not None:
             generation_tables.look_in(connection, schema, path)
