@@ -151,6 +151,13 @@ class Settings(BaseSettings):
     retention_months: int | None = Field(
         None, ge=1, le=1200, description="Months kept before the current one; unset: all. Older months expire."
     )
+    history_days: int = Field(
+        90,
+        ge=0,
+        le=36_500,
+        description="Days for which Dagster's runs are kept; 0: all. Older ones are deleted, but for those that tell "
+        "the present state of a month.",
+    )
     nightly_cron: str = Field(
         "0 18 * * *",
         description="When all months are checked and searches evaluated: a cron expression of five fields, in UTC.",

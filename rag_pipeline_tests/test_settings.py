@@ -32,6 +32,7 @@ def test_vectors_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RAG_MILVUS_PREFIX", "no-dash"),
         ("RAG_MAX_DELETED_SHARE", "2"),
         ("RAG_RETENTION_MONTHS", "0"),
+        ("RAG_HISTORY_DAYS", "-1"),
         ("RAG_DELETIONS_BACKLOG", "-1"),
         ("RAG_NIGHTLY_CRON", "every night"),
         ("RAG_NIGHTLY_CRON", "61 * * * *"),

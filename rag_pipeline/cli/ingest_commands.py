@@ -134,6 +134,7 @@ def ingest(
                 on_scan=_record_scan_in_dagster,
                 result=result,
             )
+            _expire_history_in_dagster(pipeline)
 
         run_until_interrupted(work, lambda: _interrupted(pipeline, progress, result))
         redis_down = pipeline.cache_unreachable or not pipeline.redis_answers()
@@ -170,6 +171,15 @@ def _run_months_in_dagster(pipeline: Pipeline, months: Sequence[Month], runs: Mo
     from rag_pipeline.defs.run_month import run_months
 
     run_months(pipeline, months, runs)
+
+
+def _expire_history_in_dagster(pipeline: Pipeline) -> None:
+    """Delete old runs, if this process has added some."""
+    if "rag_pipeline.defs.run_month" in sys.modules:
+        from rag_pipeline.defs.run_month import expire_history
+
+        with pipeline.stopwatch.stage("history"):
+            expire_history(pipeline)
 
 
 def _end_ownerless_runs(pipeline: Pipeline) -> list[Month]:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 _NO_RETRY = {"dagster/max_retries": "0"}
 """Whoever started the command runs it again, or the sensor does; Dagster's daemon must not do so as well."""
 
+_EXPIRED_AT_ONCE = 2000
+"""Old runs that an ingest deletes at most; they take some seconds."""
+
 
 def run_month(pipeline: "Pipeline", month: "Month", run: MonthRun) -> None:
     """Run `index_month` for a month with an open pipeline. Its steps add what they do to `run`.
@@ -136,6 +139,20 @@ def end_ownerless_runs(pipeline: "Pipeline") -> "list[Month]":
 def cancel_runs_of_this_process(pipeline: "Pipeline") -> None:
     """End the runs of this process as canceled, because it was interrupted."""
     run_owners.cancel_runs_of_this_process(_instance(pipeline))
+
+
+def expire_history(pipeline: "Pipeline") -> None:
+    """Delete some of the runs that are too old, once an hour: there may be no daemon that deletes them at night."""
+    from rag_pipeline.defs import run_history
+
+    try:
+        if not pipeline.settings.history_days or not run_history.is_due_again(_instance(pipeline)):
+            return
+        # Another instance, which knows where Dagster's daemon keeps the logs of its runs.
+        with dg.DagsterInstance.get() as instance:
+            run_history.expire_history(instance, pipeline, run_history.CODE_LOCATION, at_most=_EXPIRED_AT_ONCE)
+    except DBAPIError as error:
+        raise _unreachable(error, "which runs are old") from None
 
 
 def record_scan(pipeline: "Pipeline", source: "SourceConfig", result: "ScanResult | None") -> None:

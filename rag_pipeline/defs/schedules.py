@@ -1,4 +1,4 @@
-"""The schedules: partitions created in advance, the expiry of old months, nightly checks and evaluations.
+"""The schedules: partitions created in advance, the expiry of old months and old history, nightly checks and evaluations.
 
 They run by default; times are UTC.
 """
@@ -6,7 +6,9 @@ They run by default; times are UTC.
 from collections.abc import Sequence
 
 import dagster as dg
+from dagster._core.storage.tags import CODE_LOCATION_TAG
 
+from rag_pipeline.defs import run_history
 from rag_pipeline.defs.jobs import CHECK_MONTH, is_in_runs, months_in_runs
 from rag_pipeline.defs.month_partitions import show_months
 from rag_pipeline.defs.search_quality import EVALUATE_SEARCH
@@ -23,7 +25,7 @@ _AFTER_OTHER_RUNS = {"dagster/priority": "-1"}
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
     """Return all schedules; the cron of the nightly ones is a setting."""
     cron = settings.nightly_cron
-    return [create_partitions, expire_months, nightly_checks(cron), nightly_evaluation(cron)]
+    return [create_partitions, expire_months, expire_history, nightly_checks(cron), nightly_evaluation(cron)]
 
 
 @dg.op(name="create_missing_partitions")
@@ -61,7 +63,28 @@ def expire_months_job() -> None:
     _expire_months()
 
 
-maintenance_jobs = [create_partitions_job, expire_months_job]
+@dg.op(name="delete_old_runs")
+def _delete_old_runs(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> None:
+    location = context.run.tags.get(CODE_LOCATION_TAG, run_history.CODE_LOCATION)
+    expired = run_history.expire_history(
+        context.instance,
+        pipeline,
+        location,
+        progress=lambda runs: context.log.info(f"deleted {runs} runs"),
+    )
+    context.log.info(f"deleted {expired.runs} runs in all, and {expired.scans} scans of sources")
+
+
+@dg.job(
+    name="expire_history",
+    description="Delete the runs of this code location that are older than RAG_HISTORY_DAYS, with their events, checks "
+    "and logs. The last materialization and check of each month stay, and all evaluations of searches.",
+)
+def expire_history_job() -> None:
+    _delete_old_runs()
+
+
+maintenance_jobs = [create_partitions_job, expire_months_job, expire_history_job]
 
 create_partitions = dg.ScheduleDefinition(
     name="create_partitions",
@@ -91,6 +114,20 @@ def expire_months(
     return dg.SkipReason(
         "RAG_RETENTION_MONTHS is not set" if kept is None else f"months kept: {kept}; none is older"
     )
+
+
+@dg.schedule(
+    job=expire_history_job,
+    cron_schedule=_DAILY,
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Runs expire_history, unless RAG_HISTORY_DAYS is 0.",
+)
+def expire_history(pipeline: dg.ResourceParam[Pipeline]) -> dg.RunRequest | dg.SkipReason:
+    """Request a run if there is history to be deleted."""
+    if not pipeline.settings.history_days:
+        return dg.SkipReason("RAG_HISTORY_DAYS is 0: all runs are kept")
+    return dg.RunRequest(tags=_AFTER_OTHER_RUNS)
 
 
 def nightly_checks(cron: str) -> dg.ScheduleDefinition:

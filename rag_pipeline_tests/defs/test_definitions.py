@@ -152,6 +152,7 @@ def test_sensors_and_schedules_run_by_default(described: dict) -> None:
     assert described["schedules"] == {
         "create_partitions": ["RUNNING", "10 0 * * *", "UTC"],
         "expire_months": ["RUNNING", "10 0 * * *", "UTC"],
+        "expire_history": ["RUNNING", "10 0 * * *", "UTC"],
         "nightly_checks": ["RUNNING", "0 18 * * *", "UTC"],
         "nightly_evaluation": ["RUNNING", "0 18 * * *", "UTC"],
     }
