@@ -1,6 +1,6 @@
 """What a check of a month found, as Dagster is told: outcomes, and evaluations that belong to no check's own step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +9,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
 
-from rag_pipeline.consistency.asset_names import collection_asset
+from rag_pipeline.consistency.asset_names import built_assets, collection_asset
 from rag_pipeline.consistency.checks import Check, checks_by_asset
 from rag_pipeline.consistency.findings import Finding, repair_command
 from rag_pipeline.defs.metadata import ROWS, document_page, links, table
@@ -26,24 +26,50 @@ Outcome = dict[str, Any]
 BACKLOG = dg.AssetCheckKey(dg.AssetKey("document_chunks"), "vector_deletions_backlog")
 
 
+Targets = Mapping[dg.AssetKey, AssetCheckEvaluationTargetMaterializationData]
+"""The materializations of a month's assets that evaluations are about."""
+
+
+def last_materializations(instance: dg.DagsterInstance, month: Month, settings: Settings) -> Targets:
+    """Return the last materialization of each of a month's assets that has one."""
+    keys = [dg.AssetKey(name) for name in built_assets(settings.vectors)]
+    of_month = [month.partition_key]
+    found = {
+        key: instance.fetch_materializations(
+            dg.AssetRecordsFilter(key, asset_partitions=of_month), limit=1
+        ).records
+        for key in keys
+    }
+    return {key: target(records[0]) for key, records in found.items() if records}
+
+
+def target(record: dg.EventLogRecord) -> AssetCheckEvaluationTargetMaterializationData:
+    """Return what an evaluation names a materialization by."""
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+    )
+
+
 def consistency_evaluations(
-    found: Sequence[Finding], month: Month, settings: Settings
+    found: Sequence[Finding], month: Month, settings: Settings, targets: Targets
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Evaluate every consistency check of a month from the findings of a full check, such as a repair's last."""
     for asset, checks in checks_by_asset(settings.vectors).items():
         for check in checks:
             findings = [f for f in found if (f.where, f.check) == (asset, check.name) and f.month in (month, None)]
             key = dg.AssetCheckKey(dg.AssetKey(asset), check.name)
-            yield evaluation(month, key, findings_outcome(check, findings, settings))
+            outcome = findings_outcome(check, findings, settings)
+            yield evaluation(month, key, outcome, targets.get(key.asset_key))
 
 
-def count_evaluations(pipeline: Pipeline, month: Month) -> Iterator[dg.AssetCheckEvaluation]:
+def count_evaluations(pipeline: Pipeline, month: Month, targets: Targets) -> Iterator[dg.AssetCheckEvaluation]:
     """Count a month's vectors and pending deletions, and evaluate the checks that compare them."""
     # Those of the definitions: the live generation can have other kinds until the code location is loaded again.
     built = [kind for kind in pipeline.vectors if kind in pipeline.settings.vectors]
     for counts in verify(pipeline, month, built):
-        yield evaluation(month, vectors_verified(counts.kind), counts_outcome(counts))
-    yield evaluation(month, BACKLOG, backlog_outcome(pipeline, month))
+        key = vectors_verified(counts.kind)
+        yield evaluation(month, key, counts_outcome(counts), targets.get(key.asset_key))
+    yield evaluation(month, BACKLOG, backlog_outcome(pipeline, month), targets.get(BACKLOG.asset_key))
 
 
 def evaluation(

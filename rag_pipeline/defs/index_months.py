@@ -12,10 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationPlanned,
-    AssetCheckEvaluationTargetMaterializationData,
-)
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.definitions.partitions.subset import DefaultPartitionsSubset
 from dagster._core.events import AssetMaterializationPlannedData
 from dagster._core.events.log import EventLogEntry
@@ -25,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rag_pipeline.consistency.asset_names import built_assets
 from rag_pipeline.defs.check_history import passed_before
-from rag_pipeline.defs.check_outcomes import evaluation
+from rag_pipeline.defs.check_outcomes import Targets, evaluation, target
 from rag_pipeline.defs.jobs import INDEX_MONTHS
 from rag_pipeline.defs.month_checks import (
     MonthChecks,
@@ -245,19 +242,16 @@ class _OneMonth:
                 if key in blocking and not outcome["passed"]:
                     self.blocked = self.blocked or outcome["description"]
 
-    def _targets(self) -> dict[dg.AssetKey, AssetCheckEvaluationTargetMaterializationData]:
+    def _targets(self) -> Targets:
         """The month's materializations, which are the run's last ones."""
-        run_id = self._context.run_id
         records = self._context.instance.get_records_for_run(
-            run_id,
+            self._context.run_id,
             of_type=dg.DagsterEventType.ASSET_MATERIALIZATION,
             limit=len(built_assets(self._built)),
             ascending=False,
         ).records
         return {
-            record.asset_key: AssetCheckEvaluationTargetMaterializationData(
-                storage_id=record.storage_id, run_id=run_id, timestamp=record.timestamp
-            )
+            record.asset_key: target(record)
             for record in records
             if record.asset_key is not None and record.partition_key == self._month.partition_key
         }

@@ -7,7 +7,7 @@ import dagster as dg
 
 from rag_pipeline.consistency.findings import Finding
 from rag_pipeline.consistency.repair import repair
-from rag_pipeline.defs.check_outcomes import consistency_evaluations, count_evaluations
+from rag_pipeline.defs.check_outcomes import consistency_evaluations, count_evaluations, last_materializations
 from rag_pipeline.defs.metadata import table
 from rag_pipeline.defs.month_partitions import month_of, months
 from rag_pipeline.pipeline import Pipeline
@@ -33,9 +33,11 @@ def repair_stores(
     result = repair(pipeline, [month], dry_run=config.dry_run)
     for finding in result.found.findings:
         context.log.info(f"{finding}; {finding.what_to_do}")
-    evaluations = consistency_evaluations(result.remaining.findings, month, pipeline.settings)
+    targets = last_materializations(context.instance, month, pipeline.settings)
+    evaluations = consistency_evaluations(result.remaining.findings, month, pipeline.settings, targets)
     # A dry run can meet a collection that is not loaded, whose vectors cannot be counted.
-    for evaluation in chain(evaluations, () if config.dry_run else count_evaluations(pipeline, month)):
+    counted = () if config.dry_run else count_evaluations(pipeline, month, targets)
+    for evaluation in chain(evaluations, counted):
         context.log_event(evaluation)  # type: ignore[arg-type]
     context.add_output_metadata(
         {

@@ -136,6 +136,21 @@ def test_a_repair_evaluates_every_check_of_its_month(damaged: DamagedIndex, jobs
     damaged.repaired()
 
 
+def test_a_repairs_evaluations_are_about_the_months_last_materializations(
+    damaged: DamagedIndex, jobs: Jobs
+) -> None:
+    """Dagster takes an evaluation that names none for one of an earlier state, and shows no status."""
+    runs = [jobs.run("index_month")[0] for _ in range(2)]
+    last = {event.asset_key: event for event in runs[-1].get_asset_materialization_events()}
+    result, _ = jobs.run("repair_month")
+    evaluations = result.get_asset_check_evaluations()
+    assert {evaluation.asset_key for evaluation in evaluations} == set(last)
+    for evaluation in evaluations:
+        target = evaluation.target_materialization_data
+        assert target is not None, evaluation.check_name
+        assert target.run_id == runs[-1].run_id
+
+
 def test_an_unreadable_collection_fails_its_checks_but_not_the_run(damaged: DamagedIndex, jobs: Jobs) -> None:
     with damaged.milvus() as client:
         client.release_collection(damaged.collection("multi"))
