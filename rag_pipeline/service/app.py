@@ -74,15 +74,22 @@ def create_app(pipeline: Pipeline, metrics: Metrics | None = None, *, closes_pip
         # Both would load scripts from elsewhere; the document itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
+        # A redirect would lead to the host that a request names, which may be anybody's.
+        redirect_slashes=False,
     )
     problems.install(app)
-    app.include_router(api_routes(searching, reading))
-    app.include_router(operating_routes(Health(pipeline.endpoints), metrics))
     limits = RateLimits(redis)
-    app.include_router(page_routes(pipeline, searching, reading, Sessions(redis), limits))
+    routers = [
+        api_routes(searching, reading),
+        operating_routes(Health(pipeline.endpoints), metrics),
+        page_routes(pipeline, searching, reading, Sessions(redis), limits),
+    ]
+    for router in routers:
+        app.include_router(router)
     install_login(app)
     app.router.routes.extend(for_agents.routes)
-    app.add_middleware(Guard, pipeline=pipeline, limits=limits, usage=usage, metrics=metrics)
+    routes = [*app.routes, *(route for router in routers for route in router.routes)]
+    app.add_middleware(Guard, pipeline=pipeline, limits=limits, usage=usage, metrics=metrics, routes=routes)
     return app
 
 

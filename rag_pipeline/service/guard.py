@@ -1,20 +1,26 @@
 """Who may come in: every request under `/v1` and to `/mcp` has an API key, a permission and a share of the key's minute.
 
-All of it before a body is read, so that whoever has no key costs no more than a look at one index. Bodies are bounded.
+All of it before a body is read, so that whoever has no key costs no more than a look at one index. Bodies are bounded, and
+so are the requests of each client that wait for it.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_pipeline.accounts.api_keys import Asker, authenticate
 from rag_pipeline.accounts.permissions import METRICS, SEARCH, allows
-from rag_pipeline.service.metrics import Metrics
+from rag_pipeline.service.addresses import network
+from rag_pipeline.service.metrics import GONE, Metrics
 from rag_pipeline.service.problems import ProblemError, of_error, unavailable
 from rag_pipeline.service.searching import in_thread
 
@@ -25,12 +31,19 @@ if TYPE_CHECKING:
 
 MOST_BODY_BYTES = 64 * 1024
 _MOST_REQUESTS = 500
-"""At once; more are told to come again."""
+"""At once, without those that wait for their clients; more are told to come again."""
+_MOST_PENDING = 100
+"""Requests of one key, or of one address without a key, whose body has not come; and as many whose response is not taken."""
+_OPERATING = ("/healthz", "/readyz", "/metrics")
+"""They answer however many requests there are: otherwise whoever watches the service would see it down."""
 _BODY_SECONDS = 10.0
 _LONGEST_KEY = 200
 _TOO_LARGE = f"a request has at most {MOST_BODY_BYTES} bytes"
 _UNAUTHORIZED = "this needs an API key: send it as `Authorization: Bearer rag_…`"
 _WRONG_KEY = "this API key is not valid: it is unknown, revoked or expired, or its user has no account any more"
+_UNFINISHED = (
+    "too many requests from there are unfinished: send them whole, read the answers, and try again in a moment"
+)
 
 
 class Guard:
@@ -40,15 +53,24 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, pipeline: Pipeline, limits: RateLimits, usage: Usage, metrics: Metrics
+        self,
+        app: ASGIApp,
+        pipeline: Pipeline,
+        limits: RateLimits,
+        usage: Usage,
+        metrics: Metrics,
+        routes: Sequence[BaseRoute],
     ) -> None:
+        """Requests are counted under the one of these routes that was asked for, also if they are refused."""
         is_secure = pipeline.settings.search_url.startswith("https://")
         self._app = app
         self._pipeline = pipeline
         self._limits = limits
         self._usage = usage
         self._metrics = metrics
+        self._routes = [route for route in routes if isinstance(route, Route)]
         self._inside = 0
+        self._pending: Counter[tuple[str, str]] = Counter()
         self._safety = [*_SAFETY, *([_TLS_ONLY] if is_secure else [])]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +79,19 @@ class Guard:
             return
         start = time.perf_counter()
         headers: dict[str, str] = {}
-        status, begun = 500, False
+        status, begun, is_gone, is_let_in = 500, False, False, False
+        asked, path = Headers(scope=scope), scope["path"]
+        who = network(scope["client"][0]) if scope.get("client") else ""
+        if scope["method"] == "HEAD":
+            # What answers GET answers it too. The server, which has the scope as it came, leaves the body out.
+            scope = {**scope, "method": "GET"}
+
+        async def receiving() -> Message:
+            nonlocal is_gone
+            message = await receive()
+            if message["type"] == "http.disconnect" and not begun:
+                is_gone = True
+            return message
 
         async def answering(message: Message) -> None:
             nonlocal status, begun
@@ -69,19 +103,18 @@ class Guard:
                     **message,
                     "headers": [*message.get("headers", ()), *added, *self._safety, _policy(scope)],
                 }
-            await send(message)
+            with self._waiting("response", who):
+                await send(message)
 
-        admitted = self._inside < _MOST_REQUESTS or scope["path"] == "/healthz"
         self._inside += 1
         try:
-            if not admitted:
-                raise unavailable("too many requests at once: try again in a moment", 1)
-            if scope["path"] == "/mcp" and scope["method"] == "GET":
+            self._find_room(path)
+            if path == "/mcp" and scope["method"] == "GET":
                 # A stream for messages of the server, of which a stateless one has none; it would stay open for ever.
                 raise ProblemError(405, "send a message with POST", {"Allow": "POST"})
-            needed = _needed(scope["path"])
+            needed = _needed(path)
             if needed is not None:
-                asker, admission = await in_thread(self._let_in, Headers(scope=scope))
+                asker, admission = await in_thread(self._let_in, asked)
                 headers.update(admission.headers)
                 if not admission.is_admitted:
                     raise ProblemError(
@@ -90,20 +123,59 @@ class Guard:
                 if not allows(asker.permissions, needed):
                     raise ProblemError(403, f"this key has no permission {needed}")
                 scope.setdefault("state", {})["asker"] = asker
-            body = await _whole_body(receive, Headers(scope=scope))
-            is_read = not body and scope["method"] in ("GET", "HEAD")  # Nothing below reads it.
-            await self._app(scope, receive if is_read else _again(body, receive), answering)
+                who = f"key {asker.key_id}"
+            if path not in _OPERATING:
+                self._find_patience("response", who)
+            body = b""
+            if "content-length" in asked or "transfer-encoding" in asked:
+                self._find_patience("body", who)
+                with self._waiting("body", who):
+                    body = await _whole_body(receiving, asked)
+                self._find_room(path)
+            else:
+                await _whole_body(receiving, asked)  # There is none, and no wait for it.
+            is_let_in = True
+            is_read = not body and scope["method"] == "GET"  # Nothing below reads it.
+            await self._app(scope, receiving if is_read else _again(body, receiving), answering)
         except _GoneError:
-            status = 499
+            pass
         except Exception as error:
             if begun:
                 raise
             await of_error(error).response()(scope, receive, answering)
         finally:
             self._inside -= 1
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
+            route = self._route(scope)
+            self._metrics.requests.labels(route, str(GONE if is_gone else status)).inc()
+            if is_let_in and not is_gone:
+                self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
+
+    def _find_room(self, path: str) -> None:
+        if self._inside > _MOST_REQUESTS and path not in _OPERATING:
+            raise unavailable("too many requests at once: try again in a moment", 1)
+
+    def _find_patience(self, what: str, who: str) -> None:
+        if self._pending[what, who] >= _MOST_PENDING:
+            raise ProblemError(429, _UNFINISHED, {"Retry-After": "1"})
+
+    @contextmanager
+    def _waiting(self, what: str, who: str) -> Iterator[None]:
+        """While its client is waited for, a request takes nobody's place."""
+        self._pending[what, who] += 1
+        self._inside -= 1
+        try:
+            yield
+        finally:
+            self._inside += 1
+            self._pending[what, who] -= 1
+            if not self._pending[what, who]:
+                del self._pending[what, who]
+
+    def _route(self, scope: Scope) -> str:
+        """Return the path of the route that was asked for, with the names of its parameters; there are only so many."""
+        if (known := getattr(scope.get("route"), "path", None)) is not None:
+            return str(known)
+        return next((route.path for route in self._routes if route.path_regex.match(scope["path"])), "other")
 
     def _let_in(self, headers: Headers) -> tuple[Asker, Admission]:
         scheme, _, key = headers.get("authorization", "").partition(" ")

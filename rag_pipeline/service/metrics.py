@@ -9,6 +9,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
+GONE = 499
+"""The status of a request whose client went away before it was answered, as nginx counts it. Nobody is told of it."""
+
 
 class Metrics:
     """The metrics of one application, or of all workers that keep theirs in one folder.
@@ -23,7 +26,11 @@ class Metrics:
             "rag_requests", "Requests by route and status.", ["route", "status"], registry=self._registry
         )
         self.seconds = Histogram(
-            "rag_request_seconds", "Seconds by route.", ["route"], buckets=_SECONDS, registry=self._registry
+            "rag_request_seconds",
+            "Seconds by route, of requests that were let in and answered.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self._registry,
         )
         self.stages = Histogram(
             "rag_search_stage_seconds",

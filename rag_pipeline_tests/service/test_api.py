@@ -147,6 +147,38 @@ def test_operators_see_health_and_metrics(service: Service, key: str):
     assert 'rag_search_stage_seconds_count{stage="embed"}' in text
 
 
+def test_what_is_refused_is_counted_under_the_route_that_was_asked_for(service: Service, key: str):
+    assert service.client.post("/v1/search", json={"query": "休暇"}).status_code == 401
+    assert service.client.post("/mcp", json={}).status_code == 401
+    assert service.get("rag_wrong", f"/v1/documents/{UUID(int=7)}").status_code == 401
+    assert service.get(key, "/v1/search").status_code == 405
+    assert service.get(key, "/nothing/like/it").status_code == 404
+    text = service.get(key, "/metrics").text
+    for route, status in (
+        *(("/v1/search", 401), ("/v1/search", 405), ("/mcp", 401), ("/v1/documents/{document_id}", 401)),
+        ("other", 404),
+    ):
+        assert f'rag_requests_total{{route="{route}",status="{status}"}}' in text
+    assert "nothing" not in text
+    assert 'rag_request_seconds_count{route="/mcp"}' not in text  # Or refusals would make searches look quick.
+
+
+def test_head_is_answered_where_get_is(service: Service, key: str):
+    for path in ("/healthz", "/readyz", "/", "/login", "/openapi.json"):
+        found, head = service.client.get(path), service.client.head(path)
+        assert (head.status_code, head.content) == (found.status_code, b"")
+        assert head.headers["content-type" if found.content else "location"]
+    assert service.client.head("/v1/search", headers=bearer(key)).status_code == 405
+    assert service.client.head("/v1/sources").status_code == 401
+
+
+def test_nothing_redirects_to_the_host_that_a_request_names(service: Service, key: str):
+    for path in ("/login/", "/keys/", "/v1/sources/", "/mcp/"):
+        answer = service.client.get(path, headers={"Host": "evil.example", **bearer(key)})
+        assert answer.status_code == 404
+        assert "location" not in answer.headers
+
+
 def test_the_openapi_document_describes_the_api(service: Service):
     document = service.client.get("/openapi.json").json()
     assert set(document["paths"]) == {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import count
 
 import pytest
 import redis
@@ -336,6 +339,131 @@ def test_many_idle_connections_keep_nobody_out(service: Service):
             connection.close()
 
 
+def connected(service: Service, data: bytes = b"") -> socket.socket:
+    connection = socket.create_connection((service.client.base_url.host, service.client.base_url.port), 30)
+    connection.sendall(data)
+    return connection
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def until_readable(connections_: list[socket.socket], count: int) -> list[socket.socket]:
+    """Wait until so many have something to read; return them."""
+    deadline = time.monotonic() + 30
+    while len(found := select.select(connections_, [], [], 0.1)[0]) < count:
+        assert time.monotonic() < deadline
+    return found
+
+
+def test_bodies_that_do_not_come_take_the_place_of_nobody_else(service: Service, monkeypatch):
+    monkeypatch.setattr(guard, "_MOST_REQUESTS", 4)
+    monkeypatch.setattr(guard, "_MOST_PENDING", 6)
+    key = new_key(service.pipeline, "beside-slow@example.com", "search", "metrics", role="admin")
+    slow = [
+        connected(service, b"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\na=") for _ in range(9)
+    ]
+    try:
+        refused = until_readable(slow, 3)
+        assert len(refused) == 3
+        for connection in refused:
+            answer = connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 429 ")
+            assert b"retry-after: 1" in answer
+        assert (
+            service.search(key, "休暇").status_code == 200
+        )  # A key has a share of its own, also at this address.
+        assert service.client.get("/login").status_code == 200
+        assert service.client.get("/readyz").status_code == 200
+        assert service.get(key, "/metrics").status_code == 200
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_whoever_watches_the_service_is_answered_when_nobody_else_is(service: Service, monkeypatch):
+    key = new_key(service.pipeline, "watcher@example.com", "search", "metrics", role="admin")
+    monkeypatch.setattr(guard, "_MOST_REQUESTS", 0)
+    assert service.search(key, "休暇").status_code == 503
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert service.get(key, path).status_code == 200
+
+
+def test_whoever_takes_nothing_is_cut_off(service: Service, monkeypatch, caplog):
+    monkeypatch.setattr(connections, "TAKE_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "_MOST_WAITING", 1000)
+    reader = socket.socket()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    reader.connect((service.client.base_url.host, service.client.base_url.port))
+    with reader:
+        reader.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 900)
+        ended = select.poll()
+        ended.register(reader, 0)  # Only its end: nothing is read.
+        assert ended.poll(30_000)
+    assert service.client.get("/healthz").status_code == 200
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
+def test_few_requests_wait_on_a_connection(service: Service):
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = request.replace(b"Host", b"Connection: close\r\nHost")
+    with connected(service, request * 4 + last) as few:
+        assert read_to_the_end(few).count(b"HTTP/1.1 200 OK") == 5
+    with connected(service, request * 2000) as many:
+        answers = read_to_the_end(many)
+    assert 1 <= answers.count(b"HTTP/1.1 200 OK") < 500
+    assert answers.count(b"connection: close") == 1
+
+
+@pytest.mark.parametrize(("in_all", "of_address"), [(50, 10), (10, 5)])
+def test_connections_beyond_a_limit_replace_those_that_wait_longest(
+    service: Service, monkeypatch, in_all, of_address
+):
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", in_all)
+    monkeypatch.setattr(connections, "MOST_OF_ADDRESS", of_address)
+    if in_all < 20:
+        addresses = count()
+        monkeypatch.setattr(connections, "network", lambda address: f"address {next(addresses) % 4}")
+    service.client.get("/healthz")
+    waiting = [connected(service) for _ in range(20)]
+    try:
+        gone = until_readable(waiting, 20 - min(in_all, of_address if in_all > 20 else in_all))
+        assert gone[0] is waiting[0]
+        assert waiting[-1] not in gone
+        with connected(service, b"GET /healthz HTTP/1.0\r\n\r\n") as another:
+            assert b"200 OK" in read_to_the_end(another)
+    finally:
+        for connection in waiting:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"X: " + b"a" * 100_000, b"X: a\r\n" * 20_000, b"Y: b\r\n\r\nGET /healthz HTTP/1.1\r\nX: " + b"a" * 100_000],
+)
+def test_a_head_that_is_too_large_is_refused(service: Service, head):
+    with connected(service, b"GET /healthz HTTP/1.1\r\nHost: x\r\n") as connection:
+        with suppress(OSError):  # It may be refused while it is sent.
+            connection.sendall(head + b"\r\n\r\n")
+        answer = b""
+        with suppress(ConnectionResetError):
+            answer = read_to_the_end(connection)
+    assert b"HTTP/1.1 200" not in answer.rpartition(b"HTTP/1.1")[2]
+    assert not answer or answer.startswith(b"HTTP/1.1 431 ") or b"Y: b" in head
+    assert service.client.get("/healthz", headers={"X": "a" * 60_000}).status_code == 200
+
+
+def test_a_request_that_goes_on_after_its_answer_ends(service: Service):
+    with connected(
+        service, b"POST /v1/search HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ) as connection:
+        assert connection.recv(4096).startswith(b"HTTP/1.1 401 ")
+        with pytest.raises(OSError):  # noqa: PT011 — a reset or a broken pipe.
+            for _ in range(10_000):
+                connection.sendall(b"1000\r\n" + b"a" * 4096 + b"\r\n")
+
+
 def test_an_unexpected_error_is_a_problem_that_tells_nothing(index: SearchIndex, monkeypatch, caplog):
     def broken(*_: object) -> None:
         raise ZeroDivisionError("the password is hunter2")
@@ -380,7 +508,10 @@ def test_a_search_that_nobody_waits_for_any_more_never_begins(index: SearchIndex
         go_on.set()
         first.join()
         assert service.search(key, "味噌").status_code == 200
+        text = service.get(new_key_of_metrics(index), "/metrics").text
     assert embedded == ["豆腐", "味噌"]
+    assert 'rag_requests_total{route="/v1/search",status="499"} 1.0' in text
+    assert 'route="/v1/search",status="503"' not in text
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 import secrets
@@ -28,6 +27,7 @@ from rag_pipeline.errors import ConfigError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.search.engine import MAX_QUERY_CHARS
 from rag_pipeline.search.results import MAX_LIMIT, MODES, Mode
+from rag_pipeline.service.addresses import network
 from rag_pipeline.service.page.showing import excerpt, link, moment, pieces, plain
 from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.problems import ProblemError
@@ -409,7 +409,7 @@ class _Page:
 
     def logged_in(self, request: Request, email: str, password: str) -> UUID | None:
         """Return the user whose password this is; None if it is wrong or too many were tried."""
-        address = _network(request.client.host if request.client else "")
+        address = network(request.client.host if request.client else "")
         device = request.cookies.get(self.device_cookie, "")
         if not self._limits.admit(f"login address {address}", _LOGINS_PER_ADDRESS).is_admitted:
             return None
@@ -588,15 +588,6 @@ def _day(text: str) -> date | None:
 def _local(path: str) -> str:
     """Return a path to go on to; the start page for anything that could lead elsewhere."""
     return path if len(path) <= _LONGEST_PATH and _LOCAL.fullmatch(path) else "/"
-
-
-def _network(address: str) -> str:
-    """Return what is counted as one address: of IPv6 a network of 64 bits, which is what one household has."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
 
 
 def _same(one: str, other: str) -> bool:
