@@ -147,15 +147,22 @@ class Searching:
         filters: Filters,
         gone: Callable[[], Awaitable[None]],
         logged: bool = True,
+        shown: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = lambda hits: hits,
     ) -> Answer:
         """Return the hits of a search among what the asker may see. It is logged, if searches are.
+
+        `shown` returns those of the hits that the asker gets to see, which are counted as shown.
 
         Raises `ProblemError` if too many search at once or the search takes too long, and what `search` raises.
         """
         if offset + limit > MAX_LIMIT:
             raise ConfigError(f"offset + limit is at most {MAX_LIMIT}: narrow the search with filters")
         start = time.perf_counter()
-        answer = await self._turns.run(partial(self._answer, asker, query, mode, offset, limit, filters), gone)
+        answer, found = await self._turns.run(
+            partial(self._answer, asker, query, mode, offset, limit, filters), gone
+        )
+        seen = {hit["chunk_id"] for hit in shown(answer.hits)}
+        self._usage.shown(chunk for chunk in found if str(chunk.id) in seen)
         if logged:
             self._usage.searched(
                 Searched(
@@ -173,7 +180,9 @@ class Searching:
         """Begin no search any more."""
         self._turns.close()
 
-    def _answer(self, asker: Asker, query: str, mode: Mode, offset: int, limit: int, filters: Filters) -> Answer:
+    def _answer(
+        self, asker: Asker, query: str, mode: Mode, offset: int, limit: int, filters: Filters
+    ) -> tuple[Answer, list[Shown]]:
         for _ in range(_SWITCHES):
             with suppress(_OvertakenError):
                 return self._answer_of_one_generation(asker, query, mode, offset, limit, filters)
@@ -181,7 +190,8 @@ class Searching:
 
     def _answer_of_one_generation(
         self, asker: Asker, query: str, mode: Mode, offset: int, limit: int, filters: Filters
-    ) -> Answer:
+    ) -> tuple[Answer, list[Shown]]:
+        """Return the answer, and its hits as they are counted when they are shown."""
         start = time.perf_counter()
         pipeline = self._pipeline
         with pipeline.stores.database.connection() as connection:
@@ -236,12 +246,12 @@ class Searching:
         self._metrics.cache.labels("hit" if is_cached else "miss").inc()
         hits = answer["hits"][offset : offset + limit]
         dates = [datetime.fromisoformat(date) for date in answer["dates"][offset : offset + limit]]
-        self._usage.shown(
+        found = [
             Shown(UUID(hit["chunk_id"]), date, score)
             for hit, date, score in zip(hits, dates, answer["scored"][offset : offset + limit], strict=True)
-        )
+        ]
         places = answer["ranks"][offset : offset + limit]
-        return Answer(hits, dates, places, time.perf_counter() - start, is_cached, answer["facets"])
+        return Answer(hits, dates, places, time.perf_counter() - start, is_cached, answer["facets"]), found
 
     def _encode_query_of(self, embedder: Embedder) -> EncodeQuery:
         # Of each embedder: after a switch, those who still search with the old one must not get its vectors mixed in.

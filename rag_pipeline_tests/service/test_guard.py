@@ -239,7 +239,7 @@ def test_uses_of_keys_and_shown_chunks_are_counted_in_batches(index: SearchIndex
     with running(index.pipeline) as service:
         key = new_key(index.pipeline, "a@example.com")
         for _ in range(5):
-            service.search(key, "豆腐", limit=1)
+            service.search(key, "豆腐", limit=1, offset=1)
     # Written at the latest when the service ends.
     assert index.execute("SELECT usage_count FROM api_keys") == [(5,)]
     assert index.execute("SELECT last_used_at IS NOT NULL FROM api_keys") == [(True,)]

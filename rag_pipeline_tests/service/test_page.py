@@ -18,6 +18,7 @@ from rag_pipeline.service.page.showing import Piece, excerpt, link, moment, piec
 from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.redis_breaker import RedisBreaker
 from rag_pipeline.service.sessions import Sessions
+from rag_pipeline.service.usage import Usage
 from rag_pipeline.stores.postgres import users as users_table
 from rag_pipeline_tests.support.avatars import HOSTILE_AVATARS
 from rag_pipeline_tests.support.http_service import PASSWORD, Service, running
@@ -155,6 +156,27 @@ def test_a_document_opens_at_the_passage_and_shows_similar_ones(browser: Browser
     assert "Passages similar to one of" in passages
     assert passages.count('<li class="hit">') >= 9
     assert similar[1] not in passages
+
+
+def test_what_a_page_shows_is_counted_as_shown_and_nothing_else(
+    service: Service, browser: Browser, reader: str, monkeypatch
+):
+    counted: list[list[str]] = []
+    monkeypatch.setattr(Usage, "shown", lambda usage, chunks: counted.append([str(chunk.id) for chunk in chunks]))
+    browser.log_in(reader)
+    pages = [browser.get("/", q="休暇の取り方", page=number).text for number in (1, 2)]
+    similar = re.search(r'href="(/similar/([0-9a-f-]+)/0)"', pages[0])
+    assert similar is not None
+    pages.append(browser.get(similar[1]).text)
+    with service.pipeline.stores.database.connection() as connection:
+        of_document = {
+            str(chunk): str(document)
+            for chunk, document in connection.execute("SELECT id, document_id FROM document_chunks").fetchall()
+        }
+    shown = [set(re.findall(r'href="/documents/([0-9a-f-]+)\?', page)) for page in pages]
+    assert [len(chunks) for chunks in counted] == [10, 10, 10]
+    assert [{of_document[chunk] for chunk in chunks} for chunks in counted] == shown
+    assert similar[2] not in shown[2]
 
 
 def test_what_is_hidden_is_nowhere_on_the_page(service: Service, browser: Browser, reader: str):

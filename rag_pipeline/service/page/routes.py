@@ -138,6 +138,7 @@ def page_routes(
                     filters,
                     gone_from(request),
                     logged=page_number == 1 and not again,
+                    shown=lambda hits: hits[(page_number - 1) * _PAGE : page_number * _PAGE],
                 )
             except ConfigError as error:
                 return page.rendered(request, "search.html", visitor, 422, **shown, error=one_line(error))
@@ -163,6 +164,7 @@ def page_routes(
             Filters(),
             gone_from(request),
             logged=False,
+            shown=lambda hits: [hit for hit in hits if hit["chunk_id"] != str(chunk["chunk_id"])][:_PAGE],
         )
         found = await in_thread(_found, _without(answer, str(chunk["chunk_id"])), "", visitor, 1, {})
         words = page.words(request)
