@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import logging
 import secrets
+import socket
 from typing import TYPE_CHECKING
 
 from rag_pipeline.accounts import api_keys, users
@@ -31,6 +33,7 @@ _log = logging.getLogger(__name__)
 FIRST_ADMIN = "admin@rag-pipeline.local"
 _BACKLOG = 512
 _IDLE_SECONDS = 10
+_TAKEN = "port {port} is taken: choose another one with --port"
 STOP_SECONDS = 10
 """Requests that take longer when the service ends are not answered."""
 
@@ -39,13 +42,15 @@ def serve(pipeline: Pipeline, host: str, port: int, report: Callable[[str], None
     """Answer requests until a signal comes, in this process or in several `workers`.
 
     Without any account it makes one and reports its key, once, but only for an address of this machine alone. Raises
-    `ConfigError` on any other address, and a `RagError` if the port is taken or a worker cannot start.
+    `ConfigError` on any other address, if all accounts are deactivated, or for an address that is not of this machine, and
+    a `RagError` if the port is taken or a worker cannot start.
     """
     import uvicorn
 
     pipeline.prepare()
     if not port_is_free(port):
-        raise RagError(f"port {port} is taken: choose another one with --port")
+        raise RagError(_TAKEN.format(port=port))
+    _expect_address(host, port)
     pipeline.load_collections()
     if workers == 1:
         warm_up(pipeline)
@@ -128,6 +133,11 @@ def _ensure_account(pipeline: Pipeline, host: str, url: str, report: Callable[[s
     with database.connection() as connection:
         if users_table.any_active(connection):
             return
+        if users_table.all_users(connection):
+            raise ConfigError(
+                "all accounts are deactivated, so nobody could log in: `rag-pipeline users list` shows them, and "
+                "`rag-pipeline users unlock EMAIL` opens one"
+            )
     if not _is_loopback(host):
         raise ConfigError(
             f"nobody has an account yet, and {host} can be reached from elsewhere: "
@@ -145,6 +155,26 @@ def _ensure_account(pipeline: Pipeline, host: str, url: str, report: Callable[[s
         report(f"to log in, once, within 15 minutes: {url}/link/{token}")
     except ProblemError as problem:  # `rag-pipeline users set-password` does as well.
         report(str(problem))
+
+
+def _expect_address(host: str, port: int) -> None:
+    """Raise an error if nobody could listen there: uvicorn would say so in lines of its own, and after everything else."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise RagError(_TAKEN.format(port=port)) from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        raise ConfigError(
+            f"cannot serve on {host} port {port} ({reason}): give an address of this machine with --host, such as 127.0.0.1"
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -151,6 +151,8 @@ def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine):
     elsewhere = cli.run("serve", "--host", "0.0.0.0", "--port", str(port))
     assert elsewhere.returncode == 1
     assert "can be reached from elsewhere" in one_line(elsewhere.stderr)
+    nowhere = cli.run("serve", "--host", "203.0.113.9", "--port", str(port))
+    assert (nowhere.returncode, "cannot serve on 203.0.113.9" in one_line(nowhere.stderr)) == (1, True)
     assert cli.json("users", "list") == {"users": []}
 
     cli.write("soup.md", "# 味噌汁\n\n豆腐とわかめを入れる。")
@@ -179,6 +181,9 @@ def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine):
     assert "Traceback" not in err
     assert out == ""
     assert cli.json("keys", "list")["keys"][0]["usage_count"] == 1
+    assert cli.run("users", "deactivate", "admin@rag-pipeline.local").returncode == 0
+    closed = cli.run("serve", "--port", str(port))
+    assert (closed.returncode, "`rag-pipeline users unlock EMAIL`" in one_line(closed.stderr)) == (1, True)
 
 
 def _answers(client: httpx.Client) -> bool:
