@@ -109,6 +109,24 @@ def create(
     return NewKey(key, identity)
 
 
+def revoke(database: Database, prefix_or_id: str) -> int:
+    """Revoke the keys with this prefix, or the one with this id; return their number."""
+    with database.connection() as connection:
+        count = table.revoke(connection, prefix_or_id)
+    if count:  # Or it may be anything, such as a whole key.
+        _audit.info("revoked key %s", prefix_or_id)
+    return count
+
+
+def revoke_own(database: Database, user: UUID, key: UUID) -> bool:
+    """Revoke a key of a user; False if it is not this user's."""
+    with database.connection() as connection:
+        prefix = table.revoke_of_user(connection, user, key)
+    if prefix is not None:
+        _audit.info("revoked key %s of user %s", prefix, user)
+    return prefix is not None
+
+
 def authenticate(database: Database, key: str) -> Asker | None:
     """Return whom a key belongs to; None if it is unknown, revoked or expired, or its user is not active.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rag_pipeline.accounts.profiles import Profile
-    from rag_pipeline.stores.postgres.database import Database
+    from rag_pipeline.stores.postgres.database import Connection, Database
     from rag_pipeline.stores.postgres.users import Person
 
 _audit = logging.getLogger("rag_pipeline.audit")
@@ -50,6 +50,7 @@ def add(
             raise ConfigError(f"{email} has an account already: `rag-pipeline users list` shows it")
         if profile:
             table.set_profile(connection, email, profile)
+        _log(connection, email, f"was added as {role}")
 
 
 def set_role(database: Database, email: str, role: str) -> None:
@@ -57,6 +58,7 @@ def set_role(database: Database, email: str, role: str) -> None:
     _expect_role(role)
     with database.connection() as connection:
         _expect(table.set_role(connection, email, role), email)
+        _log(connection, email, f"is {role} now")
 
 
 def set_profile(database: Database, email: str, profile: Profile) -> None:
@@ -75,6 +77,7 @@ def set_password(database: Database, email: str, password: str) -> None:
     password_hash = passwords.hashed(password)
     with database.connection() as connection:
         _expect(table.set_password(connection, email, password_hash), email)
+        _log(connection, email, "got a password from somebody else")
 
 
 def choose_password(database: Database, person: Person, password: str) -> bool:
@@ -91,12 +94,20 @@ def deactivate(database: Database, email: str) -> None:
     """Close an account: the user's keys end with it, at once. Raises `ConfigError` if there is no such user."""
     with database.connection() as connection:
         _expect(table.deactivate(connection, email), email)
+        _log(connection, email, "was deactivated")
 
 
 def unlock(database: Database, email: str) -> None:
     """Open an account that was locked or deactivated. Raises `ConfigError` if there is no such user."""
     with database.connection() as connection:
         _expect(table.unlock(connection, email), email)
+        _log(connection, email, "was unlocked")
+
+
+def _log(connection: Connection, email: str, what: str) -> None:
+    user = table.by_email(connection, email)
+    assert user is not None
+    _audit.info("user %s %s", user.id, what)
 
 
 def _expect_role(role: str) -> None:

@@ -230,10 +230,10 @@ def list_keys(as_json: bool) -> None:
 @click.argument("prefix")
 def revoke(prefix: str) -> None:
     """End a key, by its prefix or id, at once."""
-    from rag_pipeline.stores.postgres import api_keys as table
+    from rag_pipeline.accounts import api_keys
 
-    with _database() as database, database.connection() as connection:
-        count = table.revoke(connection, prefix)
+    with _database() as database:
+        count = api_keys.revoke(database, prefix)
     if not count:
         raise ConfigError(f"no active key {prefix}: `rag-pipeline keys list` shows them")
     print_status(f"revoked {prefix}")

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_pipeline.accounts.api_keys import Asker, authenticate
 from rag_pipeline.accounts.permissions import METRICS, SEARCH, allows
+from rag_pipeline.accounts.security_log import asking_address
 from rag_pipeline.service.addresses import network
 from rag_pipeline.service.metrics import GONE, Metrics
 from rag_pipeline.service.problems import ProblemError, of_error, unavailable
@@ -81,7 +82,9 @@ class Guard:
         headers: dict[str, str] = {}
         status, begun, is_gone, is_let_in = 500, False, False, False
         asked, path = Headers(scope=scope), scope["path"]
-        who = network(scope["client"][0]) if scope.get("client") else ""
+        address = scope["client"][0] if scope.get("client") else ""
+        asking_address.set(address or None)
+        who = network(address)
         if scope["method"] == "HEAD":
             # What answers GET answers it too. The server, which has the scope as it came, leaves the body out.
             scope = {**scope, "method": "GET"}

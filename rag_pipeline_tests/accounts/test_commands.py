@@ -159,7 +159,7 @@ def test_serve_makes_the_first_account_only_on_this_machine(cli: CommandLine):
     cli.json("ingest")
     process = cli.start("serve", "--port", str(port))
     assert process.stderr is not None
-    lines = [line for line in (process.stderr.readline() for _ in range(4)) if "rag_pipeline.audit" not in line]
+    lines = [line for line in (process.stderr.readline() for _ in range(5)) if "rag_pipeline.audit" not in line]
     key = re.search(r"rag_\w{8}_[\w-]{43}", lines[0])
     assert key is not None, lines
     assert f"http://127.0.0.1:{port}/link/" in lines[1]

@@ -584,6 +584,42 @@ def test_a_key_is_made_used_and_revoked_on_the_page(service: Service, browser: B
     assert service.search(key[1], "休暇").status_code == 401
 
 
+def test_the_security_log_says_who_did_what_from_where(service: Service, browser: Browser, caplog):
+    caplog.set_level("INFO", "rag_pipeline.audit")
+    database = service.pipeline.stores.database
+    email = verified_user(service, "watched@example.com")
+    browser.log_in(email, "a wrong password")
+    browser.log_in("nobody@example.com", "a wrong password")
+    browser.log_in(email)
+    made = browser.post("/keys", csrf=browser.csrf("/keys"), name="watched")
+    key = re.search(r"<code>((rag_\w{8})_[\w-]{43})</code>", made.text)
+    revoke = re.search(r'action="(/keys/[0-9a-f-]+/revoke)"', made.text)
+    assert key is not None
+    assert revoke is not None
+    browser.post(revoke[1], csrf=browser.csrf("/keys"))
+    another = api_keys.create(database, "another", email)
+    assert api_keys.revoke(database, another.prefix) == 1
+    assert api_keys.revoke(database, another.key) == 0
+    users.set_role(database, email, "editor")
+    with database.connection() as connection:
+        found = users_table.by_email(connection, email)
+    assert found is not None
+    lines = [record.getMessage() for record in caplog.records if record.name == "rag_pipeline.audit"]
+    for line in (
+        f"user {found.id} was added as viewer",
+        f"login failed: wrong password of user {found.id}, from 127.0.0.1",
+        "login failed: no active account, from 127.0.0.1",
+        f"login of user {found.id}, from 127.0.0.1",
+        f"made key {key[2]} of user {found.id}: *, from 127.0.0.1",
+        f"revoked key {key[2]} of user {found.id}, from 127.0.0.1",
+        f"revoked key {another.prefix}",
+        f"user {found.id} is editor now",
+    ):
+        assert line in lines
+    for secret in ("a wrong password", PASSWORD, key[1], another.key):
+        assert secret not in caplog.text
+
+
 def test_the_page_speaks_the_browsers_language(service: Service, reader: str):
     browser = Browser(service, "ja,en;q=0.8")
     browser.log_in(reader)

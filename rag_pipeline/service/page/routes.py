@@ -302,12 +302,7 @@ def page_routes(
     @router.post("/keys/{key}/revoke")
     async def revoke_key(request: Request, key: UUID) -> Response:
         visitor, _ = await page.form(request)
-
-        def revoke() -> bool:
-            with database.connection() as connection:
-                return keys_table.revoke_of_user(connection, visitor.person.id, key)
-
-        if not await in_thread(revoke):
+        if not await in_thread(api_keys.revoke_own, database, visitor.person.id, key):
             raise ProblemError(404, "you have no such key")
         return RedirectResponse("/keys", 303)
 

@@ -118,14 +118,13 @@ def of_user(connection: Connection, user: UUID) -> list[dict[str, Any]]:
     )
 
 
-def revoke_of_user(connection: Connection, user: UUID, key: UUID) -> bool:
-    """Deactivate a user's key; False if it is not this user's."""
-    return (
-        connection.execute(
-            "UPDATE api_keys SET is_active = false, updated_at = now() WHERE id = %s AND user_id = %s", (key, user)
-        ).rowcount
-        == 1
-    )
+def revoke_of_user(connection: Connection, user: UUID, key: UUID) -> str | None:
+    """Deactivate a user's key; return its prefix, None if it is not this user's."""
+    row = connection.execute(
+        "UPDATE api_keys SET is_active = false, updated_at = now() WHERE id = %s AND user_id = %s RETURNING key_prefix",
+        (key, user),
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
 def revoke(connection: Connection, prefix_or_id: str) -> int:
