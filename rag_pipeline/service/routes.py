@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from rag_pipeline.accounts.api_keys import Asker
 from rag_pipeline.search.engine import MAX_QUERY_CHARS
@@ -153,14 +153,18 @@ def api_routes(searching: Searching, reading: Reading) -> APIRouter:
     async def list_sources(request: Request) -> dict[str, Any]:
         return {"sources": await in_thread(reading.sources, _asker(request))}
 
-    @router.get("/documents/{document_id}", summary="A document, without its text")
+    absent: dict[int | str, dict[str, Any]] = {
+        404: {"description": "There is no such document, or you may not see it.", "model": ProblemDetails}
+    }
+
+    @router.get("/documents/{document_id}", summary="A document, without its text", responses=absent)
     async def document(document_id: UUID, request: Request) -> dict[str, Any]:
         found = await in_thread(reading.document, _asker(request), document_id)
         if found is None:
             raise ProblemError(404, _NO_DOCUMENT)
         return found
 
-    @router.get("/documents/{document_id}/chunks", summary="A document's chunks, in order")
+    @router.get("/documents/{document_id}/chunks", summary="A document's chunks, in order", responses=absent)
     async def chunks(
         document_id: UUID,
         request: Request,
@@ -183,14 +187,28 @@ def operating_routes(health: Health, metrics: Metrics) -> APIRouter:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @router.get("/readyz", summary="Whether each store answers")
+    @router.get(
+        "/readyz",
+        summary="Whether each store answers",
+        responses={503: {"description": "PostgreSQL or Milvus does not answer; the same object says which."}},
+    )
     async def readyz() -> JSONResponse:
         stores = await in_thread(health.stores)
         # Without Redis everything is slower and nothing is wrong.
         is_ready = stores["postgres"] and stores["milvus"]
         return JSONResponse({"ready": is_ready, "stores": stores}, 200 if is_ready else 503)
 
-    @router.get("/metrics", summary="Metrics in Prometheus' text format")
+    @router.get(
+        "/metrics",
+        summary="Metrics in Prometheus' text format",
+        dependencies=[Depends(HTTPBearer(auto_error=False, description="An API key: rag_…"))],
+        response_class=PlainTextResponse,
+        responses={
+            status: {"description": what, "model": ProblemDetails}
+            for status, what in _PROBLEMS.items()
+            if status in (401, 403, 429)
+        },
+    )
     async def metrics_() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

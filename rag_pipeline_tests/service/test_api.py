@@ -188,6 +188,13 @@ def test_the_openapi_document_describes_the_api(service: Service):
     search_ = document["paths"]["/v1/search"]["post"]
     assert set(search_["responses"]) >= {"200", "401", "403", "413", "422", "429", "503"}
     assert search_["security"]
+    metrics, ready = document["paths"]["/metrics"]["get"], document["paths"]["/readyz"]["get"]
+    assert metrics["security"]
+    assert set(metrics["responses"]["200"]["content"]) == {"text/plain"}
+    assert {"401", "403"} <= set(metrics["responses"])
+    assert "503" in ready["responses"]
+    for path in ("/v1/documents/{document_id}", "/v1/documents/{document_id}/chunks"):
+        assert "404" in document["paths"][path]["get"]["responses"]
     hit = document["components"]["schemas"]["FoundHit"]
     assert set(hit["properties"]) == set(search(service.pipeline, "休暇", limit=1).as_json()["hits"][0])
 
