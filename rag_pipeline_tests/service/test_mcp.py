@@ -14,12 +14,15 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
+from rag_pipeline import __version__
 from rag_pipeline.accounts import api_keys
 from rag_pipeline_tests.support.http_service import Service, bearer, new_key
 from rag_pipeline_tests.support.search_index import SearchIndex
 from rag_pipeline_tests.support.workspace import clean_environment
 
 T = TypeVar("T")
+
+FILTERS = {"language", "source", "source_type", "category", "tags", "author", "from", "to"}
 
 
 def over_http(service: Service, key: str, talk: Callable[[Client], Awaitable[T]]) -> T:
@@ -64,7 +67,11 @@ def test_an_agent_searches_reads_and_cites(service: Service, key: str):
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert set(tools) == {"search", "read_document", "list_sources"}
         assert all(tool.annotations is not None and tool.annotations.read_only_hint for tool in tools.values())
-        assert "context" not in tools["search"].input_schema["properties"]
+        assert client.server_info is not None
+        assert (client.server_info.name, client.server_info.version) == ("rag-pipeline", __version__)
+        schema = tools["search"].input_schema
+        assert set(schema["properties"]) == {"query", "mode", "limit", "offset", *FILTERS}
+        assert not any(tool.input_schema["additionalProperties"] for tool in tools.values())
 
         found = await search(client, query="休暇 11 の取り方", limit=3)
         assert len(found) == 3
@@ -79,6 +86,26 @@ def test_an_agent_searches_reads_and_cites(service: Service, key: str):
         sources = await client.call_tool("list_sources", {})
         assert sources.structured_content is not None
         assert [one["name"] for one in sources.structured_content["sources"]] == ["docs", "notes"]
+
+    over_http(service, key, talk)
+
+
+def test_an_agent_has_the_filters_of_the_api(service: Service, key: str):
+    async def talk(client: Client) -> None:
+        for filters in (
+            {"category": "memo", "tags": ["社内"]},
+            {"from": "2024-02-01", "to": "2024-02-29"},
+            {"from": "2024-02-05T09:00:01+09:00", "to": "2024-03-04"},
+            {"author": "花子", "source_type": "filesystem", "source": "docs"},
+            {"author": "nobody"},
+        ):
+            asked = {"query": "休暇の取り方", "mode": "fulltext"}
+            answer = service.search(key, limit=40, filters=filters, **asked).json()["hits"]
+            first = await search(client, limit=20, **asked, **filters)
+            rest = await search(client, limit=20, offset=20, **asked, **filters)
+            assert [one["document_id"] for one in first + rest] == [hit["document_id"] for hit in answer], filters
+        [memo, *_] = await search(client, query="休暇の取り方", category="memo", **{"from": "2024-03-01"})
+        assert memo["date"] == "2024-03-05"
 
     over_http(service, key, talk)
 
@@ -105,6 +132,11 @@ def test_an_agent_sees_what_its_key_may_see(service: Service):
         ({"query": "休暇", "language": "japanese"}, "two lower-case letters"),
         ({"query": "   "}, "the query is empty"),
         ({"query": "休暇", "limit": 1000}, "less than or equal to 20"),
+        ({"query": "休暇", "limit": 20, "offset": 99}, "offset + limit is at most 100"),
+        ({"query": "休暇", "from": "2024-02-01T00:00:00"}, "needs its offset from UTC"),
+        ({"query": "休暇", "from": "2024-03-01", "to": "2024-02-01"}, "swap them"),
+        ({"query": "休暇", "colour": "red"}, "colour\n  Extra inputs are not permitted"),
+        ({"query": "休暇", "from_": "2024-03-01"}, "from_\n  Extra inputs are not permitted"),
         ({}, "query"),
     ],
 )
