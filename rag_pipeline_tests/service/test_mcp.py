@@ -164,5 +164,14 @@ def test_over_standard_input_an_agent_has_the_rights_of_its_key(index: SearchInd
         assert "not valid any more" in after.content[0].text
         return [before]
 
+    async def talk_much(client: Client) -> None:
+        answers = [await client.call_tool("list_sources", {}) for _ in range(6)]
+        assert not answers[0].is_error
+        refused = [answer for answer in answers if answer.is_error]
+        assert len(refused) >= 2  # A minute may end meanwhile.
+        assert all("may make 2 requests a minute" in answer.content[0].text for answer in refused)
+
     assert over_stdio(index, lambda client: search(client, query="豆腐")) == []
+    slow = api_keys.create(index.pipeline.stores.database, "slow", "cook@example.com", rate=2).key
+    over_stdio(index, talk_much, RAG_API_KEY=slow)
     assert over_stdio(index, talk, RAG_API_KEY=cook)[0][0]["title"] == "味噌汁"
