@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 from typing import TYPE_CHECKING
 
 from rag_pipeline.accounts import passwords, permissions
@@ -30,21 +31,24 @@ _LONGEST_EMAIL = 255
 def add(
     database: Database,
     email: str,
-    password: str,
+    password: str | None,
     *,
     role: str = "viewer",
     own: Sequence[str] = (),
     profile: Profile | None = None,
 ) -> None:
-    """Add a user, whose account is not verified.
+    """Add a user, whose account is not verified. Without a password it has one that nobody knows.
 
-    Raises `ConfigError` for a malformed or taken address, an unknown role or a short password.
+    Raises `ConfigError` for a malformed or taken address, an unknown role or a password that is easy to guess.
     """
     if not _EMAIL.fullmatch(email) or len(email) > _LONGEST_EMAIL:
         raise ConfigError(f"{email!r} is not an email address: write one such as hanako@example.com")
     _expect_role(role)
     checked = [permissions.checked(permission) for permission in own]
-    password_hash = passwords.hashed(password)
+    if password is None:
+        password_hash = passwords.hashed(secrets.token_urlsafe(32))
+    else:
+        password_hash = passwords.chosen(password, email)
     with database.connection() as connection:
         if not table.insert(connection, email=email, password_hash=password_hash, role=role, permissions=checked):
             raise ConfigError(f"{email} has an account already: `rag-pipeline users list` shows it")
@@ -70,16 +74,19 @@ def set_profile(database: Database, email: str, profile: Profile) -> None:
 def set_password(database: Database, email: str, password: str) -> None:
     """Change the password of somebody else and unlock the account, which is not verified any more.
 
-    Raises `ConfigError` if there is no such user.
+    Raises `ConfigError` if there is no such user, and `PasswordError` for a password that nobody may choose.
     """
-    password_hash = passwords.hashed(password)
+    password_hash = _chosen(database, email, password)
     with database.connection() as connection:
         _expect(table.set_password(connection, email, password_hash), email)
 
 
 def choose_password(database: Database, person: Person, password: str) -> bool:
-    """Change one's own password, which verifies the account; False if it was changed since `person` was read."""
-    password_hash = passwords.hashed(password)
+    """Change one's own password, which verifies the account; False if it was changed since `person` was read.
+
+    Raises `PasswordError` for a password that nobody may choose, the present one included.
+    """
+    password_hash = _chosen(database, person.email, password)
     with database.connection() as connection:
         is_chosen = table.choose_password(connection, person.id, password_hash, person.password_changed_at)
     if is_chosen:
@@ -97,6 +104,13 @@ def unlock(database: Database, email: str) -> None:
     """Open an account that was locked or deactivated. Raises `ConfigError` if there is no such user."""
     with database.connection() as connection:
         _expect(table.unlock(connection, email), email)
+
+
+def _chosen(database: Database, email: str, password: str) -> str:
+    """Return the hash of another password for an account."""
+    with database.connection() as connection:
+        account = table.for_login(connection, email)
+    return passwords.chosen(password, email, account.password_hash if account else None)
 
 
 def _expect_role(role: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -55,7 +54,7 @@ def invite(
     with database.connection() as connection:
         user = table.by_email(connection, email)
     if user is None:
-        users.add(database, email, secrets.token_urlsafe(32), role=role or "viewer", own=own, profile=profile)
+        users.add(database, email, None, role=role or "viewer", own=own, profile=profile)
         with database.connection() as connection:
             user = table.by_email(connection, email)
         assert user is not None

@@ -38,6 +38,8 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     assert (again.returncode, "has an account already" in one_line(again.stderr)) == (1, True)
     short = typed(cli, "users", "add", "taro@example.com", password="short\n")
     assert (short.returncode, "12 to 1024 characters" in one_line(short.stderr)) == (1, True)
+    same = typed(cli, "users", "set-password", "hanako@example.com", password=PASSWORD)
+    assert (same.returncode, "the present password" in one_line(same.stderr)) == (1, True)
     assert (
         typed(cli, "users", "set-password", "hanako@example.com", password="another " + PASSWORD).returncode == 0
     )

@@ -419,7 +419,7 @@ def test_a_link_ends_with_its_time_and_with_the_password(service: Service, brows
     assert browser.get(short).status_code == 401
     assert browser.press_link(first).status_code == 303  # One more link takes nothing from the one before.
     assert Browser(service).get(second).status_code == 200
-    browser.choose_password(PASSWORD)
+    browser.choose_password("another " + PASSWORD)
     assert Browser(service).get(second).status_code == 401
     third = new_link(service, email)
     users.deactivate(service.pipeline.stores.database, email)
@@ -434,6 +434,17 @@ def test_whoever_comes_by_a_link_chooses_a_password_once(service: Service, brows
     assert browser.post("/password", new=new).status_code == 403
     short = browser.choose_password("short")
     assert (short.status_code, "fewer than 12" in short.text) == (422, True)
+    for refused, said in (
+        (PASSWORD, "present password"),  # That somebody else knows.
+        ("invited@example.com", "contains your email address"),
+        ("aaaaaaaaaaaa", "fewer than 5 different"),
+        ("password1234", "first that others try"),
+    ):
+        answer = browser.choose_password(refused)
+        assert (answer.status_code, said in answer.text) == (422, True), refused
+    browser.client.headers["accept-language"] = "ja"
+    assert "推測されやすい" in browser.choose_password("password1234").text
+    browser.client.headers["accept-language"] = "en"
     assert not is_verified(service, email)
     first = browser.session
     chosen = browser.choose_password(new)

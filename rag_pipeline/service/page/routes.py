@@ -324,9 +324,14 @@ def page_routes(
             user = await in_thread(page.logged_in, request, person.email, present, limiter=page.logins)
             wrong = wrong or user is None
         if wrong:
-            error = page.words(request)["short_password" if visitor.session.by_link else "wrong_password"]
+            error = page.words(request)["password_length" if visitor.session.by_link else "wrong_password"]
             return page.rendered(request, "password.html", visitor, 422, error=error)
-        if not await in_thread(users.choose_password, database, person, new, limiter=page.logins):
+        try:
+            is_chosen = await in_thread(users.choose_password, database, person, new, limiter=page.logins)
+        except passwords.PasswordError as refused:
+            error = page.words(request)[f"password_{refused.reason}"]
+            return page.rendered(request, "password.html", visitor, 422, error=error)
+        if not is_chosen:
             raise NotLoggedInError
         # Sessions that began before the change end; this one goes on as a new one.
         return await page.begin(request, person.id, "/password?changed=1")
