@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.accounts import passwords, permissions
 from rag_pipeline.errors import ConfigError
+from rag_pipeline.stores.postgres import api_keys
 from rag_pipeline.stores.postgres import users as table
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from rag_pipeline.accounts.profiles import Profile
     from rag_pipeline.stores.postgres.database import Database
-    from rag_pipeline.stores.postgres.users import Person
+    from rag_pipeline.stores.postgres.users import Opened, Person
 
 _audit = logging.getLogger("rag_pipeline.audit")
 
@@ -94,16 +95,27 @@ def choose_password(database: Database, person: Person, password: str) -> bool:
     return is_chosen
 
 
-def deactivate(database: Database, email: str) -> None:
-    """Close an account: the user's keys end with it, at once. Raises `ConfigError` if there is no such user."""
+def deactivate(database: Database, email: str) -> int:
+    """Close an account, at once: its sessions and links end, its keys are revoked. Returns how many keys.
+
+    Raises `ConfigError` if there is no such user.
+    """
     with database.connection() as connection:
-        _expect(table.deactivate(connection, email), email)
+        user = table.deactivate(connection, email)
+        if user is None:
+            raise _nobody(email)
+        revoked = api_keys.revoke_all_of_user(connection, user)
+    _audit.info("deactivated user %s, revoked %s keys", user, revoked)
+    return revoked
 
 
-def unlock(database: Database, email: str) -> None:
-    """Open an account that was locked or deactivated. Raises `ConfigError` if there is no such user."""
+def unlock(database: Database, email: str) -> Opened:
+    """Open an account that was locked or deactivated; return which. Raises `ConfigError` if there is no such user."""
     with database.connection() as connection:
-        _expect(table.unlock(connection, email), email)
+        opened = table.unlock(connection, email)
+    if opened is None:
+        raise _nobody(email)
+    return opened
 
 
 def _chosen(database: Database, email: str, password: str) -> str:
@@ -120,4 +132,8 @@ def _expect_role(role: str) -> None:
 
 def _expect(found: bool, email: str) -> None:
     if not found:
-        raise ConfigError(f"no user {email}: `rag-pipeline users list` shows them")
+        raise _nobody(email)
+
+
+def _nobody(email: str) -> ConfigError:
+    return ConfigError(f"no user {email}: `rag-pipeline users list` shows them")

@@ -67,10 +67,29 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     assert cli.run("keys", "revoke", made["prefix"]).returncode == 0
     gone = cli.run("keys", "revoke", made["prefix"])
     assert (gone.returncode, "no active key" in one_line(gone.stderr)) == (1, True)
-    assert cli.run("users", "deactivate", "hanako@example.com").returncode == 0
+    cli.json("keys", "create", "ci", "--user", "hanako@example.com", "--expires", "2130-01-31")
+    listed = cli.run("keys", "list").stdout
+    assert re.search("active until 2130-02-01 00:00 UTC +100 a minute  used 0 times  hanako", listed)
+    cli.rows("UPDATE api_keys SET usage_count = 3, last_used_at = '2024-02-01T09:00+09:00'")
+    assert re.search(
+        f"^{made['prefix']} +revoked +5 a minute  used 3 times, last 2024-02-01 00:00 UTC  hanako@example.com  ci  "
+        r"\(hr\)$",
+        cli.run("keys", "list").stdout,
+        re.M,
+    )
+    closed = cli.run("users", "deactivate", "hanako@example.com")
+    assert (closed.returncode, "sessions have ended, revoked keys: 1;" in one_line(closed.stderr)) == (0, True)
     nobody = cli.run("keys", "create", "ci", "--user", "hanako@example.com")
     assert (nobody.returncode, "no active user" in one_line(nobody.stderr)) == (1, True)
-    assert cli.run("users", "unlock", "hanako@example.com").returncode == 0
+    assert "deactivated" in cli.run("users", "list").stdout
+    opened = cli.run("users", "unlock", "hanako@example.com")
+    assert (opened.returncode, one_line(opened.stderr)) == (0, "reactivated hanako@example.com")
+    assert not any(key["is_active"] for key in cli.json("keys", "list")["keys"])
+    cli.rows("UPDATE users SET locked_until = '2130-01-01T00:00Z'")
+    assert " locked until 2130-01-01 00:00 UTC " in cli.run("users", "list").stdout
+    for said in ("unlocked hanako@example.com", "hanako@example.com was open already"):
+        opened = cli.run("users", "unlock", "hanako@example.com")
+        assert (opened.returncode, one_line(opened.stderr)) == (0, said)
     expires = cli.json("keys", "create", "ci", "--user", "hanako@example.com", "--expires", "2030-01-31")
     assert expires["key"]
     assert cli.json("keys", "list")["keys"][0]["expires_at"] == "2030-02-01T00:00:00+00:00"

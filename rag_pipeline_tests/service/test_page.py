@@ -426,6 +426,20 @@ def test_a_link_ends_with_its_time_and_with_the_password(service: Service, brows
     assert browser.get(third).status_code == 401
 
 
+def test_what_ended_with_a_deactivation_does_not_come_back(service: Service, browser: Browser):
+    database = service.pipeline.stores.database
+    email = new_user(service, "leaver@example.com")
+    browser.log_in(email)
+    key, path = api_keys.create(database, "a key", email).key, new_link(service, email)
+    assert users.deactivate(database, email) == 1
+    assert users.unlock(database, email) == "reactivated"
+    assert service.search(key, "休暇").status_code == 401
+    assert Browser(service).get(path).status_code == 401
+    assert browser.get("/keys").status_code == 303
+    assert browser.log_in(email).status_code == 303
+    assert browser.get("/keys").status_code == 200
+
+
 def test_whoever_comes_by_a_link_chooses_a_password_once(service: Service, browser: Browser):
     email, new = new_user(service, "invited@example.com"), "another " + PASSWORD
     form = browser.get(browser.press_link(new_link(service, email)).headers["location"]).text

@@ -128,6 +128,13 @@ def revoke_of_user(connection: Connection, user: UUID, key: UUID) -> bool:
     )
 
 
+def revoke_all_of_user(connection: Connection, user: UUID) -> int:
+    """Deactivate the keys of a user; return their number."""
+    return connection.execute(
+        "UPDATE api_keys SET is_active = false, updated_at = now() WHERE is_active AND user_id = %s", (user,)
+    ).rowcount
+
+
 def revoke(connection: Connection, prefix_or_id: str) -> int:
     """Deactivate the keys with this prefix, or the one with this id; return their number."""
     return connection.execute(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from rag_pipeline.stores.postgres.database import dicts, objects, value
@@ -205,14 +205,39 @@ def choose_password(connection: Connection, identity: UUID, password_hash: str, 
     )
 
 
-def deactivate(connection: Connection, email: str) -> bool:
-    """Close the account; False if there is none."""
-    return _update(connection, email, "is_active = false")
+def deactivate(connection: Connection, email: str) -> UUID | None:
+    """Close the account; return its id, or None if there is none.
+
+    Sessions and links end as with another password: those of before do not come back when it is opened again.
+    """
+    identity: UUID | None = value(
+        connection,
+        """
+        UPDATE users SET is_active = false, password_changed_at = now(), updated_at = now()
+        WHERE lower(email) = lower(%s) RETURNING id
+        """,
+        (email,),
+    )
+    return identity
 
 
-def unlock(connection: Connection, email: str) -> bool:
-    """Open the account and forget failed logins; False if there is none."""
-    return _update(connection, email, "is_active = true, failed_login_attempts = 0, locked_until = NULL")
+Opened = Literal["reactivated", "unlocked", "open already"]
+
+
+def unlock(connection: Connection, email: str) -> Opened | None:
+    """Open the account and forget failed logins; return what that changed, or None if there is none."""
+    opened: Opened | None = value(
+        connection,
+        """
+        WITH before AS (SELECT id, is_active, locked_until FROM users WHERE lower(email) = lower(%s) FOR UPDATE)
+        UPDATE users u SET is_active = true, failed_login_attempts = 0, locked_until = NULL, updated_at = now()
+        FROM before b WHERE u.id = b.id
+        RETURNING CASE WHEN NOT b.is_active THEN 'reactivated' WHEN b.locked_until > now() THEN 'unlocked'
+            ELSE 'open already' END
+        """,
+        (email,),
+    )
+    return opened
 
 
 def _update(connection: Connection, email: str, change: str, **new: str) -> bool:
