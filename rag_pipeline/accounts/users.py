@@ -64,6 +64,19 @@ def set_role(database: Database, email: str, role: str) -> None:
         _expect(table.set_role(connection, email, role), email)
 
 
+def set_permissions(database: Database, email: str, own: Sequence[str]) -> frozenset[str]:
+    """Replace a user's own permissions; return all that the user has now, those of the role included.
+
+    Raises `ConfigError` if there is no such user, or a permission cannot be called so.
+    """
+    checked = sorted({permissions.checked(permission) for permission in own})
+    with database.connection() as connection:
+        role = table.set_permissions(connection, email, checked)
+    if role is None:
+        raise _nobody(email)
+    return permissions.of_user(role, checked)
+
+
 def set_profile(database: Database, email: str, profile: Profile) -> None:
     """Change how a user is shown. Raises `ConfigError` if nothing is to change, or there is no such user."""
     if not profile:

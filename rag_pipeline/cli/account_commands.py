@@ -129,6 +129,21 @@ def set_role(email: str, role: str) -> None:
     print_status(f"{email} is {role}")
 
 
+@users.command("set-permissions")
+@click.argument("email")
+@_permission_option
+def set_permissions(email: str, permissions: tuple[str, ...]) -> None:
+    """Give a user these permissions besides those of the role, in place of others; without any, none.
+
+    Keys have no more than their user: it holds for them at once.
+    """
+    from rag_pipeline.accounts import users as accounts
+
+    with _database() as database:
+        has = accounts.set_permissions(database, email, permissions)
+    print_status(f"{email} has the permissions {', '.join(sorted(has))}")
+
+
 @users.command("set-password")
 @click.argument("email")
 def set_password(email: str) -> None:

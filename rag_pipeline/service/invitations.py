@@ -78,7 +78,10 @@ def _expect_same(user: User, role: str | None, own: Sequence[str], profile: Prof
     if role not in (None, user.role):
         raise ConfigError(f"{user.email} is {user.role}: `rag-pipeline users set-role` changes it")
     if own and set(own) != set(user.permissions):
-        raise ConfigError(f"{user.email} has an account with other permissions: invite without --permission")
+        raise ConfigError(
+            f"{user.email} has other permissions: `rag-pipeline users set-permissions` changes them, or invite without "
+            "--permission"
+        )
     if profile.get("full_name", user.full_name) != user.full_name:
         raise ConfigError(f"{user.email} has another name: `rag-pipeline users set-profile` changes it")
 

@@ -59,6 +59,20 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     assert (more.returncode, "no permission board" in one_line(more.stderr)) == (1, True)
     ((stored,),) = cli.rows("SELECT key_hash FROM api_keys")
     assert made["key"] not in stored
+    for arguments, told in (
+        (("--permission", "hr", "--permission", "board"), "has the permissions board, hr, judge, search"),
+        ((), "has the permissions judge, search"),
+        (("--permission", "hr"), "has the permissions hr, judge, search"),
+    ):
+        changed = cli.run("users", "set-permissions", "Hanako@example.com", *arguments)
+        assert (changed.returncode, told in one_line(changed.stderr)) == (0, True)
+    assert cli.json("users", "list")["users"][0]["permissions"] == ["hr"]
+    for email, permission, told in (
+        ("hanako@example.com", "HR", "is not a permission"),
+        ("x@y.com", "hr", "no user"),
+    ):
+        wrong = cli.run("users", "set-permissions", email, "--permission", permission)
+        assert (wrong.returncode, told in one_line(wrong.stderr)) == (1, True)
     listed = cli.run("keys", "list")
     assert made["prefix"] in listed.stdout
     assert made["key"] not in listed.stdout + listed.stderr

@@ -104,8 +104,7 @@ def test_rights_that_are_taken_away_hold_for_cached_answers_too(service: Service
     first, second = (service.search(key, "休暇", filters={"source": "staff"}).json() for _ in range(2))
     assert len(first["hits"]) == 4
     assert second["cached"] is True
-    with pipeline.stores.database.connection() as connection:
-        connection.execute("UPDATE users SET permissions = '{}' WHERE email = 'mover@example.com'")
+    assert users.set_permissions(pipeline.stores.database, "mover@example.com", []) == {"search"}
     assert service.hits(key, "休暇", filters={"source": "staff"}) == []
 
 

@@ -175,6 +175,16 @@ def set_role(connection: Connection, email: str, role: str) -> bool:
     return _update(connection, email, "role = %(role)s", role=role)
 
 
+def set_permissions(connection: Connection, email: str, permissions: Sequence[str]) -> str | None:
+    """Replace the account's own permissions; return its role, or None without such an account."""
+    role: str | None = value(
+        connection,
+        "UPDATE users SET permissions = %s, updated_at = now() WHERE lower(email) = lower(%s) RETURNING role",
+        (list(permissions), email),
+    )
+    return role
+
+
 def set_profile(connection: Connection, email: str, profile: Mapping[str, str]) -> bool:
     """Change columns that say how somebody is shown, an empty value to the default; False without such an account."""
     changes = (f"{column} = {f'%({column})s' if new else 'DEFAULT'}" for column, new in profile.items())
