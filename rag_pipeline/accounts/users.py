@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rag_pipeline.accounts.profiles import Profile
     from rag_pipeline.stores.postgres.database import Database
-    from rag_pipeline.stores.postgres.users import Opened, Person
+    from rag_pipeline.stores.postgres.users import Deleted, Opened, Person
 
 _audit = logging.getLogger("rag_pipeline.audit")
 
@@ -120,6 +120,25 @@ def deactivate(database: Database, email: str) -> int:
         revoked = api_keys.revoke_all_of_user(connection, user)
     _audit.info("deactivated user %s, revoked %s keys", user, revoked)
     return revoked
+
+
+def delete(database: Database, email: str) -> Deleted:
+    """Delete an account: its sessions end, its keys and judgements are deleted with it. Returns how many.
+
+    Raises `ConfigError` if there is no such user, or it is the last super admin.
+    """
+    with database.connection() as connection:
+        super_admins = table.lock_super_admins(connection)
+        user = table.by_email(connection, email)
+        if user is None:
+            raise _nobody(email)
+        if user.role == "super_admin" and not super_admins - {user.id}:
+            raise ConfigError(
+                f"{user.email} is the last super_admin: make somebody else one first (`rag-pipeline users set-role`)"
+            )
+        deleted = table.delete(connection, user.id)
+    _audit.info("deleted user %s", user.id)
+    return deleted
 
 
 def unlock(database: Database, email: str) -> Opened:

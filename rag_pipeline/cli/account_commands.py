@@ -186,6 +186,25 @@ def unlock(email: str) -> None:
     print_status(f"{email} was {opened}" if opened == "open already" else f"{opened} {email}")
 
 
+@users.command()
+@click.argument("email")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def delete(email: str, yes: bool) -> None:
+    """Delete an account for good: its sessions end, its keys and judgements are deleted with it."""
+    from rag_pipeline.accounts import users as accounts
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError(
+                f"this deletes the account {email}, with its keys and judgements: add --yes to confirm"
+            )
+        if not click.confirm(f"Delete the account {email}, with its keys and judgements?", err=True):
+            raise ConfigError("nothing was deleted")
+    with _database() as database:
+        deleted = accounts.delete(database, email)
+    print_status(f"deleted {email}, keys: {deleted.keys}, judgements: {deleted.judgements}")
+
+
 @click.group()
 def keys() -> None:
     """API keys of the search service."""

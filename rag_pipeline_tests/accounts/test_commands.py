@@ -11,6 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rag_pipeline.accounts import api_keys, users
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.stores.postgres import search_judgements
+from rag_pipeline.stores.postgres import users as users_table
 from rag_pipeline.stores.redis_client import connect_redis
 from rag_pipeline_tests.support.command_line import CommandLine, one_line
 from rag_pipeline_tests.support.live import free_port, wait
@@ -107,6 +111,35 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     expires = cli.json("keys", "create", "ci", "--user", "hanako@example.com", "--expires", "2030-01-31")
     assert expires["key"]
     assert cli.json("keys", "list")["keys"][0]["expires_at"] == "2030-02-01T00:00:00+00:00"
+
+
+def test_an_account_is_deleted_with_what_it_has(cli: CommandLine):
+    with Pipeline(cli.settings(), cli.endpoints) as pipeline:
+        database = pipeline.stores.database
+        for name, role in (("boss", "super_admin"), ("deputy", "super_admin"), ("hanako", "editor")):
+            users.add(database, f"{name}@example.com", PASSWORD, role=role)
+            api_keys.create(database, "a key", f"{name}@example.com")
+        with database.connection() as connection:
+            hanako = users_table.by_email(connection, "hanako@example.com")
+            assert hanako is not None
+            search_judgements.judge(connection, "豆腐", "docs:a.md", hanako.id, True)
+
+    asked = typed(cli, "users", "delete", "hanako@example.com", password="")
+    assert (asked.returncode, "add --yes to confirm" in one_line(asked.stderr)) == (1, True)
+    deleted = cli.run("users", "delete", "Hanako@example.com", "--yes")
+    assert (deleted.returncode, one_line(deleted.stderr)) == (
+        *(0, "deleted Hanako@example.com, keys: 1, judgements: 1"),
+    )
+    assert cli.rows("SELECT count(*) FROM search_judgements") == [(0,)]
+    assert len(cli.json("keys", "list")["keys"]) == 2
+    cli.rows("UPDATE users SET is_active = false WHERE email = 'boss@example.com'")
+    for email, told in (
+        ("deputy@example.com", "is the last super_admin"),
+        ("hanako@example.com", "no user hanako"),
+    ):
+        refused = cli.run("users", "delete", email, "--yes")
+        assert (refused.returncode, told in one_line(refused.stderr)) == (1, True)
+    assert cli.run("users", "delete", "boss@example.com", "--yes").returncode == 0
 
 
 def test_profiles_from_the_command_line(cli: CommandLine):

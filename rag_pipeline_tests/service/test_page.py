@@ -438,6 +438,9 @@ def test_what_ended_with_a_deactivation_does_not_come_back(service: Service, bro
     assert browser.get("/keys").status_code == 303
     assert browser.log_in(email).status_code == 303
     assert browser.get("/keys").status_code == 200
+    users.delete(database, email)
+    assert browser.get("/keys").status_code == 303
+    assert browser.log_in(email).status_code == 401
 
 
 def test_whoever_comes_by_a_link_chooses_a_password_once(service: Service, browser: Browser):

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.database import dicts, objects, value
+from rag_pipeline.stores.postgres.database import dicts, objects, value, values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -229,6 +229,39 @@ def deactivate(connection: Connection, email: str) -> UUID | None:
         (email,),
     )
     return identity
+
+
+def lock_super_admins(connection: Connection) -> set[UUID]:
+    """Return the active super admins; until the transaction ends, none of them changes."""
+    return set(
+        values(
+            connection,
+            "SELECT id FROM users WHERE role = 'super_admin' AND is_active ORDER BY id FOR NO KEY UPDATE",
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What went with an account."""
+
+    keys: int
+    judgements: int
+
+
+def delete(connection: Connection, identity: UUID) -> Deleted:
+    """Delete the account, with its keys and judgements."""
+    (deleted,) = objects(
+        connection,
+        Deleted,
+        """
+        SELECT (SELECT count(*) FROM api_keys WHERE user_id = %(id)s)::int AS keys,
+            (SELECT count(*) FROM search_judgements WHERE user_id = %(id)s)::int AS judgements
+        """,
+        {"id": identity},
+    )
+    connection.execute("DELETE FROM users WHERE id = %s", (identity,))
+    return deleted
 
 
 Opened = Literal["reactivated", "unlocked", "open already"]
