@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -74,8 +74,11 @@ def create(
 ) -> NewKey:
     """Make a key of a user. Without permissions it may search; with `*` all that its user may.
 
-    Raises `ConfigError` if there is no such active user, or the user does not have a permission that is `wanted`.
+    Raises `ConfigError` if there is no such active user, the user does not have a permission that is `wanted`, or the key
+    would have expired already.
     """
+    if expires_at is not None and expires_at <= datetime.now(UTC):
+        raise ConfigError(f"the key would have expired on {expires_at:%Y-%m-%d %H:%M} UTC: choose a later day")
     needed = [one if one == permissions.EVERYTHING else permissions.checked(one) for one in wanted]
     needed = needed or [permissions.SEARCH]
     key = f"rag_{''.join(secrets.choice(_ALPHABET) for _ in range(8))}_{secrets.token_urlsafe(32)}"

@@ -36,100 +36,17 @@ _SEQUENCES = tuple(
     for turned in (sequence * 2, sequence[::-1] * 2)
 )
 _SHORTEST_RUN = 3
-_KNOWN = (
-    *("1q2w3e4r5t6y7u8i", "1q2w3e4r5t6y", "1q2w3e4r5t", "1q2w3e4r", "q1w2e3r4t5y6", "q1w2e3r4", "1qaz2wsx3edc"),
-    *(
-        "1qaz2wsx",
-        "zaq12wsx",
-        "qazwsxedc",
-        "qazwsx",
-        "passwords",
-        "password",
-        "passwort",
-        "passphrase",
-        "passcode",
-    ),
-    *("motdepasse", "contrasena", "senha", "pass", "pwd", "パスワード", "ぱすわーど", "pasuwado", "administrator"),
-    *(
-        "admin",
-        "root",
-        "users",
-        "user",
-        "login",
-        "guest",
-        "master",
-        "default",
-        "secret",
-        "testing",
-        "test",
-        "temporary",
-    ),
-    *(
-        "temp",
-        "demo",
-        "welcome",
-        "letmein",
-        "changeme",
-        "changeit",
-        "change",
-        "hello",
-        "goodbye",
-        "iloveyou",
-        "love",
-    ),
-    *(
-        "sunshine",
-        "princess",
-        "dragon",
-        "monkey",
-        "football",
-        "baseball",
-        "superman",
-        "batman",
-        "starwars",
-        "pokemon",
-    ),
-    *(
-        "naruto",
-        "doraemon",
-        "sakura",
-        "trustno",
-        "shadow",
-        "michael",
-        "jordan",
-        "charlie",
-        "daniel",
-        "whatever",
-        "freedom",
-    ),
-    *(
-        "computer",
-        "internet",
-        "google",
-        "microsoft",
-        "windows",
-        "database",
-        "postgres",
-        "server",
-        "company",
-        "nippon",
-    ),
-    *("japan", "tokyo", "osaka", "kyoto", "spring", "summer", "autumn", "winter", "january", "february", "monday"),
-    *(
-        "friday",
-        "sunday",
-        "correcthorsebatterystaple",
-        "ragpipeline",
-        "rag",
-        "search",
-        "my",
-        "the",
-        "your",
-        "our",
-        "new",
-    ),
-    *("is", "me", "one", "for", "and", "in", "to"),
-)
+_WORDS = """
+1q2w3e4r5t6y7u8i 1q2w3e4r5t6y 1q2w3e4r5t 1q2w3e4r q1w2e3r4t5y6 q1w2e3r4 1qaz2wsx3edc 1qaz2wsx zaq12wsx qazwsxedc
+qazwsx passwords password passwort passphrase passcode motdepasse contrasena senha pass pwd パスワード ぱすわーど pasuwado
+administrator admin root users user login guest master default secret testing test temporary temp demo welcome letmein
+changeme changeit change hello goodbye iloveyou love sunshine princess dragon monkey football baseball superman batman
+starwars pokemon naruto doraemon sakura trustno shadow michael jordan charlie daniel whatever freedom computer
+internet google microsoft windows database postgres server company nippon japan tokyo osaka kyoto spring summer autumn
+winter january february monday friday sunday correcthorsebatterystaple ragpipeline rag search my the your our new is
+me one for and in to
+"""
+_KNOWN = tuple(_WORDS.split())
 _SIGNS = str.maketrans({"@": "a", "$": "s"})
 _DIGITS = str.maketrans("013457", "oieast")
 

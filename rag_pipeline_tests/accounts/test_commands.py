@@ -61,6 +61,8 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     assert made["key"].startswith(made["prefix"])
     more = cli.run("keys", "create", "ci", "--user", "hanako@example.com", "--permission", "board")
     assert (more.returncode, "no permission board" in one_line(more.stderr)) == (1, True)
+    past = cli.run("keys", "create", "ci", "--user", "hanako@example.com", "--expires", "2024-01-31")
+    assert (past.returncode, "have expired on 2024-02-01 00:00 UTC" in one_line(past.stderr)) == (1, True)
     ((stored,),) = cli.rows("SELECT key_hash FROM api_keys")
     assert made["key"] not in stored
     for arguments, told in (
