@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psycopg
 
+from rag_pipeline.documents.headings import section_path
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.search.candidates import Candidates, check_embedder
 from rag_pipeline.search.fusion import descending, standardized
@@ -304,4 +305,6 @@ def _hit(found: _Ranked) -> Hit:
         scores={"dense": found.dense, "sparse": found.sparse, "multi": found.multi},
         category=chunk.category,
         tags=tuple(chunk.tags or ()),
+        author=chunk.author,
+        section_path=tuple(section_path(chunk.context, chunk.title, chunk.section_title)),
     )

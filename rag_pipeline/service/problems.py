@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,8 @@ from starlette.responses import JSONResponse
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 
 _log = logging.getLogger(__name__)
+
+_JSON = re.compile(r"application/([\w.-]+\+)?json\b", re.I)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
@@ -68,7 +71,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return ProblemError(422, _explained(error.errors()[0])).response()
+        return ProblemError(422, _explained(error.errors()[0], request.headers.get("content-type", ""))).response()
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -80,8 +83,15 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
-def _explained(error: Mapping[str, Any]) -> str:
+def _explained(error: Mapping[str, Any], content_type: str) -> str:
     """Return what is wrong with a request as `where: what`, without repeating its values."""
+    if error["type"] == "json_invalid":
+        # Pydantic counts characters for a place.
+        return f"JSON decode error after {error['loc'][-1]} characters of the body: send one JSON object"
+    if tuple(error["loc"]) == ("body",):
+        if error["type"] != "missing" and not _JSON.match(content_type):
+            return "the body is not announced as JSON: send the header Content-Type: application/json"
+        return 'the body has to be one JSON object, such as {"query": "what to look for"}'
     where = ".".join(str(part) for part in error["loc"] if part != "body")
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}" if where else message
