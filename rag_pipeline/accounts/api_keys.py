@@ -112,12 +112,17 @@ def create(
     return NewKey(key, identity)
 
 
+def is_key(text: str) -> bool:
+    """Whether a text has the form of a key."""
+    return _KEY.fullmatch(text) is not None
+
+
 def authenticate(database: Database, key: str) -> Asker | None:
     """Return whom a key belongs to; None if it is unknown, revoked or expired, or its user is not active.
 
     Reads PostgreSQL each time, so that a change of rights holds at once.
     """
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         return None
     with database.connection() as connection:
         found = table.valid(connection, _hash(key))

@@ -15,7 +15,8 @@ from rag_pipeline.service.health import Health
 from rag_pipeline.service.mcp_tools import mcp_server
 from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.next_generation import NextGeneration
-from rag_pipeline.service.page.routes import install as install_login
+from rag_pipeline.service.page.page import Page
+from rag_pipeline.service.page.page import install as install_page
 from rag_pipeline.service.page.routes import page_routes
 from rag_pipeline.service.rate_limits import RateLimits
 from rag_pipeline.service.reading import Reading
@@ -79,8 +80,10 @@ def create_app(pipeline: Pipeline, metrics: Metrics | None = None, *, closes_pip
     app.include_router(api_routes(searching, reading))
     app.include_router(operating_routes(Health(pipeline.endpoints), metrics))
     limits = RateLimits(redis)
-    app.include_router(page_routes(pipeline, searching, reading, Sessions(redis), limits))
-    install_login(app)
+    sessions = Sessions(redis)
+    page = Page(pipeline, sessions, limits)
+    app.include_router(page_routes(pipeline, page, searching, reading, sessions))
+    install_page(app, page)
     app.router.routes.extend(for_agents.routes)
     app.add_middleware(Guard, pipeline=pipeline, limits=limits, usage=usage, metrics=metrics)
     return app

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rag_pipeline.accounts.api_keys import Asker, authenticate
 from rag_pipeline.accounts.permissions import METRICS, SEARCH, allows
 from rag_pipeline.service.metrics import Metrics
-from rag_pipeline.service.problems import ProblemError, of_error, unavailable
+from rag_pipeline.service.problems import ProblemError, of_error, response_to, unavailable
 from rag_pipeline.service.searching import in_thread
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Guard:
         except Exception as error:
             if begun:
                 raise
-            await of_error(error).response()(scope, receive, answering)
+            await response_to(scope, of_error(error))(scope, receive, answering)
         finally:
             self._inside -= 1
             route = getattr(scope.get("route"), "path", "other")

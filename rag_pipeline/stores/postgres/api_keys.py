@@ -111,7 +111,8 @@ def of_user(connection: Connection, user: UUID) -> list[dict[str, Any]]:
     return dicts(
         connection,
         """
-        SELECT id, key_prefix AS prefix, name, permissions, usage_count, last_used_at, is_active, expires_at
+        SELECT id, key_prefix AS prefix, name, permissions, rate_limit_per_minute AS rate, usage_count, last_used_at,
+            is_active, expires_at, coalesce(expires_at <= now(), false) AS is_expired
         FROM api_keys WHERE user_id = %s ORDER BY created_at DESC, id
         """,
         (user,),
