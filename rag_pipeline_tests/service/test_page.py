@@ -17,7 +17,17 @@ from rag_pipeline.accounts import api_keys, logins, profiles, users
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search.results import ranks
 from rag_pipeline.service.page.page import local
-from rag_pipeline.service.page.showing import Piece, excerpt, link, moment, parts, pieces, plain, without_marks
+from rag_pipeline.service.page.showing import (
+    CODE,
+    Piece,
+    excerpt,
+    link,
+    moment,
+    parts,
+    pieces,
+    plain,
+    without_marks,
+)
 from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.redis_breaker import RedisBreaker
 from rag_pipeline.service.sessions import Sessions
@@ -734,11 +744,11 @@ def test_words_are_highlighted_not_substrings():
 
 
 def test_headings_are_shown_without_their_marks_and_code_as_it_is():
-    text = "# 休暇\n\n取り方。\n\n## 申請 ##\n```sh\n# a comment\n```\n#タグ"
-    assert without_marks(text) == "休暇\n\n取り方。\n\n申請\n```sh\n# a comment\n```\n#タグ"
+    text = "# 休暇\n\n取り方。\n\n## 申請 ##\n```sh\n# a comment\n```\n#タグ `leave.sh` と ``"
+    assert without_marks(text) == "休暇\n\n取り方。\n\n申請\n# a comment\n#タグ leave.sh と ``"
     shown = parts(text, "休暇")
     assert [(part.level, "".join(piece.text for piece in part.pieces)) for part in shown] == [
-        *((1, "休暇"), (0, "取り方。"), (2, "申請"), (0, "```sh\n# a comment\n```\n#タグ")),
+        *((1, "休暇"), (0, "取り方。"), (2, "申請"), (CODE, "# a comment"), (0, "#タグ leave.sh と ``")),
     ]
     assert shown[0].pieces == [Piece("休暇", is_match=True)]
 

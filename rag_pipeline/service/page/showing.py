@@ -20,6 +20,8 @@ _GRAMMAR = re.compile("[\u3041-\u3096]{1,2}")
 _EXCERPT_CHARS, _SLACK = 400, 40
 _BREAK = re.compile(r"[\s、。，．,.;:!?！？；：」』）)\]]+")
 _HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*$")
+_INLINE_CODE = re.compile(r"(?<!`)(`{1,2})(?!`)(.+?)(?<!`)\1(?!`)")
+CODE = -1
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 
 
@@ -48,16 +50,16 @@ def pieces(text: str, query: str) -> list[Piece]:
 
 
 def without_marks(text: str) -> str:
-    """Return a Markdown text without the `#` of its headings."""
+    """Return a Markdown text without the marks of its headings and its code."""
     return "\n".join(line for _, line in _lines(text))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A heading, or the text between two."""
+    """A heading, code, or the text between them."""
 
     level: int
-    """1 for `#`, 2 for `##`, …; 0 for a text."""
+    """1 for `#`, 2 for `##`, …; 0 for a text, `CODE` for code."""
     pieces: list[Piece]
 
 
@@ -66,23 +68,26 @@ def parts(text: str, query: str) -> list[Part]:
     found: list[Part] = []
     for level, group in groupby(_lines(text), key=itemgetter(0)):
         lines = [line for _, line in group]
-        for part in lines if level else ["\n".join(lines).strip("\n")]:
+        for part in lines if level > 0 else ["\n".join(lines).strip("\n")]:
             if part:
                 found.append(Part(level, pieces(part, query)))
     return found
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a Markdown text, each with its level as a heading; in code, `#` begins a comment."""
+    """Yield the lines of a Markdown text as readers see them, each with its level; in code, `#` begins a comment."""
     fence = ""
     for line in text.split("\n"):
         mark = _FENCE.match(line)
         if mark and not fence:
             fence = mark[1]
-        elif mark and mark[1].startswith(fence):
+        elif fence and line.strip().startswith(fence) and not line.strip().strip(fence[0]):
             fence = ""
-        heading = None if fence or mark else _HEADING.match(line)
-        yield (len(heading[1]), heading[2]) if heading else (0, line)
+        elif fence:
+            yield CODE, line
+        else:
+            heading = _HEADING.match(line)
+            yield len(heading[1]) if heading else 0, _INLINE_CODE.sub(r"\2", heading[2] if heading else line)
 
 
 def excerpt(shown: Sequence[Piece]) -> list[Piece]:
