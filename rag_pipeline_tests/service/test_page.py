@@ -192,6 +192,24 @@ def test_a_document_opens_at_the_passage_and_shows_similar_ones(browser: Browser
     assert similar[1] not in passages
 
 
+def test_the_headings_above_a_passage_are_shown(index: SearchIndex):
+    text = "昆布 {} を煮る。" * 60
+    index.write("soup.md", f"# 出汁\n\n{text}\n\n## 材料\n\n{text}\n\n### 昆布\n\n{text}\n\n{text}")
+    index.ingest()
+    with running(index.pipeline) as service:
+        browser = Browser(service)
+        browser.log_in(new_user(service, "cook@example.com"))
+        found = browser.get("/", q="昆布を煮る").text
+        opened = re.search(r'href="(/documents/[0-9a-f-]+\?at=)', found)
+        assert opened is not None
+        document = browser.get(opened[1] + "0").text
+    section = '<span class="section">› <bdi>材料</bdi> › <bdi>昆布</bdi></span>'
+    assert section in found
+    # Once for each section, and not where the text says the same.
+    assert re.findall(r'<p class="path">(.*?)</p>', document) == ["<bdi>材料</bdi> › <bdi>昆布</bdi>"]
+    assert '<h4 class="heading">昆布</h4>' in document
+
+
 def test_people_are_shown_errors_as_pages_in_their_language(service: Service, reader: str):
     browser = Browser(service, "ja")
     browser.client.headers["accept"] = "text/html,application/xhtml+xml,*/*;q=0.8"

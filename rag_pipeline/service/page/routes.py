@@ -147,14 +147,15 @@ def page_routes(
         month = Month.of(found["created_at"]).partition_key
 
         def shown() -> list[dict[str, Any]]:
+            paths = [chunk["section_path"] for chunk in chunks]
             return [
                 {
                     "position": chunk["position"],
-                    "path": [plain(heading) for heading in chunk["section_path"]],
+                    "path": [plain(heading) for heading in path if path != before and not _says(chunk, path)],
                     "parts": parts(chunk["content"], asked.query),
                     "similar": asked.url(f"/similar/{document_id}/{chunk['position']}"),
                 }
-                for chunk in chunks
+                for chunk, path, before in zip(chunks, paths, [None, *paths], strict=False)
             ]
 
         return page.rendered(
@@ -228,6 +229,11 @@ def _found(answer: Answer, asked: Asked, visitor: Visitor, is_paged: bool = True
         "cached": answer.cached,
         "facets": [],
     }
+
+
+def _says(chunk: dict[str, Any], path: list[str]) -> bool:
+    """Whether a chunk begins with the one heading that its path has."""
+    return len(path) == 1 and chunk["content"].partition("\n")[0].lstrip("#").strip() == path[0]
 
 
 def _identity(text: str) -> UUID | None:
