@@ -546,7 +546,7 @@ def test_whoever_comes_by_a_link_chooses_a_password_once(service: Service, brows
     short = browser.choose_password("short")
     assert (short.status_code, "fewer than 12" in short.text) == (422, True)
     for refused, said in (
-        (PASSWORD, "present password"),  # That somebody else knows.
+        (PASSWORD, "current password"),  # That somebody else knows.
         ("invited@example.com", "contains your email address"),
         ("aaaaaaaaaaaa", "fewer than 5 different"),
         ("password1234", "first that others try"),
