@@ -16,10 +16,17 @@ from uuid import UUID, uuid4
 
 from benchmarks.harness import benchmark_workspace
 from rag_pipeline.months import Month
+from rag_pipeline.search.terms import visible_document_frequency
 from rag_pipeline.stores.filters import NO_FILTERS
-from rag_pipeline.stores.postgres import document_chunks, documents, generation_tables, schema, search_queries
+from rag_pipeline.stores.postgres import (
+    document_chunks,
+    documents,
+    generation_tables,
+    schema,
+    search_queries,
+)
 from rag_pipeline.stores.postgres import generations as table
-from rag_pipeline.stores.postgres.database import Connection, Database
+from rag_pipeline.stores.postgres.database import Connection, Database, values
 from rag_pipeline.stores.postgres.expected_schema import expected_schema
 from rag_pipeline_tests.support.databases import temporary_database
 
@@ -53,6 +60,8 @@ def _measure(database: Database, count: int) -> None:
     chunks = _fill(database, months)
     print(f"\n{count} months: {each * 1000:.0f} ms to create one")
     newest = months[-1]
+    with database.connection() as connection:
+        sources = values(connection, "SELECT id FROM sources")
 
     def hydrate(connection: Connection) -> object:
         return search_queries.hydrate(connection, chunks, NO_FILTERS)
@@ -69,6 +78,13 @@ def _measure(database: Database, count: int) -> None:
         "a month's expected vectors": lambda c: document_chunks.expected_vectors(c, newest),
     }.items():
         print(f"    {name}: {_milliseconds(database, query):.1f} ms")
+    words = ["索引", *(f"語{number}" for number in range(7))]
+    times = []
+    for _ in range(_TIMES):
+        begun = time.perf_counter()
+        visible_document_frequency(database, words, sources)
+        times.append(time.perf_counter() - begun)
+    print(f"    8 words counted among the sources that may be seen: {statistics.median(times) * 1000:.1f} ms")
     _exchange(database, months)
 
 
@@ -96,9 +112,14 @@ def _fill(database: Database, months: list[Month]) -> dict[UUID, UUID]:
             )
             connection.execute(
                 "INSERT INTO document_chunks (id, document_id, document_created_at, content, position, content_hash, live, "
-                "embedding_status, content_words) VALUES (%s, %s, %s, 'c', 0, %s, true, 'completed', '索引:1')",
+                "embedding_status, content_words) VALUES (%s, %s, %s, 'c', 0, %s, true, 'completed', '索引:1 語0:2 語1:3 語2:4 語3:5 語4:6 語5:7 語6:8')",
                 (chunk, document, at, "0" * 64),
             )
+            for term in ("", "索引", *(f"語{n}" for n in range(7))):
+                connection.execute(
+                    "INSERT INTO term_statistics (term, month, chunks) VALUES (%s, %s, 1)",
+                    (term, month.start.date()),
+                )
             if number % max(1, len(months) // 50) == 0:
                 found[chunk] = document
     with database.connect() as connection:

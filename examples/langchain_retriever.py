@@ -1,6 +1,6 @@
 """A retriever for LangChain over the search service: python langchain_retriever.py QUESTION
 
-Needs RAG_URL (default http://127.0.0.1:8000) and RAG_API_KEY.
+Needs RAG_API_KEY, and RAG_SEARCH_URL unless the service is at http://127.0.0.1:8000.
 """
 
 from __future__ import annotations
@@ -40,9 +40,24 @@ class RagPipelineRetriever(BaseRetriever):
         ]
 
 
+def main() -> None:
+    """Print what is found for the question, or one line that says what is wrong."""
+    url = os.environ.get("RAG_SEARCH_URL", "http://127.0.0.1:8000").rstrip("/")
+    if len(sys.argv) != 2 or not os.environ.get("RAG_API_KEY"):
+        sys.exit(f"set RAG_API_KEY, and write: python {sys.argv[0]} QUESTION")
+    try:
+        retriever = RagPipelineRetriever(url=url, api_key=os.environ["RAG_API_KEY"], limit=3)
+        for document in retriever.invoke(sys.argv[1]):
+            print(
+                f"{document.metadata['title']} ({document.metadata['source_id']}): {document.page_content[:80]!r}"
+            )
+    except httpx.HTTPStatusError as error:
+        sys.exit(f"{url} answered {error.response.status_code}: {' '.join(error.response.text.split())}")
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        sys.exit(
+            f"{url} does not answer ({error}): start `rag-pipeline serve`, or set RAG_SEARCH_URL to its address"
+        )
+
+
 if __name__ == "__main__":
-    retriever = RagPipelineRetriever(
-        url=os.environ.get("RAG_URL", "http://127.0.0.1:8000"), api_key=os.environ["RAG_API_KEY"], limit=3
-    )
-    for document in retriever.invoke(sys.argv[1]):
-        print(f"{document.metadata['title']} ({document.metadata['source_id']}): {document.page_content[:80]!r}")
+    main()

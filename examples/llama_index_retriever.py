@@ -1,6 +1,6 @@
 """A retriever for LlamaIndex over the search service: python llama_index_retriever.py QUESTION
 
-Needs RAG_URL (default http://127.0.0.1:8000) and RAG_API_KEY.
+Needs RAG_API_KEY, and RAG_SEARCH_URL unless the service is at http://127.0.0.1:8000.
 """
 
 from __future__ import annotations
@@ -39,9 +39,22 @@ class RagPipelineRetriever(BaseRetriever):
         ]
 
 
+def main() -> None:
+    """Print what is found for the question, or one line that says what is wrong."""
+    url = os.environ.get("RAG_SEARCH_URL", "http://127.0.0.1:8000").rstrip("/")
+    if len(sys.argv) != 2 or not os.environ.get("RAG_API_KEY"):
+        sys.exit(f"set RAG_API_KEY, and write: python {sys.argv[0]} QUESTION")
+    try:
+        retriever = RagPipelineRetriever(url, os.environ["RAG_API_KEY"], limit=3)
+        for found in retriever.retrieve(sys.argv[1]):
+            print(f"{found.node.metadata['title']} ({found.node.metadata['source_id']}): {found.node.text[:80]!r}")
+    except httpx.HTTPStatusError as error:
+        sys.exit(f"{url} answered {error.response.status_code}: {' '.join(error.response.text.split())}")
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        sys.exit(
+            f"{url} does not answer ({error}): start `rag-pipeline serve`, or set RAG_SEARCH_URL to its address"
+        )
+
+
 if __name__ == "__main__":
-    retriever = RagPipelineRetriever(
-        os.environ.get("RAG_URL", "http://127.0.0.1:8000"), os.environ["RAG_API_KEY"], limit=3
-    )
-    for found in retriever.retrieve(sys.argv[1]):
-        print(f"{found.node.metadata['title']} ({found.node.metadata['source_id']}): {found.node.text[:80]!r}")
+    main()

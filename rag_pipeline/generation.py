@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from rag_pipeline.errors import DimensionMismatchError, RagError
 from rag_pipeline.settings import Settings
 from rag_pipeline.stores.milvus.collections import Collections, Generation, generations, suffix_of
 
@@ -34,6 +35,8 @@ _OF_EMBEDDER: dict[str, tuple[str, ...]] = {
     ),
 }
 """The settings that make an embedder what it is; how fast it is asked is each process's own."""
+_OF_ANY_EMBEDDER = ("chunk_tokens", "vectors")
+"""Settings of a generation that do not make an embedder what it is."""
 _OF_SPARSE_SERVER = ("embedding_sparse_url", "embedding_sparse_model")
 """Recorded only of an embedder that has one: what was recorded before there could be one stays what it is."""
 _KEYS = {"embedding_url": "embedding_api_key", "embedding_sparse_url": "embedding_sparse_api_key"}
@@ -107,6 +110,35 @@ def settings_in_use(
     return settings_of(live, settings) if is_stale else settings
 
 
+def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription, settings: Settings) -> None:
+    """Raise `DimensionMismatchError` or a `RagError` if a generation was made with another embedder than this.
+
+    It is PostgreSQL that says so, whatever Milvus holds: if Milvus has lost everything, a repair would otherwise fill it
+    with this embedder's vectors, and the right one would be refused from then on.
+    """
+    if row.embedder == described.fingerprint:
+        return
+    own = configuration(settings)
+    made_with = {name: row.settings[name] for name in row.settings if name not in _OF_ANY_EMBEDDER}
+    back = [
+        f"unset RAG_{name.upper()}" if value is None else f"set RAG_{name.upper()}={value}"
+        for name, value in made_with.items()
+        if own.get(name) != value
+    ]
+    remedy = (
+        f"{row.name} holds the vectors of {row.embedder}, and these settings name {described.fingerprint}; "
+        f"{' and '.join(back) or 'set RAG_EMBEDDER and what belongs to it back'}, or build an index of this one beside "
+        "it: `rag-pipeline generations build`"
+    )
+    for found, wanted in (
+        (row.dimension, described.dimension),
+        (row.multi_dimension, described.multi_dimension),
+    ):
+        if found != wanted:
+            raise DimensionMismatchError(found, wanted, remedy)
+    raise RagError(remedy)
+
+
 class OpenGeneration:
     """The embedder, the cache and the collections of a generation, each opened at its first use.
 
@@ -170,17 +202,17 @@ class OpenGeneration:
 
     def _of_kinds(self) -> dict[VectorKind, Generation]:
         described, row = self.description, self.row
-        # Another embedder than the row's gets names that do not exist, and is refused by what the aliases point to.
-        its = row if row is not None and row.embedder == described.fingerprint else None
+        if row is not None:
+            _refuse_another_embedder(row, described, self.settings)
         return generations(
             self.settings.milvus_prefix,
             described.fingerprint,
             described.dimension,
             described.multi_dimension,
             self.settings.vectors,
-            suffix=its.collections if its else suffix_of(described.fingerprint),
-            own_aliases=its is not None and its.own_aliases,
-            has_sources=its is not None and its.has_sources,
+            suffix=suffix_of(described.fingerprint) if row is None else row.collections,
+            own_aliases=row is not None and row.own_aliases,
+            has_sources=row is not None and row.has_sources,
             is_live=self.is_live,
         )
 

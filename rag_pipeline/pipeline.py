@@ -19,7 +19,7 @@ from rag_pipeline.errors import ConfigError, RagError, SourceError
 from rag_pipeline.generation import OpenGeneration, configuration, settings_in_use, settings_of
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
-from rag_pipeline.stores.milvus.partitions import existing_collections
+from rag_pipeline.stores.milvus.collections import has_source
 from rag_pipeline.stores.postgres import expiring_months, generation_tables, generations, schema
 from rag_pipeline.stores.postgres.advisory_locks import (
     fenced_lock,
@@ -205,11 +205,9 @@ class Pipeline:
 
     def _record(self, generation: OpenGeneration) -> None:
         described, kinds = generation.description, generation.collections.generations
-        # Collections that an older program has made stay as they are.
-        exists = any(
-            name in {one.name for one in kinds.values()}
-            for _, name in existing_collections(self.stores.milvus, self.settings.milvus_prefix)
-        )
+        # Collections that exist stay as they are: an older program has made them, or PostgreSQL has lost their index.
+        searched = next((one for kind, one in kinds.items() if kind != "multi"), None)
+        has_sources = searched is None or has_source(self.stores.milvus, searched.name) is not False
         with self.stores.database.connection() as connection:
             row = generations.add(
                 connection,
@@ -220,7 +218,7 @@ class Pipeline:
                 settings=configuration(generation.settings),
                 collections=next(iter(kinds.values())).suffix,
                 own_aliases=False,
-                has_sources=not exists,
+                has_sources=has_sources,
             )
             # Another run can have been first.
             row = row or generations.live(connection)

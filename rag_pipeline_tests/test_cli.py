@@ -45,7 +45,9 @@ def test_from_files_to_a_search(tmp_path: Path, stores: Stores) -> None:
     assert set(hits[0]) == {
         *("document_id", "source_type", "source_id", "source_url", "title", "chunk_id", "position"),
         *("section_title", "content", "score", "scores"),
+        *("section_path", "created_at", "language", "author", "category", "tags", "source"),
     }
+    assert hits[0]["source_url"].startswith("file:///")
     listed = cli.json("documents")["documents"]
     assert {row["processing_status"] for row in listed} == {"completed"}
     assert {row["indexing_status"] for row in listed} == {"completed"}

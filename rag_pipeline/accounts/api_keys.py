@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -74,8 +74,11 @@ def create(
 ) -> NewKey:
     """Make a key of a user. Without permissions it may search; with `*` all that its user may.
 
-    Raises `ConfigError` if there is no such active user, or the user does not have a permission that is `wanted`.
+    Raises `ConfigError` if there is no such active user, the user does not have a permission that is `wanted`, or the key
+    would have expired already.
     """
+    if expires_at is not None and expires_at <= datetime.now(UTC):
+        raise ConfigError(f"the key would have expired on {expires_at:%Y-%m-%d %H:%M} UTC: choose a later day")
     needed = [one if one == permissions.EVERYTHING else permissions.checked(one) for one in wanted]
     needed = needed or [permissions.SEARCH]
     key = f"rag_{''.join(secrets.choice(_ALPHABET) for _ in range(8))}_{secrets.token_urlsafe(32)}"
@@ -127,12 +130,17 @@ def revoke_own(database: Database, user: UUID, key: UUID) -> bool:
     return prefix is not None
 
 
+def is_key(text: str) -> bool:
+    """Whether a text has the form of a key."""
+    return _KEY.fullmatch(text) is not None
+
+
 def authenticate(database: Database, key: str) -> Asker | None:
     """Return whom a key belongs to; None if it is unknown, revoked or expired, or its user is not active.
 
     Reads PostgreSQL each time, so that a change of rights holds at once.
     """
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         return None
     with database.connection() as connection:
         found = table.valid(connection, _hash(key))

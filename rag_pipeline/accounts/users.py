@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 from typing import TYPE_CHECKING
 
 from rag_pipeline.accounts import passwords, permissions
 from rag_pipeline.errors import ConfigError
+from rag_pipeline.stores.postgres import api_keys
 from rag_pipeline.stores.postgres import users as table
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from rag_pipeline.accounts.profiles import Profile
     from rag_pipeline.stores.postgres.database import Connection, Database
-    from rag_pipeline.stores.postgres.users import Person
+    from rag_pipeline.stores.postgres.users import Deleted, Opened, Person
 
 _audit = logging.getLogger("rag_pipeline.audit")
 
@@ -30,21 +32,24 @@ _LONGEST_EMAIL = 255
 def add(
     database: Database,
     email: str,
-    password: str,
+    password: str | None,
     *,
     role: str = "viewer",
     own: Sequence[str] = (),
     profile: Profile | None = None,
 ) -> None:
-    """Add a user, whose account is not verified.
+    """Add a user, whose account is not verified. Without a password it has one that nobody knows.
 
-    Raises `ConfigError` for a malformed or taken address, an unknown role or a short password.
+    Raises `ConfigError` for a malformed or taken address, an unknown role or a password that is easy to guess.
     """
     if not _EMAIL.fullmatch(email) or len(email) > _LONGEST_EMAIL:
         raise ConfigError(f"{email!r} is not an email address: write one such as hanako@example.com")
     _expect_role(role)
     checked = [permissions.checked(permission) for permission in own]
-    password_hash = passwords.hashed(password)
+    if password is None:
+        password_hash = passwords.hashed(secrets.token_urlsafe(32))
+    else:
+        password_hash = passwords.chosen(password, email)
     with database.connection() as connection:
         if not table.insert(connection, email=email, password_hash=password_hash, role=role, permissions=checked):
             raise ConfigError(f"{email} has an account already: `rag-pipeline users list` shows it")
@@ -61,6 +66,20 @@ def set_role(database: Database, email: str, role: str) -> None:
         _log(connection, email, f"is {role} now")
 
 
+def set_permissions(database: Database, email: str, own: Sequence[str]) -> frozenset[str]:
+    """Replace a user's own permissions; return all that the user has now, those of the role included.
+
+    Raises `ConfigError` if there is no such user, or a permission cannot be called so.
+    """
+    checked = sorted({permissions.checked(permission) for permission in own})
+    with database.connection() as connection:
+        role = table.set_permissions(connection, email, checked)
+        if role is None:
+            raise _nobody(email)
+        _log(connection, email, f"has the permissions {', '.join(checked) or 'of the role only'} now")
+    return permissions.of_user(role, checked)
+
+
 def set_profile(database: Database, email: str, profile: Profile) -> None:
     """Change how a user is shown. Raises `ConfigError` if nothing is to change, or there is no such user."""
     if not profile:
@@ -72,17 +91,20 @@ def set_profile(database: Database, email: str, profile: Profile) -> None:
 def set_password(database: Database, email: str, password: str) -> None:
     """Change the password of somebody else and unlock the account, which is not verified any more.
 
-    Raises `ConfigError` if there is no such user.
+    Raises `ConfigError` if there is no such user, and `PasswordError` for a password that nobody may choose.
     """
-    password_hash = passwords.hashed(password)
+    password_hash = _chosen(database, email, password)
     with database.connection() as connection:
         _expect(table.set_password(connection, email, password_hash), email)
         _log(connection, email, "got a password from somebody else")
 
 
 def choose_password(database: Database, person: Person, password: str) -> bool:
-    """Change one's own password, which verifies the account; False if it was changed since `person` was read."""
-    password_hash = passwords.hashed(password)
+    """Change one's own password, which verifies the account; False if it was changed since `person` was read.
+
+    Raises `PasswordError` for a password that nobody may choose, the present one included.
+    """
+    password_hash = _chosen(database, person.email, password)
     with database.connection() as connection:
         is_chosen = table.choose_password(connection, person.id, password_hash, person.password_changed_at)
     if is_chosen:
@@ -90,24 +112,60 @@ def choose_password(database: Database, person: Person, password: str) -> bool:
     return is_chosen
 
 
-def deactivate(database: Database, email: str) -> None:
-    """Close an account: the user's keys end with it, at once. Raises `ConfigError` if there is no such user."""
+def deactivate(database: Database, email: str) -> int:
+    """Close an account, at once: its sessions and links end, its keys are revoked. Returns how many keys.
+
+    Raises `ConfigError` if there is no such user.
+    """
     with database.connection() as connection:
-        _expect(table.deactivate(connection, email), email)
-        _log(connection, email, "was deactivated")
+        user = table.deactivate(connection, email)
+        if user is None:
+            raise _nobody(email)
+        revoked = api_keys.revoke_all_of_user(connection, user)
+    _audit.info("user %s was deactivated, with %s keys", user, revoked)
+    return revoked
 
 
-def unlock(database: Database, email: str) -> None:
-    """Open an account that was locked or deactivated. Raises `ConfigError` if there is no such user."""
+def delete(database: Database, email: str) -> Deleted:
+    """Delete an account: its sessions end, its keys and judgements are deleted with it. Returns how many.
+
+    Raises `ConfigError` if there is no such user, or it is the last super admin.
+    """
     with database.connection() as connection:
-        _expect(table.unlock(connection, email), email)
-        _log(connection, email, "was unlocked")
+        super_admins = table.lock_super_admins(connection)
+        user = table.by_email(connection, email)
+        if user is None:
+            raise _nobody(email)
+        if user.role == "super_admin" and not super_admins - {user.id}:
+            raise ConfigError(
+                f"{user.email} is the last super_admin: make somebody else one first (`rag-pipeline users set-role`)"
+            )
+        deleted = table.delete(connection, user.id)
+    _audit.info("user %s was deleted", user.id)
+    return deleted
+
+
+def unlock(database: Database, email: str) -> Opened:
+    """Open an account that was locked or deactivated; return which. Raises `ConfigError` if there is no such user."""
+    with database.connection() as connection:
+        opened = table.unlock(connection, email)
+        if opened is None:
+            raise _nobody(email)
+        _log(connection, email, f"was {opened}")
+    return opened
 
 
 def _log(connection: Connection, email: str, what: str) -> None:
     user = table.by_email(connection, email)
     assert user is not None
     _audit.info("user %s %s", user.id, what)
+
+
+def _chosen(database: Database, email: str, password: str) -> str:
+    """Return the hash of another password for an account."""
+    with database.connection() as connection:
+        account = table.for_login(connection, email)
+    return passwords.chosen(password, email, account.password_hash if account else None)
 
 
 def _expect_role(role: str) -> None:
@@ -117,4 +175,8 @@ def _expect_role(role: str) -> None:
 
 def _expect(found: bool, email: str) -> None:
     if not found:
-        raise ConfigError(f"no user {email}: `rag-pipeline users list` shows them")
+        raise _nobody(email)
+
+
+def _nobody(email: str) -> ConfigError:
+    return ConfigError(f"no user {email}: `rag-pipeline users list` shows them")

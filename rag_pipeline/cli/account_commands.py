@@ -107,11 +107,10 @@ def list_users(as_json: bool) -> None:
         print_json({"users": rows})
         return
     for row in rows:
-        state = "active" if row["is_active"] else "deactivated"
         verified = "verified" if row["is_verified"] else "unverified"
         permissions = ", ".join(row["permissions"])
         print_line(
-            f"{row['email']:<40} {row['role']:<12} {state:<12} {verified:<11} {permissions:<16} "
+            f"{row['email']:<40} {row['role']:<12} {_user_state(row):<12} {verified:<11} {permissions:<16} "
             f"{row['full_name'] or ''}".rstrip()
         )
     if not rows:
@@ -130,6 +129,21 @@ def set_role(email: str, role: str) -> None:
     print_status(f"{email} is {role}")
 
 
+@users.command("set-permissions")
+@click.argument("email")
+@_permission_option
+def set_permissions(email: str, permissions: tuple[str, ...]) -> None:
+    """Give a user these permissions besides those of the role, in place of others; without any, none.
+
+    Keys have no more than their user: it holds for them at once.
+    """
+    from rag_pipeline.accounts import users as accounts
+
+    with _database() as database:
+        has = accounts.set_permissions(database, email, permissions)
+    print_status(f"{email} has the permissions {', '.join(sorted(has))}")
+
+
 @users.command("set-password")
 @click.argument("email")
 def set_password(email: str) -> None:
@@ -144,23 +158,51 @@ def set_password(email: str) -> None:
 @users.command()
 @click.argument("email")
 def deactivate(email: str) -> None:
-    """Close an account; its keys end at once."""
+    """Close an account: its sessions end and its keys are revoked, at once and for good.
+
+    `users unlock` opens the account again, without them.
+    """
     from rag_pipeline.accounts import users as accounts
 
     with _database() as database:
-        accounts.deactivate(database, email)
-    print_status(f"deactivated {email}; `rag-pipeline users unlock {email}` opens the account again")
+        revoked = accounts.deactivate(database, email)
+    print_status(
+        f"deactivated {email}: its sessions have ended, revoked keys: {revoked}; "
+        f"`rag-pipeline users unlock {email}` opens the account again"
+    )
 
 
 @users.command()
 @click.argument("email")
 def unlock(email: str) -> None:
-    """Open an account that was locked or deactivated."""
+    """Open an account: unlock one after wrong passwords, or reactivate one that was deactivated.
+
+    The sessions and keys that ended with a deactivation do not come back.
+    """
     from rag_pipeline.accounts import users as accounts
 
     with _database() as database:
-        accounts.unlock(database, email)
-    print_status(f"unlocked {email}")
+        opened = accounts.unlock(database, email)
+    print_status(f"{email} was {opened}" if opened == "open already" else f"{opened} {email}")
+
+
+@users.command()
+@click.argument("email")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def delete(email: str, yes: bool) -> None:
+    """Delete an account for good: its sessions end, its keys and judgements are deleted with it."""
+    from rag_pipeline.accounts import users as accounts
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError(
+                f"this deletes the account {email}, with its keys and judgements: add --yes to confirm"
+            )
+        if not click.confirm(f"Delete the account {email}, with its keys and judgements?", err=True):
+            raise ConfigError("nothing was deleted")
+    with _database() as database:
+        deleted = accounts.delete(database, email)
+    print_status(f"deleted {email}, keys: {deleted.keys}, judgements: {deleted.judgements}")
 
 
 @click.group()
@@ -218,9 +260,12 @@ def list_keys(as_json: bool) -> None:
         print_json({"keys": rows})
         return
     for row in rows:
+        used = f"used {row['usage_count'] or 0} times" + (
+            f", last {_moment(row['last_used_at'])}" if row["last_used_at"] else ""
+        )
         print_line(
-            f"{row['prefix']:<13} {_key_state(row):<12} {row['usage_count'] or 0:>8} used  {row['email']}  "
-            f"{row['name']}  ({', '.join(row['permissions'])})"
+            f"{row['prefix']:<13} {_key_state(row):<30} {row['rate_limit_per_minute']:>5} a minute  {used}  "
+            f"{row['email']}  {row['name']}  ({', '.join(row['permissions'])})"
         )
     if not rows:
         print_line("no keys yet: `rag-pipeline keys create NAME --user EMAIL`")
@@ -242,7 +287,22 @@ def revoke(prefix: str) -> None:
 def _key_state(row: dict[str, Any]) -> str:
     if not row["is_active"]:
         return "revoked"
-    return "expired" if row["expires_at"] and row["expires_at"] <= datetime.now(UTC) else "active"
+    if row["expires_at"] is None:
+        return "active"
+    return (
+        f"{'expired' if row['expires_at'] <= datetime.now(UTC) else 'active until'} {_moment(row['expires_at'])}"
+    )
+
+
+def _user_state(row: dict[str, Any]) -> str:
+    if not row["is_active"]:
+        return "deactivated"
+    until = row["locked_until"]
+    return f"locked until {_moment(until)}" if until and until > datetime.now(UTC) else "active"
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 @contextmanager

@@ -50,15 +50,28 @@ def check(as_json: bool, only_months: tuple[Month, ...]) -> None:
     "--month", "only_months", type=MonthType(), multiple=True, help="Repair only this month; repeatable."
 )
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
-def repair(as_json: bool, only_months: tuple[Month, ...], dry_run: bool) -> None:
+@click.option(
+    "--restored",
+    is_flag=True,
+    help="PostgreSQL was restored from before a switch of generations, or is new: first let Milvus' aliases follow it.",
+)
+def repair(as_json: bool, only_months: tuple[Month, ...], dry_run: bool, restored: bool) -> None:
     """Repair what `check` finds; exit 1 if anything is inconsistent afterwards. A dry run always exits 0."""
     from rag_pipeline.consistency.repair import repair as run_repair
+    from rag_pipeline.consistency.repair import take_aliases
 
+    if dry_run and restored:
+        raise RagError("--restored changes the aliases in Milvus: leave out --dry-run")
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:
         pipeline.prepare()
+        left = take_aliases(pipeline) if restored else []
         result = run_repair(pipeline, only_months or None, dry_run=dry_run)
+    for name in left:
+        print_error(
+            f"{name} stays in Milvus, and nothing of this index uses it any more: drop it if no other index does"
+        )
     if as_json:
-        print_json(result.as_json())
+        print_json({**result.as_json(), **({"left_in_milvus": left} if restored else {})})
     elif dry_run:
         _print_findings(result.found)
     else:

@@ -31,7 +31,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("queries", type=_FILE, required=False)
 @json_option
-@click.option("--qrels", type=_FILE, help="TREC qrels; QUERIES is then a file of topics, `id<tab>query` a line.")
+@click.option(
+    "--qrels",
+    type=_FILE,
+    help="TREC qrels; QUERIES then has topics: <top>, <num>, <title>, or `id<tab>query` a line.",
+)
 @click.option(
     "--mode",
     "modes",
@@ -51,10 +55,11 @@ def evaluate(
     against: Path | None,
     generation: int | None,
 ) -> None:
-    """Ask judged QUERIES and print nDCG@10, recall@10 and MRR by mode and language, with 95 % intervals.
+    """Ask judged QUERIES and print nDCG@10, recall@10 and MRR by mode and group, with 95 % intervals.
 
-    QUERIES has JSON lines: {"query": "…", "relevant": ["docs:a.md", …]}, or gains: {"docs:a.md": 2}. Without it, asks
-    those of the file RAG_QUERIES and those that people judged on the search page.
+    QUERIES has JSON lines: {"query": "…", "relevant": ["docs:a.md", …]}, or with a gain for each document, "relevant":
+    {"docs:a.md": 2}. A query's "group" is its language unless the line has another one, such as "group": "short". Without
+    QUERIES, asks those of the file RAG_QUERIES and those that people judged on the search page.
     """
     from rag_pipeline.search import evaluation
     from rag_pipeline.search.judged_queries import read_queries

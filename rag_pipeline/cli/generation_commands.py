@@ -121,7 +121,7 @@ def build(
 ) -> None:
     """Build a generation with the settings of this environment, or go on with the one that is being built.
 
-    With an ID, bring that one up to date, which can be a previous one.
+    With an ID, bring that one up to date, which can be a previous one, and restore what Milvus has lost of it.
 
     Month by month, newest first, as runs that the Dagster UI shows. It can be killed and run again, and several can
     build side by side. Exit 1 if a month failed.
@@ -142,7 +142,9 @@ def build(
             if retry_failed:
                 building.retry_failed(pipeline, row)
             if not in_dagster:
-                building.build(pipeline, row, only_months, _build_month_in_dagster, built)
+                # One that was just begun has nothing to lose.
+                lost = building.restore_collections(pipeline, row) if generation is not None else []
+                building.build(pipeline, row, only_months, _build_month_in_dagster, built, lost)
             return row
 
         row = run_until_interrupted(work, lambda: _interrupted(pipeline, progress, built))

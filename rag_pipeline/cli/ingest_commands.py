@@ -102,12 +102,14 @@ def _moment(moment: datetime | None) -> str:
 @click.option("--source", "only_sources", metavar="NAME", multiple=True, help="Scan only this source; repeatable.")
 @click.option("--month", "only_months", type=MonthType(), multiple=True, help="Run only this month; repeatable.")
 @click.option("--retry-failed", is_flag=True, help="Retry what is quarantined.")
+@click.option("--reread", is_flag=True, help="Read every document again, also those whose files have not changed.")
 @click.option("--confirm-deletions", is_flag=True, help="Accept a scan that finds most of a source gone.")
 def ingest(
     as_json: bool,
     only_sources: tuple[str, ...],
     only_months: tuple[Month, ...],
     retry_failed: bool,
+    reread: bool,
     confirm_deletions: bool,
 ) -> None:
     """Scan the sources, apply the retention, and run the job of every month with pending work, in this process."""
@@ -129,6 +131,7 @@ def ingest(
                 also_months=_end_ownerless_runs(pipeline),
                 confirm_deletions=confirm_deletions,
                 retry_failed=retry_failed,
+                reread=reread,
                 run=_run_month_in_dagster,
                 run_together=_run_months_in_dagster,
                 on_scan=_record_scan_in_dagster,

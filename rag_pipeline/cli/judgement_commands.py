@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line
+from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line, print_status
 from rag_pipeline.settings import load_settings
 
 
@@ -12,14 +12,22 @@ from rag_pipeline.settings import load_settings
 @json_option
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="So many queries.")
 @click.option("--without-hits", is_flag=True, help="Only queries that found nothing at least once.")
-def searches(as_json: bool, limit: int, without_hits: bool) -> None:
+@click.option("--delete", is_flag=True, help="Delete all of them, such as when they are not to be kept any more.")
+def searches(as_json: bool, limit: int, without_hits: bool, delete: bool) -> None:
     """List what was searched for on the search service, most often first, if RAG_SEARCH_LOG_DAYS keeps it."""
     from rag_pipeline.stores.postgres import search_log
 
     with open_pipeline() as pipeline:
         pipeline.prepare()
         with pipeline.stores.database.connection() as connection:
-            rows = search_log.frequent(connection, limit, without_hits)
+            deleted = search_log.delete_all(connection) if delete else 0
+            rows = [] if delete else search_log.frequent(connection, limit, without_hits)
+    if delete:
+        if as_json:
+            print_json({"deleted": deleted})
+        else:
+            print_status(f"deleted searches: {deleted}")
+        return
     if as_json:
         print_json({"queries": rows})
         return

@@ -73,6 +73,12 @@ class RepairResult:
         }
 
 
+def take_aliases(pipeline: Pipeline) -> list[str]:
+    """Let Milvus' aliases follow a PostgreSQL that was restored or is new, before a repair; see `take_aliases` there."""
+    with _structure_lock(pipeline):
+        return milvus_inspection.take_aliases(pipeline.collections)
+
+
 def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run: bool = False) -> RepairResult:
     """Check these months (default: all), repair the inconsistent ones, and check again.
 

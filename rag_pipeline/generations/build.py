@@ -16,6 +16,7 @@ from rag_pipeline.consistency.checker import Consistency
 from rag_pipeline.consistency.checks import check_month
 from rag_pipeline.consistency.repair import repair
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
+from rag_pipeline.generations.lost import lost_months
 from rag_pipeline.indexing.chunk_documents import chunk_documents
 from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.index_vectors import index_vectors
@@ -155,6 +156,18 @@ def _take_over(pipeline: Pipeline, other: Pipeline, row: GenerationRow, month: M
         pipeline.progress(f"{row.name}, {month} documents", copied)
 
 
+def restore_collections(pipeline: Pipeline, row: GenerationRow) -> list[Month]:
+    """Create the collections of a generation that Milvus has lost; return the months whose vectors it has lost.
+
+    To build these restores them: from `embedding_cache`, or by embedding.
+    """
+    with pipeline.beside(row) as other:
+        lost = lost_months(other)
+        if lost:
+            other.collections.ensure()
+    return lost
+
+
 def missing_documents(pipeline: Pipeline, row: GenerationRow) -> int:
     """Return how many documents a generation has to take over, to cut or to embed."""
     _note_everything(pipeline, row)
@@ -184,18 +197,20 @@ def build(
     only_months: Sequence[Month] = (),
     run: BuildMonth = build_month,
     result: Built | None = None,
+    lost: Sequence[Month] = (),
 ) -> Built:
-    """Build month after month until nothing is pending, or nothing of `only_months`.
+    """Build month after month until nothing is pending, or nothing of `only_months`; and months that have `lost` vectors.
 
     Months that change meanwhile are brought up to date at the end. What is done is added to `result` at once; the same
     object is returned. Raises `StoreUnavailableError` if a store or the embedder is down.
     """
     result = Built() if result is None else result
     failed: set[Month] = set()
+    left = set(lost)
     while True:
         pending = [
             month
-            for month in pending_months(pipeline, row)
+            for month in sorted({*pending_months(pipeline, row), *left}, reverse=True)
             if month not in failed and (not only_months or month in only_months)
         ]
         if not pending:
@@ -210,6 +225,7 @@ def build(
             failed.add(month)
             result.errors.append(one_line(error))
         finally:
+            left.discard(month)
             result.stats.add(done.stats.as_dict())
         if month not in result.months:
             result.months.append(month)

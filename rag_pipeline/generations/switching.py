@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.errors import RagError
 from rag_pipeline.generations.build import build, missing_documents, pending_months, take_over_all
+from rag_pipeline.generations.lost import lost_months
 from rag_pipeline.generations.registry import collections_of, find, when_tables_are_free
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import Collections
@@ -113,7 +114,7 @@ def rollback(pipeline: Pipeline, generation: int | None = None) -> GenerationRow
 
     What was deleted since the switch is deleted in it too. What was edited is found in the version that it has, until
     the runs of those months, which are pending, have embedded the new one. Raises `ConfigError` if there is no previous
-    generation.
+    generation, and a `RagError` if Milvus has lost vectors of it.
     """
     row = find(pipeline, generation, "previous")
     with pipeline.beside(row) as other:
@@ -127,12 +128,13 @@ def rollback(pipeline: Pipeline, generation: int | None = None) -> GenerationRow
 
 
 def _refuse_if_lost(other: Pipeline, row: GenerationRow) -> None:
-    with other.stores.milvus.client() as client:
-        names = [collection.name for collection in other.collections.generations.values()]
-        lost = [name for name in names if not client.has_collection(name, timeout=TIMEOUT_SECONDS)]
-    if lost:
+    if lost := lost_months(other):
+        listed = ", ".join(map(str, lost[:_SHOWN])) + (
+            f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+        )
         raise RagError(
-            f"{row.name} has lost {', '.join(lost)} in Milvus: `rag-pipeline generations build {row.id}` restores it"
+            f"Milvus has lost vectors of {row.name}, of the months {listed}: `rag-pipeline generations build {row.id}` "
+            "restores them"
         )
 
 

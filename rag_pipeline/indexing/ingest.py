@@ -76,6 +76,7 @@ def ingest(
     also_months: Sequence[Month] = (),
     confirm_deletions: bool = False,
     retry_failed: bool = False,
+    reread: bool = False,
     run: RunMonth = run_month,
     run_together: RunMonths | None = None,
     on_scan: OnScan = lambda pipeline, source, result: None,
@@ -83,7 +84,8 @@ def ingest(
 ) -> IngestResult:
     """Bring the index up to date with the sources.
 
-    `also_months` are run even if they have no pending work; `run_together`, if given, runs those with little to
+    With `reread`, every document of the sources and months is read again, also if nothing of it has changed: what is
+    equal keeps its chunks and vectors. `also_months` are run even if they have no pending work; `run_together`, if given, runs those with little to
     do. What is done is added to `result` at once, so that its owner knows it whatever happens; the same object is
     returned.
 
@@ -105,6 +107,11 @@ def ingest(
             source_items.retry_failed(connection, only_sources or None)
             documents.retry_failed(connection, only_sources or None)
     _scan(pipeline, configured, confirm_deletions, on_scan, result)
+    if reread:
+        with pipeline.stores.database.connection() as connection:
+            months_or_all: Sequence[Month | None] = only_months or [None]
+            for month in months_or_all:
+                source_items.reread(connection, [config.name for config in configured], month)
     result.warnings += apply_retention(pipeline).busy
     # Before the months: documents that somebody deleted and whose sources still hold them become pending.
     result.stats.add(deletion_counts(drain_deletions(pipeline)))

@@ -17,6 +17,9 @@ _MIN_LETTERS = 20
 """Fewer letters of an alphabet are too few for a guess."""
 _MIN_HAN = 12
 """Fewer characters that Chinese and Japanese share are too few to decide between them."""
+_SURE = 20.0
+"""So much likelier than English, as a logarithm, is a short text in another language: names and technical words alone, as
+in "Milvus collection partition alias", reach 18."""
 _WEIGHT = 3
 """Letters of an alphabet that carry about as much text as one kana, kanji or hangul syllable."""
 
@@ -49,6 +52,23 @@ def detect_language(text: str) -> str | None:
         return None
     language = _classify(sample)
     return language if len(language) == 2 else None
+
+
+def detect_query_language(text: str) -> str | None:
+    """Return the language of a query, as `detect_language` does, but of fewer words; None for a text without letters.
+
+    ASCII is English unless another language is much likelier, kana are Japanese, and so are kanji that China writes too.
+    """
+    found = detect_language(text)
+    letters = "".join(_LETTERS.findall(text))
+    if letters and letters.isascii():
+        is_other = found not in (None, "en") and len(letters) >= _MIN_LETTERS and _is_sure(text)
+        return found if is_other else "en"
+    if _KANA.search(letters):
+        return found if found in ("zh", "ko") else "ja"
+    if found is None and _HAN.search(letters) and _can_write("".join(_HAN.findall(letters)), "cp932"):
+        return "ja"
+    return found
 
 
 def _count(runs: re.Pattern[str], text: str) -> int:
@@ -101,6 +121,15 @@ def _can_write(text: str, encoding: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_sure(text: str) -> bool:
+    """Whether the likeliest language of a text is much likelier than English."""
+    import py3langid
+
+    with _lock:
+        likely: dict[str, float] = dict(py3langid.rank(text))
+    return max(likely.values()) - likely["en"] >= _SURE
 
 
 @cache

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psycopg
 
+from rag_pipeline.documents.headings import section_path
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.search.candidates import Candidates, check_embedder
 from rag_pipeline.search.fusion import descending, standardized
@@ -29,7 +30,7 @@ from rag_pipeline.stores.postgres import sources as sources_table
 from rag_pipeline.stores.postgres.consistency_queries import expects_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors, EncodeQueryOf, FloatArray
@@ -88,8 +89,14 @@ def search(
         raise ConfigError(f"a limit of {limit} hits is out of range: choose one from 1 to {MAX_LIMIT}")
     watch = Stopwatch()
     sources = _sources(pipeline, filters, only_sources)
+
+    def request(generation: OpenGeneration) -> Request:
+        return Request(
+            pipeline, generation, text, mode, limit, filters, sources, only_sources, watch, encode_query_of
+        )
+
     try:
-        ranked = _in_one_generation(pipeline, text, mode, limit, filters, sources, watch, encode_query_of)
+        ranked = _in_one_generation(pipeline, request)
     except psycopg.errors.UndefinedTable:
         return SearchResult([], watch.seconds)  # Nothing was ever ingested, so not even the tables exist.
     except psycopg.errors.QueryCanceled:
@@ -102,16 +109,7 @@ def search(
     return SearchResult(hits, watch.seconds)
 
 
-def _in_one_generation(
-    pipeline: Pipeline,
-    text: str,
-    mode: Mode,
-    limit: int,
-    filters: Filters,
-    sources: Sequence[UUID] | None,
-    watch: Stopwatch,
-    encode_query_of: EncodeQueryOf | None,
-) -> list[_Ranked]:
+def _in_one_generation(pipeline: Pipeline, request_in: Callable[[OpenGeneration], Request]) -> list[_Ranked]:
     """Search the live generation; search again if another one has gone live before the search has ended.
 
     What it has found can be of both then, or nothing, or an error: the tables are those of the new one, the vectors and
@@ -119,9 +117,9 @@ def _in_one_generation(
     """
     for _ in range(_EXCHANGES):
         generation = pipeline.refreshed()
-        request = Request(pipeline, generation, text, mode, limit, filters, sources, watch, encode_query_of)
+        request = request_in(generation)
         try:
-            ranked = _by_text(request) if mode == "fulltext" else _by_vectors(request)
+            ranked = _by_text(request) if request.mode == "fulltext" else _by_vectors(request)
         except (RagError, psycopg.Error):
             if pipeline.is_current(generation):
                 raise
@@ -155,7 +153,7 @@ def query_text(query: str) -> str:
 def _by_text(request: Request) -> list[_Ranked]:
     database, watch = request.pipeline.stores.database, request.watch
     with watch.stage("words"):
-        weights = Terms(database, request.text).fulltext_weights()
+        weights = Terms(database, request.text, request.visible).fulltext_weights()
     found: list[tuple[FoundChunk, float]] = []
     with watch.stage("fulltext"):
         for first, last in request.windows():
@@ -172,7 +170,7 @@ def _by_vectors(request: Request) -> list[_Ranked]:
     generation = request.generation
     legs, multi = _legs(generation, request.mode)
     with watch.stage("words"):
-        terms = Terms(pipeline.stores.database, text)
+        terms = Terms(pipeline.stores.database, text, request.visible)
         if len(legs) > 1:
             terms.idf()  # Read here, so that the time counts for this stage and not for the embedder's.
     with watch.stage("embed"):
@@ -307,4 +305,6 @@ def _hit(found: _Ranked) -> Hit:
         scores={"dense": found.dense, "sparse": found.sparse, "multi": found.multi},
         category=chunk.category,
         tags=tuple(chunk.tags or ()),
+        author=chunk.author,
+        section_path=tuple(section_path(chunk.context, chunk.title, chunk.section_title)),
     )

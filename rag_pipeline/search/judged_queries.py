@@ -1,15 +1,16 @@
 """Judged queries: queries of which it is known which documents answer them, from files and from the search page.
 
 A file has JSON lines, `{"query": "…", "relevant": ["docs:a.md", …]}` or with a gain each,
-`"relevant": {"docs:a.md": 2}`, and optionally `"id"` and `"group"`; or it is one of TREC topics, `id<tab>query` a line,
-with TREC qrels, `id 0 document gain`. A document is named by its `source_id`.
+`"relevant": {"docs:a.md": 2}`, and optionally `"id"` and `"group"`; or it is one of TREC topics, either `id<tab>query` a
+line or `<top>` with `<num>` and `<title>`, with TREC qrels, `id 0 document gain`. A document is named by its `source_id`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -30,6 +31,11 @@ NOTHING_ANSWERABLE = (
     "no judged query can be answered, since the documents that they name are not in the index: ingest them, or correct "
     "the source ids in RAG_QUERIES"
 )
+
+
+_TOPIC = re.compile(r"<top>(.*?)(?=<top>|\Z)", re.DOTALL | re.IGNORECASE)
+_NUMBER = re.compile(r"<num>\s*(?:number:)?\s*([^\s<]+)", re.IGNORECASE)
+_TITLE = re.compile(r"<title>\s*(?:topic:)?\s*([^\s<][^<]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,10 @@ def by_query(judged: Iterable[JudgedDocument]) -> dict[str, dict[str, int]]:
 def read_queries(path: Path, qrels: Path | None = None) -> list[JudgedQuery]:
     """Return the queries of a file. Raises `ConfigError`, a line with its number, for what is wrong in it."""
     found = _from_trec(path, qrels) if qrels is not None else _from_json(path)
+    if not found and qrels is not None:
+        raise ConfigError(
+            f"{path}: {qrels} has a relevant document for none of its topics: name the qrels of these topics"
+        )
     if not found:
         raise ConfigError(f"{path}: no queries: write one JSON object a line, with `query` and `relevant`")
     for identity, times in Counter(query.id for query in found).items():
@@ -154,7 +164,7 @@ def _from_json(path: Path) -> list[JudgedQuery]:
         try:
             fields = json.loads(line)
         except ValueError:
-            raise ConfigError(f"{path}, line {number}: not JSON") from None
+            raise ConfigError(f"{path}, line {number}: not JSON; topics of TREC need --qrels too") from None
         text = fields.get("query") if isinstance(fields, dict) else None
         relevant = fields.get("relevant") if isinstance(fields, dict) else None
         if isinstance(relevant, list) and all(isinstance(document, str) for document in relevant):
@@ -190,15 +200,33 @@ def _from_trec(path: Path, qrels: Path) -> list[JudgedQuery]:
             raise ConfigError(f"{qrels}, line {number}: write `query 0 document gain`")
         judged[parts[0]][parts[2]] = max(0, int(parts[3]))
     found = []
-    for number, line in enumerate(_lines(path), 1):
+    for identity, text in _topics(path):
+        # TREC's own qrels have no zeros in front of 051, and leave queries out for which nothing was judged relevant.
+        relevant = judged.get(identity) or judged.get(identity.lstrip("0")) or {}
+        if any(relevant.values()):
+            found.append(JudgedQuery(identity, text, relevant, _language(text)))
+    return found
+
+
+def _topics(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the id and the query of each topic."""
+    lines = _lines(path)
+    whole = "\n".join(lines)
+    if next((line for line in lines if line.strip()), "").lstrip().lower().startswith("<top>"):
+        for topic in _TOPIC.finditer(whole):
+            number, title = _NUMBER.search(topic[1]), _TITLE.search(topic[1])
+            if number is None or title is None:
+                at = whole.count("\n", 0, topic.start()) + 1
+                raise ConfigError(f"{path}, line {at}: a <top> needs a <num> and a <title>")
+            yield number[1], " ".join(title[1].split())
+        return
+    for at, line in enumerate(lines, 1):
         identity, tab, text = line.strip().partition("\t")
         if not identity:
             continue
         if not tab or not text.strip():
-            raise ConfigError(f"{path}, line {number}: write `id<tab>query`")
-        if any(judged[identity].values()):  # TREC leaves queries out for which nothing was judged relevant.
-            found.append(JudgedQuery(identity, text, judged[identity], _language(text)))
-    return found
+            raise ConfigError(f"{path}, line {at}: write `id<tab>query`, or <top> with <num> and <title>")
+        yield identity, text
 
 
 def _lines(path: Path) -> list[str]:
@@ -211,6 +239,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def _language(text: str) -> str:
-    from rag_pipeline.language.detection import detect_language
+    from rag_pipeline.language.detection import detect_query_language
 
-    return detect_language(text) or "unknown"
+    return detect_query_language(text) or "unknown"

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rag_pipeline.stopwatch import Stopwatch
     from rag_pipeline.stores.filters import Filters
 
-_MONTHS_AT_ONCE = 24
-"""A full-text search of a few months takes hundreds of locks, a server has some 10,000 for everybody."""
+MONTHS_AT_ONCE = 24
+"""A query that looks for words in a few months takes hundreds of locks, a server has some 10,000 for everybody."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Request:
     filters: Filters
     sources: Sequence[UUID] | None
     """Those whose documents may be found; None: all."""
+    visible: Sequence[UUID] | None
+    """Those whose documents the asker may see, whatever the filters say; None: all."""
     watch: Stopwatch
     encode_query_of: EncodeQueryOf | None = None
     """What embeds the text for the generation's embedder; None: it does so itself."""
@@ -48,6 +50,6 @@ class Request:
             for month in schema.existing_months(self.pipeline.stores.database)
             if (until is None or month.start < until) and (since is None or month.end > since)
         ]
-        for at in range(0, len(months), _MONTHS_AT_ONCE):
-            some = months[at : at + _MONTHS_AT_ONCE]
+        for at in range(0, len(months), MONTHS_AT_ONCE):
+            some = months[at : at + MONTHS_AT_ONCE]
             yield some[0], some[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 from uuid import UUID
 
@@ -14,9 +14,6 @@ Mode = Literal["hybrid", "dense", "sparse", "fulltext"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 MAX_LIMIT = 100
-
-_NOT_PRINTED = ("document_created_at", "language", "category", "tags")
-"""What only pages show; the keys of the JSON are fixed."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,25 @@ class Hit:
     """The scores by leg: `dense`, `sparse` and `multi`; None if the leg did not find the chunk."""
     category: str | None = None
     tags: tuple[str, ...] = ()
+    author: str | None = None
+    section_path: tuple[str, ...] = ()
+    """The headings above the chunk and its own, from the outermost on, without the document's title."""
+
+    @property
+    def source(self) -> str:
+        """The name of the source, as in `sources.yaml`."""
+        return self.source_id.partition(":")[0]
 
     def as_json(self) -> dict[str, Any]:
         """Return the hit as `rag-pipeline search --json` prints it."""
         return {
-            **{name: value for name, value in vars(self).items() if name not in _NOT_PRINTED},
+            **{name: value for name, value in vars(self).items() if name != "document_created_at"},
             "document_id": str(self.document_id),
             "chunk_id": str(self.chunk_id),
+            "section_path": list(self.section_path),
+            "created_at": self.document_created_at.astimezone(UTC).isoformat(),
+            "source": self.source,
+            "tags": list(self.tags),
             "score": round(self.score, 6),
             "scores": {leg: None if score is None else round(score, 6) for leg, score in self.scores.items()},
         }

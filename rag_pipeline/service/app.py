@@ -15,7 +15,8 @@ from rag_pipeline.service.health import Health
 from rag_pipeline.service.mcp_tools import mcp_server
 from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.next_generation import NextGeneration
-from rag_pipeline.service.page.routes import install as install_login
+from rag_pipeline.service.page.page import Page
+from rag_pipeline.service.page.page import install as install_page
 from rag_pipeline.service.page.routes import page_routes
 from rag_pipeline.service.rate_limits import RateLimits
 from rag_pipeline.service.reading import Reading
@@ -79,14 +80,16 @@ def create_app(pipeline: Pipeline, metrics: Metrics | None = None, *, closes_pip
     )
     problems.install(app)
     limits = RateLimits(redis)
+    sessions = Sessions(redis)
+    page = Page(pipeline, sessions, limits)
     routers = [
         api_routes(searching, reading),
         operating_routes(Health(pipeline.endpoints), metrics),
-        page_routes(pipeline, searching, reading, Sessions(redis), limits),
+        page_routes(pipeline, page, searching, reading, sessions),
     ]
     for router in routers:
         app.include_router(router)
-    install_login(app)
+    install_page(app, page)
     app.router.routes.extend(for_agents.routes)
     routes = [*app.routes, *(route for router in routers for route in router.routes)]
     app.add_middleware(Guard, pipeline=pipeline, limits=limits, usage=usage, metrics=metrics, routes=routes)

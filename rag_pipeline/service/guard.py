@@ -22,7 +22,7 @@ from rag_pipeline.accounts.permissions import METRICS, SEARCH, allows
 from rag_pipeline.accounts.security_log import asking_address
 from rag_pipeline.service.addresses import network
 from rag_pipeline.service.metrics import GONE, Metrics
-from rag_pipeline.service.problems import ProblemError, of_error, unavailable
+from rag_pipeline.service.problems import ProblemError, of_error, response_to, unavailable
 from rag_pipeline.service.searching import in_thread
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Guard:
         except Exception as error:
             if begun:
                 raise
-            await of_error(error).response()(scope, receive, answering)
+            await response_to(scope, of_error(error))(scope, receive, answering)
         finally:
             self._inside -= 1
             route = self._route(scope)

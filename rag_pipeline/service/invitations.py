@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -55,7 +54,7 @@ def invite(
     with database.connection() as connection:
         user = table.by_email(connection, email)
     if user is None:
-        users.add(database, email, secrets.token_urlsafe(32), role=role or "viewer", own=own, profile=profile)
+        users.add(database, email, None, role=role or "viewer", own=own, profile=profile)
         with database.connection() as connection:
             user = table.by_email(connection, email)
         assert user is not None
@@ -79,7 +78,10 @@ def _expect_same(user: User, role: str | None, own: Sequence[str], profile: Prof
     if role not in (None, user.role):
         raise ConfigError(f"{user.email} is {user.role}: `rag-pipeline users set-role` changes it")
     if own and set(own) != set(user.permissions):
-        raise ConfigError(f"{user.email} has an account with other permissions: invite without --permission")
+        raise ConfigError(
+            f"{user.email} has other permissions: `rag-pipeline users set-permissions` changes them, or invite without "
+            "--permission"
+        )
     if profile.get("full_name", user.full_name) != user.full_name:
         raise ConfigError(f"{user.email} has another name: `rag-pipeline users set-profile` changes it")
 

@@ -12,14 +12,17 @@ from uuid import UUID
 import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
 from mcp_types import ToolAnnotations
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+import rag_pipeline
 from rag_pipeline.errors import RagError
 from rag_pipeline.search.engine import MAX_QUERY_CHARS
-from rag_pipeline.search.results import Mode
+from rag_pipeline.search.results import MAX_LIMIT, Mode
 from rag_pipeline.service.problems import ProblemError, of_error
 from rag_pipeline.service.reading import Reading
+from rag_pipeline.service.routes import Moment, Text
 from rag_pipeline.service.searching import Answer, Searching, gone_from, in_thread
 from rag_pipeline.stores.filters import Filters
 
@@ -90,24 +93,44 @@ class Sources(BaseModel):
 
 def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any], Awaitable[Asker]]) -> MCPServer:
     """Return the server. `asker_of` returns who asks, from the HTTP request, which is None otherwise."""
-    server: MCPServer = MCPServer("rag-pipeline", instructions=_INSTRUCTIONS, log_level="WARNING")
 
-    @server.tool(title="Search documents", annotations=_READ_ONLY)
     async def search(
         context: Context,
         query: Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARS, description="What to look for.")],
         limit: Annotated[int, Field(ge=1, le=_MOST_HITS)] = 5,
         mode: Annotated[Mode, Field(description="hybrid, unless exact words matter: fulltext.")] = "hybrid",
         language: Annotated[str | None, Field(description="Only documents in this language: ja, en, …")] = None,
-        source: Annotated[str | None, Field(description="Only documents of this source.")] = None,
-        tags: Annotated[list[str], Field(max_length=20, description="Only documents with all of these.")] = [],  # noqa: B006
+        source: Annotated[Text | None, Field(description="Only documents of this source.")] = None,
+        tags: Annotated[list[Text], Field(max_length=20, description="Only documents with all of these.")] = [],  # noqa: B006
+        category: Annotated[Text | None, Field(description="Only documents of this category.")] = None,
+        author: Annotated[Text | None, Field(description="Only documents by this author.")] = None,
+        source_type: Annotated[
+            str | None, Field(description="Only documents of such sources: filesystem.")
+        ] = None,
+        from_: Annotated[
+            Moment | None,
+            Field(alias="from", description="Only documents of this day, such as 2024-02-01, or later."),
+        ] = None,
+        to: Annotated[Moment | None, Field(description="Only documents of this day or earlier.")] = None,
+        offset: Annotated[
+            int, Field(ge=0, lt=MAX_LIMIT, description="Passages to leave out; offset + limit is at most 100.")
+        ] = 0,
     ) -> Passages:
         """Find passages of documents that answer a question, best first, each with a citation."""
         asker = await _told(asker_of(_request(context)))
 
         async def answered() -> Answer:
-            filters = Filters(language=language, source=source, tags=tuple(tags))
-            return await searching.answer(asker, query, mode, 0, limit, filters, _gone(_request(context)))
+            filters = Filters(
+                language=language,
+                source=source,
+                source_type=source_type,
+                category=category,
+                tags=tuple(tags),
+                author=author,
+                from_date=from_,
+                to_date=to,
+            )
+            return await searching.answer(asker, query, mode, offset, limit, filters, _gone(_request(context)))
 
         answer = await _told(answered())
         return Passages(
@@ -116,7 +139,6 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
             ]
         )
 
-    @server.tool(title="Read a document", annotations=_READ_ONLY)
     async def read_document(
         context: Context,
         document_id: UUID,
@@ -136,19 +158,44 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
             author=document["author"],
             chunks=document["chunks"],
             parts=[
-                Part(position=part["position"], section=part["section_title"], text=part["content"])
-                for part in parts
+                Part(position=part["position"], section=_section(part), text=part["content"]) for part in parts
             ],
         )
 
-    @server.tool(title="List the sources", annotations=_READ_ONLY)
     async def list_sources(context: Context) -> Sources:
         """List the sources whose documents can be searched."""
         asker = await _told(asker_of(_request(context)))
         rows = await _told(in_thread(reading.sources, asker))
         return Sources(sources=[Source(name=row["name"], documents=row["documents"] or 0) for row in rows])
 
-    return server
+    return MCPServer(
+        "rag-pipeline",
+        version=rag_pipeline.__version__,
+        instructions=_INSTRUCTIONS,
+        tools=[
+            _tool(search, "Search documents"),
+            _tool(read_document, "Read a document"),
+            _tool(list_sources, "List the sources"),
+        ],
+        log_level="WARNING",
+    )
+
+
+def _tool(call: Callable[..., Any], title: str) -> Tool:
+    """Return a tool that refuses arguments that it does not have: a filter that is ignored finds something else."""
+    tool = Tool.from_function(call, title=title, annotations=_READ_ONLY)
+    taken = tool.fn_metadata.arg_model
+
+    class Arguments(taken):  # type: ignore[misc, valid-type]
+        model_config = ConfigDict(extra="forbid")
+
+        def model_dump_one_level(self) -> dict[str, Any]:
+            # By the names of the parameters: none of Python can be called `from`.
+            return {name: getattr(self, name) for name in taken.model_fields}
+
+    tool.fn_metadata.arg_model = Arguments
+    tool.parameters = Arguments.model_json_schema(by_alias=True)
+    return tool
 
 
 def _request(context: Context) -> Any:
@@ -168,8 +215,13 @@ async def _told(answer: Awaitable[T]) -> T:
         raise ToolError(str(of_error(error))) from None
 
 
+def _section(found: dict[str, Any]) -> str | None:
+    """The headings that something stands under, from the outermost to its own."""
+    return " › ".join(found["section_path"]) or None
+
+
 def _passage(hit: dict[str, Any], date: str) -> Passage:
-    section = hit["section_title"] if hit["section_title"] != hit["title"] else None
+    section = _section(hit)
     named = f"{hit['title']} › {section}" if section else hit["title"]
     return Passage(
         text=hit["content"],

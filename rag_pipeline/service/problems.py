@@ -1,32 +1,43 @@
-"""Errors as problem details (RFC 9457): one JSON object with `type`, `title`, `status` and `detail`."""
+"""Errors as problem details (RFC 9457): one JSON object with `type`, `title`, `status` and `detail`; people get a page."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 
 _log = logging.getLogger(__name__)
 
+_JSON = re.compile(r"application/([\w.-]+\+)?json\b", re.I)
+
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
+_FOR_PROGRAMS = ("/v1", "/mcp", "/healthz", "/readyz", "/metrics", "/openapi.json")
+"""Whatever a request says that it takes."""
 
 
 class ProblemError(Exception):
     """A request that is not answered, and why."""
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, detail: str, headers: Mapping[str, str] | None = None, *, words: str = ""
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.headers = dict(headers or {})
+        self.words = words
+        """The name of the search page's words for it, if its status does not say enough to people."""
 
     def response(self) -> JSONResponse:
         """Return the response that says so."""
@@ -39,9 +50,9 @@ class ProblemError(Exception):
         return JSONResponse(body, self.status, self.headers, MEDIA_TYPE)
 
 
-def unavailable(detail: str, seconds: int = RETRY_SECONDS) -> ProblemError:
+def unavailable(detail: str, seconds: int = RETRY_SECONDS, *, words: str = "") -> ProblemError:
     """Return the problem of a service that can answer again after so many seconds."""
-    return ProblemError(503, detail, {"Retry-After": str(seconds)})
+    return ProblemError(503, detail, {"Retry-After": str(seconds)}, words=words)
 
 
 def of_error(error: Exception) -> ProblemError:
@@ -60,19 +71,43 @@ def of_error(error: Exception) -> ProblemError:
     return ProblemError(500, "the request failed: the service's log says why")
 
 
+def show_people(app: FastAPI, page: Callable[[Request, ProblemError], Response]) -> None:
+    """Have an application show people its errors as this page."""
+    app.state.error_page = page
+
+
+def response_to(scope: Scope, problem: ProblemError) -> Response:
+    """Return the response that tells of a problem: a page for people, problem details for programs."""
+    page = getattr(scope["app"].state, "error_page", None)
+    if page is None or not _is_of_a_person(scope):
+        return problem.response()
+    response: Response = page(Request(scope), problem)
+    return response
+
+
+def _is_of_a_person(scope: Scope) -> bool:
+    path = scope["path"]
+    if path in _FOR_PROGRAMS or path.startswith(tuple(f"{one}/" for one in _FOR_PROGRAMS)):
+        return False
+    return "text/html" in Headers(scope=scope).get("accept", "").lower()
+
+
 def install(app: FastAPI) -> None:
     """Have every error of an application answered with problem details."""
 
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        return of_error(error).response()
+    async def failed(request: Request, error: Exception) -> Response:
+        return response_to(request.scope, of_error(error))
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return ProblemError(422, _explained(error.errors()[0])).response()
+        return response_to(
+            request.scope,
+            ProblemError(422, _explained(error.errors()[0], request.headers.get("content-type", ""))),
+        )
 
-    async def http(request: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return ProblemError(error.status_code, str(error.detail), error.headers).response()
+        return response_to(request.scope, ProblemError(error.status_code, str(error.detail), error.headers))
 
     for kind in (ProblemError, RagError, Exception):
         app.add_exception_handler(kind, failed)
@@ -80,8 +115,15 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
-def _explained(error: Mapping[str, Any]) -> str:
+def _explained(error: Mapping[str, Any], content_type: str) -> str:
     """Return what is wrong with a request as `where: what`, without repeating its values."""
+    if error["type"] == "json_invalid":
+        # Pydantic counts characters for a place.
+        return f"JSON decode error after {error['loc'][-1]} characters of the body: send one JSON object"
+    if tuple(error["loc"]) == ("body",):
+        if error["type"] != "missing" and not _JSON.match(content_type):
+            return "the body is not announced as JSON: send the header Content-Type: application/json"
+        return 'the body has to be one JSON object, such as {"query": "what to look for"}'
     where = ".".join(str(part) for part in error["loc"] if part != "body")
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}" if where else message

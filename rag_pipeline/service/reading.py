@@ -29,7 +29,7 @@ class Reading:
     def document(self, asker: Asker, identity: UUID) -> dict[str, Any] | None:
         """Return a document without its text; None if there is none to see."""
         with self._database.connection() as connection:
-            return document_reading.document(connection, identity, _visible(connection, asker))
+            return _shared(document_reading.document(connection, identity, _visible(connection, asker)))
 
     def with_chunks(
         self, asker: Asker, identity: UUID, first: int, limit: int
@@ -37,10 +37,19 @@ class Reading:
         """Return a document and its chunks from a position on, in order; None if there is none to see."""
         with self._database.connection() as connection:
             visible = _visible(connection, asker)
-            document = document_reading.document(connection, identity, visible)
+            document = _shared(document_reading.document(connection, identity, visible))
             if document is None:
                 return None
             return document, document_reading.chunks(connection, identity, visible, first, limit)
+
+
+def shared_url(url: str | None) -> str | None:
+    """Return a document's address for those who search through the service; None for a path of the server's own disk."""
+    return None if url is None or url.lower().startswith("file:") else url
+
+
+def _shared(document: dict[str, Any] | None) -> dict[str, Any] | None:
+    return document and {**document, "source_url": shared_url(document["source_url"])}
 
 
 def _visible(connection: Connection, asker: Asker) -> list[UUID] | None:

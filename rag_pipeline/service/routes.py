@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from rag_pipeline.accounts.api_keys import Asker
@@ -52,31 +52,110 @@ class FoundHit(BaseModel):
     chunk_id: UUID
     position: int
     section_title: str | None
+    section_path: list[str] = Field(
+        description="The headings from the outermost to the chunk's own, without the document's title."
+    )
     content: str
     score: float
     scores: dict[str, float | None]
+    created_at: datetime = Field(description="The document's date.")
+    language: str | None
+    author: str | None
+    category: str | None
+    tags: list[str]
+    source: str = Field(description="The name of the source.")
+
+
+HIT_FIELDS = tuple(FoundHit.model_fields)
+
+
+class FoundDocument(BaseModel):
+    """A document, without its text."""
+
+    id: UUID
+    title: str
+    source: str
+    source_type: str
+    source_id: str
+    source_url: str | None
+    author: str | None
+    language: str | None
+    category: str | None
+    tags: list[str]
+    created_at: datetime = Field(description="The document's date.")
+    indexed_at: datetime | None
+    chunks: int = Field(description="How many chunks it has.")
+
+
+class Chunk(BaseModel):
+    """A chunk of a document."""
+
+    chunk_id: UUID
+    position: int
+    section_title: str | None
+    section_path: list[str] = Field(
+        description="The headings from the outermost to the chunk's own, without the document's title."
+    )
+    hierarchy_level: int
+    parent_chunk_id: UUID | None
+    chunk_type: str
+    content: str
+
+
+class Chunks(BaseModel):
+    """Chunks of a document, in order."""
+
+    chunks: list[Chunk]
+
+
+class FoundSource(BaseModel):
+    """A source that you may see."""
+
+    name: str
+    type: str
+    last_sync_at: datetime | None
+    documents: int | None = Field(description="How many of its documents are ingested.")
+
+
+class FoundSources(BaseModel):
+    """The sources that you may see, by name."""
+
+    sources: list[FoundSource]
 
 
 class SearchAnswer(BaseModel):
     """The hits, best first."""
 
-    hits: list[FoundHit]
+    hits: list[FoundHit] = Field(description="With `fields`, each has only those.")
     seconds: float
     cached: bool
+
+
+_WHEN = "write a day such as 2024-02-01, or a moment such as 2024-02-01T09:00:00+09:00"
 
 
 def _moment(value: object) -> object:
     """Take a day, or a moment with its offset. Pydantic alone takes midnight without an offset for a day."""
     if not isinstance(value, str):
-        raise ValueError("write a day such as 2024-02-01, or a moment such as 2024-02-01T09:00:00+09:00")
-    if len(value) == len("2024-02-01"):
-        return date.fromisoformat(value)
-    moment = datetime.fromisoformat(value)
+        raise ValueError(_WHEN)
+    try:
+        if len(value) == len("2024-02-01"):
+            return date.fromisoformat(value)
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"there is no such day or moment: {_WHEN}") from None
     if moment.tzinfo is None:
         raise ValueError("a moment needs its offset from UTC, such as +09:00")
     return moment
 
 
+def _hit_field(name: str) -> str:
+    if name not in HIT_FIELDS:
+        raise ValueError(f"a hit has no such field: choose of {', '.join(HIT_FIELDS)}")
+    return name
+
+
+HitField = Annotated[str, AfterValidator(_hit_field), WithJsonSchema({"type": "string", "enum": list(HIT_FIELDS)})]
 Moment = Annotated[date | datetime, BeforeValidator(_moment)]
 Text = Annotated[str, Field(min_length=1, max_length=255)]
 
@@ -120,11 +199,22 @@ class SearchRequest(BaseModel):
 
     query: str = Field(min_length=1, max_length=MAX_QUERY_CHARS)
     mode: Mode = "hybrid"
-    limit: int = Field(10, ge=1, le=MAX_LIMIT)
+    limit: int = Field(10, ge=1, le=MAX_LIMIT, strict=True)
     offset: int = Field(
-        0, ge=0, lt=MAX_LIMIT, description="Hits that are left out; offset + limit is at most 100."
+        0, ge=0, lt=MAX_LIMIT, strict=True, description="Hits that are left out; offset + limit is at most 100."
     )
     filters: SearchFilters = SearchFilters()
+    fields: list[HitField] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=len(HIT_FIELDS),
+        description="What is returned of each hit; by default all.",
+        examples=[["title", "section_path", "content"]],
+    )
+
+    def returned(self, hit: dict[str, Any]) -> dict[str, Any]:
+        """Return what the answer has of a hit."""
+        return hit if self.fields is None else {name: hit[name] for name in HIT_FIELDS if name in self.fields}
 
 
 def api_routes(searching: Searching, reading: Reading) -> APIRouter:
@@ -147,9 +237,11 @@ def api_routes(searching: Searching, reading: Reading) -> APIRouter:
             body.filters.filters(),
             gone_from(request),
         )
-        return JSONResponse({"hits": answer.hits, "seconds": round(answer.seconds, 4), "cached": answer.cached})
+        hits = [body.returned(hit) for hit in answer.hits]
+        return JSONResponse({"hits": hits, "seconds": round(answer.seconds, 4), "cached": answer.cached})
 
-    @router.get("/sources", summary="The sources that you may see")
+    # As models: what they read has these keys already, and a test compares them.
+    @router.get("/sources", summary="The sources that you may see", **_answers(FoundSources))
     async def list_sources(request: Request) -> dict[str, Any]:
         return {"sources": await in_thread(reading.sources, _asker(request))}
 
@@ -157,14 +249,18 @@ def api_routes(searching: Searching, reading: Reading) -> APIRouter:
         404: {"description": "There is no such document, or you may not see it.", "model": ProblemDetails}
     }
 
-    @router.get("/documents/{document_id}", summary="A document, without its text", responses=absent)
+    @router.get(
+        "/documents/{document_id}", summary="A document, without its text", **_answers(FoundDocument, absent)
+    )
     async def document(document_id: UUID, request: Request) -> dict[str, Any]:
         found = await in_thread(reading.document, _asker(request), document_id)
         if found is None:
             raise ProblemError(404, _NO_DOCUMENT)
         return found
 
-    @router.get("/documents/{document_id}/chunks", summary="A document's chunks, in order", responses=absent)
+    @router.get(
+        "/documents/{document_id}/chunks", summary="A document's chunks, in order", **_answers(Chunks, absent)
+    )
     async def chunks(
         document_id: UUID,
         request: Request,
@@ -213,6 +309,10 @@ def operating_routes(health: Health, metrics: Metrics) -> APIRouter:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
+
+
+def _answers(model: type[BaseModel], others: dict[int | str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    return {"response_model": None, "responses": {200: {"model": model}} | (others or {})}
 
 
 def _asker(request: Request) -> Asker:

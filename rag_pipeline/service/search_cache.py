@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from rag_pipeline.settings import SearchConsistency
 
-_PREFIX = "rag:search_cache:1:"
+_PREFIX = "rag:search_cache:2:"
+"""With the version of what an answer holds."""
 _CLAIM = "rag:searching:1:"
 _LARGEST_BYTES = 256 * 1024
 """Compressed. A hundred of the longest chunks are larger, and rarely asked for twice."""

@@ -27,6 +27,7 @@ from rag_pipeline.search.engine import query_text
 from rag_pipeline.search.results import MAX_LIMIT, Mode, ranks
 from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.problems import ProblemError, unavailable
+from rag_pipeline.service.reading import shared_url
 from rag_pipeline.service.search_cache import SearchCache
 from rag_pipeline.service.usage import Usage
 from rag_pipeline.stores.filters import Filters
@@ -122,7 +123,7 @@ class Answer:
     seconds: float
     cached: bool
     facets: dict[str, dict[str, int]]
-    """How many of all hits that were looked at, also before the offset, have each source, language, category and tag."""
+    """How many of all hits that were looked at, also before the offset, have each source, type of source, author, language, category and tag."""
 
 
 class Searching:
@@ -225,7 +226,7 @@ class Searching:
                 raise _OvertakenError
             for stage, seconds in found.stages.items():
                 self._metrics.stages.labels(stage).observe(seconds)
-            hits = [hit.as_json() for hit in found.hits]
+            hits = [hit.as_json() | {"source_url": shared_url(hit.source_url)} for hit in found.hits]
             placed, scored = ranks([hit.scores for hit in found.hits]), [hit["score"] for hit in hits]
             if visible is not None:
                 _hide_scores(hits)
@@ -235,7 +236,9 @@ class Searching:
                 "scored": scored,
                 "dates": [hit.document_created_at.isoformat() for hit in found.hits],
                 "facets": {
-                    "source": _counted(hit.source_id.partition(":")[0] for hit in found.hits),
+                    "source": _counted(hit.source for hit in found.hits),
+                    "source_type": _counted(hit.source_type for hit in found.hits),
+                    "author": _counted(hit.author for hit in found.hits),
                     "language": _counted(hit.language for hit in found.hits),
                     "category": _counted(hit.category for hit in found.hits),
                     "tag": _counted(tag for hit in found.hits for tag in hit.tags),

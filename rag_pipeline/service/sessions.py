@@ -142,7 +142,10 @@ class Sessions:
         try:
             return self._breaker.ask(call)
         except RedisDownError:
-            raise unavailable("nobody can log in at the moment: the store of sessions does not answer") from None
+            raise unavailable(
+                "logins cannot be checked at the moment: the store of sessions does not answer",
+                words="no_sessions",
+            ) from None
 
 
 def _link(stored: bytes | None) -> Link | None:

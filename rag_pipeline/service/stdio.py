@@ -12,6 +12,7 @@ from rag_pipeline.errors import ConfigError
 from rag_pipeline.service.mcp_tools import mcp_server
 from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.problems import ProblemError
+from rag_pipeline.service.rate_limits import RateLimits
 from rag_pipeline.service.reading import Reading
 from rag_pipeline.service.redis_breaker import RedisBreaker
 from rag_pipeline.service.search_cache import SearchCache
@@ -37,6 +38,7 @@ def serve_stdio(pipeline: Pipeline) -> None:
         Usage(database, pipeline.settings.search_log_days),
         RedisBreaker.to(pipeline.endpoints.redis_url),
     )
+    limits = RateLimits(redis)
 
     async def asker_of(request: Any) -> Asker:
         if key is None:
@@ -44,8 +46,11 @@ def serve_stdio(pipeline: Pipeline) -> None:
         asker = await in_thread(_asker, pipeline, key)
         if asker is None:
             raise ProblemError(401, "the API key of this server is not valid any more")
-        if asker.key_id is not None:
-            usage.used(asker.key_id)
+        assert asker.key_id is not None
+        admission = await in_thread(limits.admit, str(asker.key_id), asker.requests_per_minute)
+        if not admission.is_admitted:
+            raise ProblemError(429, f"this key may make {admission.limit} requests a minute: wait a little")
+        usage.used(asker.key_id)
         return asker
 
     settings = pipeline.settings

@@ -39,7 +39,7 @@ class Usage:
     """Collects counts and writes them every two seconds, from a thread of its own. Thread-safe."""
 
     def __init__(self, database: Database, log_days: int) -> None:
-        """Searches are logged for so many days; 0 logs none."""
+        """Searches are logged, and older ones deleted, for so many days; 0 logs and deletes none."""
         self._database = database
         self._log_days = log_days
         self._lock = threading.Lock()
@@ -102,7 +102,8 @@ class Usage:
             if searches:
                 with self._database.connection() as connection:
                     search_log.insert(connection, searches)
-            if time.monotonic() >= self._purge_at:
+            # A process that logs none cannot tell what others, which have settings of their own, still keep.
+            if self._log_days and time.monotonic() >= self._purge_at:
                 self._purge_at = time.monotonic() + _PURGE_SECONDS
                 with self._database.connection() as connection:
                     search_log.delete_older_than(connection, self._log_days)

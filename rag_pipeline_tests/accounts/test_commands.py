@@ -11,6 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rag_pipeline.accounts import api_keys, users
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.stores.postgres import search_judgements
+from rag_pipeline.stores.postgres import users as users_table
 from rag_pipeline.stores.redis_client import connect_redis
 from rag_pipeline_tests.support.command_line import CommandLine, one_line
 from rag_pipeline_tests.support.live import free_port, wait
@@ -38,6 +42,8 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     assert (again.returncode, "has an account already" in one_line(again.stderr)) == (1, True)
     short = typed(cli, "users", "add", "taro@example.com", password="short\n")
     assert (short.returncode, "12 to 1024 characters" in one_line(short.stderr)) == (1, True)
+    same = typed(cli, "users", "set-password", "hanako@example.com", password=PASSWORD)
+    assert (same.returncode, "the present password" in one_line(same.stderr)) == (1, True)
     assert (
         typed(cli, "users", "set-password", "hanako@example.com", password="another " + PASSWORD).returncode == 0
     )
@@ -55,8 +61,24 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     assert made["key"].startswith(made["prefix"])
     more = cli.run("keys", "create", "ci", "--user", "hanako@example.com", "--permission", "board")
     assert (more.returncode, "no permission board" in one_line(more.stderr)) == (1, True)
+    past = cli.run("keys", "create", "ci", "--user", "hanako@example.com", "--expires", "2024-01-31")
+    assert (past.returncode, "have expired on 2024-02-01 00:00 UTC" in one_line(past.stderr)) == (1, True)
     ((stored,),) = cli.rows("SELECT key_hash FROM api_keys")
     assert made["key"] not in stored
+    for arguments, told in (
+        (("--permission", "hr", "--permission", "board"), "has the permissions board, hr, judge, search"),
+        ((), "has the permissions judge, search"),
+        (("--permission", "hr"), "has the permissions hr, judge, search"),
+    ):
+        changed = cli.run("users", "set-permissions", "Hanako@example.com", *arguments)
+        assert (changed.returncode, told in one_line(changed.stderr)) == (0, True)
+    assert cli.json("users", "list")["users"][0]["permissions"] == ["hr"]
+    for email, permission, told in (
+        ("hanako@example.com", "HR", "is not a permission"),
+        ("x@y.com", "hr", "no user"),
+    ):
+        wrong = cli.run("users", "set-permissions", email, "--permission", permission)
+        assert (wrong.returncode, told in one_line(wrong.stderr)) == (1, True)
     listed = cli.run("keys", "list")
     assert made["prefix"] in listed.stdout
     assert made["key"] not in listed.stdout + listed.stderr
@@ -65,13 +87,61 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     assert cli.run("keys", "revoke", made["prefix"]).returncode == 0
     gone = cli.run("keys", "revoke", made["prefix"])
     assert (gone.returncode, "no active key" in one_line(gone.stderr)) == (1, True)
-    assert cli.run("users", "deactivate", "hanako@example.com").returncode == 0
+    cli.json("keys", "create", "ci", "--user", "hanako@example.com", "--expires", "2130-01-31")
+    listed = cli.run("keys", "list").stdout
+    assert re.search("active until 2130-02-01 00:00 UTC +100 a minute  used 0 times  hanako", listed)
+    cli.rows("UPDATE api_keys SET usage_count = 3, last_used_at = '2024-02-01T09:00+09:00'")
+    assert re.search(
+        f"^{made['prefix']} +revoked +5 a minute  used 3 times, last 2024-02-01 00:00 UTC  hanako@example.com  ci  "
+        r"\(hr\)$",
+        cli.run("keys", "list").stdout,
+        re.M,
+    )
+    closed = cli.run("users", "deactivate", "hanako@example.com")
+    assert (closed.returncode, "sessions have ended, revoked keys: 1;" in one_line(closed.stderr)) == (0, True)
     nobody = cli.run("keys", "create", "ci", "--user", "hanako@example.com")
     assert (nobody.returncode, "no active user" in one_line(nobody.stderr)) == (1, True)
-    assert cli.run("users", "unlock", "hanako@example.com").returncode == 0
+    assert "deactivated" in cli.run("users", "list").stdout
+    opened = cli.run("users", "unlock", "hanako@example.com")
+    assert (opened.returncode, one_line(opened.stderr)) == (0, "reactivated hanako@example.com")
+    assert not any(key["is_active"] for key in cli.json("keys", "list")["keys"])
+    cli.rows("UPDATE users SET locked_until = '2130-01-01T00:00Z'")
+    assert " locked until 2130-01-01 00:00 UTC " in cli.run("users", "list").stdout
+    for said in ("unlocked hanako@example.com", "hanako@example.com was open already"):
+        opened = cli.run("users", "unlock", "hanako@example.com")
+        assert (opened.returncode, one_line(opened.stderr)) == (0, said)
     expires = cli.json("keys", "create", "ci", "--user", "hanako@example.com", "--expires", "2030-01-31")
     assert expires["key"]
     assert cli.json("keys", "list")["keys"][0]["expires_at"] == "2030-02-01T00:00:00+00:00"
+
+
+def test_an_account_is_deleted_with_what_it_has(cli: CommandLine):
+    with Pipeline(cli.settings(), cli.endpoints) as pipeline:
+        database = pipeline.stores.database
+        for name, role in (("boss", "super_admin"), ("deputy", "super_admin"), ("hanako", "editor")):
+            users.add(database, f"{name}@example.com", PASSWORD, role=role)
+            api_keys.create(database, "a key", f"{name}@example.com")
+        with database.connection() as connection:
+            hanako = users_table.by_email(connection, "hanako@example.com")
+            assert hanako is not None
+            search_judgements.judge(connection, "豆腐", "docs:a.md", hanako.id, True)
+
+    asked = typed(cli, "users", "delete", "hanako@example.com", password="")
+    assert (asked.returncode, "add --yes to confirm" in one_line(asked.stderr)) == (1, True)
+    deleted = cli.run("users", "delete", "Hanako@example.com", "--yes")
+    assert (deleted.returncode, one_line(deleted.stderr)) == (
+        *(0, "deleted Hanako@example.com, keys: 1, judgements: 1"),
+    )
+    assert cli.rows("SELECT count(*) FROM search_judgements") == [(0,)]
+    assert len(cli.json("keys", "list")["keys"]) == 2
+    cli.rows("UPDATE users SET is_active = false WHERE email = 'boss@example.com'")
+    for email, told in (
+        ("deputy@example.com", "is the last super_admin"),
+        ("hanako@example.com", "no user hanako"),
+    ):
+        refused = cli.run("users", "delete", email, "--yes")
+        assert (refused.returncode, told in one_line(refused.stderr)) == (1, True)
+    assert cli.run("users", "delete", "boss@example.com", "--yes").returncode == 0
 
 
 def test_profiles_from_the_command_line(cli: CommandLine):

@@ -56,3 +56,45 @@ def test_passwords_are_stored_as_argon2id():
     for wrong in ("short", "x" * 1025):
         with pytest.raises(ConfigError, match="12 to 1024 characters"):
             passwords.hashed(wrong)
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"),
+    [
+        ("short", "length"),
+        ("x" * 1025, "length"),
+        ("aaaaaaaaaaaa", "alike"),
+        ("abcabcABCabc", "alike"),
+        ("Hanako@Example.com", "address"),
+        ("our hanako, a fine user", "address"),
+        ("password1234", "known"),
+        ("P@ssw0rd!2024", "known"),
+        ("Password-Password", "known"),
+        ("letmein letmein", "known"),
+        ("abcdefghijkl", "known"),
+        ("123456789012", "known"),
+        ("qwertyuiop12", "known"),
+        ("abcd-4321-qwerty", "known"),
+        ("1q2w3e4r5t6y", "known"),
+        ("ragpipeline2024", "known"),
+        ("correct horse battery", "present"),
+        ("correct horse battery staples", None),
+        ("password of the tofu shop", None),
+        ("豆腐とわかめの味噌汁を作る", None),
+        ("839204718365", None),
+        ("k7#Vq!m2Zr9x", None),
+    ],
+)
+def test_a_password_that_is_easy_to_guess_is_refused(password, reason):
+    present = passwords.hashed("correct horse battery")
+    if reason is None:
+        assert passwords.matches(passwords.chosen(password, "hanako@example.com", present), password)
+        return
+    with pytest.raises(passwords.PasswordError) as refused:
+        passwords.chosen(password, "hanako@example.com", present)
+    assert (refused.value.reason, "choose" in str(refused.value)) == (reason, True)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_short_name_before_the_at_may_be_in_a_password():
+    assert passwords.chosen("a custom-made teapot", "tom@example.com")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.sql import SQL, Identifier
 
+from rag_pipeline.consistency import repair as repairing
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, RagError
 from rag_pipeline.generations import build, registry, switching
@@ -17,6 +22,7 @@ from rag_pipeline_tests.support.generations import KINDS, WIDE, GenerationIndex
 from rag_pipeline_tests.support.index import sections
 from rag_pipeline_tests.support.milvus import milvus_client
 from rag_pipeline_tests.support.stores import Stores
+from rag_pipeline_tests.support.workspace import CHEAP
 
 
 @pytest.fixture
@@ -291,3 +297,114 @@ def test_a_month_expires_in_all_generations(index: GenerationIndex) -> None:
     index.assert_complete(row)
     switch(index)
     check(index)
+
+
+def lose_collections(index: GenerationIndex) -> None:
+    """Lose all that Milvus holds of an index."""
+    with milvus_client(index.endpoints.milvus_uri) as client:
+        for name in client.list_collections(timeout=TIMEOUT_SECONDS):
+            if name.startswith(index.prefix):
+                for alias in client.list_aliases(collection_name=name, timeout=TIMEOUT_SECONDS)["aliases"]:
+                    client.drop_alias(alias, timeout=TIMEOUT_SECONDS)
+                client.drop_collection(name, timeout=TIMEOUT_SECONDS)
+
+
+def repaired(index: GenerationIndex, *, restored: bool = False, **settings: object) -> None:
+    with index.opened(**settings) as pipeline:
+        if restored:
+            repairing.take_aliases(pipeline)
+        result = repairing.repair(pipeline)
+        assert result.remaining.consistent, [str(finding) for finding in result.remaining.errors]
+
+
+def test_a_lost_milvus_is_not_filled_again_by_another_embedder(index: GenerationIndex) -> None:
+    lose_collections(index)
+    with index.opened(embedder=WIDE) as pipeline:
+        for ask in (
+            repairing.repair,
+            lambda pipeline: DataConsistencyChecker(pipeline).check_consistency(),
+            lambda pipeline: search(pipeline, "味噌汁", mode="dense"),
+        ):
+            with pytest.raises(DimensionMismatchError, match="generation 1 holds the vectors of cheap-64-64"):
+                ask(pipeline)
+        assert index.found("味噌汁", "fulltext", embedder=WIDE)
+    repaired(index)
+    assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
+
+
+def test_nothing_goes_back_to_a_generation_that_milvus_has_lost(index: GenerationIndex) -> None:
+    index.build()
+    switch(index)
+    lose_collections(index)
+    repaired(index, embedder=WIDE)
+    with index.opened() as pipeline:
+        row = registry.find(pipeline, 1, "previous")
+        with pytest.raises(RagError, match=r"generation 1, of the months 2024-01, 2024-02: .*generations build 1"):
+            switching.rollback(pipeline)
+        with pytest.raises(RagError, match="inconsistent"):
+            switching.switch(pipeline, 1)  # It creates the collections, and they are empty.
+        with pytest.raises(RagError, match="generations build 1"):
+            switching.rollback(pipeline)
+        lost = build.restore_collections(pipeline, row)
+        built = build.build(pipeline, row, lost=lost)
+        assert (built.errors, sorted(map(str, built.months))) == ([], ["2024-01", "2024-02"])
+        assert build.restore_collections(pipeline, row) == []
+        switching.rollback(pipeline)
+    index.assert_complete(row)
+    assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
+    check(index)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_backup_from_before_a_switch_can_be_restored(index: GenerationIndex, dropped: bool) -> None:
+    """The embedder stays the same; the chunks are others."""
+    with backup_of(index) as restore:
+        other = {"chunk_tokens": 32, "embedder": CHEAP}
+        index.build(**other)
+        switch(index, **other)
+        if dropped:
+            with index.opened(**other) as pipeline:
+                registry.drop(pipeline, 1)
+        restore()
+    assert index.states() == {1: "live"}
+    with index.opened() as pipeline, pytest.raises(RagError, match="repair --restored"):
+        repairing.repair(pipeline)
+    repaired(index, restored=True)
+    assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
+    check(index)
+    index.write("soup.md", sections("味噌汁", "若布"), "2024-02-15")
+    assert index.ingest().errors == []
+    check(index)
+
+
+def test_postgresql_can_be_begun_anew_after_a_switch(index: GenerationIndex) -> None:
+    with backup_of(index, of_nothing=True) as restore:
+        index.build(chunk_tokens=32, embedder=CHEAP)
+        switch(index, chunk_tokens=32)
+        restore()
+    with index.opened() as pipeline:
+        pipeline.prepare()
+        with pytest.raises(RagError, match="repair --restored"):
+            index.ingest()
+    repaired(index, restored=True)
+    assert index.ingest().errors == []
+    assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
+    check(index)
+
+
+@contextmanager
+def backup_of(index: GenerationIndex, *, of_nothing: bool = False) -> Iterator[Callable[[], None]]:
+    """A copy of the index's database, or an empty one, and what puts it into its place."""
+    server, _, name = index.endpoints.postgres_url.rpartition("/")
+    copy = f"{name}_backup"
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as admin:
+
+        def run(statement: str, *names: str) -> None:
+            admin.execute(SQL(statement).format(*map(Identifier, names)))
+
+        def restore() -> None:
+            run("DROP DATABASE {} WITH (FORCE)", name)
+            run("ALTER DATABASE {} RENAME TO {}", copy, name)
+
+        run("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE {}", copy, "template0" if of_nothing else name)
+        yield restore

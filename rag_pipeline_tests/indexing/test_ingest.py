@@ -101,6 +101,36 @@ def test_chunks_that_only_moved_are_not_embedded_again_and_follow_in_milvus(inde
     assert {row["id"].removesuffix("_dense"): row["chunk_position"] for row in rows} == positions
 
 
+def test_reading_everything_again_mends_what_was_changed_by_hand_and_embeds_nothing_else(index: Index) -> None:
+    index.write("a.md", paragraphs(20), "2024-03-05")
+    index.write("b.md", paragraphs(5, "b"), "2024-04-05")
+    index.ingest()
+    of_chunks = (
+        "SELECT position, content, content_hash FROM document_chunks ORDER BY document_created_at, position"
+    )
+    of_documents = "SELECT source_id, title, content, language FROM documents ORDER BY source_id"
+    before = index.rows(of_chunks), index.rows(of_documents)
+    (last,) = index.rows("SELECT max(position) FROM document_chunks WHERE document_created_at < '2024-04-01'")
+    index.rows(
+        "UPDATE documents SET content = 'nonsense', title = 'wrong' WHERE source_id = 'docs:a.md' RETURNING id"
+    )
+    changed = (
+        "UPDATE document_chunks SET {} WHERE document_created_at < '2024-04-01' AND position = %s RETURNING id"
+    )
+    index.rows(changed.format("content = 'nonsense'"), 0)
+    index.rows(changed.format("content_hash = repeat('0', 64)"), *last)
+    assert index.ingest().months == []
+
+    result = index.ingest(reread=True, only_months=[Month(2024, 3)])
+    assert (result.months, result.stats.documents) == ([Month(2024, 3)], 1)
+    assert (index.rows(of_chunks), index.rows(of_documents)) == before
+    assert (result.stats.chunks, result.stats.superseded) == (2, 2)
+    assert (result.stats.embedded, result.stats.reused) == (0, 2)
+    index.assert_consistent()
+    result = index.ingest(reread=True)
+    assert (result.stats.documents, result.stats.chunks, result.stats.embedded) == (2, 0, 0)
+
+
 def test_a_deleted_file_leaves_no_row_and_no_vector(index: Index) -> None:
     index.write("a.md", paragraphs(5, "a"))
     index.write("b.md", paragraphs(5, "b"))

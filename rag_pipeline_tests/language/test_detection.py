@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_pipeline.language import detection
-from rag_pipeline.language.detection import detect_language
+from rag_pipeline.language.detection import detect_language, detect_query_language
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,33 @@ def test_language(text: str, language: str | None) -> None:
     assert detect_language(text) == language
 
 
+@pytest.mark.parametrize(
+    ("query", "language"),
+    [
+        ("backup", "en"),
+        ("to Sapporo", "en"),
+        ("International travel reimbursement policy", "en"),
+        ("Milvus collection partition alias", "en"),
+        ("latest expense report template", "en"),
+        ("Urlaub", "en"),
+        ("politica de vacaciones de la empresa", "es"),
+        ("Wann werden die Sicherungen gemacht", "de"),
+        ("休暇", "ja"),
+        ("人工知能", "ja"),
+        ("の", "ja"),
+        ("Kubernetes の設定", "ja"),
+        ("PostgreSQL 設定", "ja"),
+        ("味噌汁の作り方", "ja"),
+        ("数据库", "zh"),
+        ("데이터베이스", "ko"),
+        ("2024-01-05", None),
+        ("", None),
+    ],
+)
+def test_the_language_of_a_query(query: str, language: str | None) -> None:
+    assert detect_query_language(query) == language
+
+
 def test_code_and_addresses_do_not_decide() -> None:
     code = "```python\n" + "def connect(server, password): return open_connection(server)\n" * 30 + "```\n"
     assert (
@@ -49,8 +76,8 @@ def test_chinese_text_with_a_single_kana_is_chinese() -> None:
 
 @given(st.text(max_size=300))
 def test_any_text_yields_two_letters_or_none(text: str) -> None:
-    language = detect_language(text)
-    assert language is None or (len(language) == 2 and language.isascii() and language.islower())
+    for language in (detect_language(text), detect_query_language(text)):
+        assert language is None or (len(language) == 2 and language.isascii() and language.islower())
 
 
 @pytest.mark.parametrize(

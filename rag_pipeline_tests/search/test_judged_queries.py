@@ -55,6 +55,28 @@ def test_topics_and_qrels_of_trec_are_read(tmp_path: Path):
         read_queries(tmp_path / "topics", tmp_path / "qrels")
 
 
+def test_topics_as_trec_publishes_them_are_read(tmp_path: Path):
+    (tmp_path / "topics").write_text(
+        "\n<top>\n\n<num> Number: 301 \n<title> International Organized Crime \n\n<desc> Description: \nIdentify "
+        "organizations that\n\n<narr> Narrative: \nA relevant document\n\n</top>\n\n"
+        "<top>\n<head> Tipster\n<num> Number:  051\n<dom> Domain: x\n<title> Topic:  Airbus\n  Subsidies\n<desc>\n</top>\n"
+        "<top><num>303</num><title>nobody judged this</title></top>\n",
+        "utf-8",
+    )
+    (tmp_path / "qrels").write_text("301 0 docs:a.md 1\n51 0 docs:b.md 1\n303 0 docs:b.md 0\n", "utf-8")
+    found = read_queries(tmp_path / "topics", tmp_path / "qrels")
+    assert [(query.id, query.text, dict(query.relevant), query.group) for query in found] == [
+        ("301", "International Organized Crime", {"docs:a.md": 1}, "en"),
+        ("051", "Airbus Subsidies", {"docs:b.md": 1}, "en"),
+    ]
+    (tmp_path / "qrels").write_text("303 0 docs:b.md 0\n", "utf-8")
+    with pytest.raises(ConfigError, match="for none of its topics"):
+        read_queries(tmp_path / "topics", tmp_path / "qrels")
+    (tmp_path / "topics").write_text("<top>\n<num> 1\n<title> x\n</top>\n<top>\n<num> 2\n</top>\n", "utf-8")
+    with pytest.raises(ConfigError, match="line 5: a <top> needs a <num> and a <title>"):
+        read_queries(tmp_path / "topics", tmp_path / "qrels")
+
+
 def user(index: SearchIndex, name: str) -> UUID:
     with index.pipeline.stores.database.connection() as connection:
         users.insert(connection, email=f"{name}@example.com", password_hash="-", role="viewer", permissions=[])
@@ -102,7 +124,7 @@ def test_file_and_people_are_one_query_and_the_file_is_right(index: SearchIndex,
         found = judged_of_index(pipeline)
     assert {query.text: (query.group, dict(query.relevant)) for query in found.queries} == {
         "味噌汁の作り方": ("soup", {"docs:recipe.md": 2, "docs:backup.md": 1}),
-        "to Sapporo": ("unknown", {"docs:travel.md": 1}),
+        "to Sapporo": ("en", {"docs:travel.md": 1}),
     }
     assert {query.id for query in found.queries} == {str(key) for key in found.keys}
 

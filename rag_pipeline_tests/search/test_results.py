@@ -83,8 +83,10 @@ def test_json_has_exactly_the_documented_keys():
     found = SearchResult([hit], {"embed": 0.25, "rank": 0.5}).as_json()
     assert found["seconds"] == 0.75
     assert list(found["hits"][0]) == [
-        *("document_id", "source_type", "source_id", "source_url", "title", "chunk_id", "position"),
-        *("section_title", "content", "score", "scores"),
+        *("document_id", "source_type", "source_id", "source_url", "title", "language", "chunk_id"),
+        *("position", "section_title", "content", "score", "scores"),
+        *("category", "tags", "author", "section_path", "created_at", "source"),
     ]
+    assert found["hits"][0]["created_at"] == "2024-02-15T00:00:00+00:00"
     assert found["hits"][0]["chunk_id"] == "00000000-0000-0000-0000-000000000002"
     assert found["hits"][0]["scores"] == {"dense": 0.5, "sparse": None, "multi": None}

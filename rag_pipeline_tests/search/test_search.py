@@ -15,9 +15,9 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.search import Filters, live_candidates, request, search
+from rag_pipeline.search import Filters, live_candidates, request, search, terms
 from rag_pipeline.stores.milvus.collections import vector_field
-from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres import schema, term_statistics
 from rag_pipeline.stores.postgres import search_queries as queries
 from rag_pipeline.stores.postgres.database import Connection, value
 from rag_pipeline_tests.support.milvus import drop_collections
@@ -194,6 +194,62 @@ def test_what_is_hidden_is_not_even_a_candidate(library: SearchIndex, mode, monk
     assert candidates == visible
 
 
+def test_the_order_of_hits_does_not_tell_which_words_are_in_hidden_documents(
+    tmp_path: Path, server_endpoints: Endpoints
+):
+    with new_index(tmp_path, server_endpoints) as index:
+        index.pipeline.prepare()
+        hidden = index.folder / "hidden"
+        hidden.mkdir()
+        folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
+        index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
+        index.write("merger.md", "# One\n\nThe merger is discussed on Monday.", "2024-02-16", "en")
+        index.write("layoffs.md", "# Two\n\nThe layoffs are discussed on Monday.", "2024-02-16", "en")
+        index.ingest()
+        visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
+
+        def found(of: list[UUID] | None) -> dict[str, list[tuple[str, float]]]:
+            return {
+                mode: [
+                    (hit.source_id, hit.score)
+                    for hit in search(index.pipeline, "merger layoffs", mode=mode, only_sources=of).hits
+                ]
+                for mode in MODES
+            }
+
+        before = found(visible)
+        for number in range(5):
+            text = f"---\ndate: 2024-02-1{number}\n---\n# Plan {number}\n\nThe merger {number}.\n"
+            (hidden / f"{number}.md").write_text(text, "utf-8")
+        index.ingest()
+        assert found(visible) == before
+        for mode, hits in found(None).items():
+            assert {source_id for source_id, _ in hits} >= {f"hr:{number}.md" for number in range(5)}, mode
+
+
+@pytest.mark.parametrize("most_counted", [500, 20])
+def test_words_are_counted_among_what_may_be_seen(library: SearchIndex, most_counted, monkeypatch):
+    monkeypatch.setattr(terms, "_MOST_COUNTED", most_counted)
+    by_name = dict(library.execute("SELECT name, id FROM sources"))
+    words = [word for (word,) in library.execute("SELECT DISTINCT term FROM term_statistics WHERE term <> ''")]
+    count = "SELECT count(*) FROM document_chunks c JOIN documents d ON d.id = c.document_id WHERE c.live "
+    for visible in (["staff"], ["staff", "notes"], ["docs", "notes", "staff"], []):
+        sources = [by_name[name] for name in visible]
+        database = library.pipeline.stores.database
+        total, found = terms.visible_document_frequency(database, words, sources)
+        with database.connection() as connection:
+            of_all, totals = term_statistics.document_frequency(connection, words)
+        seen = f"{count} AND split_part(d.source_id, ':', 1) = ANY(%s) "
+        for word, number in {**{word: found.get(word, 0) for word in words}, "": total}.items():
+            everywhere = totals.get(word, 0) if word else of_all
+            holds = "AND c.content_words @@ %s::tsquery" if word else ""
+            ((exact,),) = library.execute(seen + holds, visible, *([f"'{word}'"] if word else []))
+            if everywhere <= most_counted:
+                assert number == exact, word
+            else:
+                assert everywhere <= number <= everywhere * 1.2 + 1, word
+
+
 def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: SearchIndex):
     index.write("recipe.md", "# 味噌汁\n\n大根と油揚げを煮る。", "2024-02-15")
     index.ingest(up_to="chunks")
@@ -264,7 +320,7 @@ def test_a_full_text_search_of_a_few_months_at_a_time_finds_the_same(
     query = "豆腐 VACUUM 複製 night 領域"
     expected = search(shared.pipeline, query, mode="fulltext", filters=filters, limit=3).hits
     assert expected
-    monkeypatch.setattr(request, "_MONTHS_AT_ONCE", months_at_once)
+    monkeypatch.setattr(request, "MONTHS_AT_ONCE", months_at_once)
     assert search(shared.pipeline, query, mode="fulltext", filters=filters, limit=3).hits == expected
 
 

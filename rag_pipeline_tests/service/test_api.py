@@ -35,7 +35,10 @@ def test_a_search_answers_what_the_command_line_prints(service: Service, key: st
     assert answer.status_code == 200
     body = answer.json()
     assert set(body) == {"hits", "seconds", "cached"}
-    assert body["hits"] == json.loads(json.dumps(found.as_json()["hits"]))
+    printed = json.loads(json.dumps(found.as_json()["hits"]))
+    assert printed[0]["source_url"].startswith("file:///")
+    # A path on the server's disk is for those who are there.
+    assert body["hits"] == [{**hit, "source_url": None} for hit in printed]
     assert len(body["hits"]) == 5
     assert body["cached"] is False
 
@@ -59,19 +62,26 @@ def test_pages_go_on_where_the_last_one_ended(service: Service, key: str):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"{", "JSON decode error"),
-        (b"[]", "valid dictionary"),
+        (b'{"query": ', "JSON decode error after 10 characters"),
+        (b"[]", "has to be one JSON object"),
+        (b"", "has to be one JSON object"),
         (b'{"query": ""}', "query: "),
         (b'{"query": "   "}', "the query is empty"),
         (b'{"query": "\\ud800"}', "query: "),
         (json.dumps({"query": "x" * 8001}).encode(), "query: "),
         (b'{"query": "x", "limit": 101}', "limit: "),
         (b'{"query": "x", "limit": "many"}', "limit: "),
+        (b'{"query": "x", "limit": true}', "limit: "),
+        (b'{"query": "x", "limit": "5"}', "limit: "),
+        (b'{"query": "x", "offset": "5"}', "offset: "),
+        (b'{"query": "x", "fields": ["text"]}', "fields.0: a hit has no such field: choose of document_id, "),
+        (b'{"query": "x", "fields": []}', "fields: "),
         (b'{"query": "x", "mode": "magic"}', "mode: "),
         (b'{"query": "x", "fitlers": {}}', "fitlers: "),
         (b'{"query": "x", "filters": {"langauge": "ja"}}', "filters.langauge: "),
         (b'{"query": "x", "filters": {"language": "japanese"}}', "two lower-case letters"),
-        (b'{"query": "x", "filters": {"from": "2024-02-30"}}', "filters.from"),
+        (b'{"query": "x", "filters": {"from": "2024-02-30"}}', "filters.from: there is no such day"),
+        (b'{"query": "x", "filters": {"from": "2024-02"}}', "write a day such as 2024-02-01"),
         (b'{"query": "x", "filters": {"from": "2024-02-01T00:00:00"}}', "offset from UTC"),
         (b'{"query": "x", "filters": {"from": "2024-02-02", "to": "2024-02-01"}}', "swap them"),
         (b'{"query": "x", "filters": {"author": "a\\u0000b"}}', "no NUL"),
@@ -83,6 +93,12 @@ def test_a_wrong_request_is_explained_in_a_line(service: Service, key: str, body
     )
     assert answer.status_code == 422
     _is_problem(answer, said)
+
+
+def test_a_body_that_is_not_announced_is_explained(service: Service, key: str):
+    answer = service.client.post("/v1/search", content=b'{"query": "x"}', headers=bearer(key))
+    assert answer.status_code == 422
+    _is_problem(answer, "send the header Content-Type: application/json")
 
 
 @pytest.mark.parametrize(
@@ -112,11 +128,27 @@ def test_a_request_that_is_too_large_is_refused(service: Service, key: str):
         _is_problem(answer, "65536 bytes")
 
 
+def test_hits_say_what_to_cite_and_only_what_was_asked_for(service: Service, key: str):
+    whole = service.search(key, "休暇 7 の取り方", limit=1, filters={"source": "staff"}).json()["hits"][0]
+    assert {name: whole[name] for name in ("created_at", "language", "author", "category", "tags", "source")} == {
+        "created_at": "2024-02-05T00:00:00+00:00",
+        "language": "ja",
+        "author": "花子",
+        "category": "人事",
+        "tags": ["社内", "規程"],
+        "source": "staff",
+    }
+    wanted = ["title", "section_path", "content"]
+    some = service.search(key, "休暇 7 の取り方", limit=1, filters={"source": "staff"}, fields=wanted).json()
+    assert some["hits"] == [{name: whole[name] for name in wanted}]
+
+
 def test_a_document_is_read_with_its_chunks(service: Service, key: str):
     hit = service.search(key, "休暇 5 の取り方", limit=1, filters={"source": "docs"}).json()["hits"][0]
     document = service.get(key, f"/v1/documents/{hit['document_id']}").json()
     assert document["source"] == "docs"
     assert (document["source_id"], document["title"], document["chunks"]) == (hit["source_id"], hit["title"], 1)
+    assert document["source_url"] is None
     chunks = service.get(key, f"/v1/documents/{hit['document_id']}/chunks").json()["chunks"]
     assert [(chunk["chunk_id"], chunk["content"]) for chunk in chunks] == [(hit["chunk_id"], hit["content"])]
     assert service.get(key, f"/v1/documents/{hit['document_id']}/chunks?from=1").json() == {"chunks": []}
@@ -124,7 +156,8 @@ def test_a_document_is_read_with_its_chunks(service: Service, key: str):
 
 def test_chunks_of_a_long_document_come_from_a_position_on(index: SearchIndex):
     index.write(
-        "long.md", "# 出汁\n\n" + "\n\n".join(f"## 節 {n}\n\n" + f"昆布 {n} を煮る。" * 30 for n in range(9))
+        "long.md",
+        "# 出汁\n\n## 昆布\n\n" + "\n\n".join(f"### 節 {n}\n\n" + f"昆布 {n} を煮る。" * 30 for n in range(9)),
     )
     index.ingest()
     with running(index.pipeline) as service:
@@ -134,6 +167,7 @@ def test_chunks_of_a_long_document_come_from_a_position_on(index: SearchIndex):
         around = service.get(key, path).json()["chunks"]
     assert [chunk["position"] for chunk in around] == [hit["position"] + n for n in (-1, 0, 1)]
     assert around[1]["content"] == hit["content"]
+    assert around[1]["section_path"] == hit["section_path"] == ["昆布", hit["section_title"]]
 
 
 def test_operators_see_health_and_metrics(service: Service, key: str):
@@ -179,7 +213,7 @@ def test_nothing_redirects_to_the_host_that_a_request_names(service: Service, ke
         assert "location" not in answer.headers
 
 
-def test_the_openapi_document_describes_the_api(service: Service):
+def test_the_openapi_document_describes_the_api(service: Service, key: str):
     document = service.client.get("/openapi.json").json()
     assert set(document["paths"]) == {
         *("/v1/search", "/v1/sources", "/v1/documents/{document_id}", "/v1/documents/{document_id}/chunks"),
@@ -195,8 +229,20 @@ def test_the_openapi_document_describes_the_api(service: Service):
     assert "503" in ready["responses"]
     for path in ("/v1/documents/{document_id}", "/v1/documents/{document_id}/chunks"):
         assert "404" in document["paths"][path]["get"]["responses"]
-    hit = document["components"]["schemas"]["FoundHit"]
-    assert set(hit["properties"]) == set(search(service.pipeline, "休暇", limit=1).as_json()["hits"][0])
+    schemas = document["components"]["schemas"]
+
+    hit = service.search(key, "休暇", limit=1).json()["hits"][0]
+    assert set(hit) == set(search(service.pipeline, "休暇", limit=1).as_json()["hits"][0])
+    assert set(hit) == set(schemas["FoundHit"]["properties"])
+    assert set(schemas["SearchRequest"]["properties"]["fields"]["anyOf"][0]["items"]["enum"]) == set(hit)
+    path = f"/v1/documents/{hit['document_id']}"
+    for name, answered in (
+        ("FoundDocument", service.get(key, path).json()),
+        ("Chunk", service.get(key, f"{path}/chunks").json()["chunks"][0]),
+        ("FoundSource", service.get(key, "/v1/sources").json()["sources"][0]),
+    ):
+        assert set(schemas[name]["properties"]) == set(schemas[name]["required"]) == set(answered)
+    assert not [name for name, schema in schemas.items() if schema.get("additionalProperties") is True]
 
 
 def test_headers_keep_answers_out_of_caches_and_sniffers(service: Service, key: str):

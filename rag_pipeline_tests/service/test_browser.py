@@ -66,6 +66,11 @@ def test_log_in_search_filter_judge_open_and_make_a_key(service: Service, browse
     dark = sum(map(int, re.findall(r"\d+", background)[:3])) < 200
     assert dark == (device.get("color_scheme") == "dark")
 
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")  # From "Skip to the results", the next stop is the first of them.
+    assert page.evaluate("document.activeElement.closest('h2').id") == "hit1"
+
     page.get_by_role("link", name="notes", exact=True).click()
     page.wait_for_url("**source=notes**")
     assert page.locator(".hit").count() == 4
@@ -86,6 +91,9 @@ def test_log_in_search_filter_judge_open_and_make_a_key(service: Service, browse
     page.keyboard.press("Enter")
     page.wait_for_selector(".chunk.here")
     assert page.evaluate("document.activeElement.id") == "p0"
+    assert page.evaluate("document.documentElement.scrollWidth") <= device["viewport"]["width"]
+    page.locator("main a").first.click()
+    page.wait_for_url("**/?q=%E4%BC%91%E6%9A%87+8&source=notes")
 
     page.locator(".note a").click()
     page.wait_for_url("**/password")
@@ -100,6 +108,9 @@ def test_log_in_search_filter_judge_open_and_make_a_key(service: Service, browse
     page.fill("input[name=name]", "browser")
     page.keyboard.press("Enter")
     key = page.locator(".made code").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= device["viewport"]["width"]
+    page.reload()
+    assert (page.locator(".made").count(), page.locator(".keys li").count()) == (0, 1)
     found = curl(f"{service.client.base_url}/v1/search", key, {"query": "休暇"})
     assert len(found["hits"]) == 10
     assert problems == []

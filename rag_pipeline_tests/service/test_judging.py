@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -109,7 +110,10 @@ def test_who_may_not_judge_has_no_buttons_and_no_way_around_them(service: Servic
     fields = {name: form[name] for name in ("query", "document", "back", "place")}
     assert viewer.post("/judge", **fields, says="helpful", csrf=viewer.csrf("/keys")).status_code == 403
     assert viewer.post("/judge", **fields, says="helpful").status_code == 403
-    assert Browser(service).post("/judge", **fields, says="helpful").status_code == 303  # To the login.
+    ended = Browser(service).post("/judge", **fields, says="helpful")
+    assert (ended.status_code, ended.headers["location"]) == (303, f"/login?{urlencode({'next': fields['back']})}")
+    elsewhere = Browser(service).post("/judge", **{**fields, "back": "//evil.example"}, says="helpful")
+    assert elsewhere.headers["location"] == "/login?next=%2F"
     assert judged(service) == []
 
 
@@ -172,6 +176,8 @@ def test_judgements_make_the_file_that_evaluate_reads(tmp_path: Path, prepared_s
     (query,) = cli.json("searches", "--without-hits")["queries"]
     assert (query["query"], query["searches"], query["without_hits"]) == ("豆腐", 1, 1)
     assert cli.run("searches").stdout.split() == ["1", "250", "ms", "豆腐", "1", "without", "hits"]
+    assert cli.json("searches", "--delete") == {"deleted": 1}
+    assert cli.json("searches") == {"queries": []}
 
 
 def test_searches_are_not_logged_unless_asked_for(service: Service, editor: Browser):
@@ -194,7 +200,7 @@ def test_searches_are_logged_without_their_asker_and_deleted_in_time(index: Sear
             browser.get("/", q="豆腐と味噌", page="2")
             form = forms(browser, "豆腐と味噌")[0]
             browser.get(judge(browser, form, "helpful"))
-            similar = re.search(r'href="(/similar/[0-9a-f-]+/\d+)"', browser.get("/", q="豆腐と味噌").text)
+            similar = re.search(r'href="(/similar/[0-9a-f-]+/\d+)\?', browser.get("/", q="豆腐と味噌").text)
             assert similar is not None
             browser.get(similar[1])
     with database.connection() as connection:
@@ -212,6 +218,6 @@ def test_searches_are_logged_without_their_asker_and_deleted_in_time(index: Sear
     Usage(database, 7).write()
     with database.connection() as connection:
         assert {row["query"] for row in search_log.frequent(connection, 10, False)} == {"宇宙 船", "豆腐と味噌"}
-    Usage(database, 0).write()  # Somebody has turned it off.
+    Usage(database, 0).write()  # Of a process that logs none, such as one that an agent starts.
     with database.connection() as connection:
-        assert search_log.frequent(connection, 10, False) == []
+        assert {row["query"] for row in search_log.frequent(connection, 10, False)} == {"宇宙 船", "豆腐と味噌"}

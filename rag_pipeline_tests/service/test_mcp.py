@@ -14,12 +14,15 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
+from rag_pipeline import __version__
 from rag_pipeline.accounts import api_keys
 from rag_pipeline_tests.support.http_service import Service, bearer, new_key
 from rag_pipeline_tests.support.search_index import SearchIndex
 from rag_pipeline_tests.support.workspace import clean_environment
 
 T = TypeVar("T")
+
+FILTERS = {"language", "source", "source_type", "category", "tags", "author", "from", "to"}
 
 
 def over_http(service: Service, key: str, talk: Callable[[Client], Awaitable[T]]) -> T:
@@ -64,21 +67,46 @@ def test_an_agent_searches_reads_and_cites(service: Service, key: str):
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert set(tools) == {"search", "read_document", "list_sources"}
         assert all(tool.annotations is not None and tool.annotations.read_only_hint for tool in tools.values())
-        assert "context" not in tools["search"].input_schema["properties"]
+        assert client.server_info is not None
+        assert (client.server_info.name, client.server_info.version) == ("rag-pipeline", __version__)
+        schema = tools["search"].input_schema
+        assert set(schema["properties"]) == {"query", "mode", "limit", "offset", *FILTERS}
+        assert not any(tool.input_schema["additionalProperties"] for tool in tools.values())
 
         found = await search(client, query="休暇 11 の取り方", limit=3)
         assert len(found) == 3
         best = found[0]
         assert best["citation"].startswith(f"{best['title']} (2024-")
-        assert best["citation"].endswith(best["url"])
+        assert best["url"] is None  # A path on the server's disk.
+        assert "file:" not in best["citation"]
         read = await client.call_tool("read_document", {"document_id": best["document_id"]})
         assert read.structured_content is not None
         assert read.structured_content["parts"] == [
-            {"position": 0, "section": best["title"], "text": best["text"]}
+            {"position": 0, "section": None, "text": best["text"]}  # It stands under the title alone.
         ]
         sources = await client.call_tool("list_sources", {})
         assert sources.structured_content is not None
         assert [one["name"] for one in sources.structured_content["sources"]] == ["docs", "notes"]
+
+    over_http(service, key, talk)
+
+
+def test_an_agent_has_the_filters_of_the_api(service: Service, key: str):
+    async def talk(client: Client) -> None:
+        for filters in (
+            {"category": "memo", "tags": ["社内"]},
+            {"from": "2024-02-01", "to": "2024-02-29"},
+            {"from": "2024-02-05T09:00:01+09:00", "to": "2024-03-04"},
+            {"author": "花子", "source_type": "filesystem", "source": "docs"},
+            {"author": "nobody"},
+        ):
+            asked = {"query": "休暇の取り方", "mode": "fulltext"}
+            answer = service.search(key, limit=40, filters=filters, **asked).json()["hits"]
+            first = await search(client, limit=20, **asked, **filters)
+            rest = await search(client, limit=20, offset=20, **asked, **filters)
+            assert [one["document_id"] for one in first + rest] == [hit["document_id"] for hit in answer], filters
+        [memo, *_] = await search(client, query="休暇の取り方", category="memo", **{"from": "2024-03-01"})
+        assert memo["date"] == "2024-03-05"
 
     over_http(service, key, talk)
 
@@ -105,6 +133,11 @@ def test_an_agent_sees_what_its_key_may_see(service: Service):
         ({"query": "休暇", "language": "japanese"}, "two lower-case letters"),
         ({"query": "   "}, "the query is empty"),
         ({"query": "休暇", "limit": 1000}, "less than or equal to 20"),
+        ({"query": "休暇", "limit": 20, "offset": 99}, "offset + limit is at most 100"),
+        ({"query": "休暇", "from": "2024-02-01T00:00:00"}, "needs its offset from UTC"),
+        ({"query": "休暇", "from": "2024-03-01", "to": "2024-02-01"}, "swap them"),
+        ({"query": "休暇", "colour": "red"}, "colour\n  Extra inputs are not permitted"),
+        ({"query": "休暇", "from_": "2024-03-01"}, "from_\n  Extra inputs are not permitted"),
         ({}, "query"),
     ],
 )
@@ -132,5 +165,14 @@ def test_over_standard_input_an_agent_has_the_rights_of_its_key(index: SearchInd
         assert "not valid any more" in after.content[0].text
         return [before]
 
+    async def talk_much(client: Client) -> None:
+        answers = [await client.call_tool("list_sources", {}) for _ in range(6)]
+        assert not answers[0].is_error
+        refused = [answer for answer in answers if answer.is_error]
+        assert len(refused) >= 2  # A minute may end meanwhile.
+        assert all("may make 2 requests a minute" in answer.content[0].text for answer in refused)
+
     assert over_stdio(index, lambda client: search(client, query="豆腐")) == []
+    slow = api_keys.create(index.pipeline.stores.database, "slow", "cook@example.com", rate=2).key
+    over_stdio(index, talk_much, RAG_API_KEY=slow)
     assert over_stdio(index, talk, RAG_API_KEY=cook)[0][0]["title"] == "味噌汁"

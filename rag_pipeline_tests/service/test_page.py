@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -13,8 +16,18 @@ import pytest
 from rag_pipeline.accounts import api_keys, logins, profiles, users
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search.results import ranks
-from rag_pipeline.service.page.routes import _local
-from rag_pipeline.service.page.showing import Piece, excerpt, link, moment, pieces, plain
+from rag_pipeline.service.page.page import local
+from rag_pipeline.service.page.showing import (
+    CODE,
+    Piece,
+    excerpt,
+    link,
+    moment,
+    parts,
+    pieces,
+    plain,
+    without_marks,
+)
 from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.redis_breaker import RedisBreaker
 from rag_pipeline.service.sessions import Sessions
@@ -50,6 +63,11 @@ class Browser:
     def press_link(self, path: str) -> httpx.Response:
         """Open a link, and press the button on its page."""
         return self.post(path, csrf=self.csrf(path))
+
+    def make_key(self, name: str, *permissions: str, **fields: str) -> httpx.Response:
+        """Send the form that makes a key."""
+        fields = {"csrf": self.csrf("/keys"), "name": name, "expires": "", **fields}
+        return self.client.post("/keys", data={**fields, "permission": list(permissions) or ["search"]})
 
     def choose_password(self, new: str, **fields: str) -> httpx.Response:
         return self.post("/password", csrf=self.csrf("/password"), new=new, **fields)
@@ -124,36 +142,53 @@ def test_a_page_has_ten_hits_with_facets_ranks_and_the_rest_on_further_pages(bro
     browser.log_in(reader)
     first = browser.get("/", q="休暇の取り方").text
     assert first.count('<li class="hit">') == 10
-    assert "the best 100 passages" in first
-    assert re.search(r"Ranked by: meaning \d+, words \d+, sentences \d+", first)
-    assert re.search(r'>docs</a> <span class="count">\d+</span>', first)
+    assert "The best 100 passages" in first
+    assert "count the best 100 passages, not all" in first
+    assert re.search(r"Rank: \d+ by meaning, \d+ by words, \d+ by sentences", first)
+    assert re.search(r'>docs</bdi></a> <span class="count">\d+</span>', first)
     assert "staff" not in first
     second = browser.get("/", q="休暇の取り方", page="2").text
     assert '<ol start="11">' in second
     assert "cached" in second
     only = browser.get("/", q="休暇の取り方", source="notes").text
     assert only.count('<li class="hit">') == 4
-    assert "× notes" in only
-    assert re.search(r'>memo</a> <span class="count">4</span>', only)
+    assert "× <bdi>notes</bdi>" in only
+    assert "4 passages" in only
+    assert re.search(r'>memo</bdi></a> <span class="count">4</span>', only)
     tagged = browser.get("/", q="休暇の取り方", tag="社内", category="memo").text
     assert tagged.count('<li class="hit">') == 4
-    assert "× 社内" in tagged
-    assert browser.get("/", q="休暇", **{"from": "2024-03-01", "to": "2024-02-01"}).status_code == 422
+    assert "× <bdi>社内</bdi>" in tagged
+    both = browser.client.get("/", params={"q": "休暇の取り方", "tag": ["社内", "規程"]}).text
+    assert "× <bdi>規程</bdi>" in both
+    assert both.count('<li class="hit">') == 0  # Only what is of `staff` has both.
+    wrong = browser.get("/", q="休暇", **{"from": "2024-03-01", "to": "2024-02-01"})
+    assert (wrong.status_code, "2024-03-01, is after the last date" in wrong.text) == (422, True)
+    browser.client.headers["accept-language"] = "ja"
+    wrong = browser.get("/", q="休暇", **{"from": "2024-03-01", "to": "2024-02-01"})
+    assert (wrong.status_code, "入れ替えてください" in wrong.text) == (422, True)
+    assert "「2024-3-1」は日付ではありません" in browser.get("/", q="休暇", to="2024-3-1").text
+    browser.client.headers["accept-language"] = "en"
     assert "Nothing found" in browser.get("/", q="休暇", source="nothing").text
 
 
 def test_a_document_opens_at_the_passage_and_shows_similar_ones(browser: Browser, reader: str):
     browser.log_in(reader)
     page = browser.get("/", q="休暇 31 の取り方", source="docs").text
-    opened = re.search(r'<h2 id="hit1"><a href="(/documents/[0-9a-f-]+\?at=0)#p0">', page)
-    similar = re.search(r'href="(/similar/[0-9a-f-]+/0)"', page)
+    opened = re.search(r'<h2 id="hit1"><a href="(/documents/[0-9a-f-]+\?at=0[^"#]*)#p0">', page)
+    similar = re.search(r'href="(/similar/[0-9a-f-]+/0)\?[^"]*"', page)
     assert opened is not None
     assert similar is not None
-    document = browser.get(opened[1]).text
+    document = browser.get(unescape(opened[1])).text
     assert 'id="p0" class="chunk here"' in document
     assert "/assets/documents?view=partitions&amp;partition=2024-" in document
     passages = browser.get(similar[1]).text
-    assert "Passages similar to one of" in passages
+    assert "<mark>休暇</mark>" in document
+    back = re.search(r'<a href="([^"]+)">Back to the search', document)
+    assert back is not None
+    assert 'value="休暇 31 の取り方"' in browser.get(unescape(back[1])).text
+    assert "source=docs" in back[1]
+    assert re.search(r"<h1>Passages similar to one in “休暇 \d+”</h1>", passages)
+    assert "Rank: 1 by meaning" in passages
     assert passages.count('<li class="hit">') >= 9
     assert similar[1] not in passages
 
@@ -165,7 +200,7 @@ def test_what_a_page_shows_is_counted_as_shown_and_nothing_else(
     monkeypatch.setattr(Usage, "shown", lambda usage, chunks: counted.append([str(chunk.id) for chunk in chunks]))
     browser.log_in(reader)
     pages = [browser.get("/", q="休暇の取り方", page=number).text for number in (1, 2)]
-    similar = re.search(r'href="(/similar/([0-9a-f-]+)/0)"', pages[0])
+    similar = re.search(r'href="(/similar/([0-9a-f-]+)/0)\?[^"]*"', pages[0])
     assert similar is not None
     pages.append(browser.get(similar[1]).text)
     with service.pipeline.stores.database.connection() as connection:
@@ -177,6 +212,66 @@ def test_what_a_page_shows_is_counted_as_shown_and_nothing_else(
     assert [len(chunks) for chunks in counted] == [10, 10, 10]
     assert [{of_document[chunk] for chunk in chunks} for chunks in counted] == shown
     assert similar[2] not in shown[2]
+
+
+def test_the_headings_above_a_passage_are_shown(index: SearchIndex):
+    text = "昆布 {} を煮る。" * 60
+    index.write("soup.md", f"# 出汁\n\n{text}\n\n## 材料\n\n{text}\n\n### 昆布\n\n{text}\n\n{text}")
+    index.ingest()
+    with running(index.pipeline) as service:
+        browser = Browser(service)
+        browser.log_in(new_user(service, "cook@example.com"))
+        found = browser.get("/", q="昆布を煮る").text
+        opened = re.search(r'href="(/documents/[0-9a-f-]+\?at=)', found)
+        assert opened is not None
+        document = browser.get(opened[1] + "0").text
+    section = '<span class="section">› <bdi>材料</bdi> › <bdi>昆布</bdi></span>'
+    assert section in found
+    # Once for each section, and not where the text says the same.
+    assert re.findall(r'<p class="path">(.*?)</p>', document) == ["<bdi>材料</bdi> › <bdi>昆布</bdi>"]
+    assert '<h4 class="heading">昆布</h4>' in document
+
+
+def test_people_are_shown_errors_as_pages_in_their_language(service: Service, reader: str):
+    browser = Browser(service, "ja")
+    browser.client.headers["accept"] = "text/html,application/xhtml+xml,*/*;q=0.8"
+    browser.log_in(reader)
+    document = f"/documents/{uuid4()}"
+    for path, status, said in (
+        (document, 404, "ページまたは文書がないか"),
+        ("/nothing", 404, "ページまたは文書がないか"),
+        ("/?q=a&mode=magic", 422, "使えない値"),
+        ("/?q=a&page=99", 422, "使えない値"),
+        (f"/?q={'a' * 8001}", 422, "使えない値"),
+    ):
+        page = browser.get(path)
+        assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8"), path
+        assert said in page.text
+        assert '<html lang="ja">' in page.text
+        assert '<a href="/">検索ページへ</a>' in page.text
+    refused = browser.post("/keys", csrf="x")
+    assert (refused.status_code, "有効期限が切れているか" in refused.text) == (403, True)
+    large = browser.post("/login", csrf="x", password="x" * 70_000)
+    assert (large.status_code, "長すぎる" in large.text) == (413, True)
+    long = browser.choose_password("x" * 2000, password=PASSWORD)
+    assert (long.status_code, "1,024 文字以下" in long.text) == (422, True)
+    for path in ("/v1/search", "/healthz/x", "/metrics"):
+        assert browser.get(path).headers["content-type"] == "application/problem+json", path
+    browser.client.headers["accept"] = "*/*"
+    assert browser.get(document).headers["content-type"] == "application/problem+json"
+
+
+def test_while_redis_is_down_nobody_is_told_that_they_are_logged_out(index: SearchIndex):
+    endpoints = replace(index.endpoints, redis_url="redis://127.0.0.1:1/0")
+    with Pipeline(index.settings(), endpoints) as pipeline, running(pipeline) as service:
+        browser = Browser(service)
+        browser.client.headers["accept"] = "text/html"
+        browser.client.cookies.set("rag_session", "x", path="/")
+        page = browser.get("/?q=a&page=2")
+    assert page.status_code == 503
+    assert "If you have logged in, you stay so" in page.text
+    assert '<a href="/?q=a&amp;page=2">Try again</a>' in page.text
+    assert page.headers["retry-after"] == "5"
 
 
 def test_what_is_hidden_is_nowhere_on_the_page(service: Service, browser: Browser, reader: str):
@@ -205,8 +300,8 @@ def test_documents_cannot_act_on_the_page(index: SearchIndex):
         browser = Browser(service)
         browser.log_in(new_user(service, "a@example.com"))
         found = browser.get("/", q="豆腐 <script>alert(5)</script>")
-        opened = re.findall(r'href="(/documents/[0-9a-f-]+\?at=0)#p0"', found.text)
-        pages = [found, *(browser.get(path) for path in opened)]
+        opened = re.findall(r'href="(/documents/[0-9a-f-]+\?at=0[^"#]*)#p0"', found.text)
+        pages = [found, *(browser.get(unescape(path)) for path in opened)]
     for page in pages:
         assert page.status_code == 200
         assert "<script>alert" not in page.text
@@ -236,7 +331,7 @@ def test_documents_cannot_act_on_the_page(index: SearchIndex):
 )
 def test_a_login_leads_nowhere_else(browser: Browser, reader: str, to):
     assert browser.log_in(reader, to=to).headers["location"] == "/"
-    assert _local(to) == "/"
+    assert local(to) == "/"
 
 
 def test_a_login_gives_a_new_session_and_a_logout_ends_it(service: Service, reader: str):
@@ -290,7 +385,7 @@ def test_people_change_their_password_on_the_page(service: Service, browser: Bro
     wrong = browser.post("/password", csrf=browser.csrf("/keys"), password="a wrong password", new=new)
     short = browser.post("/password", csrf=browser.csrf("/keys"), password=PASSWORD, new="short")
     assert (wrong.status_code, short.status_code) == (422, 422)
-    assert "The present password is wrong" in wrong.text
+    assert "The current password is wrong" in wrong.text
     assert browser.post("/password", password=PASSWORD, new=new).status_code == 403
     changed = browser.post("/password", csrf=browser.csrf("/keys"), password=PASSWORD, new=new)
     assert "The password was changed" in browser.get(changed.headers["location"]).text
@@ -357,9 +452,8 @@ def test_strangers_who_lock_an_account_do_not_lock_its_user_out(service: Service
 def test_what_postgresql_cannot_store_is_no_error(browser: Browser, reader: str):
     assert browser.log_in("a\0b@example.com", "a wrong\0 password").status_code == 401
     browser.log_in(reader)
-    made = browser.post("/keys", csrf=browser.csrf("/keys"), name="a\0b")
-    assert made.status_code == 200
-    assert "ab</bdi>" in made.text
+    browser.make_key("a\0b")
+    assert "ab</bdi>" in browser.get("/keys").text
 
 
 def test_a_long_way_back_is_gone_back(browser: Browser, reader: str):
@@ -441,11 +535,28 @@ def test_a_link_ends_with_its_time_and_with_the_password(service: Service, brows
     assert browser.get(short).status_code == 401
     assert browser.press_link(first).status_code == 303  # One more link takes nothing from the one before.
     assert Browser(service).get(second).status_code == 200
-    browser.choose_password(PASSWORD)
+    browser.choose_password("another " + PASSWORD)
     assert Browser(service).get(second).status_code == 401
     third = new_link(service, email)
     users.deactivate(service.pipeline.stores.database, email)
     assert browser.get(third).status_code == 401
+
+
+def test_what_ended_with_a_deactivation_does_not_come_back(service: Service, browser: Browser):
+    database = service.pipeline.stores.database
+    email = new_user(service, "leaver@example.com")
+    browser.log_in(email)
+    key, path = api_keys.create(database, "a key", email).key, new_link(service, email)
+    assert users.deactivate(database, email) == 1
+    assert users.unlock(database, email) == "reactivated"
+    assert service.search(key, "休暇").status_code == 401
+    assert Browser(service).get(path).status_code == 401
+    assert browser.get("/keys").status_code == 303
+    assert browser.log_in(email).status_code == 303
+    assert browser.get("/keys").status_code == 200
+    users.delete(database, email)
+    assert browser.get("/keys").status_code == 303
+    assert browser.log_in(email).status_code == 401
 
 
 def test_whoever_comes_by_a_link_chooses_a_password_once(service: Service, browser: Browser):
@@ -456,6 +567,17 @@ def test_whoever_comes_by_a_link_chooses_a_password_once(service: Service, brows
     assert browser.post("/password", new=new).status_code == 403
     short = browser.choose_password("short")
     assert (short.status_code, "fewer than 12" in short.text) == (422, True)
+    for refused, said in (
+        (PASSWORD, "current password"),  # That somebody else knows.
+        ("invited@example.com", "contains your email address"),
+        ("aaaaaaaaaaaa", "fewer than 5 different"),
+        ("password1234", "first that others try"),
+    ):
+        answer = browser.choose_password(refused)
+        assert (answer.status_code, said in answer.text) == (422, True), refused
+    browser.client.headers["accept-language"] = "ja"
+    assert "推測されやすい" in browser.choose_password("password1234").text
+    browser.client.headers["accept-language"] = "en"
     assert not is_verified(service, email)
     first = browser.session
     chosen = browser.choose_password(new)
@@ -464,7 +586,7 @@ def test_whoever_comes_by_a_link_chooses_a_password_once(service: Service, brows
 
     assert 'name="password"' in browser.get("/password").text
     twice = browser.choose_password("yet " + new)
-    assert (twice.status_code, "present password is wrong" in twice.text) == (422, True)
+    assert (twice.status_code, "current password is wrong" in twice.text) == (422, True)
     before = Browser(service)
     before.client.cookies.set("rag_session", first or "", path="/")
     assert before.get("/password").status_code == 303
@@ -496,10 +618,10 @@ def test_whoever_has_not_chosen_the_password_is_told_and_makes_no_keys(service: 
     assert note not in browser.get("/password").text
     assert browser.get("/", q="休暇").text.count('<li class="hit">') == 10
     assert 'name="name"' not in browser.get("/keys").text
-    refused = browser.post("/keys", csrf=browser.csrf("/keys"), name="mine")
+    refused = browser.make_key("mine")
     assert (refused.status_code, "before you make keys" in refused.text) == (403, True)
     browser.client.headers["accept-language"] = "ja"
-    refused = browser.post("/keys", csrf=browser.csrf("/keys"), name="mine")
+    refused = browser.make_key("mine")
     assert (refused.status_code, "キーを作る前に" in refused.text) == (403, True)
     assert service.search(key, "休暇").status_code == 200
     with database.connection() as connection:
@@ -510,7 +632,7 @@ def test_whoever_has_not_chosen_the_password_is_told_and_makes_no_keys(service: 
     browser.client.headers["accept-language"] = "en"
     browser.choose_password("another " + PASSWORD, password=PASSWORD)
     assert note not in browser.get("/").text
-    assert browser.post("/keys", csrf=browser.csrf("/keys"), name="mine").status_code == 200
+    assert browser.make_key("mine").status_code == 303
     users.set_password(database, email, PASSWORD)  # Somebody else knows it again.
     assert not is_verified(service, email)
     browser.log_in(email)
@@ -569,12 +691,17 @@ def test_a_hostile_picture_in_the_database_is_not_shown(service: Service, browse
 
 def test_a_key_is_made_used_and_revoked_on_the_page(service: Service, browser: Browser):
     browser.log_in(verified_user(service, "keys@example.com", own=("hr",)))
-    made = browser.post("/keys", csrf=browser.csrf("/keys"), name="<b>my program</b>")
+    away = browser.make_key("<b>my \u202eprogram</b>", "*")
+    assert (away.status_code, away.headers["location"]) == (303, "/keys")
+    made = browser.get("/keys")
     key = re.search(r"<code>(rag_\w{8}_[\w-]{43})</code>", made.text)
     assert key is not None
     assert "&lt;b&gt;my program&lt;/b&gt;" in made.text
     assert len(service.hits(key[1], "休暇", filters={"source": "staff"})) == 4
-    assert key[1] not in browser.get("/keys").text
+    again = browser.get("/keys").text  # A reload makes no other one, and does not show it again.
+    assert key[1] not in again
+    assert again.count("<code>rag_") == 1
+    assert "\u202e" not in again
     revoke = re.search(r'action="(/keys/[0-9a-f-]+/revoke)"', browser.get("/keys").text)
     assert revoke is not None
     stranger = Browser(service)
@@ -591,7 +718,8 @@ def test_the_security_log_says_who_did_what_from_where(service: Service, browser
     browser.log_in(email, "a wrong password")
     browser.log_in("nobody@example.com", "a wrong password")
     browser.log_in(email)
-    made = browser.post("/keys", csrf=browser.csrf("/keys"), name="watched")
+    browser.make_key("watched", "search")
+    made = browser.get("/keys")
     key = re.search(r"<code>((rag_\w{8})_[\w-]{43})</code>", made.text)
     revoke = re.search(r'action="(/keys/[0-9a-f-]+/revoke)"', made.text)
     assert key is not None
@@ -610,7 +738,7 @@ def test_the_security_log_says_who_did_what_from_where(service: Service, browser
         f"login failed: wrong password of user {found.id}, from 127.0.0.1",
         "login failed: no active account, from 127.0.0.1",
         f"login of user {found.id}, from 127.0.0.1",
-        f"made key {key[2]} of user {found.id}: *, from 127.0.0.1",
+        f"made key {key[2]} of user {found.id}: search, from 127.0.0.1",
         f"revoked key {key[2]} of user {found.id}, from 127.0.0.1",
         f"revoked key {another.prefix}",
         f"user {found.id} is editor now",
@@ -620,13 +748,48 @@ def test_the_security_log_says_who_did_what_from_where(service: Service, browser
         assert secret not in caplog.text
 
 
+def test_a_key_says_what_it_may_and_until_when(service: Service, browser: Browser):
+    email = verified_user(service, "limited-keys@example.com", own=("hr",))
+    browser.log_in(email)
+    form = browser.get("/keys").text
+    assert re.findall(r'name="permission" value="([^"]+)"( checked)?', form) == [
+        *(("search", " checked"), ("hr", ""), ("*", "")),
+    ]
+    for fields, said in (
+        ({"name": " \u202e "}, "Write what the key is for."),
+        ({"name": "x"}, "Choose at least one"),
+    ):
+        refused = browser.post("/keys", csrf=browser.csrf("/keys"), **fields)
+        assert (refused.status_code, said in refused.text) == (422, True)
+    refused = browser.make_key("too much", "metrics")
+    assert (refused.status_code, "The key was not made" in refused.text) == (422, True)
+    assert browser.make_key("odd", expires="7").status_code == 422
+    browser.make_key("short", "search", expires="30")
+    key = re.search(r"<code>(rag_\w{8}_[\w-]{43})</code>", browser.get("/keys").text)
+    assert key is not None
+    assert service.hits(key[1], "休暇", filters={"source": "staff"}) == []
+    listed = browser.get("/keys").text
+    assert "100 requests a minute" in listed
+    assert re.search(r"ends on \d{4}-\d\d-\d\d", listed)
+    assert "never used" in listed
+    with service.pipeline.stores.database.connection() as connection:
+        connection.execute(
+            "UPDATE api_keys SET expires_at = now(), usage_count = 1, last_used_at = '2024-02-01' WHERE name = 'short'"
+        )
+    listed = browser.get("/keys").text
+    assert '<span class="state">expired</span>' in listed
+    assert "used once, last on 2024-02-01" in " ".join(listed.split())
+    assert "/revoke" not in listed
+
+
 def test_the_page_speaks_the_browsers_language(service: Service, reader: str):
     browser = Browser(service, "ja,en;q=0.8")
     browser.log_in(reader)
     page = browser.get("/", q="休暇").text
     assert '<html lang="ja">' in page
     assert "似た箇所" in page
-    assert "+09:00" in page  # Users' default time zone.
+    assert '">2024-01-05</time>' in page
+    assert "日付は UTC の 1 日です。" in page
 
 
 @pytest.mark.parametrize(
@@ -657,6 +820,27 @@ def test_words_are_highlighted_not_substrings():
     assert pieces("何も", "") == [Piece("何も")]
 
 
+def test_headings_are_shown_without_their_marks_and_code_as_it_is():
+    text = "# 休暇\n\n取り方。\n\n## 申請 ##\n```sh\n# a comment\n```\n#タグ `leave.sh` と ``"
+    assert without_marks(text) == "休暇\n\n取り方。\n\n申請\n# a comment\n#タグ leave.sh と ``"
+    shown = parts(text, "休暇")
+    assert [(part.level, "".join(piece.text for piece in part.pieces)) for part in shown] == [
+        *((1, "休暇"), (0, "取り方。"), (2, "申請"), (CODE, "# a comment"), (0, "#タグ leave.sh と ``")),
+    ]
+    assert shown[0].pieces == [Piece("休暇", is_match=True)]
+
+
+@pytest.mark.parametrize(
+    "text", ["alphabet soup " * 100 + "tofu" + " alphabet soup" * 100, "京都の" * 200 + "豆腐"]
+)
+def test_an_excerpt_begins_and_ends_between_words(text):
+    query = "tofu" if "tofu" in text else "豆腐"
+    shown = "".join(piece.text for piece in excerpt(pieces(text, query)))
+    assert query in shown
+    assert {*re.findall(r"[a-z]+", shown)} <= {"alphabet", "soup", "tofu"}
+    assert shown.removeprefix("… ")[:1] in {"a", "s", "京"}
+
+
 def test_an_excerpt_begins_a_little_before_the_first_match():
     text = "前。" * 300 + "豆腐がある。" + "後。" * 300
     shown = excerpt(pieces(text, "豆腐"))
@@ -671,8 +855,10 @@ def test_what_is_shown_of_hostile_values():
     for url in ("javascript:alert(1)", "data:text/html,x", 'https://x"onclick=', "file:///etc/passwd", None, ""):
         assert link(url) is None
     assert plain("a\u202eb\x00c\u2066") == "abc"
-    assert moment("2024-02-15T00:00:00+00:00", "Asia/Tokyo") == "2024-02-15 09:00+09:00"
+    assert moment("2024-02-15T01:00:00+00:00", "Asia/Tokyo") == "2024-02-15 10:00+09:00"
     for zone in ("../../etc/passwd", "Asia", ""):
-        assert moment("2024-02-15T00:00:00+00:00", zone) == "2024-02-15 00:00+00:00"
+        assert moment("2024-02-15T01:00:00+00:00", zone) == "2024-02-15 01:00+00:00"
+    for zone in ("Asia/Tokyo", "America/New_York"):  # A day is the same one everywhere.
+        assert moment("2024-02-15T00:00:00+00:00", zone) == "2024-02-15"
     scores = [{"dense": d, "sparse": s, "multi": None} for d, s in ((0.5, None), (0.9, 2.0), (0.1, 3.0))]
     assert ranks(scores) == [{"dense": 2}, {"dense": 1, "sparse": 2}, {"dense": 3, "sparse": 1}]

@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 from rag_pipeline.documents.chunking.split import Cutter, Piece
 from rag_pipeline.documents.cleaning import MAX_SECTION_TITLE, clean_field
+from rag_pipeline.documents.headings import MAX_CONTEXT, SEPARATOR
 from rag_pipeline.documents.outline import Section
 
-_MAX_CONTEXT = 200
-"""Characters of the line in front of what is embedded."""
 _SMALL = 8
 """A section is small if so many would fit into a chunk. With 4, searches found a section itself less often; with 16 no
 more often, and there were more chunks (`benchmarks/retrieval.py`)."""
@@ -64,7 +63,7 @@ class Outline:
         names = [name for number, name in enumerate(path) if name and name not in path[:number]]
         if not own and names and names[-1] == path[-1]:
             names.pop()
-        return f"{clean_field(' › '.join(names), _MAX_CONTEXT)}\n" if names else ""
+        return f"{clean_field(SEPARATOR.join(names), MAX_CONTEXT)}\n" if names else ""
 
     def place(self, first: int, last: int) -> Place:
         """Return where a chunk stands that opens these sections: in the first if it encloses the others."""

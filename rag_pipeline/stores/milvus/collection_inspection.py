@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from rag_pipeline.errors import RagError
 from rag_pipeline.stores.milvus import index_rebuild
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
-from rag_pipeline.stores.milvus.collections import COPY_SUFFIX, INDEXES, dimension_of, vector_field
+from rag_pipeline.stores.milvus.collections import (
+    COPY_SUFFIX,
+    INDEXES,
+    dimension_of,
+    not_of_this_index,
+    vector_field,
+)
 from rag_pipeline.stores.milvus.key_ranges import is_loaded
 from rag_pipeline.stores.milvus.partitions import existing_collections
 
@@ -93,7 +99,8 @@ def repair(
 
     If the process is killed, the next repair continues.
 
-    Raises a `RagError` if the alias points to another embedder's vectors: a person must decide which embedder is right.
+    Raises a `RagError` if the alias points to vectors that PostgreSQL does not know of: a person must decide whose they
+    are.
     Raises `BusyError` if Milvus needs more than 12 hours to build or load.
     """
     generation, milvus = collections.generations[problem.kind], collections.milvus
@@ -122,6 +129,29 @@ def repair(
     collections.ensure()
 
 
+def take_aliases(collections: Collections) -> list[str]:
+    """Let the aliases point to the live generation's collections; return those that they pointed to instead.
+
+    For a PostgreSQL that was restored from before a switch of generations, or that is new. What the other collections
+    hold stays: whether another index uses them, only a person can know.
+    """
+    collections.invalidate()
+    left: set[str] = set()
+    with collections.milvus.client() as client:
+        for generation in collections.generations.values():
+            exists = client.has_collection(generation.name, timeout=TIMEOUT_SECONDS)
+            for alias in {generation.search_alias, generation.alias}:
+                target = collections.alias_target(client, alias)
+                if target is None or target in (generation.name, generation.copy):
+                    continue
+                left.add(target)
+                if exists:
+                    client.alter_alias(generation.name, alias, timeout=TIMEOUT_SECONDS)
+                else:
+                    client.drop_alias(alias, timeout=TIMEOUT_SECONDS)
+    return sorted(left)
+
+
 def load_existing(milvus: Milvus, prefix: str) -> list[str]:
     """Load our collections that are not loaded, and return their names. After a restart of Lite none is loaded."""
     loaded: list[str] = []
@@ -143,10 +173,7 @@ def _reset_alias(collections: Collections, client: Any, kind: VectorKind) -> Non
     generations = {name for _, name in existing_collections(collections.milvus, generation.prefix)}
     of_this_kind = {name for name in generations if name.startswith(f"{generation.prefix}{kind}_")}
     if target is not None and target.removesuffix(COPY_SUFFIX) in of_this_kind - {generation.name}:
-        raise RagError(
-            f"{generation.alias} points to {target}, which holds another embedder's vectors: set RAG_EMBEDDER back "
-            "to that embedder"
-        )
+        raise RagError(not_of_this_index(generation, target))
     client.alter_alias(generation.name, generation.alias, timeout=TIMEOUT_SECONDS)
 
 

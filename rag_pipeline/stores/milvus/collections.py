@@ -34,6 +34,7 @@ _FLUSH_SECONDS = 60
 _MANY_ROWS = 1000
 """Lite compares a query with unflushed rows one by one: with so many it takes a twentieth of a second."""
 _COUNT = "count(*)"
+_SOURCE = "source"
 _NO_SUCH_ALIAS = 1600
 _LITE_NOT_FOUND = 100
 _DESCRIPTIONS: dict[str, str] = {
@@ -318,17 +319,21 @@ class Collections:
     @staticmethod
     def _check_embedder(client: Any, generation: Generation, current: str) -> None:
         found = dimension_of(client.describe_collection(current, timeout=TIMEOUT_SECONDS), generation.kind)
-        remedy = (
-            f"{generation.alias} holds another embedder's vectors; set RAG_EMBEDDER back to that embedder "
-            "(or RAG_LOCAL_PRECISION), or build an index of this one beside it: `rag-pipeline generations build`"
-        )
+        remedy = not_of_this_index(generation, current)
         if generation.dimension and found != generation.dimension:
             raise DimensionMismatchError(found, generation.dimension, remedy)
         if current not in (generation.name, generation.copy):
-            raise RagError(
-                f"{generation.alias} points to {current}, not to {generation.name} of {generation.embedder}: {remedy}, "
-                "or give this index its own RAG_MILVUS_PREFIX and database"
-            )
+            raise RagError(remedy)
+
+
+def not_of_this_index(generation: Generation, current: str) -> str:
+    """Say what to do about an alias that points to a collection that PostgreSQL does not know of."""
+    return (
+        f"{generation.search_alias} points to {current}, not to {generation.name} of {generation.embedder}: if "
+        "PostgreSQL was restored from before a switch of generations, or is new, `rag-pipeline repair --restored` takes "
+        "the alias back; if RAG_EMBEDDER was changed, set it back; if another index uses this Milvus, give this one its "
+        "own RAG_MILVUS_PREFIX"
+    )
 
 
 def _seconds(month: Month) -> tuple[int, int]:
@@ -342,6 +347,15 @@ def dimension_of(description: dict[str, Any], kind: VectorKind) -> int:
         if field["name"] == vector_field(kind):
             return int(field["params"].get("dim", 0))
     return 0
+
+
+def has_source(milvus: Milvus, name: str) -> bool | None:
+    """Return whether the rows of a collection have a field for the source; None if it does not exist."""
+    with milvus.client() as client:
+        if not client.has_collection(name, timeout=TIMEOUT_SECONDS):
+            return None
+        fields = client.describe_collection(name, timeout=TIMEOUT_SECONDS)["fields"]
+    return any(field["name"] == _SOURCE for field in fields)
 
 
 def create(client: Any, generation: Generation, name: str) -> None:
@@ -375,7 +389,7 @@ def _schema(generation: Generation) -> CollectionSchema:
     schema.add_field("document_id", DataType.VARCHAR, max_length=255)
     schema.add_field("source_type", DataType.VARCHAR, max_length=50)
     if generation.has_source:
-        schema.add_field("source", DataType.VARCHAR, max_length=36)
+        schema.add_field(_SOURCE, DataType.VARCHAR, max_length=36)
     if kind != "multi":
         schema.add_field("language", DataType.VARCHAR, max_length=2)
     schema.add_field("chunk_position", DataType.INT32)

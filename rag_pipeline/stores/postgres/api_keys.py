@@ -111,7 +111,8 @@ def of_user(connection: Connection, user: UUID) -> list[dict[str, Any]]:
     return dicts(
         connection,
         """
-        SELECT id, key_prefix AS prefix, name, permissions, usage_count, last_used_at, is_active, expires_at
+        SELECT id, key_prefix AS prefix, name, permissions, rate_limit_per_minute AS rate, usage_count, last_used_at,
+            is_active, expires_at, coalesce(expires_at <= now(), false) AS is_expired
         FROM api_keys WHERE user_id = %s ORDER BY created_at DESC, id
         """,
         (user,),
@@ -125,6 +126,13 @@ def revoke_of_user(connection: Connection, user: UUID, key: UUID) -> str | None:
         (key, user),
     ).fetchone()
     return None if row is None else str(row[0])
+
+
+def revoke_all_of_user(connection: Connection, user: UUID) -> int:
+    """Deactivate the keys of a user; return their number."""
+    return connection.execute(
+        "UPDATE api_keys SET is_active = false, updated_at = now() WHERE is_active AND user_id = %s", (user,)
+    ).rowcount
 
 
 def revoke(connection: Connection, prefix_or_id: str) -> int:

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from rag_pipeline.documents.headings import MAX_CONTEXT
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres import index_epochs
 from rag_pipeline.stores.postgres.database import dicts, named, objects, value, values
@@ -92,6 +93,9 @@ class ChunkToEmbed:
     source: UUID | None = None
     """The row of `sources`; None if its rows in the collections, which have it, are only to be moved."""
 
+
+CONTEXT = f"""split_part(coalesce(substr(c.embedding_text, 1, {MAX_CONTEXT + 1}), ''), E'\\n', 1)"""
+"""The line in front of what is embedded of a chunk `c`; empty if there is none. Only the beginning of the text is read."""
 
 _PLACE_CHANGES = """(c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id)
     IS DISTINCT FROM (d.position, d.section_title, d.hierarchy_level, d.parent_chunk_id)"""

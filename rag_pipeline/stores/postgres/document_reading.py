@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rag_pipeline.documents.headings import section_path
 from rag_pipeline.stores.postgres.database import dicts
+from rag_pipeline.stores.postgres.document_chunks import CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,13 +40,14 @@ def chunks(
     connection: Connection, identity: UUID, sources: Sequence[UUID] | None, first: int, limit: int
 ) -> list[dict[str, Any]]:
     """Return the live chunks of a document from a position on, in order; none if it is not to be seen."""
-    return dicts(
+    rows = dicts(
         connection,
         f"""
         WITH item AS (SELECT i.document_id, i.document_created_at {_VISIBLE})
         SELECT c.id AS chunk_id, c.position, c.section_title, c.hierarchy_level, c.parent_chunk_id, c.chunk_type,
-            c.content
-        FROM item JOIN document_chunks c
+            c.content, d.title, {CONTEXT} AS context
+        FROM item JOIN documents d ON d.id = item.document_id AND d.created_at = item.document_created_at
+        JOIN document_chunks c
             ON c.document_id = item.document_id AND c.document_created_at = item.document_created_at
         WHERE c.live AND c.position >= %(first)s ORDER BY c.position LIMIT %(limit)s
         """,
@@ -55,6 +58,9 @@ def chunks(
             "limit": limit,
         },
     )
+    for row in rows:
+        row["section_path"] = section_path(row.pop("context"), row.pop("title"), row["section_title"])
+    return rows
 
 
 def sources_to_see(connection: Connection, sources: Sequence[UUID] | None) -> list[dict[str, Any]]:

@@ -47,10 +47,15 @@ def insert(connection: Connection, searches: Sequence[Searched]) -> None:
 
 
 def delete_older_than(connection: Connection, days: int) -> int:
-    """Delete what is older than so many days, all of it for 0; return the number of searches."""
+    """Delete what is older than so many days; return the number of searches."""
     return connection.execute(
         "DELETE FROM search_log WHERE searched_at < now() - make_interval(days => %s)", (days,)
     ).rowcount
+
+
+def delete_all(connection: Connection) -> int:
+    """Delete every search; return their number."""
+    return connection.execute("DELETE FROM search_log").rowcount
 
 
 def frequent(connection: Connection, limit: int, only_without_hits: bool) -> list[dict[str, Any]]:

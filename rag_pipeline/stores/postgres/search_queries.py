@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.stores.postgres.database import dicts, named, objects, values
+from rag_pipeline.stores.postgres.document_chunks import CONTEXT
 from rag_pipeline.stores.vector_ids import column
 
 if TYPE_CHECKING:
@@ -40,10 +41,13 @@ class FoundChunk:
     multi_vector_count: int
     category: str | None = None
     tags: list[str] | None = None
+    author: str | None = None
+    context: str = ""
+    """The line in front of what is embedded of it."""
 
 
 _COLUMNS = f"""c.id, c.document_id, c.document_created_at, d.source_type, d.source_id, d.source_url, d.title,
-    d.language, d.category, d.tags, c.position, c.section_title, c.content,
+    d.language, d.category, d.tags, d.author, c.position, c.section_title, c.content, {CONTEXT} AS context,
     CASE WHEN c.{column("multi")} IS NULL THEN 0 ELSE c.multi_vector_count END AS multi_vector_count"""
 
 _OF_ITS_DOCUMENT = "d.id = c.document_id AND d.created_at = c.document_created_at"

@@ -271,6 +271,24 @@ def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -
     ).rowcount
 
 
+def reread(connection: Connection, sources: Sequence[str] | None = None, month: Month | None = None) -> int:
+    """Make all items pending and forget what was read of them; of all sources or the named ones; return their number."""
+    return connection.execute(
+        f"""
+        WITH read AS (
+            SELECT i.source_type, i.source_id FROM source_items i JOIN sources s ON s.id = i.source
+            WHERE i.state IN {one_of(ItemState.INGESTED, ItemState.FAILED, ItemState.PENDING)}
+                AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s)) AND s.is_active
+                {f"AND {ITEMS_OF_MONTH}" if month else ""}
+            {_IN_ORDER} FOR NO KEY UPDATE OF i
+        )
+        UPDATE source_items i SET state = {ItemState.PENDING.sql}, content_hash = NULL
+        FROM read WHERE (i.source_type, i.source_id) = (read.source_type, read.source_id)
+        """,
+        {"names": None if sources is None else list(sources), **(month_bounds(month) if month else {})},
+    ).rowcount
+
+
 def retry_due(connection: Connection, limit: int) -> int:
     """Make up to `limit` quarantined items due for a retry (see `RETRY_AT`) pending; return their number."""
     return connection.execute(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.database import dicts, objects, value
+from rag_pipeline.stores.postgres.database import dicts, objects, value, values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -175,6 +175,16 @@ def set_role(connection: Connection, email: str, role: str) -> bool:
     return _update(connection, email, "role = %(role)s", role=role)
 
 
+def set_permissions(connection: Connection, email: str, permissions: Sequence[str]) -> str | None:
+    """Replace the account's own permissions; return its role, or None without such an account."""
+    role: str | None = value(
+        connection,
+        "UPDATE users SET permissions = %s, updated_at = now() WHERE lower(email) = lower(%s) RETURNING role",
+        (list(permissions), email),
+    )
+    return role
+
+
 def set_profile(connection: Connection, email: str, profile: Mapping[str, str]) -> bool:
     """Change columns that say how somebody is shown, an empty value to the default; False without such an account."""
     changes = (f"{column} = {f'%({column})s' if new else 'DEFAULT'}" for column, new in profile.items())
@@ -205,14 +215,72 @@ def choose_password(connection: Connection, identity: UUID, password_hash: str, 
     )
 
 
-def deactivate(connection: Connection, email: str) -> bool:
-    """Close the account; False if there is none."""
-    return _update(connection, email, "is_active = false")
+def deactivate(connection: Connection, email: str) -> UUID | None:
+    """Close the account; return its id, or None if there is none.
+
+    Sessions and links end as with another password: those of before do not come back when it is opened again.
+    """
+    identity: UUID | None = value(
+        connection,
+        """
+        UPDATE users SET is_active = false, password_changed_at = now(), updated_at = now()
+        WHERE lower(email) = lower(%s) RETURNING id
+        """,
+        (email,),
+    )
+    return identity
 
 
-def unlock(connection: Connection, email: str) -> bool:
-    """Open the account and forget failed logins; False if there is none."""
-    return _update(connection, email, "is_active = true, failed_login_attempts = 0, locked_until = NULL")
+def lock_super_admins(connection: Connection) -> set[UUID]:
+    """Return the active super admins; until the transaction ends, none of them changes."""
+    return set(
+        values(
+            connection,
+            "SELECT id FROM users WHERE role = 'super_admin' AND is_active ORDER BY id FOR NO KEY UPDATE",
+        )
+    )
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What went with an account."""
+
+    keys: int
+    judgements: int
+
+
+def delete(connection: Connection, identity: UUID) -> Deleted:
+    """Delete the account, with its keys and judgements."""
+    (deleted,) = objects(
+        connection,
+        Deleted,
+        """
+        SELECT (SELECT count(*) FROM api_keys WHERE user_id = %(id)s)::int AS keys,
+            (SELECT count(*) FROM search_judgements WHERE user_id = %(id)s)::int AS judgements
+        """,
+        {"id": identity},
+    )
+    connection.execute("DELETE FROM users WHERE id = %s", (identity,))
+    return deleted
+
+
+Opened = Literal["reactivated", "unlocked", "open already"]
+
+
+def unlock(connection: Connection, email: str) -> Opened | None:
+    """Open the account and forget failed logins; return what that changed, or None if there is none."""
+    opened: Opened | None = value(
+        connection,
+        """
+        WITH before AS (SELECT id, is_active, locked_until FROM users WHERE lower(email) = lower(%s) FOR UPDATE)
+        UPDATE users u SET is_active = true, failed_login_attempts = 0, locked_until = NULL, updated_at = now()
+        FROM before b WHERE u.id = b.id
+        RETURNING CASE WHEN NOT b.is_active THEN 'reactivated' WHEN b.locked_until > now() THEN 'unlocked'
+            ELSE 'open already' END
+        """,
+        (email,),
+    )
+    return opened
 
 
 def _update(connection: Connection, email: str, change: str, **new: str) -> bool:

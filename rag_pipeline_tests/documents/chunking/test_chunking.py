@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rag_pipeline.documents.chunking.chunk_draft import ChunkDraft
 from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION, chunk_document
+from rag_pipeline.documents.headings import section_path
 from rag_pipeline.language.sentences import split_sentences
 from rag_pipeline_tests.support.chunking import assert_slices, count_tokens, documents, soups
 
@@ -92,6 +93,25 @@ def test_what_is_embedded_begins_with_where_it_stands() -> None:
     assert (named.content, named.embedding_text) == ("text", "手引き 第一版\ntext")
     (long,) = chunk_document("# a\n\ntext", count_tokens=count_tokens, title="長" * 500)
     assert long.embedding_text == "長" * 199 + "…\n# a\n\ntext"
+
+
+def test_a_chunk_tells_the_headings_above_it() -> None:
+    def paths(source: str, title: str, target: int = 60) -> list[list[str]]:
+        chunks = chunk_document(source, count_tokens=count_tokens, target_tokens=target, title=title)
+        contexts = [c.embedding_text.removesuffix(c.content).removesuffix("\n") for c in chunks]
+        return [section_path(line, title, c.section_title) for line, c in zip(contexts, chunks, strict=True)]
+
+    manual = [[], ["Options", "-c"], ["Options", "-c"], ["Options"], ["Files"]]
+    assert paths(MANUAL, "Manual") == manual
+    assert paths(MANUAL, "Other › title") == [["Manual"], *(["Manual", *path] for path in manual[1:])]
+    assert paths("text", "Manual") == [[]]
+    assert paths(MANUAL, "長" * 500) == [["Manual"], ["-c"], ["-c"], ["Options"], ["Files"]]
+    assert paths(MANUAL, "長" * 185)[2] == ["Manual", "Op…", "-c"]
+    assert section_path("長" * 180 + " › 第一章 › とても長い節…", "長" * 180, "とても長い節の題") == [
+        *("第一章", "とても長い節の題")
+    ]
+    # The line names the title from before the document was renamed.
+    assert section_path("Old title › Options", "New title", "-c") == ["Options", "-c"]
 
 
 def test_sections_that_say_enough_are_not_joined() -> None:
