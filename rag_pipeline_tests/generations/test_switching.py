@@ -232,9 +232,8 @@ def test_an_index_of_an_older_program_gets_rows_with_sources_by_being_built_once
 ) -> None:
     index = GenerationIndex(tmp_path, prepared_stores)
     index.write("soup.md", sections("味噌汁", "出汁"), "2024-02-15")
-    with monkeypatch.context() as older, index.opened() as pipeline:
-        names = [(kind, one.name) for kind, one in pipeline.collections.generations.items()]
-        older.setattr("rag_pipeline.pipeline.existing_collections", lambda milvus, prefix: names)
+    with monkeypatch.context() as older:
+        older.setattr("rag_pipeline.pipeline.has_source", lambda milvus, name: False)
         index.ingest()
     assert index.rows("SELECT has_sources FROM generations") == [(False,)]
     index.write("soup.md", sections("味噌汁", "昆布"), "2024-02-15")
