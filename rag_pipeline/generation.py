@@ -180,14 +180,26 @@ class OpenGeneration:
             return self._embedder
         from rag_pipeline.embedding.factory import load_embedder
 
-        return load_embedder(self.settings)
+        return load_embedder(self.settings, self._recorded)
 
     @cached_property
     def description(self) -> EmbedderDescription:
         """The fingerprint and dimensions of the embedder, without loading one that can be described without."""
         from rag_pipeline.embedding.factory import describe, describe_embedder
 
-        return describe_embedder(self.settings) if self._embedder is None else describe(self._embedder)
+        if self._embedder is not None:
+            return describe(self._embedder)
+        return describe_embedder(self.settings, self._recorded)
+
+    @property
+    def _recorded(self) -> EmbedderDescription | None:
+        """What the row says of the embedder that made it; None if these settings ask a server for another dimension."""
+        from rag_pipeline.embedding.factory import EmbedderDescription
+
+        row = self.row
+        if row is None or row.settings.get("embedding_dimensions") != self.settings.embedding_dimensions:
+            return None
+        return EmbedderDescription(row.embedder, row.dimension, row.multi_dimension)
 
     @cached_property
     def cache(self) -> EmbeddingCache:

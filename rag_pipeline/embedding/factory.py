@@ -24,8 +24,10 @@ class EmbedderDescription:
     multi_dimension: int
 
 
-def load_embedder(settings: Settings) -> Embedder:
+def load_embedder(settings: Settings, recorded: EmbedderDescription | None = None) -> Embedder:
     """Return the embedder of `RAG_EMBEDDER`, one for the whole process.
+
+    `recorded` is what the embedder of an index was. If it can be this one, its dimension need not be asked for.
 
     Raises `ConfigError` if it is unknown, not installed or cannot be loaded.
     """
@@ -38,22 +40,22 @@ def load_embedder(settings: Settings) -> Embedder:
     if name == "openai":
         from rag_pipeline.embedding.openai.options import Options
 
-        depends_on[name] = Options.of(settings)
+        depends_on[name] = (Options.of(settings), _recorded_dimension(settings, recorded))
     key = (name, (settings.shared_model, settings.home, depends_on.get(name)))
     with _loading:
         if key not in _loaded:
-            _loaded[key] = _load(settings)
+            _loaded[key] = _load(settings, recorded)
         return _loaded[key]
 
 
-def describe_embedder(settings: Settings) -> EmbedderDescription:
+def describe_embedder(settings: Settings, recorded: EmbedderDescription | None = None) -> EmbedderDescription:
     """Return the fingerprint and dimensions of the embedder.
 
     `local` costs nothing, because it loads its model with the first text. `bge-m3` reads the model's folder, after
-    downloading it the first time. `openai` asks its server, unless RAG_EMBEDDING_DIMENSIONS is set. A custom embedder is
-    loaded. Raises what `load_embedder` raises, and `StoreUnavailableError` if that server does not answer.
+    downloading it the first time. `openai` asks its server, unless RAG_EMBEDDING_DIMENSIONS is set or the dimension is
+    `recorded`. A custom embedder is loaded. Raises what `load_embedder` raises, and `StoreUnavailableError` if that server does not answer.
     """
-    return describe(load_embedder(settings))
+    return describe(load_embedder(settings, recorded))
 
 
 def describe(embedder: Embedder) -> EmbedderDescription:
@@ -61,8 +63,19 @@ def describe(embedder: Embedder) -> EmbedderDescription:
     return EmbedderDescription(embedder.fingerprint, embedder.dimension, embedder.multi_dimension)
 
 
-def _load(settings: Settings) -> Embedder:
-    embedder = _of_this_process(settings)
+def _recorded_dimension(settings: Settings, recorded: EmbedderDescription | None) -> int | None:
+    """Return the dimension of an embedder `openai` that the settings leave open, if it was recorded."""
+    if recorded is None or settings.embedding_dimensions is not None:
+        return None
+    from rag_pipeline.embedding.openai.embedder import fingerprint
+    from rag_pipeline.embedding.openai.options import Options
+
+    is_it = fingerprint(Options.of(settings), recorded.dimension) == recorded.fingerprint
+    return recorded.dimension if is_it else None
+
+
+def _load(settings: Settings, recorded: EmbedderDescription | None) -> Embedder:
+    embedder = _of_this_process(settings, recorded)
     if not settings.shared_model or settings.embedder not in _SHAREABLE:
         return embedder
     from rag_pipeline.embedding.shared_model import shared_model
@@ -70,7 +83,7 @@ def _load(settings: Settings) -> Embedder:
     return shared_model(settings, embedder)
 
 
-def _of_this_process(settings: Settings) -> Embedder:
+def _of_this_process(settings: Settings, recorded: EmbedderDescription | None) -> Embedder:
     if settings.embedder == "local":
         from rag_pipeline.embedding.local import LocalEmbedder
 
@@ -83,7 +96,11 @@ def _of_this_process(settings: Settings) -> Embedder:
         from rag_pipeline.embedding.openai.embedder import OpenAIEmbedder
         from rag_pipeline.embedding.openai.options import Options
 
-        return OpenAIEmbedder(Options.of(settings), settings.home / "models")
+        return OpenAIEmbedder(
+            Options.of(settings),
+            settings.home / "models",
+            recorded_dimension=_recorded_dimension(settings, recorded),
+        )
     from rag_pipeline.embedding.custom import load_custom
 
     return load_custom(settings.embedder)

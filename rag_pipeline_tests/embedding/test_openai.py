@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from rag_pipeline.circuit_breaker import CircuitBreaker
 from rag_pipeline.embedding import bm25
 from rag_pipeline.embedding.base import ChunkVectors, billed_tokens
-from rag_pipeline.embedding.factory import describe_embedder, load_embedder
+from rag_pipeline.embedding.factory import describe, describe_embedder, load_embedder
 from rag_pipeline.embedding.openai.answers import reason, retry_after
 from rag_pipeline.embedding.openai.batches import batches
 from rag_pipeline.embedding.openai.embedder import OpenAIEmbedder
@@ -118,6 +118,41 @@ def test_the_dimension_is_asked_for_or_found_with_the_first_need(server: Loopbac
         assert len(server.requests) == 1
         embedder.encode(TEXTS[:1], KINDS)
         assert server.requests[-1].body["dimensions"] == DIMENSION
+
+
+def test_the_dimension_is_asked_for_with_the_patience_of_who_asks(server: LoopbackServer) -> None:
+    patience = replace(fake.SOON, seconds=20)
+    server.script.extend([fake.refusing(503)] * 5)
+    with openai_embedder(server.url, patience=patience, embedding_dimensions=None) as embedder:
+        assert embedder.dimension == DIMENSION, "an ingest outlasts what opens the circuit breaker"
+    server.requests.clear()
+    server.always = fake.refusing(503)
+    with openai_embedder(server.url, patience=patience, embedding_dimensions=None) as embedder:
+        for kinds in (KINDS, ["sparse"]):
+            with pytest.raises(StoreUnavailableError, match=r"503 Service Unavailable: no"):
+                embedder.encode_query("休暇", kinds)
+    assert len(server.requests) == 3, "a search does not"
+
+
+def test_a_recorded_dimension_is_not_asked_for_and_another_one_is_noticed(server: LoopbackServer) -> None:
+    settings = openai_settings(server.url, embedding_dimensions=None)
+    with openai_embedder(server.url, embedding_dimensions=None) as embedder:
+        recorded = describe(embedder)
+    server.requests.clear()
+    recalled = load_embedder(settings, recorded)
+    assert describe_embedder(settings, recorded) == recorded
+    assert describe_embedder(openai_settings(server.url), recorded) == recorded
+    assert server.requests == []
+    assert_right(recalled.encode(TEXTS[:1], KINDS), TEXTS[:1])
+    assert "dimensions" not in server.requests[0].body
+    server.always = fake.another_dimension
+    with pytest.raises(StoreUnavailableError) as raised:
+        recalled.encode(TEXTS[:1], KINDS)
+    assert f"the index has {DIMENSION}: set RAG_EMBEDDING_URL and RAG_EMBEDDING_MODEL" in str(raised.value)
+    other = openai_settings(server.url, embedding_dimensions=None, embedding_model="acme/embed-2")
+    assert describe_embedder(other, recorded).dimension == DIMENSION - 1, "another model has one of its own"
+    recalled.close()
+    load_embedder(other, recorded).close()
 
 
 def test_a_server_that_refuses_everything_is_no_server_for_embeddings(server: LoopbackServer) -> None:

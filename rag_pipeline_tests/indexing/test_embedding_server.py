@@ -15,15 +15,24 @@ from psycopg import sql
 
 from rag_pipeline.circuit_breaker import CircuitBreaker
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.embedding.openai.server import Patience
+from rag_pipeline.consistency.repair import repair
+from rag_pipeline.embedding import factory
+from rag_pipeline.embedding.openai.server import EmbeddingServer, Patience
 from rag_pipeline.errors import StoreUnavailableError
+from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.service.server import warm_up
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.support import embedding_server as fake
 from rag_pipeline_tests.support import http_service
 from rag_pipeline_tests.support.command_line import CommandLine, one_line
-from rag_pipeline_tests.support.embedding_server import Behaviour, LoopbackServer, loopback_server, openai_embedder
+from rag_pipeline_tests.support.embedding_server import (
+    Behaviour,
+    LoopbackServer,
+    loopback_server,
+    openai_embedder,
+    openai_settings,
+)
 from rag_pipeline_tests.support.index import Index, section, sections
 from rag_pipeline_tests.support.stores import Stores
 
@@ -231,6 +240,48 @@ def test_a_search_says_at_once_that_the_server_is_down_and_finds_words_without_i
         assert service.search(key, "二").status_code == 503
         now[0] += 10
         assert service.hits(key, "三")
+
+
+def test_a_dimension_that_the_index_has_is_not_asked_for_and_only_embedding_waits_for_a_dead_server(
+    index: ServedIndex, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for patience in ("patient", "urgent"):
+        monkeypatch.setitem(EmbeddingServer.__init__.__kwdefaults__, patience, fake.SOON)
+
+    def open_unset() -> Pipeline:
+        settings = openai_settings(server.url, embedding_dimensions=None)
+        fields = {name: getattr(settings, name) for name in settings.model_fields_set}
+        monkeypatch.setattr(factory, "_loaded", {})  # As a new process.
+        pipeline = Pipeline(index.settings(**fields), index.endpoints)
+        pipeline.prepare()
+        return pipeline
+
+    index.write("a.md", sections("休暇"))
+    index.write("gone.md", sections("予算"))
+    with open_unset() as pipeline:
+        assert ingest(pipeline).complete
+    server.stop()
+    index.write("b.md", sections("経費"))
+    index.delete("gone.md")
+    with open_unset() as pipeline, pytest.raises(StoreUnavailableError, match="RAG_EMBEDDING_URL="):
+        ingest(pipeline)
+    assert index.rows("SELECT source_id, processing_status FROM documents ORDER BY 1") == [
+        ("docs:a.md", "completed"),
+        ("docs:b.md", "completed"),
+    ]
+    server.requests.clear()
+    server.start()
+    with open_unset() as pipeline:
+        assert DataConsistencyChecker(pipeline).check_consistency().consistent
+        assert repair(pipeline, dry_run=True).remaining.consistent
+        assert server.requests == []
+        server.always = fake.another_dimension
+        with pytest.raises(StoreUnavailableError, match=f"the index has {fake.DIMENSION}: set RAG_EMBEDDING_URL"):
+            ingest(pipeline)
+    server.always = fake.normally
+    with open_unset() as pipeline:
+        assert ingest(pipeline).complete
+    index.assert_complete()
 
 
 @pytest.mark.parametrize("endpoint", [fake.EMBED_SPARSE, fake.POOLING])

@@ -42,8 +42,8 @@ class OpenAIEmbedder:
     """A server that has `/v1/embeddings`, and another one for sparse vectors, or SudachiPy. Thread-safe, and usable in
     a forked child.
 
-    The constructor is free. Without RAG_EMBEDDING_DIMENSIONS, `dimension` and `fingerprint` ask the server once, at
-    first need. Any string is accepted; texts are sent as NFKC, for dense vectors behind their prefix. Dense vectors are
+    The constructor is free. Without RAG_EMBEDDING_DIMENSIONS and without a dimension that was recorded, `dimension` and
+    `fingerprint` ask the server once, at first need, with the patience of an ingest; queries ask with theirs. Any string is accepted; texts are sent as NFKC, for dense vectors behind their prefix. Dense vectors are
     made unit length, since Milvus compares them by their inner product; they are as deterministic as the server is.
     There are no multi-vectors.
 
@@ -56,13 +56,17 @@ class OpenAIEmbedder:
         options: Options,
         folder: Path | None = None,
         *,
+        recorded_dimension: int | None = None,
         server_of: Callable[[Address, int, float], EmbeddingServer] = EmbeddingServer,
     ) -> None:
-        """`folder` keeps what loading the vocabulary makes; None makes it again each time."""
+        """`folder` keeps what loading the vocabulary makes; None makes it again each time.
+
+        `recorded_dimension` is that of the index: the server is not asked for it, and has to keep to it.
+        """
         self._options = options
         self._folder = folder
         self._servers = [server_of(options.dense, options.concurrency, options.seconds)]
-        self._embeddings = Embeddings(options)
+        self._embeddings = Embeddings(options, recorded_dimension)
         self._ask_sparse: AskSparse | None = None
         if options.sparse is not None:
             self._servers.append(server_of(options.sparse.address, options.concurrency, options.seconds))
@@ -71,10 +75,13 @@ class OpenAIEmbedder:
 
     @property
     def dimension(self) -> int:
-        """Dimension of the dense vectors: that of the settings, else that of what the server sends."""
+        """Dimension of the dense vectors: that of the settings or the index, else that of what the server sends."""
+        return self._known_dimension(urgent=False)
+
+    def _known_dimension(self, *, urgent: bool) -> int:
         if self._embeddings.dimension is None:
             try:
-                answers = self._servers[0].ask(self._embeddings, [[_PROBE]], urgent=True).result()
+                answers = self._servers[0].ask(self._embeddings, [[_PROBE]], urgent=urgent).result()
             except RefusedTextError as error:
                 raise StoreUnavailableError(
                     f"{one_line(error)}; RAG_EMBEDDING_DIMENSIONS is not set, and even {_PROBE!r} is refused: set "
@@ -91,15 +98,7 @@ class OpenAIEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        """Model, dimension, prefixes, and what the sparse vectors depend on; not the URLs: servers may move.
-
-        The prefix of queries is in it, since cached answers to searches are kept by it.
-        """
-        prefixes = f"{self._options.query_prefix}\0{self._options.passage_prefix}".encode()
-        digest = blake2b(prefixes, digest_size=4).hexdigest()
-        served = self._options.sparse
-        sparse = f"{served.kind}-{served.model}" if served else f"{WORDS_VERSION}+{bm25.VERSION}"
-        return f"openai-{self._options.model}-{self.dimension}-{digest}+{sparse}"
+        return fingerprint(self._options, self.dimension)
 
     @property
     def billed_tokens(self) -> int:
@@ -154,7 +153,9 @@ class OpenAIEmbedder:
                         bm25.query_vector(words(text), frequency)
                         for text, frequency in zip(texts, document_frequencies, strict=True)
                     ]
-                return self._vectors(asked, sparse, [0] * len(texts), kinds)
+                found = self._vectors(asked, sparse, [0] * len(texts), kinds)
+            self._known_dimension(urgent=True)  # A search needs it next.
+            return found
         except RefusedTextError as error:
             _log.warning("a query is refused: %s", one_line(error))
             raise ConfigError("the embedding server refuses this query: use fewer words") from None
@@ -221,6 +222,18 @@ class OpenAIEmbedder:
     def _bill(self, answers: Sequence[_A]) -> Sequence[_A]:
         self._of_thread.tokens += sum(answer.tokens for answer in answers)
         return answers
+
+
+def fingerprint(options: Options, dimension: int) -> str:
+    """Return model, dimension, prefixes, and what the sparse vectors depend on; not the URLs: servers may move.
+
+    The prefix of queries is in it, since cached answers to searches are kept by it.
+    """
+    prefixes = f"{options.query_prefix}\0{options.passage_prefix}".encode()
+    digest = blake2b(prefixes, digest_size=4).hexdigest()
+    served = options.sparse
+    sparse = f"{served.kind}-{served.model}" if served else f"{WORDS_VERSION}+{bm25.VERSION}"
+    return f"openai-{options.model}-{dimension}-{digest}+{sparse}"
 
 
 @dataclass

@@ -51,7 +51,7 @@ class Embeddings(Endpoint[Answer]):
     called = "the embedding server"
     what_else = "is it an embedding server, and RAG_EMBEDDING_MODEL a model for embeddings?"
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, recorded_dimension: int | None = None) -> None:
         super().__init__()
         self.url = options.dense.url
         self.model = options.model
@@ -61,8 +61,14 @@ class Embeddings(Endpoint[Answer]):
         if options.dimensions is not None:
             self.optional = (*self.optional, ("dimensions",), ("encoding_format", "dimensions"))
         self._asked_for = options.dimensions
-        self.dimension = options.dimensions
+        self.dimension = options.dimensions if options.dimensions is not None else recorded_dimension
         """That of all vectors; None until it is known."""
+        self._to_be_set = (
+            "set RAG_EMBEDDING_MODEL and RAG_EMBEDDING_DIMENSIONS to those of the index"
+            if recorded_dimension is None
+            else f"the index has {recorded_dimension}: set RAG_EMBEDDING_URL and RAG_EMBEDDING_MODEL to the model that it "
+            "was made with, or build another one beside it: `rag-pipeline generations build --same-settings`"
+        )
 
     def body(self, texts: Sequence[str]) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "input": list(texts), "encoding_format": "base64"}
@@ -77,8 +83,6 @@ class Embeddings(Endpoint[Answer]):
             self.dimension = found
         if found != self.dimension:
             raise WrongAnswerError(
-                f"vectors of {found} dimensions, not {self.dimension}; set RAG_EMBEDDING_MODEL and "
-                "RAG_EMBEDDING_DIMENSIONS to those of the index",
-                says_what_to_do=True,
+                f"vectors of {found} dimensions, not {self.dimension}; {self._to_be_set}", says_what_to_do=True
             )
         return answer

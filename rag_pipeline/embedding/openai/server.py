@@ -146,9 +146,15 @@ class EmbeddingServer:
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay
 
         patience = self._urgent if urgent else self._patient
+        is_late = stop_before_delay(patience.seconds)
+
+        def gives_up(state: RetryCallState) -> bool:
+            # With an open breaker the next attempt would only be told that it has to wait.
+            return is_late(state) or (urgent and endpoint.is_guarded and self._breaker.is_open)
+
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_PassingError),
-            stop=stop_before_delay(patience.seconds),
+            stop=gives_up,
             wait=_pause(patience),
             reraise=True,
         )
