@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -86,7 +87,7 @@ def test_only_the_kinds_that_are_asked_for_are_built(server: LoopbackServer, emb
         embedder.encode(TEXTS, ["multi"])
 
 
-@pytest.mark.parametrize("behaviour", [fake.backwards, fake.as_lists])
+@pytest.mark.parametrize("behaviour", [fake.backwards, fake.as_lists, fake.compressed])
 def test_other_ways_to_answer_are_understood(
     server: LoopbackServer, embedder: OpenAIEmbedder, behaviour: Behaviour
 ) -> None:
@@ -210,6 +211,7 @@ FINAL = {
     "mixed dimensions": (fake.mixed_dimensions, f"vectors of {DIMENSION - 1} and {DIMENSION} dimensions"),
     "an index twice": (fake.one_index_twice, "indexes are not 0 to 1"),
     "no numbers": (fake.no_numbers, "neither a list of numbers nor base64"),
+    "another encoding": (lambda request: request.send(200, b"", {"Content-Encoding": "br"}), "the encoding 'br'"),
     "an error with 200": (lambda request: request.send(200, {"error": "no"}), "an answer without vectors"),
 }
 
@@ -225,6 +227,30 @@ def test_a_wrong_server_is_not_asked_again_and_no_text_is_to_blame(
     assert str(raised.value).startswith(f"RAG_EMBEDDING_URL={server.url}/v1/embeddings: ")
     assert "\n" not in str(raised.value)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("endpoint", [fake.EMBEDDINGS, fake.EMBED_SPARSE, fake.POOLING, fake.TOKENIZE])
+@pytest.mark.parametrize("behaviour", [fake.endless, fake.bomb])
+def test_an_answer_that_is_too_large_is_not_read_to_its_end(
+    server: LoopbackServer, behaviour: Behaviour, endpoint: str
+) -> None:
+    server.always = lambda request: behaviour(request) if request.path == endpoint else fake.normally(request)
+    path = fake.EMBED_SPARSE if endpoint == fake.EMBED_SPARSE else fake.POOLING
+    sparse = {"embedding_sparse_url": server.url + path, "embedding_sparse_model": "acme/sparse-1"}
+    kind = "dense" if endpoint == fake.EMBEDDINGS else "sparse"
+    tracemalloc.start()
+    try:
+        with openai_embedder(server.url, embedding_dimensions=None, **sparse) as embedder:
+            with pytest.raises(
+                StoreUnavailableError, match=r"it sent more than \d+ MB, which no answer"
+            ) as raised:
+                embedder.encode(TEXTS[:1], [kind])
+            assert server.url + endpoint in str(raised.value)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert server.blanks < 50_000_000
+    assert most < 150_000_000
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])

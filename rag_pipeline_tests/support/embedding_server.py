@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import json
 import socket
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -173,6 +175,27 @@ def no_json(request: Request) -> None:
     request.send(200, b"<html>It works!</html>")
 
 
+def endless(request: Request) -> None:
+    """Send blanks, 200 MB of them."""
+    request.cut(b"HTTP/1.1 200 OK\r\nContent-Length: 200000000\r\n\r\n")
+    for _ in range(200):
+        request.cut(b" " * 1_000_000)
+        request.server.blanks += 1_000_000
+
+
+def bomb(request: Request) -> None:
+    """Send 200 MB of blanks in 200 KB."""
+    blanks = zlib.compressobj(wbits=31)
+    sent = b"".join(blanks.compress(b" " * 1_000_000) for _ in range(200)) + blanks.flush()
+    request.send(200, sent, {"Content-Encoding": "gzip"})
+
+
+def compressed(request: Request) -> None:
+    """Send the right answer, indented and compressed."""
+    data = [{"index": n, "embedding": vector.tolist()} for n, vector in enumerate(request.vectors())]
+    request.send(200, gzip.compress(json.dumps({"data": data}, indent=8).encode()), {"Content-Encoding": "gzip"})
+
+
 def too_few(request: Request) -> None:
     request.answer(request.vectors()[1:])
 
@@ -265,6 +288,8 @@ class LoopbackServer:
         """How many were opened."""
         self.at_once = 0
         """The most requests that were being answered at a time."""
+        self.blanks = 0
+        """How many of an answer without end were sent."""
         self.released = threading.Event()
         """Ends what hangs."""
         self._being_answered = 0

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NUMBER_BYTES = 64
+"""More than a number takes in an answer, indented and with all its digits; and more than an index and a weight do."""
+_LARGEST_DIMENSION = 65_536
+"""While the dimension is not known; models have up to about 16,000."""
+
 
 class Endpoint(ABC, Generic[T]):
     """Something that a server can be asked; `T` is what it answers. Knows what it has learnt of the server."""
@@ -38,6 +43,10 @@ class Endpoint(ABC, Generic[T]):
     @abstractmethod
     def body(self, texts: Sequence[str]) -> dict[str, Any]:
         """Return what is sent for these texts."""
+
+    @abstractmethod
+    def largest_answer(self, texts: Sequence[str]) -> int:
+        """Return the most bytes that an answer to these texts can have, with room to spare."""
 
     @abstractmethod
     def read(self, content: bytes, texts: int) -> T:
@@ -75,6 +84,9 @@ class Embeddings(Endpoint[Answer]):
         if self._asked_for is not None:
             body["dimensions"] = self._asked_for
         return body
+
+    def largest_answer(self, texts: Sequence[str]) -> int:
+        return len(texts) * (self.dimension or _LARGEST_DIMENSION) * NUMBER_BYTES
 
     def read(self, content: bytes, texts: int) -> Answer:
         answer = read_answer(content, texts)

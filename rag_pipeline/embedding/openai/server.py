@@ -42,6 +42,10 @@ _log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 10.0
 _LONGEST_RETRY_AFTER = 60.0
 _REASON_CHARS = 200
+_SPARE_BYTES = 4 * 2**20
+"""What an answer can have besides its numbers; and all that an error can have."""
+_ENCODINGS = ("", "identity", "gzip", "x-gzip", "deflate")
+"""The compression that is asked for and taken, one at most: of what is read at once they make 64 MB at worst."""
 
 _PASSING = {408, 409, 424, 425, 429}
 """Statuses after which the same request can succeed, besides all from 500 on. 424 is TEI's for a model that failed."""
@@ -164,14 +168,14 @@ class EmbeddingServer:
                 return await retrying(self._attempt, running.client, endpoint, texts, urgent)
             except _PassingError as error:
                 failure = error
-        raise self._unavailable(f"{failure}; {failure.advice}")
+        raise self._unavailable(endpoint, f"{failure}; {failure.advice}")
 
     async def _attempt(
         self, client: httpx.AsyncClient, endpoint: Endpoint[T], texts: Sequence[str], urgent: bool
     ) -> T:
         if urgent and endpoint.is_guarded and not self._breaker.lets_through():
             raise self._unavailable(
-                f"{self._last_failure}, several times a moment ago; it is asked again in some seconds"
+                endpoint, f"{self._last_failure}, several times a moment ago; it is asked again in some seconds"
             )
         seconds = min(self._seconds, self._urgent.seconds) if urgent else self._seconds
         return await self._ask(client, endpoint, texts, seconds)
@@ -207,7 +211,7 @@ class EmbeddingServer:
         texts: Sequence[str],
         left_out: Sequence[str],
         seconds: float,
-    ) -> httpx.Response:
+    ) -> _Response:
         """Return the response to one request. Raises `_PassingError` if there is none, or it is about the moment."""
         import httpx
 
@@ -217,7 +221,8 @@ class EmbeddingServer:
         try:
             # httpx's own timeouts are for each read: a server that sends a byte now and then would never reach them.
             async with asyncio.timeout(seconds):
-                response = await client.post(endpoint.url, content=content)
+                async with client.stream("POST", endpoint.url, content=content) as answer:
+                    response = await self._received(endpoint, answer, texts)
         except httpx.ConnectTimeout:
             failure = _PassingError(
                 f"no connection within {min(seconds, _CONNECT_SECONDS):g} seconds",
@@ -229,7 +234,7 @@ class EmbeddingServer:
                 "start or free the server, raise RAG_EMBEDDING_SECONDS, or lower RAG_EMBEDDING_BATCH_TOKENS",
             )
         except httpx.HTTPError as error:
-            failure = self._without_answer(error)
+            failure = self._without_answer(endpoint, error)
         else:
             failure = self._passing(response)
         if isinstance(failure, _PassingError):
@@ -242,21 +247,43 @@ class EmbeddingServer:
             _log.warning("%s answers again", endpoint.url)
         return response
 
-    def _without_answer(self, error: httpx.HTTPError) -> _PassingError | StoreUnavailableError:
+    async def _received(self, endpoint: Endpoint[T], answer: httpx.Response, texts: Sequence[str]) -> _Response:
+        """Return what is sent, unless it has more bytes, decompressed, than it may have."""
+        encoding = answer.headers.get("Content-Encoding", "").strip().lower()
+        if encoding not in _ENCODINGS:
+            raise self._unavailable(
+                endpoint, f"it sent the encoding {self._shown(encoding)!r}, which it was not asked for"
+            )
+        most = endpoint.largest_answer(texts) + _SPARE_BYTES
+        content = bytearray()
+        async for part in answer.aiter_bytes():
+            content += part
+            if len(content) > most:
+                raise self._unavailable(
+                    endpoint,
+                    f"it sent more than {most / 2**20:.0f} MB, which no answer to this request can have; correct the "
+                    "URL or the server",
+                )
+        return _Response(answer.status_code, answer.headers, bytes(content))
+
+    def _without_answer(
+        self, endpoint: Endpoint[T], error: httpx.HTTPError
+    ) -> _PassingError | StoreUnavailableError:
         cause: BaseException = error
         while (deeper := cause.__cause__ or cause.__context__) is not None:
             cause = deeper
         if isinstance(cause, ssl.SSLCertVerificationError):
             return self._unavailable(
+                endpoint,
                 f"its certificate is not trusted ({cause.verify_message}); correct the URL, or name the file of its "
-                "authority in SSL_CERT_FILE"
+                "authority in SSL_CERT_FILE",
             )
         why = " ".join(str(cause).split()) or type(cause).__name__
         if isinstance(cause, OSError) and cause.errno and not isinstance(cause, socket.gaierror | ssl.SSLError):
             why = os.strerror(cause.errno)
         return _PassingError(f"no answer ({why})", "start the server, or correct the URL")
 
-    def _passing(self, response: httpx.Response) -> _PassingError | None:
+    def _passing(self, response: _Response) -> _PassingError | None:
         """Return what a response says about this moment only, or None."""
         status = response.status_code
         if status not in _PASSING and status < HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -269,45 +296,64 @@ class EmbeddingServer:
         asked = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
         return _PassingError(f"it answers {self._said(response)}", advice, asked)
 
-    def _read(self, endpoint: Endpoint[T], response: httpx.Response, texts: int) -> T:
+    def _read(self, endpoint: Endpoint[T], response: _Response, texts: int) -> T:
         try:
             return endpoint.read(response.content, texts)
         except WrongAnswerError as error:
             failure = f"{error}" if error.says_what_to_do else f"{error}; {endpoint.what_else}"
-        raise self._unavailable(f"it sent {failure}")
+        raise self._unavailable(endpoint, f"it sent {failure}")
 
-    def _refusal(self, endpoint: Endpoint[T], response: httpx.Response) -> StoreUnavailableError:
+    def _refusal(self, endpoint: Endpoint[T], response: _Response) -> StoreUnavailableError:
         """The error of a response that is neither an answer, nor about a text, nor about the moment."""
         status = response.status_code
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             # Without the server's words: some quote a part of the key.
             what = "does not accept" if self._address.authorization is not None else "wants"
             return self._unavailable(
-                f"it answers {_phrase(status)}: it {what} the key; set {self._address.key_variable}"
+                endpoint, f"it answers {_phrase(status)}: it {what} the key; set {self._address.key_variable}"
             )
         if status == HTTPStatus.NOT_FOUND:
             return self._unavailable(
+                endpoint,
                 f"it answers {self._said(response)}; set {endpoint.model_variable}={endpoint.model} to a model that the "
-                "server has, or correct the URL"
+                "server has, or correct the URL",
             )
-        return self._unavailable(f"it answers {self._said(response)}; correct the URL or the server")
+        return self._unavailable(endpoint, f"it answers {self._said(response)}; correct the URL or the server")
 
-    def _unavailable(self, what: str) -> StoreUnavailableError:
+    def _unavailable(self, endpoint: Endpoint[T], what: str) -> StoreUnavailableError:
         end = "" if what.endswith("?") else "."
-        return StoreUnavailableError(
-            f"{self._address.variable}={self._address.url}: {what}{end} Nothing was lost: run again then"
-        )
+        return StoreUnavailableError(f"{self._named(endpoint)}: {what}{end} Nothing was lost: run again then")
 
-    def _said(self, response: httpx.Response) -> str:
+    def _named(self, endpoint: Endpoint[T]) -> str:
+        """Return the setting that says where the endpoint is, and where it is."""
+        named = f"{self._address.variable}={self._address.url}"
+        return named if endpoint.url == self._address.url else f"{named}, at {endpoint.url}"
+
+    def _said(self, response: _Response) -> str:
         """Return a status and the server's words, on one line, without what must not be shown."""
-        words = reason(response.content)
+        words = self._shown(reason(response.content))
+        phrase = _phrase(response.status_code)
+        return f"{phrase}: {words}" if words else phrase
+
+    def _shown(self, words: str) -> str:
+        """Return what a server said, on one line, without what must not be shown."""
         for secret in self._address.secrets:
             words = words.replace(secret.get_secret_value(), "***")
         words = " ".join(blanked(mask_url(words)).split())
-        if len(words) > _REASON_CHARS:
-            words = words[:_REASON_CHARS] + "…"
-        phrase = _phrase(response.status_code)
-        return f"{phrase}: {words}" if words else phrase
+        return words if len(words) <= _REASON_CHARS else words[:_REASON_CHARS] + "…"
+
+
+@dataclass(frozen=True)
+class _Response:
+    """A response that was read to its end."""
+
+    status_code: int
+    headers: httpx.Headers
+    content: bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status_code < 300
 
 
 class _PassingError(Exception):
@@ -336,7 +382,7 @@ class _Running:
 def _client(address: Address, concurrency: int, seconds: float) -> httpx.AsyncClient:
     import httpx
 
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip, deflate"}
     if address.authorization is not None:
         headers["Authorization"] = address.authorization.get_secret_value()
     limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)

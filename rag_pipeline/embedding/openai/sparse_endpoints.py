@@ -22,7 +22,7 @@ from rag_pipeline.embedding.openai.answers import (
     read_token_ids,
     read_token_weights,
 )
-from rag_pipeline.embedding.openai.endpoints import Endpoint
+from rag_pipeline.embedding.openai.endpoints import NUMBER_BYTES, Endpoint
 from rag_pipeline.errors import RagError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _MARKS = range(4)
 """Ids of XLM-RoBERTa's start, padding, end and unknown token."""
+_MOST_TERMS = 32_768
+"""Of a text: more than BERT's vocabulary, of which SPLADE has some hundred."""
 T = TypeVar("T")
 
 
@@ -76,6 +78,9 @@ class _EmbedSparse(_SparseEndpoint[SparseAnswer]):
     def body(self, texts: Sequence[str]) -> dict[str, Any]:
         return {"inputs": list(texts)}
 
+    def largest_answer(self, texts: Sequence[str]) -> int:
+        return len(texts) * _MOST_TERMS * NUMBER_BYTES
+
     def read(self, content: bytes, texts: int) -> SparseAnswer:
         return read_sparse(content, texts)
 
@@ -87,6 +92,9 @@ class _Pooling(_SparseEndpoint[TokenWeights]):
 
     def body(self, texts: Sequence[str]) -> dict[str, Any]:
         return {"model": self.model, "input": list(texts), "task": "token_classify"}
+
+    def largest_answer(self, texts: Sequence[str]) -> int:
+        return _most_tokens(texts) * NUMBER_BYTES
 
     def read(self, content: bytes, texts: int) -> TokenWeights:
         return read_token_weights(content, texts)
@@ -105,6 +113,9 @@ class _Tokenize(_SparseEndpoint[list[int]]):
     def body(self, texts: Sequence[str]) -> dict[str, Any]:
         (text,) = texts
         return {"model": self.model, "prompt": text, "add_special_tokens": False}
+
+    def largest_answer(self, texts: Sequence[str]) -> int:
+        return _most_tokens(texts) * NUMBER_BYTES
 
     def read(self, content: bytes, texts: int) -> list[int]:
         return read_token_ids(content)
@@ -160,6 +171,11 @@ class _AskedTokens:
             # Of texts it can be about this one: the run finds out by asking for another.
             raise StoreUnavailableError(what) if self._urgent else RagError(what)
         return _largest(zip(tokens, weights.tolist(), strict=True))
+
+
+def _most_tokens(texts: Sequence[str]) -> int:
+    """The bytes of the texts, of which each can be a token, and what a template of the server puts around them."""
+    return sum(len(text.encode("utf-8", "surrogatepass")) + 256 for text in texts)
 
 
 def _largest(weights: Iterable[tuple[int, float]]) -> SparseVector:
