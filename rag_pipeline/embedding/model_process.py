@@ -4,7 +4,9 @@ Called with the path of its socket and the options of the model as JSON. It load
 each connection in a thread of its own, and ends when nobody has been connected for a while.
 
 It greets with its pid. A message is `(texts, kinds)`, the answer `("vectors", list of ChunkVectors)` or
-`("error", class, text)`. They are pickled: only this user can enter the folder of the socket.
+`("error", class, text)`, and before it `("busy",)` every few seconds: from a thread that does nothing else, so that its
+silence says that the process is frozen, and not that the texts take long. They are pickled: only this user can enter the
+folder of the socket.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from rag_pipeline.embedding.base import Embedder
 from rag_pipeline.errors import RagError, one_line
 
 IDLE_SECONDS = 30.0
+BUSY_SECONDS = 5.0
 _POLL_SECONDS = 1.0
 
 
@@ -91,7 +95,28 @@ def _answer(connection: Connection, embedder: Embedder, users: _Users) -> None:
         connection.send(os.getpid())
         while True:
             texts, kinds = connection.recv()
-            connection.send(_encoded(embedder, texts, kinds))
+            with _saying_busy(connection):
+                answer = _encoded(embedder, texts, kinds)
+            connection.send(answer)
+
+
+@contextmanager
+def _saying_busy(connection: Connection) -> Iterator[None]:
+    """Meanwhile tell the user every few seconds that this process lives."""
+    is_done = threading.Event()
+
+    def say() -> None:
+        with suppress(OSError):  # It has left.
+            while not is_done.wait(BUSY_SECONDS):
+                connection.send(("busy",))
+
+    saying = threading.Thread(target=say, daemon=True)
+    saying.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        saying.join()  # Two threads must not write to it at once.
 
 
 def _encoded(embedder: Embedder, texts: list[str], kinds: list[str]) -> tuple[Any, ...]:

@@ -13,7 +13,9 @@ import fcntl
 import json
 import logging
 import os
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -22,9 +24,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from importlib.metadata import version
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rag_pipeline import errors
 from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, Embedder
@@ -42,12 +44,16 @@ _MODULE = "rag_pipeline.embedding.model_process"
 _NAMED = "RAG_SHARED_MODEL: the process of the model"
 """What errors call it."""
 _START_SECONDS = 60.0
-_GREETING_SECONDS = 20.0
-"""A process that does not greet in this time hangs: another one takes its place."""
-_PATIENCE_SECONDS = 60.0
+_SILENT_SECONDS = 60.0
+"""A process that neither greets, nor reads, nor says that it is busy for so long is frozen: another one takes its place."""
+_REMINDER_SECONDS = 60.0
 _POLL_SECONDS = 0.02
+_KEPT_SECONDS = 86_400.0
+"""How long what a process has left is kept."""
 _DEATHS = 2
 """As many processes may die over some texts; the memory may have been another program's."""
+_MESSAGES = "2"
+"""The version of what is sent: processes of another one are not understood."""
 _LONGEST_PATH = 100
 """Of a socket; the system's limit is 104 or 108 bytes."""
 _DEVICES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
@@ -136,7 +142,7 @@ class ModelProcess:
         # Another version has a process of its own, and so have another host that shares the folder, and another GPU.
         devices = (os.environ.get(name, "") for name in _DEVICES)
         made_of = "\0".join(
-            (self._options, version("rag-pipeline"), sys.executable, socket.gethostname(), *devices)
+            (self._options, version("rag-pipeline"), _MESSAGES, sys.executable, socket.gethostname(), *devices)
         )
         name = blake2b(made_of.encode(), digest_size=4).hexdigest()
         self._folder = folder.absolute()
@@ -163,10 +169,12 @@ class ModelProcess:
             except OSError as error:
                 raise StoreUnavailableError(f"{_NAMED}: {one_line(error)}") from error
             try:
-                connection.send((list(texts), list(kinds)))
-                while not connection.poll(_PATIENCE_SECONDS):
-                    _log.warning("%s still embeds %s texts", _NAMED, len(texts))
-                answer = connection.recv()
+                answer = _answered(connection, texts, kinds)
+            except BlockingIOError:  # It has been silent for too long.
+                self._end(connection)
+                self.close()
+                deaths += 1
+                continue
             except (EOFError, OSError):  # It has ended, idle or killed, and with it all that are connected to it.
                 connection.close()
                 self.close()
@@ -182,6 +190,22 @@ class ModelProcess:
             vectors: list[ChunkVectors] = answer[1]
             return vectors
         raise StoreUnavailableError(f"{_NAMED} ended twice while it embedded {len(texts)} texts: see {self.log}")
+
+    def _end(self, connection: Connection) -> None:
+        """End a process that does not answer: its other users wait for it as well, and it keeps its memory."""
+        pid = _pid_of(connection)
+        _log.warning(
+            "%s (pid %s) has been silent for %g s: it is ended, and another one takes its place; if this is repeated, see "
+            "%s and the memory of this machine, or unset RAG_SHARED_MODEL",
+            _NAMED,
+            pid,
+            _SILENT_SECONDS,
+            self.log,
+        )
+        with suppress(ProcessLookupError, PermissionError):
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+        connection.close()
 
     def close(self) -> None:
         """Leave it; the next call comes back."""
@@ -219,20 +243,22 @@ class ModelProcess:
 
     def _greeted(self) -> Connection:
         """Connect to a process that lives: one that is going down accepts connections for some time. Raises `OSError`."""
-        connection = Client(str(self.socket), "AF_UNIX")
+        connection = _connection_to(self.socket)
         try:
-            if not connection.poll(_GREETING_SECONDS):
-                raise TimeoutError(f"{_NAMED} does not answer")
             connection.recv()
         except EOFError:
             connection.close()
             raise ConnectionResetError(f"{_NAMED} is going down") from None
+        except BlockingIOError:
+            self._end(connection)
+            raise TimeoutError(f"{_NAMED} does not answer") from None
         except OSError:
             connection.close()
             raise
         return connection
 
     def _started(self) -> Connection:
+        self._tidy()
         # Of one that has ended or hangs: who waits for the new one must not wait for that.
         self.socket.unlink(missing_ok=True)
         with open_private(self.log) as log:
@@ -261,19 +287,91 @@ class ModelProcess:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let one run at a time look whether there is a process, and start it."""
-        with open_private(self.socket.with_suffix(".lock")) as file:
-            deadline = time.monotonic() + 2 * _START_SECONDS
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise TimeoutError(
-                            f"another run has been starting it for {2 * _START_SECONDS:g} s"
-                        ) from None
-                    time.sleep(_POLL_SECONDS)
-            yield
+        deadline = time.monotonic() + _SILENT_SECONDS + _START_SECONDS
+        while True:
+            path = self.socket.with_suffix(".lock")
+            with open_private(path) as file:
+                if _has_locked(file, path):
+                    yield
+                    return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"another run has been starting it for {_SILENT_SECONDS + _START_SECONDS:g} s")
+            time.sleep(_POLL_SECONDS)
+
+    def _tidy(self) -> None:
+        """Remove what other processes have left, such as those of older versions, if they are gone for a day.
+
+        Not at once: an error may just have named the log.
+        """
+        for lock in self._folder.glob("model-*.lock"):
+            files = [lock.with_suffix(suffix) for suffix in (".sock", ".log", ".lock")]
+            used_at = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+            if lock == self.socket.with_suffix(".lock") or time.time() - used_at < _KEPT_SECONDS:
+                continue
+            with suppress(OSError), lock.open("rb") as file:
+                if _has_locked(file, lock) and not _accepts(files[0]):
+                    for left in files:
+                        left.unlink(missing_ok=True)
+
+
+def _has_locked(file: IO[Any], path: Path) -> bool:
+    """Whether the lock that was opened at a path is ours now, and was not removed meanwhile."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _accepts(path: Path) -> bool:
+    """Whether a process listens at this socket."""
+    with socket.socket(socket.AF_UNIX) as connecting:
+        connecting.settimeout(1)
+        try:
+            connecting.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            pass
+        return True
+
+
+def _connection_to(path: Path) -> Connection:
+    """Connect to a process. What is read and written then raises `BlockingIOError` after `_SILENT_SECONDS` without a byte."""
+    connecting = socket.socket(socket.AF_UNIX)
+    try:
+        connecting.settimeout(_SILENT_SECONDS)
+        connecting.connect(str(path))
+        connecting.setblocking(True)
+        seconds, rest = divmod(_SILENT_SECONDS, 1)
+        limit = struct.pack("@ll", int(seconds), int(rest * 1_000_000))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            connecting.setsockopt(socket.SOL_SOCKET, option, limit)
+        return Connection(connecting.detach())
+    finally:
+        connecting.close()
+
+
+def _pid_of(connection: Connection) -> int:
+    """Return the pid of the process at the other end; 0 if it is not one of this container's, or not known here."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    with socket.socket(fileno=os.dup(connection.fileno())) as peer:
+        pid: int = struct.unpack("@iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid
+
+
+def _answered(connection: Connection, texts: Sequence[str], kinds: Sequence[str]) -> tuple[Any, ...]:
+    """Return the answer to some texts. Raises `BlockingIOError` if the process is silent for `_SILENT_SECONDS`."""
+    connection.send((list(texts), list(kinds)))
+    remind_at = time.monotonic() + _REMINDER_SECONDS
+    while True:
+        answer: tuple[Any, ...] = connection.recv()
+        if answer[0] != "busy":
+            return answer
+        if time.monotonic() > remind_at:
+            _log.warning("%s still embeds %s texts", _NAMED, len(texts))
+            remind_at += _REMINDER_SECONDS
 
 
 def _environment() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -123,7 +124,7 @@ def test_runs_that_begin_together_start_one_process(home: Path) -> None:
     runs = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(4)]
     try:
         wait_until(lambda: len(list((home / "models").glob("*.sock"))) == 1)
-        socket = next((home / "models").glob("*.sock"))
+        path = next((home / "models").glob("*.sock"))
         for run in runs:
             run.communicate("\n", timeout=120)
             assert run.returncode == 0
@@ -131,7 +132,7 @@ def test_runs_that_begin_together_start_one_process(home: Path) -> None:
         for run in runs:
             run.kill()
     assert len(of_models(home)) == 1
-    assert socket.parent.stat().st_mode & 0o077 == 0, "nobody else can have texts embedded, or send pickles"
+    assert path.parent.stat().st_mode & 0o077 == 0, "nobody else can have texts embedded, or send pickles"
 
 
 def test_threads_and_forked_children_use_it_side_by_side(home: Path) -> None:
@@ -226,18 +227,68 @@ def test_a_process_that_does_not_start_is_an_error_that_names_the_log(
     assert "No module named" in process.log.read_text()
 
 
-def test_one_that_hangs_is_left_and_another_one_takes_its_place(
+def pids(home: Path) -> list[int]:
+    """The hasty processes that were started."""
+    return [int(pid) for pid in (home / "models" / "pids").read_text().split()]
+
+
+def test_a_frozen_one_is_ended_and_replaced_and_a_slow_one_is_waited_for(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_MODULE", "rag_pipeline_tests.support.hasty_model_process")
+    monkeypatch.setattr(module, "_SILENT_SECONDS", 3.0)
+    monkeypatch.setattr(module, "_REMINDER_SECONDS", 1.0)
+    options = LOCAL | {"folder": str(home / "models")}
+    process, newcomer = ModelProcess(home / "models", options), ModelProcess(home / "models", options)
+
+    assert len(process.encode(["slow"], ["dense"])) == 1, "longer than it may be silent"
+    assert len(pids(home)) == 1
+    assert f"{module._NAMED} still embeds 1 texts" in caplog.text
+
+    assert len(process.encode(["freeze once"], ["dense"])) == 1
+    first, second = pids(home)
+    assert f"(pid {first}) has been silent for 3 s: it is ended" in caplog.text
+
+    psutil.Process(second).suspend()
+    assert len(process.encode(["long " * 1_000_000], ["dense"])) == 1, "it does not read"
+    third = pids(home)[2]
+
+    psutil.Process(third).suspend()
+    assert len(newcomer.encode(["a"], ["dense"])) == 1, "it does not greet"
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in (first, second, third)))
+
+    with pytest.raises(StoreUnavailableError, match="ended twice while it embedded 1 texts"):
+        process.encode(["freeze"], ["dense"])
+    process.close()
+    newcomer.close()
+
+
+def test_what_is_left_of_others_is_removed_unless_it_is_new_or_in_use(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedder = of_home(home)
-    expected = embedder.encode(TEXTS, KINDS)
-    monkeypatch.setattr(module, "_GREETING_SECONDS", 0.5)
-    embedder._process.close()
-    (hanging,) = of_models(home)
-    hanging.suspend()
-    assert_same(embedder.encode(TEXTS, KINDS), expected)
-    assert len(of_models(home)) == 2
-    hanging.resume()
+    monkeypatch.setattr(module, "_MODULE", "rag_pipeline_tests.support.hasty_model_process")
+    folder = home / "models"
+    folder.mkdir(mode=0o700)
+    yesterday = time.time() - 2 * 86_400
+    listening = socket.socket(socket.AF_UNIX)
+    for name in ("gone", "new", "used"):
+        for suffix in (".log", ".lock"):
+            (folder / f"model-{name}{suffix}").touch()
+        with listening if name == "used" else socket.socket(socket.AF_UNIX) as of_process:
+            of_process.bind(str(folder / f"model-{name}.sock"))
+            if name == "used":
+                of_process.listen()
+                listening = of_process.dup()
+        for path in folder.glob(f"model-{name}.*"):
+            if name != "new":
+                os.utime(path, (yesterday, yesterday))
+    process = ModelProcess(folder, LOCAL | {"folder": str(folder)})
+    with listening:
+        process.encode(["a"], ["sparse"])
+    process.close()
+    left = {path.stem for path in folder.glob("model-*")}
+    assert left == {"model-new", "model-used", process.socket.stem}
+    assert len(list(folder.glob("model-used.*"))) == 3
 
 
 def test_another_model_in_the_same_folder_is_another_process(

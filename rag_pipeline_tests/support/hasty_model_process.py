@@ -1,14 +1,18 @@
-"""A `model_process` that soon ends, and that some texts kill. It writes its pid into the folder of its socket."""
+"""A `model_process` that soon ends, and that some texts kill or freeze. It writes its pid into the folder of its socket."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
+from rag_pipeline.embedding import model_process
 from rag_pipeline.embedding.base import ChunkVectors
-from rag_pipeline.embedding.model_process import serve
 from rag_pipeline.errors import ConfigError
+
+FROZEN = Path(sys.argv[1]).with_name("frozen")
 
 
 class HastyEmbedder:
@@ -17,6 +21,13 @@ class HastyEmbedder:
     def encode(self, texts: list[str], kinds: list[str]) -> list[ChunkVectors]:
         if "die" in texts:
             os.kill(os.getpid(), 9)
+        if "freeze" in texts:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if "freeze once" in texts and not FROZEN.exists():
+            FROZEN.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if "slow" in texts:
+            time.sleep(5)
         if "refuse" in texts:
             raise ConfigError("the GPU is full")
         if "fail" in texts:
@@ -28,4 +39,5 @@ if __name__ == "__main__":
     socket = Path(sys.argv[1])
     with (socket.parent / "pids").open("a") as file:
         file.write(f"{os.getpid()}\n")
-    serve(socket, HastyEmbedder(), idle_seconds=0.2)  # type: ignore[arg-type]
+    model_process.BUSY_SECONDS = 0.1
+    model_process.serve(socket, HastyEmbedder(), idle_seconds=0.2)  # type: ignore[arg-type]
