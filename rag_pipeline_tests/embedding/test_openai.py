@@ -27,7 +27,7 @@ from rag_pipeline.embedding.openai.answers import reason, retry_after
 from rag_pipeline.embedding.openai.batches import batches
 from rag_pipeline.embedding.openai.embedder import OpenAIEmbedder
 from rag_pipeline.embedding.openai.options import Options
-from rag_pipeline.embedding.openai.server import RefusedTextError
+from rag_pipeline.embedding.openai.server import Patience, RefusedTextError
 from rag_pipeline.embedding.query_batches import QueriesEmbedder, QueryBatches
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError
 from rag_pipeline.language.words import words
@@ -413,6 +413,9 @@ def test_while_a_server_fails_queries_fail_at_once_and_texts_wait_for_it(
         ("Sat, 28 Nov 2026 10:00:30 GMT", 30),
         ("Sat, 28 Nov 2026 09:00:00 GMT", 0),
         ("Sat, 28 Nov 2026 10:00:30 -0000", 30),
+        ("Sun, 29 Nov 2026 99999999999:00:30 GMT", None),
+        ("Sun, 29 Nov 99999999999999999999 10:00:30 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 251_606_527_139),
     ],
 )
 def test_retry_after_is_a_number_or_a_date(header: str | None, seconds: float | None) -> None:
@@ -431,14 +434,22 @@ def test_a_server_that_throttles_is_given_the_time_that_it_asks_for(server: Loop
     assert len(server.requests) == 2
 
 
-def test_a_server_that_asks_for_more_than_there_is_is_not_waited_for(
-    server: LoopbackServer, embedder: OpenAIEmbedder
-) -> None:
-    server.always = fake.throttling("3600")
-    began = time.monotonic()
-    with pytest.raises(StoreUnavailableError, match=r"429 .*slow down; lower RAG_EMBEDDING_CONCURRENCY"):
-        embedder.encode(TEXTS[:2], KINDS)
-    assert time.monotonic() - began < 5
+def test_a_server_that_asks_for_more_than_there_is_is_not_waited_for(server: LoopbackServer) -> None:
+    for patience in (Patience(seconds=120, first=0.01, longest=0.05), fake.SOON):
+        for after, until in (("3600", r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC"), ("1e300", "the end of time")):
+            server.always = fake.throttling(after)
+            server.requests.clear()
+            began = time.monotonic()
+            with (
+                openai_embedder(server.url, patience=patience) as embedder,
+                pytest.raises(
+                    StoreUnavailableError,
+                    match=f"429 .*slow down, and asks to be left alone until {until}; lower RAG_EMBEDDING_CONCURRENCY",
+                ),
+            ):
+                embedder.encode(TEXTS[:2], KINDS)
+            assert time.monotonic() - began < 30
+            assert len(server.requests) == 1
 
 
 ECHOES: dict[str, Behaviour] = {

@@ -137,9 +137,9 @@ def retry_after(value: str | None, now: datetime) -> float | None:
         pass
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+        return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
+    except (ValueError, OverflowError):
         return None
-    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
 
 
 def _json(body: bytes) -> Any:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
@@ -40,7 +40,6 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 10.0
-_LONGEST_RETRY_AFTER = 60.0
 _REASON_CHARS = 200
 _SPARE_BYTES = 4 * 2**20
 """What an answer can have besides its numbers; and all that an error can have."""
@@ -168,7 +167,8 @@ class EmbeddingServer:
                 return await retrying(self._attempt, running.client, endpoint, texts, urgent)
             except _PassingError as error:
                 failure = error
-        raise self._unavailable(endpoint, f"{failure}; {failure.advice}")
+        until = f", and asks to be left alone until {_after(failure.retry_after)}" if failure.retry_after else ""
+        raise self._unavailable(endpoint, f"{failure}{until}; {failure.advice}")
 
     async def _attempt(
         self, client: httpx.AsyncClient, endpoint: Endpoint[T], texts: Sequence[str], urgent: bool
@@ -391,7 +391,10 @@ def _client(address: Address, concurrency: int, seconds: float) -> httpx.AsyncCl
 
 
 def _pause(patience: Patience) -> Callable[[RetryCallState], float]:
-    """Return how long to wait after a failed attempt: as long as the server asks, within bounds, else at random."""
+    """Return how long to wait after a failed attempt: as long as the server asks, else at random.
+
+    Whoever has not that much patience left gives up at once: to ask a server sooner than it wants can cost more.
+    """
     from tenacity import wait_random_exponential
 
     jitter = wait_random_exponential(multiplier=patience.first, max=patience.longest)
@@ -402,9 +405,17 @@ def _pause(patience: Patience) -> Callable[[RetryCallState], float]:
         if asked is None:
             return jitter(state)
         # A little more, so that all who wait do not come back at once.
-        return min(asked, _LONGEST_RETRY_AFTER) + min(jitter(state), patience.first)
+        return asked + min(jitter(state), patience.first)
 
     return pause
+
+
+def _after(seconds: float) -> str:
+    """Return when so many seconds have passed."""
+    try:
+        return f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S} UTC"
+    except OverflowError:
+        return "the end of time"
 
 
 def _phrase(status: int) -> str:
