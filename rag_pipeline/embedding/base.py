@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from rag_pipeline.errors import RagError
+
 FloatArray = NDArray[np.float32]
 SparseVector = dict[int, float]
 """Term ids (0 to 2**32 - 2, the range of a Milvus sparse vector) and their weights, all above 0."""
@@ -39,6 +41,15 @@ EncodeQuery = Callable[[str, Sequence[str], DocumentFrequency | None], ChunkVect
 """`Embedder.encode_query`, or what stands for it."""
 EncodeQueryOf = Callable[["Embedder"], EncodeQuery]
 """An embedder → what stands for its `encode_query`."""
+
+
+class TextError(RagError):
+    """A server has no vector for a text that could be written or searched with. It is to blame if that is so of any text."""
+
+    def __init__(self, what: str, server: str = "") -> None:
+        super().__init__(what)
+        self.server = server
+        """The setting that says where it is, and where it is, such as `RAG_EMBEDDING_URL=http://127.0.0.1:8080/v1`."""
 
 
 @runtime_checkable

@@ -148,14 +148,16 @@ class ChunkEmbedder:
 
     def _check_embedder(self, error: Exception) -> None:
         """Raise `StoreUnavailableError`, with this error, if the embedder does not embed a harmless text either."""
+        from rag_pipeline.embedding.base import TextError
         from rag_pipeline.embedding.cache import encode_cached
 
         try:
             encode_cached(self._pipeline.embedder, None, [_PROBE], self._kinds)
         except Exception as failure:
             _log.warning("the embedder fails for the text %r: %s", _PROBE, one_line(failure))
+            server = f", {error.server}" if isinstance(error, TextError) else ""
             raise StoreUnavailableError(
-                f"the embedder (RAG_EMBEDDER={self._pipeline.generation.settings.embedder}) fails for every text: "
+                f"the embedder (RAG_EMBEDDER={self._pipeline.generation.settings.embedder}{server}) fails for every text: "
                 f"{one_line(error)}; nothing was lost, run again when it works"
             ) from error
 

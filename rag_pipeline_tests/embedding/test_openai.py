@@ -163,6 +163,37 @@ def test_a_server_that_refuses_everything_is_no_server_for_embeddings(server: Lo
         pytest.raises(StoreUnavailableError, match=r"does not support embeddings.*RAG_EMBEDDING_MODEL"),
     ):
         _ = embedder.fingerprint
+    with openai_embedder(server.url) as embedder:
+        with pytest.raises(
+            StoreUnavailableError,
+            match=r"^RAG_EMBEDDING_URL=.*does not support embeddings.*even 'dimension' is refused",
+        ):
+            embedder.encode_query("休暇", KINDS)
+        with pytest.raises(ConfigError, match="use fewer words"):  # then each is asked alone
+            embedder.encode_queries(["休暇", "予算"], KINDS, [None, None])
+
+
+def test_nonsense_for_a_query_is_no_error_of_who_asks(server: LoopbackServer, embedder: OpenAIEmbedder) -> None:
+    server.always = fake.spoiling("", float("nan"))
+    with pytest.raises(StoreUnavailableError) as raised:
+        embedder.encode_query("休暇", KINDS)
+    assert str(raised.value).startswith(
+        f"RAG_EMBEDDING_URL={server.url}/v1/embeddings: it sent nonsense for a query"
+    )
+    assert "dense vector is not finite" in str(raised.value)
+
+
+@pytest.mark.parametrize(("seconds", "can_be_raised"), [(0.3, True), (30, False)])
+def test_only_a_time_limit_that_can_be_raised_is_named(
+    server: LoopbackServer, seconds: float, can_be_raised: bool
+) -> None:
+    server.always = fake.hanging
+    with (
+        openai_embedder(server.url, embedding_seconds=seconds) as embedder,
+        pytest.raises(StoreUnavailableError, match="no answer within") as raised,
+    ):
+        embedder.encode_query("休暇", KINDS)
+    assert ("RAG_EMBEDDING_SECONDS" in str(raised.value)) is can_be_raised
 
 
 PASSING = {
@@ -202,6 +233,11 @@ FINAL = {
     "forbidden": (fake.refusing(403), "403 Forbidden: it wants the key"),
     "unknown model": (fake.refusing(404, "no such model"), "no such model; set RAG_EMBEDDING_MODEL=acme/embed-1"),
     "moved": (fake.refusing(301), "301 Moved Permanently: no; correct the URL"),
+    "moved to": (
+        fake.refusing(307, headers={"Location": f"//user:{KEY}@other/v2/embeddings?token={KEY}"}),
+        "307 Temporary Redirect and points to http://other/v2/embeddings; set RAG_EMBEDDING_URL to where",
+    ),
+    "moved nowhere": (fake.refusing(308, headers={"Location": "http://[x"}), "points to no valid URL"),
     "no money": (fake.refusing(402), "402 Payment Required"),
     "no quota": (fake.refusing(429, "you have used it up", code="insufficient_quota"), "you have used it up"),
     "no JSON": (fake.no_json, "an answer that is no JSON"),
@@ -226,6 +262,7 @@ def test_a_wrong_server_is_not_asked_again_and_no_text_is_to_blame(
     assert message in str(raised.value)
     assert str(raised.value).startswith(f"RAG_EMBEDDING_URL={server.url}/v1/embeddings: ")
     assert "\n" not in str(raised.value)
+    assert KEY not in str(raised.value)
     assert len(server.requests) == 1
 
 

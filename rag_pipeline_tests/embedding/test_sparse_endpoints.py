@@ -153,9 +153,26 @@ def test_a_failure_is_told_at_once_though_the_other_request_is_tried_again(spars
     began = time.monotonic()
     with (
         openai_embedder("http://127.0.0.1:1", patience=patience, **served_by(sparse, fake.POOLING)) as embedder,
-        pytest.raises(StoreUnavailableError, match="404"),
+        pytest.raises(
+            StoreUnavailableError,
+            match=r"^RAG_EMBEDDING_SPARSE_URL=\S+/pooling, at \S+/tokenize: .*404.* is it vLLM",
+        ),
     ):
         embedder.encode(["a text"], ["sparse"])
+    assert time.monotonic() - began < 30
+
+
+def test_a_server_of_sparse_vectors_that_is_wrong_is_told_while_the_other_one_is_tried_again(
+    dense: LoopbackServer, sparse: LoopbackServer, endpoint: str
+) -> None:
+    dense.always, sparse.always = fake.refusing(503), fake.refusing(401)
+    patience = fake.Patience(seconds=60, first=5, longest=5)
+    began = time.monotonic()
+    with (
+        openai_embedder(dense.url, patience=patience, **served_by(sparse, endpoint)) as embedder,
+        pytest.raises(StoreUnavailableError, match="set RAG_EMBEDDING_SPARSE_API_KEY"),
+    ):
+        embedder.encode(["a text"], KINDS)
     assert time.monotonic() - began < 30
 
 

@@ -11,18 +11,23 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from rag_pipeline.embedding import bm25
-from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, SparseVector
+from rag_pipeline.embedding.base import ChunkVectors, DocumentFrequency, SparseVector, TextError
 from rag_pipeline.embedding.openai.batches import batches
 from rag_pipeline.embedding.openai.endpoints import Embeddings
 from rag_pipeline.embedding.openai.server import EmbeddingServer, RefusedTextError
-from rag_pipeline.embedding.openai.sparse_endpoints import AskedSparse, AskSparse, sparse_vectors_of
+from rag_pipeline.embedding.openai.sparse_endpoints import (
+    AskedSparse,
+    AskSparse,
+    sparse_vectors_of,
+    wait_for,
+)
 from rag_pipeline.embedding.validation import validate
-from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
+from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.language.words import WORDS_VERSION, comparable, words
 
 if TYPE_CHECKING:
@@ -84,7 +89,7 @@ class OpenAIEmbedder:
                 answers = self._servers[0].ask(self._embeddings, [[_PROBE]], urgent=urgent).result()
             except RefusedTextError as error:
                 raise StoreUnavailableError(
-                    f"{one_line(error)}; RAG_EMBEDDING_DIMENSIONS is not set, and even {_PROBE!r} is refused: set "
+                    f"{error.server}: {one_line(error)}; RAG_EMBEDDING_DIMENSIONS is not set, and even {_PROBE!r} is refused: set "
                     "RAG_EMBEDDING_MODEL to a model for embeddings"
                 ) from None
             self._bill(answers)
@@ -131,7 +136,7 @@ class OpenAIEmbedder:
     ) -> ChunkVectors:
         """Return the vectors of a query. With `document_frequency`, the inner product of BM25's `sparse` is the score.
 
-        Raises `ConfigError` if a server refuses the query.
+        Raises `ConfigError` if a server refuses the query, and not a harmless one.
         """
         return self.encode_queries([text], kinds, [document_frequency])[0]
 
@@ -158,7 +163,26 @@ class OpenAIEmbedder:
             return found
         except RefusedTextError as error:
             _log.warning("a query is refused: %s", one_line(error))
+            if len(texts) == 1:  # of several, each is asked again alone
+                self._check_servers(kinds)
             raise ConfigError("the embedding server refuses this query: use fewer words") from None
+        except TextError as error:
+            if len(texts) > 1:
+                raise
+            raise StoreUnavailableError(
+                f"{error.server}: it sent nonsense for a query ({one_line(error)}): restart it, or correct its model"
+            ) from None
+
+    def _check_servers(self, kinds: Sequence[str]) -> None:
+        """Raise `StoreUnavailableError` if a server refuses a harmless query too."""
+        try:
+            prefix = self._options.query_prefix
+            with self._asked([_PROBE], prefix, [len(prefix) + len(_PROBE)], kinds, urgent=True) as asked:
+                asked.wait()
+        except RefusedTextError as error:
+            raise StoreUnavailableError(
+                f"{error.server}: {one_line(error)}; even {_PROBE!r} is refused: correct the model or the server"
+            ) from None
 
     def count_tokens(self, text: str) -> int:
         """Return an estimate of the tokens of a text: their number in XLM-RoBERTa's vocabulary.
@@ -201,6 +225,7 @@ class OpenAIEmbedder:
         self, asked: _Asked, of_words: Sequence[SparseVector] | None, counts: Sequence[int], kinds: Sequence[str]
     ) -> list[ChunkVectors]:
         """Return the vectors of so many texts: what servers were asked for, and BM25 if none has sparse ones."""
+        asked.wait()
         answers = self._bill(asked.dense.result()) if asked.dense is not None else []
         dense = np.concatenate([answer.vectors for answer in answers]) if answers else None
         sparse = of_words
@@ -217,7 +242,21 @@ class OpenAIEmbedder:
             )
             for index, count in enumerate(counts)
         ]
-        return validate(found, self.dimension if "dense" in kinds else 0, kinds)
+        return self._validated(found, kinds)
+
+    def _validated(self, found: list[ChunkVectors], kinds: Sequence[str]) -> list[ChunkVectors]:
+        """Return vectors that can be written. Raises `TextError` if those of a server cannot be."""
+        of_servers = {"dense": self._servers[0].name}
+        if self._ask_sparse is not None:
+            of_servers["sparse"] = self._servers[-1].name
+        for kind in kinds:
+            try:
+                found = validate(found, self.dimension if kind == "dense" else 0, [kind])
+            except RagError as error:
+                if kind not in of_servers:
+                    raise
+                raise TextError(str(error), of_servers[kind]) from None
+        return found
 
     def _bill(self, answers: Sequence[_A]) -> Sequence[_A]:
         self._of_thread.tokens += sum(answer.tokens for answer in answers)
@@ -242,6 +281,11 @@ class _Asked:
 
     dense: Future[list[Answer]] | None = None
     sparse: AskedSparse | None = None
+
+    def wait(self) -> None:
+        """Wait for all, or until one has failed. Raises what `EmbeddingServer.ask` does."""
+        requests: list[Future[Any]] = [self.dense] if self.dense is not None else []
+        wait_for([*requests, *(self.sparse.requests if self.sparse is not None else ())])
 
 
 def _tokenizer(folder: Path | None) -> Tokenizer:

@@ -40,6 +40,11 @@ class Endpoint(ABC, Generic[T]):
         self.left_out: tuple[str, ...] | None = None
         """The parameters that this server refuses; None until it has answered once."""
 
+    @property
+    def if_not_found(self) -> str:
+        """What to do if the server says that there is no such thing."""
+        return f"set {self.model_variable}={self.model} to a model that the server has, or correct the URL"
+
     @abstractmethod
     def body(self, texts: Sequence[str]) -> dict[str, Any]:
         """Return what is sent for these texts."""

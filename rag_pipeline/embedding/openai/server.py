@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from rag_pipeline.circuit_breaker import CircuitBreaker
+from rag_pipeline.embedding.base import TextError
 from rag_pipeline.embedding.openai.answers import WrongAnswerError, error_code, reason, retry_after
-from rag_pipeline.errors import RagError, StoreUnavailableError
+from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.printable import blanked
 from rag_pipeline.urls import mask_url
 
@@ -52,7 +54,7 @@ _REFUSED = {400, 413, 422}
 """Statuses about what the request holds: a text, or a parameter that the server does not know."""
 
 
-class RefusedTextError(RagError):
+class RefusedTextError(TextError):
     """The server works, and refuses what it was given; alone, a text is to blame."""
 
 
@@ -202,7 +204,9 @@ class EmbeddingServer:
                 len(texts),
                 self._said(response),
             )
-        raise RefusedTextError(f"{endpoint.called} refuses the text: {self._said(response)}")
+        raise RefusedTextError(
+            f"{endpoint.called} refuses the text: {self._said(response)}", self._named(endpoint)
+        )
 
     async def _post(
         self,
@@ -229,10 +233,10 @@ class EmbeddingServer:
                 "start the server, or correct the URL",
             )
         except (TimeoutError, httpx.TimeoutException):
-            failure = _PassingError(
-                f"no answer within {seconds:g} seconds",
-                "start or free the server, raise RAG_EMBEDDING_SECONDS, or lower RAG_EMBEDDING_BATCH_TOKENS",
-            )
+            advice = "start or free the server"
+            if seconds == self._seconds:  # and not the limit of a search, which is fixed
+                advice += ", raise RAG_EMBEDDING_SECONDS, or lower RAG_EMBEDDING_BATCH_TOKENS"
+            failure = _PassingError(f"no answer within {seconds:g} seconds", advice)
         except httpx.HTTPError as error:
             failure = self._without_answer(endpoint, error)
         else:
@@ -313,21 +317,36 @@ class EmbeddingServer:
                 endpoint, f"it answers {_phrase(status)}: it {what} the key; set {self._address.key_variable}"
             )
         if status == HTTPStatus.NOT_FOUND:
+            return self._unavailable(endpoint, f"it answers {self._said(response)}; {endpoint.if_not_found}")
+        if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST and "Location" in response.headers:
+            # Not followed: the key would go to whoever is there.
             return self._unavailable(
                 endpoint,
-                f"it answers {self._said(response)}; set {endpoint.model_variable}={endpoint.model} to a model that the "
-                "server has, or correct the URL",
+                f"it answers {_phrase(status)} and points to {self._target(endpoint, response)}; set "
+                f"{self._address.variable} to where the server is",
             )
         return self._unavailable(endpoint, f"it answers {self._said(response)}; correct the URL or the server")
+
+    def _target(self, endpoint: Endpoint[T], response: _Response) -> str:
+        """Return where a response points to, without what can be secret."""
+        try:
+            parts = urlsplit(urljoin(endpoint.url, response.headers["Location"]))
+        except ValueError:
+            return "no valid URL"
+        host = parts.netloc.rpartition("@")[2]
+        return self._shown(urlunsplit(parts._replace(netloc=host, query="", fragment="")))
+
+    @property
+    def name(self) -> str:
+        """The setting that says where it is, and where it is."""
+        return f"{self._address.variable}={self._address.url}"
 
     def _unavailable(self, endpoint: Endpoint[T], what: str) -> StoreUnavailableError:
         end = "" if what.endswith("?") else "."
         return StoreUnavailableError(f"{self._named(endpoint)}: {what}{end} Nothing was lost: run again then")
 
     def _named(self, endpoint: Endpoint[T]) -> str:
-        """Return the setting that says where the endpoint is, and where it is."""
-        named = f"{self._address.variable}={self._address.url}"
-        return named if endpoint.url == self._address.url else f"{named}, at {endpoint.url}"
+        return self.name if endpoint.url == self._address.url else f"{self.name}, at {endpoint.url}"
 
     def _said(self, response: _Response) -> str:
         """Return a status and the server's words, on one line, without what must not be shown."""

@@ -40,6 +40,11 @@ T = TypeVar("T")
 class AskedSparse(Protocol):
     """Sparse vectors that a server was asked for."""
 
+    @property
+    def requests(self) -> Sequence[Future[Any]]:
+        """What is waited for. They raise what `EmbeddingServer.ask` says."""
+        ...
+
     def result(self) -> list[SparseAnswer]:
         """Wait for them. Raises what `EmbeddingServer.ask` does."""
         ...
@@ -57,7 +62,7 @@ def sparse_vectors_of(options: SparseOptions, server: EmbeddingServer) -> AskSpa
     """Return how sparse vectors are asked for, which depends on the endpoint that the settings name."""
     if options.is_tei:
         endpoint = _EmbedSparse(options)
-        return lambda batches, urgent: server.ask(endpoint, batches, urgent=urgent)
+        return lambda batches, urgent: _AskedVectors(server.ask(endpoint, batches, urgent=urgent))
     return _OfTokens(options, server)
 
 
@@ -104,6 +109,7 @@ class _Tokenize(_SparseEndpoint[list[int]]):
     """vLLM's `/tokenize`: the tokens of one text."""
 
     what_else = "is it vLLM?"
+    if_not_found = "is it vLLM, and reached under the same address as its /pooling?"
     is_guarded = False  # It goes with /pooling, which is: of two requests the breaker would let one through.
 
     def __init__(self, options: SparseOptions) -> None:
@@ -134,6 +140,18 @@ class _OfTokens:
         return _AskedTokens(self._pooling.url, weights, tokens, urgent=urgent)
 
 
+class _AskedVectors:
+    def __init__(self, vectors: Future[list[SparseAnswer]]) -> None:
+        self._vectors = vectors
+        self.requests = (vectors,)
+
+    def result(self) -> list[SparseAnswer]:
+        return self._vectors.result()
+
+    def cancel(self) -> None:
+        self._vectors.cancel()
+
+
 class _AskedTokens:
     def __init__(
         self, url: str, weights: Future[list[TokenWeights]], tokens: Future[list[list[int]]], *, urgent: bool
@@ -141,12 +159,11 @@ class _AskedTokens:
         self._url = url
         self._urgent = urgent
         self._weights, self._tokens = weights, tokens
+        self.requests: tuple[Future[Any], ...] = (weights, tokens)
 
     def result(self) -> list[SparseAnswer]:
         try:
-            asked: tuple[Future[Any], ...] = (self._weights, self._tokens)
-            for done in wait(asked, return_when=FIRST_EXCEPTION).done:
-                done.result()
+            wait_for(self.requests)
             answers, tokens = self._weights.result(), iter(self._tokens.result())
         finally:
             self.cancel()
@@ -171,6 +188,12 @@ class _AskedTokens:
             # Of texts it can be about this one: the run finds out by asking for another.
             raise StoreUnavailableError(what) if self._urgent else RagError(what)
         return _largest(zip(tokens, weights.tolist(), strict=True))
+
+
+def wait_for(requests: Sequence[Future[Any]]) -> None:
+    """Wait until all have ended, or one has failed: then this raises why, however long others are tried again."""
+    for done in wait(requests, return_when=FIRST_EXCEPTION).done:
+        done.result()
 
 
 def _most_tokens(texts: Sequence[str]) -> int:
