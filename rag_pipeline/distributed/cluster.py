@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
+from rag_pipeline.printable import blanked
 
 if TYPE_CHECKING:
     from rag_pipeline.settings import Settings
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 5
 _STOP_SECONDS = 30
+_REASON_CHARS = 200
 
 
 @contextmanager
@@ -114,15 +116,48 @@ def node_name() -> str:
 
 
 def _probe(address: str) -> None:
-    """Raise `StoreUnavailableError` at once if nobody listens: Ray tries for two minutes, and then ends the process."""
+    """Raise `StoreUnavailableError` soon if nobody listens, or it is not Ray: Ray tries for minutes, and then ends the process."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _PROBE_SECONDS).close()
+        reason = "" if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true") else _not_ray(address)
     except (OSError, OverflowError) as error:
+        reason = one_line(error)
+    if reason:
         raise StoreUnavailableError(
-            f"the Ray cluster at RAG_RAY_ADDRESS={address} does not answer ({one_line(error)}): start it, or unset "
-            "RAG_RAY_ADDRESS; nothing was lost"
-        ) from None
+            f"the Ray cluster at RAG_RAY_ADDRESS={address} does not answer ({reason}): start it, correct the address, or "
+            "unset RAG_RAY_ADDRESS; nothing was lost"
+        )
+
+
+def _not_ray(address: str) -> str:
+    """Return why what listens at an address cannot be the head of a Ray cluster; empty if it can."""
+    import grpc
+
+    # Through no proxy, as Ray goes.
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        code, reason = _asked(channel, "CheckAlive")
+        # One with a token, which is Ray's to send, refuses us; it still knows what it has not.
+        if code not in (None, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            return f"it is frozen, or not Ray's head: {reason}"
+        code, _ = _asked(channel, "NoSuchMethod")
+        return (
+            ""
+            if code is grpc.StatusCode.UNIMPLEMENTED
+            else f"it is not Ray's head: {reason or 'it answers anything'}"
+        )
+
+
+def _asked(channel: Any, method: str) -> tuple[Any, str]:
+    """Call a method of Ray's head without a message. Return the status, None if it succeeds, and a line about it."""
+    import grpc
+
+    try:
+        channel.unary_unary(f"/ray.rpc.NodeInfoGcsService/{method}")(b"", timeout=_PROBE_SECONDS)
+    except grpc.RpcError as error:
+        details = " ".join(blanked(error.details() or "").split())
+        return error.code(), f"{error.code().name} {details}"[:_REASON_CHARS].strip()
+    return None, ""
 
 
 @contextmanager
