@@ -305,13 +305,12 @@ class ModelProcess:
         """
         for lock in self._folder.glob("model-*.lock"):
             files = [lock.with_suffix(suffix) for suffix in (".sock", ".log", ".lock")]
-            used_at = max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
-            if lock == self.socket.with_suffix(".lock") or time.time() - used_at < _KEPT_SECONDS:
-                continue
-            with suppress(OSError), lock.open("rb") as file:
-                if _has_locked(file, lock) and not _accepts(files[0]):
-                    for left in files:
-                        left.unlink(missing_ok=True)
+            with suppress(OSError), lock.open("rb") as file:  # Another run can be removing them too.
+                used_at = max(path.stat().st_mtime for path in files if path.exists())
+                is_old = lock != self.socket.with_suffix(".lock") and time.time() - used_at > _KEPT_SECONDS
+                if is_old and _has_locked(file, lock) and not _accepts(files[0]):
+                    for path in files:
+                        path.unlink(missing_ok=True)
 
 
 def _has_locked(file: IO[Any], path: Path) -> bool:
