@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections import Counter
 from dataclasses import dataclass
 
 from rag_pipeline.errors import DocumentError
+from rag_pipeline.language.plausibility import ASCII_COST, implausibility
 
 _BYTE_ORDER_MARKS = (
     # The UTF-32 little-endian mark begins with that of UTF-16, so it is tested first.
@@ -51,11 +51,50 @@ _DECLARED = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{1,40})|<\?xml[^>]{0,100}?encoding\s*=\s*["']([\w.:-]{1,40})""",
     re.IGNORECASE,
 )
+_DECLARED_LANGUAGE = re.compile(
+    rb"""<html[^>]{0,200}?\blang\s*=\s*["']?([A-Za-z]{2})(?![A-Za-z])
+    |^(?:language|lang|locale)[ \t]*:[ \t]*["']?([A-Za-z]{2})(?![A-Za-z])""",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
 _DECLARED_WITHIN = 4096
 _ESCAPE_2022 = re.compile(rb"\x1b[$(]")
-_KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa\u30fc\u3001\u3002]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _GUESS_SAMPLE = 128 * 1024
+
+# What bytes are read as if nothing says what they are, and how such texts are judged. Of equals the first wins.
+_CANDIDATES = (
+    ("cp932", "ja"),
+    ("euc_jp", "ja"),
+    ("shift_jisx0213", "ja"),
+    ("euc_jis_2004", "ja"),
+    ("cp1252", "western"),
+    ("cp949", "ko"),
+    ("gb18030", "zh"),
+    ("big5hkscs", "zh"),
+    ("cp1250", "central"),
+    ("cp1251", "ru"),
+    ("koi8_r", "ru"),
+)
+_HANDICAPS = {"ja": 0.0, "western": 3.0, "ko": 5.5, "zh": 3.0, "central": 5.0, "ru": 7.0}
+"""Against Japanese, which is expected here."""
+_USUAL_COSTS = {"ja": 10.5, "western": 7.5, "ko": 9.5, "zh": 10.0, "central": 6.5, "ru": 4.7}
+"""For each character that is not ASCII. Dearer readings are doubted."""
+_LANGUAGES_OF = {
+    "ja": ("ja",),
+    "zh": ("zh",),
+    "ko": ("ko",),
+    "ru": ("ru", "uk", "bg", "be", "sr", "mk"),
+    "western": ("en", "fr", "de", "es", "it", "pt", "nl", "sv", "da", "nb", "no", "fi", "is", "ca"),
+    "central": ("cs", "pl", "hu", "sk", "hr", "sl", "ro"),
+}
+_DECLARED_BONUS = 8.0
+_RARE_ENCODINGS = (
+    *("cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1251", "koi8_r", "cp866", "tis_620"),
+    *("gb18030", "big5hkscs", "cp949", "cp932", "euc_jp"),
+)
+"""The encodings that are left to charset-normalizer, and those that it may prefer to them."""
+_FEW = 8
+"""Characters. For fewer, the guess of charset-normalizer is worth less than the plausibility of each."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +113,20 @@ def declared_encoding(data: bytes) -> str | None:
     return (match[1] or match[2]).decode("ascii").lower() if match else None
 
 
-def decode(data: bytes, declared: str | None = None) -> Decoded:
-    """Decode the bytes of a text.
+def declared_language(data: bytes) -> str | None:
+    """Return the language that front matter or an `html` element names, in two lower-case letters, or None."""
+    match = _DECLARED_LANGUAGE.search(data, 0, _DECLARED_WITHIN)
+    return (match[1] or match[2]).decode("ascii").lower() if match else None
+
+
+def decode(data: bytes, declared: str | None = None, language: str | None = None) -> Decoded:
+    """Decode the bytes of a text, whose source may say its `language`.
 
     Tries in this order: a byte order mark; ISO-2022-JP by its escapes; UTF-8; the declared encoding; UTF-8 with a
-    few broken bytes; CP932 and EUC-JP, if the result reads like Japanese; the guess of charset-normalizer. UTF-8
-    goes before the declared encoding because bytes in another encoding are almost never valid UTF-8, while pages
-    with an outdated declaration are common.
+    few broken bytes; the likeliest of the Japanese and other usual encodings, by the characters that result, and
+    more likely those of the language that the source or the document declares; the guess of charset-normalizer among
+    others. UTF-8 goes before the declared encoding because bytes in another encoding are almost never valid UTF-8,
+    while pages with an outdated declaration are common.
 
     Raises `DocumentError` if the bytes are not text or no encoding fits.
     """
@@ -109,7 +155,7 @@ def decode(data: bytes, declared: str | None = None) -> Decoded:
         text = _try(data, encoding)
         if text is not None:
             return _checked(Decoded(text, encoding))
-    return _checked(_damaged(data, "utf-8") or _guess(data))
+    return _checked(_damaged(data, "utf-8") or _guess(data, declared_language(data) or language))
 
 
 def _damaged(data: bytes, encoding: str) -> Decoded | None:
@@ -123,45 +169,38 @@ def _damaged(data: bytes, encoding: str) -> Decoded | None:
     return Decoded(text, encoding, f"invalid {encoding.upper()} sequences replaced by \ufffd: {broken}")
 
 
-def _guess(data: bytes) -> Decoded:
-    best, best_likeness = None, 0.0
-    # The larger sets of JIS X 0213 fill the gaps that tell Chinese from Japanese, so they need kana as proof.
-    for encoding, needed in (("cp932", 0.8), ("euc_jp", 0.8), ("shift_jisx0213", 1.0), ("euc_jis_2004", 1.0)):
+def _guess(data: bytes, language: str | None) -> Decoded:
+    best: tuple[float, str, str, str] | None = None
+    for encoding, script in _CANDIDATES:
         text = _try(data, encoding)
-        if text is not None and (likeness := _likeness_to_japanese(text)) >= max(needed, best_likeness + 0.001):
-            best, best_likeness = _guessed(text, encoding), likeness
-    if best is not None:
-        return best
+        if text is None:
+            continue
+        cost = implausibility(text[:_GUESS_SAMPLE], script) + _HANDICAPS[script]
+        if language in _LANGUAGES_OF[script]:
+            cost -= _DECLARED_BONUS
+        if best is None or cost < best[0]:
+            best = cost, script, encoding, text
+    if best is not None and _is_usual(best[0], best[1], best[3][:_GUESS_SAMPLE]):
+        return _guessed(best[3], best[2])
     from charset_normalizer import from_bytes
 
-    guess = from_bytes(data[:_GUESS_SAMPLE]).best()
+    guess = from_bytes(data[:_GUESS_SAMPLE], cp_isolation=list(_RARE_ENCODINGS)).best()
     text = _try(data, guess.encoding) if guess is not None else None
-    if guess is None or text is None:
+    if guess is not None and text is not None:
+        return _guessed(text, guess.encoding)
+    if best is None:
         raise DocumentError("no encoding fits the bytes: save it as UTF-8")
-    return _guessed(text, guess.encoding)
+    return _guessed(best[3], best[2])
+
+
+def _is_usual(cost: float, script: str, text: str) -> bool:
+    """Whether a reading need not be doubted: its characters are usual, or too few for a statistical guess."""
+    others = sum(not character.isascii() for character in text)
+    return others < _FEW or cost - ASCII_COST * (len(text) - others) <= _USUAL_COSTS[script] * others
 
 
 def _guessed(text: str, encoding: str) -> Decoded:
     return Decoded(text, encoding, f"no encoding is declared; the file was read as {encoding}")
-
-
-def _likeness_to_japanese(text: str) -> float:
-    """Return the share of kana, signs and common kanji in the non-ASCII characters, plus 1 if kana are frequent.
-
-    Latin-1 can look like a few scattered kanji, but mostly like rare ones.
-    """
-    counts = Counter(character for character in text[:_GUESS_SAMPLE] if not character.isascii())
-    total = max(1, counts.total())
-    common = sum(count for character, count in counts.items() if _is_common(character))
-    kana = sum(count for character, count in counts.items() if _KANA.match(character))
-    return common / total + (kana / total > 0.15)
-
-
-def _is_common(character: str) -> bool:
-    # JIS X 0208 has signs and kana in rows 1 to 8 and the 2,965 common kanji in rows 16 to 47; EUC-JP encodes row
-    # n as the byte 0xA0 + n.
-    row = character.encode("euc_jp", "replace")[0]
-    return 0xA1 <= row <= 0xA8 or 0xB0 <= row <= 0xCF
 
 
 def _codecs_of(label: str | None) -> tuple[str, ...]:

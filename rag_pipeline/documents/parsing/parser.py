@@ -28,7 +28,7 @@ from rag_pipeline.documents.parsing.parsed_document import ParsedDocument
 from rag_pipeline.errors import DocumentError, one_line
 from rag_pipeline.language.detection import detect_language
 
-PARSER_VERSION = "2"
+PARSER_VERSION = "3"
 """Raise it whenever `parse` returns something else for the same bytes: all documents are then parsed again."""
 
 HEAD_BYTES = 64 * 1024
@@ -73,7 +73,7 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
         file_format = _format_of(data, name)
         if not data.strip():
             raise DocumentError("the file is empty")
-        extracted = _READERS[file_format](data)
+        extracted = _READERS[file_format](data, language_code(language))
         content = clean_text(extracted.markdown).strip("\n")
         if not content.strip():
             raise DocumentError("the file contains no text")
@@ -174,20 +174,20 @@ def _language(extracted: ExtractedDocument, content: str, given: str | None) -> 
     return claimed or detected, None
 
 
-def _read_markdown(data: bytes) -> ExtractedDocument:
-    return _with_warning(decode(data), lambda text: markdown.read_markdown(clean_text(text)))
+def _read_markdown(data: bytes, language: str | None) -> ExtractedDocument:
+    return _with_warning(decode(data, language=language), lambda text: markdown.read_markdown(clean_text(text)))
 
 
-def _read_text(data: bytes) -> ExtractedDocument:
-    return _with_warning(decode(data), ExtractedDocument)
+def _read_text(data: bytes, language: str | None) -> ExtractedDocument:
+    return _with_warning(decode(data, language=language), ExtractedDocument)
 
 
-def _read_html(data: bytes) -> ExtractedDocument:
-    return _with_warning(_decode_html(data), html.read_html)
+def _read_html(data: bytes, language: str | None) -> ExtractedDocument:
+    return _with_warning(_decode_html(data, language), html.read_html)
 
 
-def _decode_html(data: bytes) -> Decoded:
-    return decode(data, declared_encoding(data))
+def _decode_html(data: bytes, language: str | None = None) -> Decoded:
+    return decode(data, declared_encoding(data), language)
 
 
 def _with_warning(decoded: Decoded, read: Callable[[str], ExtractedDocument]) -> ExtractedDocument:
@@ -197,12 +197,12 @@ def _with_warning(decoded: Decoded, read: Callable[[str], ExtractedDocument]) ->
     return replace(extracted, warnings=(*extracted.warnings, decoded.warning))
 
 
-_READERS: dict[str, Callable[[bytes], ExtractedDocument]] = {
+_READERS: dict[str, Callable[[bytes, str | None], ExtractedDocument]] = {
     "Markdown": _read_markdown,
     "text": _read_text,
     "HTML": _read_html,
-    "PDF": pdf.read_pdf,
-    "DOCX": docx.read_docx,
+    "PDF": lambda data, _: pdf.read_pdf(data),
+    "DOCX": lambda data, _: docx.read_docx(data),
 }
 _DATE_READERS: dict[str, Callable[[bytes], datetime | None]] = {
     "Markdown": lambda head: markdown.created_at(clean_text(decode(head).text)),

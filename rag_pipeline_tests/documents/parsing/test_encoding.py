@@ -31,6 +31,105 @@ def test_valid_utf8_is_read_without_a_warning(text: str) -> None:
     assert decode(text.encode()).warning is None
 
 
+_NAMES = (
+    "齋藤",
+    "髙橋",
+    "渡邊",
+    "渡邉",
+    "山田",
+    "佐藤",
+    "田中",
+    "鈴木",
+    "小林",
+    "吉田",
+    "伊藤",
+    "山本",
+    "斎藤",
+    "東京",
+)
+_WORDS = (
+    *_NAMES,
+    "仕様書",
+    "会議",
+    "株式会社",
+    "第１章",
+    "です。",
+    "について",
+    "サーバー",
+    "エラー",
+    "「設定」",
+    "1",
+    " ",
+    "\n",
+)
+_HALF_WIDTH = ("ﾔﾏﾀﾞ", "ﾀﾛｳ", "ｶﾌﾞｼｷｶﾞｲｼｬ", "ｻｰﾊﾞ", "ﾊﾞｯｸｱｯﾌﾟ", "ﾃｽﾄ", "ｽｽﾞｷ")
+
+
+def _decoded(text: str, encoding: str, language: str | None = None) -> str:
+    return decode(text.encode(encoding), language=language).text
+
+
+@pytest.mark.parametrize(
+    ("text", "encodings"),
+    [
+        ("齋藤 髙橋 渡邊", ("cp932",)),
+        ("齋藤 高橋 渡邊", ("cp932", "euc_jp")),
+        ("ﾔﾏﾀﾞ ﾀﾛｳ", ("cp932", "euc_jp")),
+        ("半角ｶﾅです", ("cp932", "euc_jp")),
+        ("山田", ("cp932", "euc_jp")),
+        ("㈱山田", ("cp932",)),
+    ],
+)
+@pytest.mark.parametrize("language", [None, "ja"])
+def test_names_and_half_width_kana(text: str, encodings: tuple[str, ...], language: str | None) -> None:
+    for encoding in encodings:
+        assert _decoded(text, encoding, language) == text
+
+
+@given(
+    st.lists(st.sampled_from(_WORDS), min_size=1, max_size=8).map("".join), st.sampled_from(["cp932", "euc_jp"])
+)
+def test_japanese_words_come_back_in_each_encoding(text: str, encoding: str) -> None:
+    try:
+        data = text.encode(encoding)
+    except UnicodeEncodeError:  # EUC-JP has no 髙
+        return
+    assert decode(data).text == text
+    assert decode(f"---\nlang: ja\n---\n{text}".encode(encoding)).text.endswith(text)
+
+
+@given(st.lists(st.sampled_from([*_NAMES, *_HALF_WIDTH]), min_size=1, max_size=8).map(" ".join))
+def test_names_in_half_width_kana_come_back(text: str) -> None:
+    assert _decoded(text, "cp932") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("déjà vu, café, naïve", "cp1252"),
+        ("Große Straße", "cp1252"),
+        ("François", "cp1252"),
+        ("“quoted” – 5 £", "cp1252"),
+        ("Zażółć gęślą jaźń", "cp1250"),
+        ("Привет, мир!", "cp1251"),
+        ("안녕하세요", "cp949"),
+        ("数据库管理系统的设计与实现", "gb18030"),
+        ("資料庫管理系統設計與實現方法", "big5"),
+        ("Καλημέρα κόσμε, τι κάνετε σήμερα; Ελπίζω καλά.", "cp1253"),
+    ],
+)
+def test_other_languages_are_not_mistaken_for_japanese(text: str, encoding: str) -> None:
+    assert _decoded(text, encoding) == text
+
+
+def test_the_declared_language_decides_between_likely_readings() -> None:
+    data = "서울".encode("cp949")
+    assert decode(data).text != "서울"
+    assert decode(data, language="ko").text == "서울"
+    assert decode(b"---\nlang: ko\n---\n" + data, language="ja").text.endswith("서울")
+    assert decode(b'<html lang="ko"><p>' + data).text.endswith("서울")
+
+
 def test_western_text_is_not_mistaken_for_kanji() -> None:
     text = "Grüße aus München, schöne Straßen überall und viel Spaß beim Lesen dieser Zeilen."
     assert decode(text.encode("latin-1")).text == text
