@@ -29,6 +29,10 @@ _NEVER_TEXT = frozenset(
     {"head", "script", "style", "noscript", "template", "svg", "canvas", "iframe", "object", "video", "audio"}
     | {"button", "select", "rt", "rp"}
 )
+_BOXES = frozenset(
+    {"button", "select", "input", "textarea", "img", "svg", "canvas", "iframe", "object", "video", "audio"}
+)
+"""What is seen between the words around it, even if it has no text itself."""
 _BOILERPLATE = frozenset({"nav", "header", "footer", "aside", "form", "dialog"})
 _BOILERPLATE_ROLES = frozenset({"navigation", "banner", "contentinfo", "search", "complementary"})
 _INVISIBLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
@@ -118,7 +122,8 @@ def _content(soup: BeautifulSoup) -> tuple[str, tuple[str, ...]]:
     _empty_head(soup)
     if _depth(soup) <= _MAX_DEPTH:
         for tag in soup.find_all(_is_never_shown):
-            tag.decompose()
+            if not tag.decomposed:
+                _replace(tag)
         whole = soup.body or soup
         _drop_boilerplate(whole)
         try:
@@ -165,6 +170,35 @@ def _is_never_shown(tag: Tag) -> bool:
     )
 
 
+def _replace(tag: Tag, text: str = "") -> None:
+    """Put a text in the place of an element. Western words that it stood between stay apart, as they look."""
+    if tag.name in _BOXES:
+        before, after = _neighbours(tag)
+        if text:
+            text = f"{' ' * _joins(before, text)}{text}{' ' * _joins(text, after)}"
+        else:
+            text = " " * _joins(before, after)
+    if text:
+        tag.insert_before(text)
+    tag.decompose()
+
+
+def _neighbours(tag: Tag) -> tuple[str, str]:
+    """Return the texts beside an element; "" where there is none."""
+    from bs4 import Tag
+
+    before, after = tag.previous_element, tag.next_sibling
+    while isinstance(after, Tag):
+        after = next(after.children, None)
+    return ("" if before is None or isinstance(before, Tag) else str(before)), str(after or "")
+
+
+def _joins(before: str, after: str) -> bool:
+    """Return whether two texts would become one word."""
+    ends = before[-1:] + after[:1]
+    return len(ends) == 2 and ends.isascii() and ends.isalnum()
+
+
 def _is_permalink(tag: Tag) -> bool:
     """Return whether this is the mark by which a heading links to itself, which is not part of its text."""
     return (
@@ -189,7 +223,7 @@ def _drop_boilerplate(whole: Tag) -> None:
         if _size(tag) * 2 <= size:
             tag.decompose()
     for tag in whole.find_all(["input", "textarea"]):
-        tag.decompose()
+        _replace(tag)
     for table in whole.find_all("table"):
         if not table.decomposed and _is_menu(table):
             table.decompose()
@@ -250,7 +284,8 @@ def _convert(element: Tag) -> str:
         if not str(link["href"]).startswith(("http://", "https://")):
             del link["href"]  # it leads nowhere outside its page or site
     for image in element.find_all("img"):
-        image.replace_with(str(image.get("alt") or ""))
+        _replace(image, str(image.get("alt") or ""))
+    element.smooth()  # each text has its own spaces: those on both sides of what was removed become one
     return str(_converter().convert_soup(element)).strip("\n")
 
 

@@ -38,6 +38,25 @@ def test_metadata_of_the_head() -> None:
     assert document.tags == ("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("paragraph", "text"),
+    [
+        ("icon <img src=x> <b>Save</b> and <img src=y> exit", "icon **Save** and exit"),
+        ("a <script>x</script> b <b>c</b>", "a b **c**"),
+        ("a <svg><path/></svg> <b>b</b>", "a **b**"),
+        ("a <button>x</button> <i>b</i> <span hidden>h</span> c", "a *b* c"),
+        ("<b>a</b><img src=x> <b>b</b>", "**a** **b**"),
+        ("<b>a</b> <img src=x><b>b</b>", "**a** **b**"),
+        ("Click<img src=x>here, one<button>Copy</button>two<input>three", "Click here, one two three"),
+        ("Press<img src=x alt=Enter><b>now</b>", "Press Enter **now**"),
+        ("漢<img src=x>字、a<wbr>b<script>x</script>c", "漢字、abc"),
+        ("a<br>b", "a  \nb"),
+    ],
+)
+def test_words_around_what_is_removed_stay_apart(paragraph: str, text: str) -> None:
+    assert read_html(f"<p>{paragraph}</p>").markdown == text
+
+
 def test_a_page_inside_a_form_is_not_lost() -> None:
     assert "本文" in read_html("<body><form><h1>題</h1><p>本文です。</p></form></body>").markdown
 
