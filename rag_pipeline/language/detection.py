@@ -17,9 +17,6 @@ _MIN_LETTERS = 20
 """Fewer letters of an alphabet are too few for a guess."""
 _MIN_HAN = 12
 """Fewer characters that Chinese and Japanese share are too few to decide between them."""
-_SURE = 20.0
-"""So much likelier than English, as a logarithm, is a short text in another language: names and technical words alone, as
-in "Milvus collection partition alias", reach 18."""
 _WEIGHT = 3
 """Letters of an alphabet that carry about as much text as one kana, kanji or hangul syllable."""
 
@@ -40,8 +37,7 @@ _lock = Lock()
 
 def detect_language(text: str) -> str | None:
     """Return the language as two lower-case letters (ISO 639-1), or None if the text is too short to decide."""
-    sample = _without_code(text[:_SAMPLE])
-    sample = (_ADDRESS if "@" in sample else _ADDRESS_WITHOUT_AT).sub(" ", sample)
+    sample = without_code_and_addresses(text)
     kana, han, hangul, letters = (_count(kind, sample) for kind in (_KANA, _HAN, _HANGUL, _LETTERS))
     others = letters - kana - han - hangul
 
@@ -54,21 +50,18 @@ def detect_language(text: str) -> str | None:
     return language if len(language) == 2 else None
 
 
-def detect_query_language(text: str) -> str | None:
-    """Return the language of a query, as `detect_language` does, but of fewer words; None for a text without letters.
+def without_code_and_addresses(text: str) -> str:
+    """Return what a text says in its language, as far as that is examined."""
+    sample = _without_code(text[:_SAMPLE])
+    return (_ADDRESS if "@" in sample else _ADDRESS_WITHOUT_AT).sub(" ", sample)
 
-    ASCII is English unless another language is much likelier, kana are Japanese, and so are kanji that China writes too.
-    """
-    found = detect_language(text)
-    letters = "".join(_LETTERS.findall(text))
-    if letters and letters.isascii():
-        is_other = found not in (None, "en") and len(letters) >= _MIN_LETTERS and _is_sure(text)
-        return found if is_other else "en"
-    if _KANA.search(letters):
-        return found if found in ("zh", "ko") else "ja"
-    if found is None and _HAN.search(letters) and _can_write("".join(_HAN.findall(letters)), "cp932"):
-        return "ja"
-    return found
+
+def likelihoods(text: str) -> dict[str, float]:
+    """Return how likely a text is in each language that the statistical model knows, as logarithms."""
+    import py3langid
+
+    with _lock:  # the first call loads the model into a global
+        return dict(py3langid.rank(text))
 
 
 def _count(runs: re.Pattern[str], text: str) -> int:
@@ -121,15 +114,6 @@ def _can_write(text: str, encoding: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _is_sure(text: str) -> bool:
-    """Whether the likeliest language of a text is much likelier than English."""
-    import py3langid
-
-    with _lock:
-        likely: dict[str, float] = dict(py3langid.rank(text))
-    return max(likely.values()) - likely["en"] >= _SURE
 
 
 @cache

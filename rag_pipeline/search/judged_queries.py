@@ -239,6 +239,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def _language(text: str) -> str:
-    from rag_pipeline.language.detection import detect_query_language
+    from rag_pipeline.language.likely import likely_language
 
-    return detect_query_language(text) or "unknown"
+    return likely_language(text) or "unknown"

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_pipeline.language import detection
-from rag_pipeline.language.detection import detect_language, detect_query_language
+from rag_pipeline.language.detection import detect_language
+from rag_pipeline.language.likely import likely_language
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_language(text: str, language: str | None) -> None:
     ],
 )
 def test_the_language_of_a_query(query: str, language: str | None) -> None:
-    assert detect_query_language(query) == language
+    assert likely_language(query) == language
 
 
 def test_code_and_addresses_do_not_decide() -> None:
@@ -76,7 +77,7 @@ def test_chinese_text_with_a_single_kana_is_chinese() -> None:
 
 @given(st.text(max_size=300))
 def test_any_text_yields_two_letters_or_none(text: str) -> None:
-    for language in (detect_language(text), detect_query_language(text)):
+    for language in (detect_language(text), likely_language(text)):
         assert language is None or (len(language) == 2 and language.isascii() and language.islower())
 
 

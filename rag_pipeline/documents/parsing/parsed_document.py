@@ -16,7 +16,7 @@ class ParsedDocument:
     only NULs, lone surrogates and byte order marks are removed. NFKC is for comparing texts."""
     author: str | None = None
     language: str | None = None
-    """Two lower-case letters (ISO 639-1), stated by the document or detected."""
+    """Two lower-case letters (ISO 639-1), stated by the document or its source, or else likely; None without letters."""
     category: str | None = None
     tags: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())

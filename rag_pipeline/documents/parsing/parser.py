@@ -27,6 +27,7 @@ from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 from rag_pipeline.documents.parsing.parsed_document import ParsedDocument
 from rag_pipeline.errors import DocumentError, one_line
 from rag_pipeline.language.detection import detect_language
+from rag_pipeline.language.likely import likely_language
 
 PARSER_VERSION = "3"
 """Raise it whenever `parse` returns something else for the same bytes: all documents are then parsed again."""
@@ -167,11 +168,13 @@ def _language(extracted: ExtractedDocument, content: str, given: str | None) -> 
         return claimed, None
     if language_code(given):
         return language_code(given), None
+    if not claimed:
+        return likely_language(content), None
     detected = detect_language(content)
     # Templates and word processors label Japanese text `en`; its script is the better evidence.
-    if claimed and detected and claimed != detected and _BY_SCRIPT & {claimed, detected}:
+    if detected and claimed != detected and _BY_SCRIPT & {claimed, detected}:
         return detected, f"the stated language is {claimed}, but the text is in {detected}: {detected} is used"
-    return claimed or detected, None
+    return claimed, None
 
 
 def _read_markdown(data: bytes, language: str | None) -> ExtractedDocument:

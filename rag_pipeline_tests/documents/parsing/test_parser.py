@@ -95,7 +95,12 @@ def test_errors_are_one_line_that_names_the_file(data: bytes, name: str, message
         (JAPANESE, "a.md", None, "ja"),
         (f'<html lang="en"><body>{JAPANESE}', "a.html", None, "ja"),
         ('<html lang="nb"><body>Dette er en norsk setning om vær.', "a.html", None, "nb"),
-        ("OK", "a.txt", None, None),
+        ("Budget approved.", "a.txt", None, "en"),
+        ("Call Bob tomorrow", "a.md", None, "en"),
+        ("人工知能", "a.md", None, "ja"),
+        ("人工知能", "a.md", "zh", "zh"),
+        ('<html lang="zh"><body>人工知能', "a.html", None, "zh"),
+        ("2024-01-05", "a.txt", None, None),
     ],
 )
 def test_language(text: str, name: str, given_language: str | None, language: str | None) -> None:
