@@ -25,6 +25,31 @@ from rag_pipeline.documents.parsing.dates import parse_date, parse_pdf_date
         ("2024", datetime(2024, 1, 1, tzinfo=UTC)),
         ("Fri, 05 Jan 2024 09:00:00 +0900", datetime(2024, 1, 5, tzinfo=UTC)),
         ("January 5, 2024", datetime(2024, 1, 5, tzinfo=UTC)),
+        ("令和6年5月1日", datetime(2024, 5, 1, tzinfo=UTC)),
+        ("令和六年五月一日", datetime(2024, 5, 1, tzinfo=UTC)),
+        ("二〇二四年十二月二十三日", datetime(2024, 12, 23, tzinfo=UTC)),
+        ("令和 6 年 5 月 1 日（水）午後3時5分", datetime(2024, 5, 1, 15, 5, tzinfo=UTC)),
+        ("㋿元年5月", datetime(2019, 5, 1, tzinfo=UTC)),
+        ("平成30年4月1日", datetime(2018, 4, 1, tzinfo=UTC)),
+        ("平成元年", datetime(1989, 1, 1, tzinfo=UTC)),
+        ("昭和64年1月7日", datetime(1989, 1, 7, tzinfo=UTC)),
+        ("R6.5.1", datetime(2024, 5, 1, tzinfo=UTC)),
+        ("H30/4/1", datetime(2018, 4, 1, tzinfo=UTC)),
+        ("r6-05-01 10:30", datetime(2024, 5, 1, 10, 30, tzinfo=UTC)),
+        ("平成99年1月1日", None),
+        ("R6", None),
+        ("3/15/2024", datetime(2024, 3, 15, tzinfo=UTC)),
+        ("15.03.2024", datetime(2024, 3, 15, tzinfo=UTC)),
+        ("15.03.2024 10:30", datetime(2024, 3, 15, 10, 30, tzinfo=UTC)),
+        ("3/3/2024", datetime(2024, 3, 3, tzinfo=UTC)),
+        ("3/4/2024", None),
+        ("13/13/2024", None),
+        ("2024-03-05 10:30 PM", datetime(2024, 3, 5, 22, 30, tzinfo=UTC)),
+        ("2024-03-05 12:30:15 a.m.", datetime(2024, 3, 5, 0, 30, 15, tzinfo=UTC)),
+        ("2024/3/5 午前10:30 JST", datetime(2024, 3, 5, 1, 30, tzinfo=UTC)),
+        ("2024年3月5日午後0時", datetime(2024, 3, 5, 12, tzinfo=UTC)),
+        ("2024年3月5日 9時5分7秒", datetime(2024, 3, 5, 9, 5, 7, tzinfo=UTC)),
+        ("2024-03-05 15:30 PM", None),
         ("2024-02-30", None),
         ("2024-01-05T10:00+99:00", None),
         ("0001-01-01T00:00:00+09:00", None),
@@ -62,7 +87,7 @@ def test_dates_written_by_python_are_parsed(moment: datetime) -> None:
     assert parsed == (expected and expected.replace(microsecond=0))
 
 
-@given(st.text(st.sampled_from("0123456789-/:.年月日TZ+ D'")) | st.text())
+@given(st.text(st.sampled_from("0123456789-/:.年月日時令和元十二RHTZ+ DPM午後'")) | st.text())
 def test_any_text_is_a_utc_datetime_or_none(text: str) -> None:
     for moment in (parse_date(text), parse_pdf_date(text)):
         assert moment is None or moment.tzinfo is UTC
