@@ -154,6 +154,7 @@ def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> N
     (cli.docs / "huge.txt").write_bytes(b"a" * (3 * 1024 * 1024))
     (cli.docs / "broken.pdf").write_bytes(b"%PDF-1.7\nthis is not a PDF\n%%EOF")
     (cli.docs / "nul.txt").write_bytes(b"a\x00b\xed\xa0\x80c")
+    (cli.docs / "old.txt").write_bytes("齋藤 髙橋 渡邊".encode("cp932"))
     (cli.docs / "loop.md").symlink_to("loop.md")
     (cli.docs / "folder-loop").symlink_to(".")
     os.mkfifo(cli.docs / "pipe.md")
@@ -167,6 +168,10 @@ def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> N
     done = cli.run("ingest", RAG_MAX_DOCUMENT_BYTES=str(2 * 1024 * 1024))
     assert done.returncode == 1
     assert "quarantined" in done.stderr
+    assert "documents with warnings: 1\nrag-pipeline: docs:old.txt: no encoding is declared" in done.stderr
+    assert done.stderr.count("no encoding is declared") == 1
+    logged = "SELECT count(*) FROM dagster.event_logs WHERE dagster_event_type IS NULL AND event LIKE %s"
+    assert cli.rows(logged, "%no encoding is declared%") == [(1,)], "the run's log has it"
     failed = {row["source_id"]: row["error"] for row in cli.json("documents", "--failed")["documents"]}
     expected = {"docs:empty.md", "docs:huge.txt", "docs:broken.pdf", "docs:nul.txt", "docs:loop.md"}
     assert expected <= set(failed) <= expected | {"docs:pipe.md"}
@@ -174,7 +179,7 @@ def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> N
     assert all(failed.values())
     with psycopg.connect(cli.environment["RAG_POSTGRES_URL"]) as connection:
         good = connection.execute("SELECT count(*) FROM documents WHERE indexing_status = 'completed'").fetchone()
-    assert good == (2 + len(names) + 1,)
+    assert good == (2 + len(names) + 2,)
     assert_consistent(cli)
     again = cli.json("ingest", RAG_MAX_DOCUMENT_BYTES=str(2 * 1024 * 1024))
     assert (again["embedded"], again["months"]) == (0, [])

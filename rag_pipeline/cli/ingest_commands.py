@@ -145,7 +145,7 @@ def ingest(
         print_json(result.as_json(pipeline.stopwatch.seconds))
     else:
         _print_counts(result, pipeline.stopwatch.seconds)
-    for line in result.warnings:
+    for line in [*result.warnings, *result.document_warnings.lines()]:
         print_error(line)
     if result.stats.failed or result.stats.failed_chunks:
         print_error(

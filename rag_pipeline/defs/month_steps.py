@@ -6,6 +6,8 @@ Each adds its counts to the `MonthRun`. The caller holds the month's lock.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import dagster as dg
+
 from rag_pipeline.consistency.asset_names import collection_asset
 from rag_pipeline.defs.check_history import Passed, if_enough
 from rag_pipeline.defs.check_outcomes import vectors_verified
@@ -31,6 +33,9 @@ def documents_step(pipeline: Pipeline, month: Month, month_run: MonthRun) -> Met
     result = ingest_documents(pipeline, month)
     month_run.stats.add(result.counts())
     month_run.unreachable += result.unreachable.values()
+    month_run.warnings.merge(result.warnings)
+    for line in result.warnings.lines():
+        dg.get_dagster_logger().warning(f"{month}: {line}")
     with pipeline.stores.database.connection() as connection:
         newest = documents_table.newest(connection, month, _NEWEST)
     return {
@@ -39,6 +44,8 @@ def documents_step(pipeline: Pipeline, month: Month, month_run: MonthRun) -> Met
         "deleted": result.deleted,
         "quarantined": len(result.quarantined),
         "quarantine_reasons": table(("document", "reason"), result.quarantined),
+        "documents_with_warnings": result.warnings.count,
+        "document_warnings": table(("document", "warnings"), [row[1:] for row in result.warnings.newest]),
         **workers_table("documents", result.workers),
         "unreachable_sources": list(result.unreachable.values()),
         # Their chunks are counted by the next step, which cuts them.

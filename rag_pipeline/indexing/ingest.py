@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.errors import ConfigError, RagError, SourceError, StoreUnavailableError, one_line
+from rag_pipeline.indexing.document_warnings import DocumentWarnings
 from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.index_vectors import reopen_incomplete
 from rag_pipeline.indexing.month_run import MonthRun, MonthRuns, run_month
@@ -49,6 +50,8 @@ class IngestResult:
     warnings: list[str] = field(default_factory=list)
     unconfigured: list[str] = field(default_factory=list)
     """Sources found missing from `sources.yaml` by this ingest; their documents stay until `sources --remove`."""
+    document_warnings: DocumentWarnings = field(default_factory=DocumentWarnings)
+    """What was lost or guessed in documents that were parsed."""
     embedding_tokens: int = 0
     """Tokens that an embedding server reported."""
 
@@ -64,6 +67,8 @@ class IngestResult:
             "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
             "months": [str(month) for month in self.months],
             "warnings": self.warnings,
+            "documents_with_warnings": self.document_warnings.count,
+            "document_warnings": self.document_warnings.as_json(),
             "errors": self.errors,
         }
 
@@ -232,6 +237,7 @@ class _RunningMonths:
     def _end(self, month: Month, done: MonthRun) -> None:
         result = self._result
         result.stats.add(done.stats.as_dict())
+        result.document_warnings.merge(done.warnings)
         result.embedding_tokens += done.embedding_tokens
         result.months.append(month)
         unreachable = dict.fromkeys(done.unreachable)

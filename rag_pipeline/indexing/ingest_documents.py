@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import ConfigError, DocumentError, SourceError, VanishedError, one_line
+from rag_pipeline.indexing.document_warnings import DocumentWarnings, date_warning
 from rag_pipeline.stores.postgres import documents, index_epochs, schema, source_items, sources
 from rag_pipeline.stores.postgres.deadlocks import despite_deadlocks
 from rag_pipeline.stores.postgres.documents import DocumentRow
@@ -19,6 +20,7 @@ from rag_pipeline.stores.postgres.source_items import Outcome, PendingItem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
     from uuid import UUID
 
     from rag_pipeline.distributed.fleet import MemberReport
@@ -50,6 +52,8 @@ class DocumentsResult:
     """Source → reason. Its items stay pending: they are not to blame."""
     touched: set[UUID] = field(default_factory=set)
     """The rows of the sources whose documents were stored, quarantined or deleted."""
+    warnings: DocumentWarnings = field(default_factory=DocumentWarnings)
+    """What was lost or guessed in documents that were stored."""
     workers: list[MemberReport] = field(default_factory=list)
     """What each node of a Ray cluster parsed; empty if this machine parsed."""
 
@@ -93,7 +97,8 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
         ThreadPoolExecutor(at_once, thread_name_prefix="parse") as threads,
         _ended_by_interrupts(parsers),
     ):
-        reader = _Reader(pipeline, parsers, result.unreachable)
+        warned: dict[str, tuple[str, ...]] = {}
+        reader = _Reader(pipeline, parsers, result.unreachable, warned)
         while True:
             with pipeline.stores.database.connection() as connection:
                 batch = source_items.pending(connection, month, _BATCH, after)
@@ -105,6 +110,7 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
             after = (batch[-1].source_type, batch[-1].source_id)
             for group in _groups(_read(threads, reader, batch, at_once)):
                 _store(pipeline, month, group, result)
+                result.warnings.add(_with_warnings(group, warned))
             done += len(batch)
             pipeline.progress(f"{month} documents", done)
 
@@ -196,15 +202,34 @@ def _store(
     result.touched.update(outcome.item.source_key for outcome, _ in read)
 
 
+def _with_warnings(
+    read: list[tuple[Outcome, DocumentRow | None]], warned: dict[str, tuple[str, ...]]
+) -> list[tuple[datetime, str, str]]:
+    """Return the documents that were stored with warnings, and forget their warnings."""
+    return [
+        (row.created_at, row.source_id, "; ".join(warnings))
+        for _, row in read
+        if row is not None and (warnings := warned.pop(row.source_id, ()))
+    ]
+
+
 class _Reader:
-    """Fetches and parses items, from several threads. Notes in `unreachable` why a source cannot be reached."""
+    """Fetches and parses items, from several threads.
+
+    Notes in `unreachable` why a source cannot be reached, and in `warned` what was lost or guessed in a document.
+    """
 
     def __init__(
-        self, pipeline: Pipeline, parsers: ParserPool | DistantParsers, unreachable: dict[str, str]
+        self,
+        pipeline: Pipeline,
+        parsers: ParserPool | DistantParsers,
+        unreachable: dict[str, str],
+        warned: dict[str, tuple[str, ...]],
     ) -> None:
         self._pipeline = pipeline
         self._parsers = parsers
         self._unreachable = unreachable
+        self._warned = warned
         self._connected: dict[str, Source] = {}
 
     def read(self, item: PendingItem) -> tuple[Outcome, DocumentRow | None] | None:
@@ -221,6 +246,9 @@ class _Reader:
             if digest == item.content_hash:
                 return Outcome(item, digest), None
             parsed = self._parsers.parse(data, item.name, language=config.language)
+            of_date = date_warning(parsed.stated_date, item.created_at, self._pipeline.settings.first_month)
+            if warnings := (*parsed.warnings, *filter(None, [of_date])):
+                self._warned[item.source_id] = warnings
             return Outcome(item, digest), _row(item, config, parsed)
         except VanishedError:
             return None

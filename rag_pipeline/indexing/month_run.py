@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import RagError
 from rag_pipeline.indexing.chunk_documents import chunk_documents
+from rag_pipeline.indexing.document_warnings import DocumentWarnings
 from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.index_vectors import index_vectors
 from rag_pipeline.indexing.ingest_documents import ingest_documents
@@ -33,6 +34,8 @@ class MonthRun:
     stats: IngestStats = field(default_factory=IngestStats)
     unreachable: list[str] = field(default_factory=list)
     """Why sources could not be reached, one line each. Their items stay pending."""
+    warnings: DocumentWarnings = field(default_factory=DocumentWarnings)
+    """What was lost or guessed in documents that were stored."""
     verified: list[VectorCounts] = field(default_factory=list)
     """The counts of both stores after the last write of the run."""
     touched: TouchedChunks | None = None
@@ -89,6 +92,7 @@ def run_steps(pipeline: Pipeline, month: Month, run: MonthRun, *, fetch: bool = 
         documents = ingest_documents(pipeline, month)
         run.stats.add(documents.counts())
         run.unreachable += documents.unreachable.values()
+        run.warnings.merge(documents.warnings)
     run.stats.add(chunk_documents(pipeline, month).counts())
     vectors = index_vectors(pipeline, month)
     run.stats.add(vectors.counts())

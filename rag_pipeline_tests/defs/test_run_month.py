@@ -14,8 +14,11 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from sqlalchemy import Engine, event
 
 from rag_pipeline.defs.metadata import links
+from rag_pipeline.defs.month_steps import documents_step
 from rag_pipeline.defs.run_month import run_month
 from rag_pipeline.indexing.ingest import ingest
+from rag_pipeline.indexing.month_run import MonthRun
+from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import search
 from rag_pipeline.settings import load_settings
@@ -47,6 +50,18 @@ def test_it_belongs_to_the_code_location_and_counts_the_chunks_that_it_made(
     ((document, title),) = location.sql("SELECT id, title FROM documents")
     shown = event.asset_materialization.metadata["on_the_search_page"].value
     assert shown == f"- [{title}](http://127.0.0.1:8000/documents/{document})"
+
+
+def test_what_was_guessed_in_a_document_is_in_the_metadata_of_its_month(location: CodeLocation) -> None:
+    (location.docs / "a.md").write_bytes("---\ndate: 2024-01-05\n---\n齋藤 髙橋 渡邊".encode("cp932"))
+    location.write("b.md", "2024-01-05")
+    location.scan()
+    with Pipeline(load_settings()) as pipeline:
+        metadata = documents_step(pipeline, Month(2024, 1), MonthRun())
+    assert metadata["documents_with_warnings"] == 1
+    assert [record.data for record in metadata["document_warnings"].records] == [
+        {"document": "docs:a.md", "warnings": "no encoding is declared; the file was read as cp932"}
+    ]
 
 
 def test_the_title_of_a_document_is_text_in_markdown() -> None:

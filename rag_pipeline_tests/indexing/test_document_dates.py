@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 
 import pytest
 
@@ -63,3 +64,29 @@ def test_every_format_states_its_date(index: Index) -> None:
 )
 def test_a_document_without_a_readable_date_is_dated_by_its_file(index: Index, name: str, data: bytes) -> None:
     assert months(index, **{name: data}) == {name: MODIFIED}
+
+
+def test_a_date_that_is_not_used_is_a_warning_that_says_what_is_used_instead(index: Index) -> None:
+    written = {"future": "9999-12-31", "past": "0001-01-01", "impossible": "2024-02-30", "ambiguous": "3/4/2024"}
+    written |= {"era": "令和6年5月1日", "late": "2024-03-05 10:30 PM"}
+    for name, date in written.items():
+        path = index.docs / f"{name}.md"
+        path.write_text(f"---\ndate: {date}\n---\n本文です。\n", "utf-8")
+        os.utime(path, (MODIFIED.start.timestamp(),) * 2)
+    result = index.ingest()
+    warned = {source_id: warning for _, source_id, warning in result.document_warnings.newest}
+    assert warned == {
+        "docs:future.md": f"the date '9999-12-31' is in the future: {datetime.now(UTC):%Y-%m-%d} is used",
+        "docs:past.md": "the date '0001-01-01' is before RAG_FIRST_MONTH (2000-01): 2000-01-01 is used",
+        "docs:impossible.md": "the date '2024-02-30' is not a date that can be read: 2025-06-01 is used",
+        "docs:ambiguous.md": "the date '3/4/2024' is not a date that can be read: 2025-06-01 is used",
+    }
+    assert [line.partition(":")[0] for line in result.document_warnings.lines()] == [
+        "documents with warnings",
+        "docs",
+        "docs",
+        "docs",
+        "and 1 more documents with warnings",
+    ]
+    months = dict(index.rows("SELECT source_id, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM') FROM documents"))
+    assert (months["docs:era.md"], months["docs:late.md"]) == ("2024-05", "2024-03")

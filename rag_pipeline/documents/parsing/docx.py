@@ -72,6 +72,7 @@ def read_docx(data: bytes) -> ExtractedDocument:
         language=properties.get("dc:language"),
         category=properties.get("cp:category"),
         tags=clean_tags(properties.get("cp:keywords", "")),
+        stated_date=properties.get("dcterms:created"),
     )
 
 

@@ -17,4 +17,6 @@ class ExtractedDocument:
     """Whether a person set the language for this document, rather than a template or a word processor."""
     category: str | None = None
     tags: tuple[str, ...] = ()
+    stated_date: str | None = None
+    """As it is written, if it can be read or not."""
     warnings: tuple[str, ...] = ()

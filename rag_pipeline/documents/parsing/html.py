@@ -7,6 +7,7 @@ readers. In an index they would be noise.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -49,6 +50,8 @@ _CODE_LANGUAGE = re.compile(r"(?:^|\s)(?:language|lang|highlight-source|highligh
 _LINE_START = re.compile(r"^(?=.)", re.MULTILINE)
 _BACKTICKS = re.compile(r"`{3,}")
 
+_HEAD = 64 * 1024
+"""Characters in which a page states its date."""
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _DATED_TAG = re.compile(r"<(?:meta|time)\b[^<>]{1,2000}>", re.IGNORECASE)
 _JSON_LD_DATE = re.compile(r'"datePublished"\s*:\s*"([^"\n]{4,60})"')
@@ -80,6 +83,7 @@ def read_html(text: str) -> ExtractedDocument:
         language=str(html.get("lang") or html.get("xml:lang") or "") if html else None,
         category=_meta(soup, "article:section", "category"),
         tags=clean_tags(_meta(soup, "keywords") or ""),
+        stated_date=_stated_date(text[:_HEAD]),
     )
     content, warnings = _content(soup)  # last, because it takes the page apart
     return replace(extracted, markdown=content, warnings=warnings)
@@ -87,6 +91,17 @@ def read_html(text: str) -> ExtractedDocument:
 
 def published_at(head: str) -> datetime | None:
     """Return the date of publication in the first characters of a page: from a meta tag, JSON-LD or `time`."""
+    return next((date for date in map(parse_date, _dates(head)) if date), None)
+
+
+def _stated_date(head: str) -> str | None:
+    """Return the date of publication as it is written: the first that can be read, or else the first."""
+    texts = list(_dates(head))
+    return next((text for text in texts if parse_date(text)), texts[0] if texts else None)
+
+
+def _dates(head: str) -> Iterator[str]:
+    """Yield the texts in the first characters of a page that may be its date, the likeliest first."""
     head = _COMMENT.sub("", head)
     # Only the relevant tags are parsed, because a scan does this for every page.
     tags = _parse("".join(_DATED_TAG.findall(head)))
@@ -95,8 +110,10 @@ def published_at(head: str) -> datetime | None:
     texts += [_meta(tags, name) for name in _DATE_NAMES[2:]]
     times = tags.find_all("time", datetime=True)
     published = [time for time in times if time.has_attr("pubdate") or time.get("itemprop") == "datePublished"]
-    texts += [str(time["datetime"]) for time in (published or times)[:1]]
-    return next((date for date in map(parse_date, texts) if date), None)
+    texts += [str(time["datetime"]) for time in published[:1]]
+    yield from filter(None, texts)
+    # Any other time is the page's date if it is one: it can also be a duration.
+    yield from (str(time["datetime"]) for time in times[:1] if not published and parse_date(str(time["datetime"])))
 
 
 def markdown_of(html: str) -> str:

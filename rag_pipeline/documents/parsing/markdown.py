@@ -40,6 +40,7 @@ def read_markdown(text: str) -> ExtractedDocument:
         language_is_certain=True,
         category=next(iter(_texts(_first(fields, _CATEGORY))), None),
         tags=_tags(_first(fields, _TAGS)),
+        stated_date=_text(_first(fields, _DATE)),
         warnings=warnings,
     )
 

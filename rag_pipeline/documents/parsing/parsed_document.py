@@ -19,5 +19,7 @@ class ParsedDocument:
     """Two lower-case letters (ISO 639-1), stated by the document or its source, or else likely; None without letters."""
     category: str | None = None
     tags: tuple[str, ...] = ()
+    stated_date: str | None = None
+    """The date that the document gives itself, as it is written: it may be one that cannot be read."""
     warnings: tuple[str, ...] = field(default=())
     """What was lost or guessed, one line each, such as an encoding."""

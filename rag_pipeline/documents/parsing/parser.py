@@ -56,6 +56,7 @@ _HTML_START = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--.{0,500}?-->\s*)?<(?:!doctype\s+html|html[\s>])",
     re.IGNORECASE | re.DOTALL,
 )
+_MAX_DATE = 100
 _BY_SCRIPT = frozenset({"ja", "zh", "ko"})
 
 
@@ -100,6 +101,7 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
         language=chosen,
         category=clean_field(extracted.category, MAX_CATEGORY),
         tags=clean_tags(extracted.tags),
+        stated_date=clean_field(extracted.stated_date, _MAX_DATE),
         warnings=tuple(warnings),
     )
 

@@ -42,7 +42,7 @@ def read_pdf(data: bytes) -> ExtractedDocument:
     limits are left out, with a warning. PDFium cannot be interrupted, and there are files that it never finishes.
     """
     with _open(data) as document:
-        metadata = {key: _metadata(document, key) for key in ("Title", "Author", "Keywords")}
+        metadata = {key: _metadata(document, key) for key in ("Title", "Author", "Keywords", "CreationDate")}
         pages, warnings = _pages(document)
     if not any(page.strip() for page in pages):
         raise DocumentError("the PDF has no text, so it is probably scanned: run OCR on it first")
@@ -51,6 +51,7 @@ def read_pdf(data: bytes) -> ExtractedDocument:
         title=_TOOL_BEFORE_TITLE.sub("", metadata["Title"]) or None,
         author=metadata["Author"] or None,
         tags=clean_tags(metadata["Keywords"]),
+        stated_date=_stated_date(metadata["CreationDate"]),
         warnings=warnings,
     )
 
@@ -59,6 +60,11 @@ def created_at(data: bytes) -> datetime | None:
     """Return the date in the metadata of a PDF. Raises `DocumentError` if it is broken or encrypted."""
     with _open(data) as document:
         return parse_pdf_date(_metadata(document, "CreationDate"))
+
+
+def _stated_date(text: str) -> str | None:
+    moment = parse_pdf_date(text)
+    return moment.isoformat() if moment else text or None
 
 
 @contextmanager
