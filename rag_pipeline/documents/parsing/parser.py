@@ -25,6 +25,7 @@ from rag_pipeline.documents.parsing import docx, html, markdown, pdf
 from rag_pipeline.documents.parsing.encoding import Decoded, declared_encoding, decode
 from rag_pipeline.documents.parsing.extracted_document import ExtractedDocument
 from rag_pipeline.documents.parsing.parsed_document import ParsedDocument
+from rag_pipeline.documents.parsing.titles import meaningful_title
 from rag_pipeline.errors import DocumentError, one_line
 from rag_pipeline.language.detection import detect_language
 from rag_pipeline.language.likely import likely_language
@@ -51,6 +52,7 @@ SUPPORTED_EXTENSIONS: frozenset[str] = frozenset(_FORMATS)
 
 _WHOLE_FILE = frozenset({"PDF", "DOCX"})
 _QUICK = frozenset({"Markdown", "text"})
+_BY_HAND = frozenset({"Markdown", "text"})
 _QUICK_BYTES = 64 * 1024
 _HTML_START = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--.{0,500}?-->\s*)?<(?:!doctype\s+html|html[\s>])",
@@ -81,7 +83,9 @@ def parse(data: bytes, name: str, *, language: str | None = None) -> ParsedDocum
             raise DocumentError("the file contains no text")
     except DocumentError as error:
         raise DocumentError(f"{shown}: {one_line(error)}") from None
-    title = clean_field(extracted.title, MAX_TITLE)
+    # In front matter a person has written it.
+    stated = extracted.title if file_format in _BY_HAND else meaningful_title(extracted.title)
+    title = clean_field(stated, MAX_TITLE)
     # Of a long text the outline is made even if there is a title: one whose outline takes too much time or memory is
     # rejected here, where that has a limit, and not when it is chunked.
     heading = None if title and len(content) <= _QUICK_BYTES else first_heading(content)

@@ -32,7 +32,6 @@ _STARTS_PARAGRAPH = re.compile(
 _LOOKS_LIKE_MARKUP = re.compile(r"(?=#{1,6}(?:\s|$)|```|~~~)", re.MULTILINE)
 _NARROW = 30
 """Width of a page's widest line, in half-width characters, below which its lines are not running text."""
-_TOOL_BEFORE_TITLE = re.compile(r"Microsoft (?:Word|PowerPoint|Excel) - ")
 
 
 def read_pdf(data: bytes) -> ExtractedDocument:
@@ -48,7 +47,7 @@ def read_pdf(data: bytes) -> ExtractedDocument:
         raise DocumentError("the PDF has no text, so it is probably scanned: run OCR on it first")
     return ExtractedDocument(
         markdown="\n\n".join(paragraph for page in pages for paragraph in _paragraphs(page)),
-        title=_TOOL_BEFORE_TITLE.sub("", metadata["Title"]) or None,
+        title=metadata["Title"] or None,
         author=metadata["Author"] or None,
         tags=clean_tags(metadata["Keywords"]),
         stated_date=_stated_date(metadata["CreationDate"]),

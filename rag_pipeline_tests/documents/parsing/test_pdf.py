@@ -27,7 +27,7 @@ def test_lines_are_joined_into_paragraphs() -> None:
 
 def test_metadata() -> None:
     info = {
-        "Title": "Microsoft Word - 報告書",
+        "Title": "報告書",
         "Author": "山田",
         "Keywords": "a; b",
         "CreationDate": "D:20240105093000+09'00'",
