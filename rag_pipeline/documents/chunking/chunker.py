@@ -12,7 +12,7 @@ from rag_pipeline.documents.chunking.split import Cutter
 from rag_pipeline.documents.cleaning import MAX_SECTION_TITLE, clean_field, clean_text
 from rag_pipeline.documents.outline import outline
 
-CHUNKER_VERSION = "4"
+CHUNKER_VERSION = "5"
 """Raise it whenever `chunk_document` returns something else for the same text: documents are then re-chunked."""
 
 

@@ -1,7 +1,8 @@
 """Which sections share chunks: a large section has its own, small ones join their neighbours below the same parent.
 
 A section of less than an eighth of a chunk, or a heading without text, says too little alone. It joins the sections
-next to it, whole, as far as they fit into a chunk.
+next to it, whole, as far as they fit into a chunk. A heading without text that does not fit with the section after it
+begins it, and that section is cut.
 """
 
 from __future__ import annotations
@@ -210,14 +211,34 @@ def _units(sections: Sequence[Section], cutter: Cutter, target: int) -> Iterator
     while first < len(sections):
         last = first
         pieces: list[Piece] = []
-        while not sections[last].blocks and last + 1 < len(sections) and sections[last + 1].parent == last:
-            pieces += _heading(sections[last], cutter, target)
+        while not sections[last].blocks and last + 1 < len(sections):
+            heading = list(_heading(sections[last], cutter, target))
+            before = sum(piece.tokens for piece in [*pieces, *heading])
+            if sections[last + 1].parent != last and not _leads(sections, last, cutter, target, before):
+                break
+            pieces += heading
             last += 1
         pieces += _pieces(sections[last], cutter, target, sum(piece.tokens for piece in pieces))
         tokens = sum(piece.tokens for piece in pieces)
         is_small = tokens * _SMALL < target or not sections[last].blocks
         yield Unit(first, last, tuple(pieces), tokens, is_small)
         first = last + 1
+
+
+def _leads(sections: Sequence[Section], number: int, cutter: Cutter, target: int, before: int) -> bool:
+    """Whether a heading without text begins the section after it: together they do not fit into a chunk.
+
+    It would be a chunk alone if the section before has no room for it either. Rather, the text after it is cut.
+    """
+    section, following = sections[number], sections[number + 1]
+    if section.heading is None or following.parent != section.parent or not following.blocks:
+        return False
+    heading = sum(piece.tokens for piece in _heading(following, cutter, target))
+    first = cutter.whole(following.blocks[0])
+    if before + heading + first.tokens > target and first.block_type in ("code", "table"):
+        return False
+    rest = sum(cutter.whole(block).tokens for block in following.blocks[1:])
+    return before + heading + first.tokens + rest > target
 
 
 def _heading(section: Section, cutter: Cutter, target: int) -> Iterator[Piece]:

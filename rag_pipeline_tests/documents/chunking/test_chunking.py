@@ -128,6 +128,29 @@ def test_a_heading_without_text_joins_a_sibling() -> None:
     assert len(chunk(f"# First\n\n{section}", 21)) == 2, "it would be cut for the heading"
 
 
+def test_a_heading_without_text_begins_the_next_section_rather_than_stand_alone() -> None:
+    section = "## {}\n\n" + "Some words. " * 8
+    full = section.format("B").strip()
+    chunks = chunk(f"{section.format('A')}\n\n## Notes\n\n{full}", 29)
+    assert [draft.chunk_type for draft in chunks] == ["text"] * 3
+    assert chunks[1].content.startswith("## Notes\n\n## B\n\nSome words.")
+    assert chunks[2].content.startswith("Some words.")
+    assert contents(f"# T\n\n{full[1:]}", 27)[0].startswith("# T\n\n# B\n\nSome words.")
+    code = "```\n" + "a b c\n" * 4 + "```"
+    assert contents(f"# Notes\n\n# B\n\n{code}", 20)[-1] == f"# B\n\n{code}", "code that fits is not cut"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.sampled_from([20, 30, 60]))
+def test_only_headings_that_nothing_follows_stand_alone(sizes: list[int], target: int) -> None:
+    """Sections of short sentences, as many as `sizes` says; those of none are headings without text."""
+    parts = [f"# H{number}\n\n" + "Some words. " * size for number, size in enumerate(sizes)]
+    source = "\n\n".join(part.strip() for part in parts)
+    alone = [draft.content for draft in chunk(source, target) if draft.chunk_type == "heading"]
+    followed_by_text = {f"# H{n}" for n in range(len(sizes) - 1) if sizes[n] == 0 and sizes[n + 1]}
+    assert not any(content.split("\n\n")[-1] in followed_by_text for content in alone)
+
+
 def test_a_heading_without_text_stays_with_what_follows() -> None:
     long = "long words here " * 12
     first, second = chunk(f"Before, {long}\n\n# Chapter\n\n## Section\n\n{long}\n", 50)
@@ -273,9 +296,11 @@ def test_the_version_matches_the_result() -> None:
         + "word " * 50
         + "\n\n### Short\n\nFew.\n\n### Next\n\n"
         + "word " * 15
+        + "\n\n### Empty\n\n### Last\n\n"
+        + "One word. " * 9
     )
     digest = hashlib.sha256("".join(draft.content_hash for draft in chunk(source, 30)).encode()).hexdigest()[:16]
-    assert (CHUNKER_VERSION, digest) == ("4", "721ea5efc2c4fe95")
+    assert (CHUNKER_VERSION, digest) == ("5", "991b1005eb5bdbf2")
 
 
 @settings(max_examples=150, deadline=None)
