@@ -33,7 +33,7 @@ _FREQUENT_KANJI = frozenset(
     "探誕段暖値宙忠著庁頂腸潮賃痛敵展討党糖届難乳認納脳派拝背肺俳班晩否批秘俵腹奮並陛閉片補暮宝訪亡忘棒枚幕密盟模訳郵優"
     "預幼欲翌乱卵覧裏律臨朗論"
     "藤伊斎渡辺沢浜之介郎彦樹翔悠菅須鈴那瀬塚尾脇堀杉柳桑榎荻葛篠椎梶鎌飛矢吉丸亀鶴龍竜虎駒隆智哲輝雅裕恵紗莉彩美咲葵蓮"
-    "舗価込払締詳細互換併把握維削更含索抽御誰頼致届依紹株式及又維環境繰替範囲違項欄載掲契約項載添募催監督扱応我々丈夫遅延"
+    "価込払締詳細互換併把握維削更含索抽御誰頼致届依紹株式及又維環境繰替範囲違項欄載掲契約項載添募催監督扱応我々丈夫遅延"
 )
 _OLD_FORMS = frozenset(
     "澤邊邉齋齊廣濱國櫻學會嶋嶌髙﨑桒瀨德惠眞榮壽彌禮冨曾假來藝實寶惣祐晋嵜櫛彅鷗繫麴々〆〇仝ヶヵ①②③④⑤⑥⑦⑧⑨㈱№℡㎡"
@@ -93,6 +93,8 @@ def _japanese(character: str) -> float:
     if "\u30a1" <= character <= "\u30fc":
         return 5.0
     if "\uff61" <= character <= "\uff9f":
+        if character in "ﾞｰ":
+            return 2.5  # a kana that cannot have it costs more
         return 6.0 if character < "\uff66" else 4.2
     if character in _FREQUENT_KANJI:
         return 7.0

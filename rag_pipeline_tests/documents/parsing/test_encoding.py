@@ -87,7 +87,8 @@ def test_names_and_half_width_kana(text: str, encodings: tuple[str, ...], langua
 
 
 @given(
-    st.lists(st.sampled_from(_WORDS), min_size=1, max_size=8).map("".join), st.sampled_from(["cp932", "euc_jp"])
+    st.lists(st.sampled_from(_WORDS), min_size=1, max_size=8).map("".join),
+    st.sampled_from(["cp932", "euc_jp", "iso2022_jp"]),
 )
 def test_japanese_words_come_back_in_each_encoding(text: str, encoding: str) -> None:
     try:
