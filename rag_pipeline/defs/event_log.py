@@ -29,7 +29,7 @@ from rag_pipeline.consistency.asset_names import built_assets
 from rag_pipeline.consistency.findings import COMMAND
 from rag_pipeline.defs.index_months import DONE, FAILED
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, INDEX_MONTHS
-from rag_pipeline.defs.month_partitions import PARTITION_TAG, months_of_runs
+from rag_pipeline.defs.month_partitions import NOT_A_MONTH, PARTITION_TAG, months_of_runs
 from rag_pipeline.defs.repair_job import REPAIR_MONTH
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.defs.source_check import CHECK as SOURCE_CHECK
@@ -173,7 +173,11 @@ def _observations(instance: dg.DagsterInstance, records: Sequence[dg.EventLogRec
             continue
         elif run.job_name == INDEX_MONTHS:
             yield from _months_observed(instance, record, run)
-        elif not (_lacks_its_month(run, record) or _failed_by_checks(instance, record)):
+        elif not (
+            _lacks_its_month(run, record)
+            or _told(_event(record), NOT_A_MONTH) is not None
+            or _failed_by_checks(instance, record)
+        ):
             yield _run_observed(record, run)
 
 
@@ -255,7 +259,7 @@ def _months_observed(
     done: set[Month] = set()
     if record.event_type == dg.DagsterEventType.RUN_SUCCESS:
         done = months_of_runs([run])
-    elif (told := _told(_event(record))) is not None:
+    elif (told := _told(_event(record), FAILED)) is not None:
         failed = {Month.parse(name): why for name, why in _json(told[FAILED]).items()}
         done = set(map(Month.parse, _json(told[DONE])))
     elif (begun := _last_begun(instance, run)) is not None:
@@ -274,12 +278,12 @@ def _months_observed(
         )
 
 
-def _told(ended: dg.DagsterEvent) -> Mapping[str, dg.MetadataValue] | None:
-    """What a failed run of several months tells of them; None if it did not come to that."""
+def _told(ended: dg.DagsterEvent, key: str) -> Mapping[str, dg.MetadataValue] | None:
+    """What a failed run tells with this metadata, of its months or its partition; None if it did not come to that."""
     failure = _failure(ended)
     step = failure.first_step_failure_event if failure else None
     told = step.step_failure_data.user_failure_data if step else None
-    return told.metadata if told is not None and FAILED in told.metadata else None
+    return told.metadata if told is not None and key in told.metadata else None
 
 
 def _last_begun(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Month | None:

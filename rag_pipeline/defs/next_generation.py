@@ -4,6 +4,7 @@ Its partitions are the generation's own, such as `2024-01 of generation 2`, so t
 month of it and the same month of the live one can run side by side.
 """
 
+import logging
 import re
 from datetime import UTC, datetime
 
@@ -11,7 +12,7 @@ import dagster as dg
 
 from rag_pipeline.defs.assets import OWNERS
 from rag_pipeline.defs.jobs import partitions_in_runs
-from rag_pipeline.defs.month_partitions import GENERATION
+from rag_pipeline.defs.month_partitions import GENERATION, NOT_A_MONTH, month_of_key
 from rag_pipeline.defs.sensors import dump_requested, load_requested
 from rag_pipeline.generations.build import build_month, pending_work
 from rag_pipeline.indexing.month_run import MonthRun
@@ -26,7 +27,9 @@ BUILD_GENERATION = "build_generation"
 
 _NAME = "months_of_generations"
 _MONTHS_PER_TICK = 12
-_KEY = re.compile(rf"(\d{{4}}-\d{{2}}){GENERATION}(\d+)")
+_KEY = re.compile(rf"([0-9]{{4}}-[0-9]{{2}}){GENERATION}([0-9]{{1,9}})")
+
+_logger = logging.getLogger(__name__)
 
 generation_months = dg.DynamicPartitionsDefinition(name=_NAME)
 
@@ -37,14 +40,21 @@ def key_of(row: GenerationRow, month: Month) -> str:
 
 
 def parse_key(key: str) -> tuple[Month, int] | None:
-    """Return the month and the generation of a partition; None for another project's."""
+    """Return the month and the generation of a partition; None for another project's, or what somebody has typed."""
     match = _KEY.fullmatch(key)
-    return (Month.parse(match[1]), int(match[2])) if match else None
+    month = month_of_key(f"{match[1]}-01") if match else None
+    return (month, int(match[2])) if match and month else None
 
 
 def show_generation_months(instance: dg.DagsterInstance, pipeline: Pipeline, row: GenerationRow) -> None:
-    """Add what is missing of a generation's months to those that Dagster knows. Those of others stay as history."""
+    """Add what is missing of a generation's months to those that Dagster knows, and delete what is no generation's.
+
+    Those of other generations stay as history.
+    """
     known = set(instance.get_dynamic_partitions(_NAME))
+    for key in sorted(key for key in known if parse_key(key) is None):
+        instance.delete_dynamic_partition(_NAME, key)
+        _logger.warning("deleted from Dagster's list of months of generations what is not one: %r", key)
     keys = [key_of(row, month) for month in schema.existing_months(pipeline.stores.database)]
     if missing := [key for key in keys if key not in known]:
         instance.add_dynamic_partitions(_NAME, missing)
@@ -70,7 +80,11 @@ def next_generation(
     """Build a month, or bring it up to date."""
     parsed = parse_key(context.partition_key) if context.has_partition_key else None
     if parsed is None:
-        raise dg.Failure("This works on one month of a generation: choose a partition, and run it again.")
+        raise dg.Failure(
+            "This works on one month of a generation: choose a partition of the list, such as "
+            f"{Month.now()}{GENERATION}2, and run it again.",
+            metadata={NOT_A_MONTH: context.partition_key} if context.has_partition_key else None,
+        )
     month, number = parsed
     with pipeline.stores.database.connection() as connection:
         row = generations.of_id(connection, number)

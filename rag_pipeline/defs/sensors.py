@@ -22,7 +22,7 @@ from rag_pipeline.defs.jobs import (
     months_in_runs,
     succeeded_since,
 )
-from rag_pipeline.defs.month_partitions import MONTHS_TAG, months_tag, show_months
+from rag_pipeline.defs.month_partitions import MONTHS_TAG, month_of_key, months_tag, show_months
 from rag_pipeline.defs.resources import opened
 from rag_pipeline.defs.run_owners import end_ownerless_runs
 from rag_pipeline.defs.source_check import record_scan
@@ -249,9 +249,9 @@ def _months_to_repeat(pipeline: Pipeline, instance: dg.DagsterInstance) -> dict[
     with pipeline.stores.database.connection() as connection:
         failing = alert_outbox.failing(connection)
     since = {
-        Month.parse(s.partition): at
+        month: at
         for s, at in failing
-        if (s.kind, s.name) == ("run", INDEX_MONTH) and s.partition
+        if (s.kind, s.name) == ("run", INDEX_MONTH) and (month := month_of_key(s.partition)) is not None
     }
     return {month: "" for month, at in since.items() if not succeeded_since(instance, month, at)}
 

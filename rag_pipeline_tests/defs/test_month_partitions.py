@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterUnknownPartitionError
 
+from rag_pipeline.alerts.recording import record
+from rag_pipeline.alerts.state_changes import Observation
+from rag_pipeline.defs.event_log import read_events
 from rag_pipeline.defs.month_partitions import months, show_months
 from rag_pipeline.defs.run_month import run_month
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
+from rag_pipeline.stores.postgres.alert_outbox import Subject
 from rag_pipeline_tests.defs.ticks import requested_months, tick_of_schedule, tick_of_sensor
 from rag_pipeline_tests.support.code_location import CodeLocation
 
@@ -91,6 +96,44 @@ def test_documents_before_a_raised_first_month_keep_their_month(
     rows = "SELECT source_id, to_char(created_at, 'YYYY-MM') FROM documents ORDER BY 1"
     assert location.sql(rows) == [("docs:a.md", "2024-01"), ("docs:b.md", "2024-03")]
     assert len(tick_of_schedule(defs, "nightly_checks", instance).run_requests or ()) == 2
+
+
+def test_a_partition_that_somebody_mistyped_stops_nothing_and_goes(
+    location: CodeLocation,
+    instance: dg.DagsterInstance,
+    defs: dg.Definitions,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    location.write("a.md", "2024-01-05")
+    location.scan()
+    typed = ["hello", "2024-1", "2024-01", "2024-13-01", "2024-01-01 ", "2031-05-01"]
+    instance.add_dynamic_partitions("months", typed)
+    reasons = {}
+    for key in typed:
+        for job in ("index_month", "check_month", "repair_month"):
+            result = defs.resolve_job_def(job).execute_in_process(
+                partition_key=key, instance=instance, raise_on_error=False
+            )
+            assert result.success == (key == "2031-05-01"), (job, key)
+            reasons[key] = str([event.step_failure_data.error for event in result.get_step_failure_events()])
+    assert "The partition 'hello' is not a month: choose one of the list, such as 20" in reasons["hello"]
+    assert (
+        "The partition '2024-01' is not a month: choose one of the list, such as 2024-01-01" in reasons["2024-01"]
+    )
+    seen = read_events(instance, 0, datetime.now(UTC) + timedelta(minutes=1)).observations
+    assert [one.subject for one in seen if not one.passed] == [], "no run of a month would close an alert"
+    with Pipeline(load_settings()) as pipeline:
+        # One of an earlier version, or of another project.
+        failed = Observation(Subject("run", "index_month", "hello"), 1, False, datetime.now(UTC))
+        record(pipeline.stores.database, "log", [failed])
+
+    assert requested(defs, instance) == [JANUARY]
+    assert shown(instance) == [JANUARY]
+    [line] = [one.getMessage() for one in caplog.records if one.name == show_months.__module__]
+    assert line.endswith("'hello', '2024-1', '2024-01', '2024-13-01', '2024-01-01 '")
+    # A run that was queued when its partition went.
+    with pytest.raises(DagsterUnknownPartitionError, match="hello"):
+        defs.resolve_job_def("index_month").execute_in_process(partition_key="hello", instance=instance)
 
 
 def test_two_processes_that_show_the_months_at_once_agree(

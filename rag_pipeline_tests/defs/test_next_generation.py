@@ -6,8 +6,8 @@ import dagster as dg
 import pytest
 
 from rag_pipeline.defs.gone_subjects import GoneSubjects
-from rag_pipeline.defs.month_partitions import show_months
-from rag_pipeline.defs.next_generation import ASSET, BUILD_GENERATION, parse_key
+from rag_pipeline.defs.month_partitions import PARTITION_TAG, show_months
+from rag_pipeline.defs.next_generation import ASSET, BUILD_GENERATION, generation_months, parse_key
 from rag_pipeline.generations import registry, switching
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -48,7 +48,18 @@ def test_the_sensor_has_the_months_built_and_brought_up_to_date(
 ) -> None:
     assert tick_of_sensor(defs, SENSOR, instance).skip_message == "no generation is being built"
     begin()
+    mistyped = ["hello", "2024-13 of generation 2"]
+    instance.add_dynamic_partitions(generation_months.name or "", mistyped)
+    for key in mistyped:
+        result = run(defs, instance, key)
+        assert "choose a partition of the list, such as 20" in str(result.get_step_failure_events())
+    instance.create_run_for_job(
+        defs.resolve_job_def(BUILD_GENERATION),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={PARTITION_TAG: mistyped[1]},
+    )
     tick = tick_of_sensor(defs, SENSOR, instance)
+    assert all(map(parse_key, instance.get_dynamic_partitions(generation_months.name or "")))
     keys = ["2024-02 of generation 2", "2024-01 of generation 2"]
     assert requested(tick) == keys
     for key in keys:
@@ -91,7 +102,12 @@ def test_a_failed_run_of_a_generation_that_is_no_longer_built_is_no_alert(
     assert not is_gone(2)
     assert is_gone()
     assert is_gone(3)
-    assert parse_key("somebody else's 2024-01 of generation 2") is None
+    for key in (
+        "somebody else's 2024-01 of generation 2",
+        "2024-13 of generation 2",
+        f"2024-01 of generation {'9' * 20}",
+    ):
+        assert parse_key(key) is None
 
 
 def test_the_command_builds_by_runs_that_dagster_records(
