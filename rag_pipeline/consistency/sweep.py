@@ -10,7 +10,7 @@ from rag_pipeline.indexing.verify import verify
 from rag_pipeline.stores.postgres import alert_outbox, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
@@ -31,23 +31,35 @@ class Sweep:
     """The last month that was counted if the time was up; None: all were."""
 
 
-def sweep(pipeline: Pipeline, busy: Collection[Month], after: Month | None, deadline: float) -> Sweep:
+def sweep(
+    pipeline: Pipeline,
+    busy: Collection[Month],
+    after: Month | None,
+    deadline: float,
+    unchecked: Mapping[Month, str] | None = None,
+) -> Sweep:
     """Count the vectors of every month with documents, from the one `after` the last call's until the deadline.
 
-    Suspect are months whose counts differ, and months with a failing check, which may have been repaired since. Months
-    that are `busy` are left out: their run ends with their checks. `deadline` is in `time.monotonic()`; at least one
-    month is counted.
+    Suspect are months whose counts differ, months with a failing check, which may have been repaired since, and those
+    that are `unchecked`, each with the reason, also without documents. Months that are `busy` are left out: their run
+    ends with their checks. `deadline` is in `time.monotonic()`; at least one month is counted.
     """
+    unchecked = unchecked or {}
     result = Sweep()
     failing = _failing_months(pipeline)
-    for month in schema.months_with_documents(pipeline.stores.database):
+    for month in sorted({*schema.months_with_documents(pipeline.stores.database), *unchecked}):
         if month in busy or (after is not None and month <= after):
             continue
         if result.counted and time.monotonic() >= deadline:
             return result
         different = [str(counts) for counts in verify(pipeline, month, pipeline.vectors) if not counts.equal]
-        if different or month.partition_key in failing:
-            result.suspects[month] = "; ".join(different) or "a check fails"
+        seen = [
+            *different,
+            *(["a check fails"] if not different and month.partition_key in failing else []),
+            *([unchecked[month]] if month in unchecked else []),
+        ]
+        if seen:
+            result.suspects[month] = "; ".join(seen)
         result.counted += 1
         result.stopped_at = month
     result.stopped_at = None

@@ -1,6 +1,6 @@
-"""What the checks of a month found the last time, which decides how much of it the next one looks at."""
+"""What the checks of a month found the last time, which decides how much of it the next one looks at, and when it does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import cast
 
 import dagster as dg
@@ -10,6 +10,7 @@ from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 
 from rag_pipeline.consistency.asset_names import built_assets
+from rag_pipeline.defs.month_partitions import month_of_key
 from rag_pipeline.indexing.touched_chunks import TouchedChunks
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS
@@ -62,6 +63,37 @@ def _sound_before(instance: dg.DagsterInstance, run_id: str, month: Month) -> se
         rows = connection.execute(query).fetchall()
     passed = AssetCheckExecutionRecordStatus.SUCCEEDED.value
     return {(asset, check) for asset, check, status in rows if status == passed}
+
+
+def months_left_unchecked(instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]) -> dict[Month, str]:
+    """Return the months whose last run was canceled before it came to one of these checks, each with that run.
+
+    Dagster shows such a check as skipped, and in its graph as not passed, until it is evaluated again. After a run that
+    failed it says so, and the month is run again anyway.
+    """
+    columns = AssetCheckExecutionsTable.c
+    newest = db.select(db.func.max(AssetCheckExecutionsTable.alias().c.id)).scalar_subquery()
+    latest = (
+        db.select(db.func.max(columns.id))
+        .where(
+            columns.id > newest - _LOOKED_THROUGH, columns.asset_key.in_(_ASSETS), columns.partition.is_not(None)
+        )
+        .group_by(columns.asset_key, columns.check_name, columns.partition)
+    )
+    query = db.select(columns.asset_key, columns.check_name, columns.partition, columns.run_id).where(
+        columns.id.in_(latest), columns.execution_status == AssetCheckExecutionRecordStatus.PLANNED.value
+    )
+    with cast(SqlEventLogStorage, instance.event_log_storage).index_connection() as connection:
+        rows = connection.execute(query).fetchall()
+    asked = {(key.asset_key.to_string(), key.name) for key in checks}
+    planned = {
+        month: run_id
+        for asset, check, partition, run_id in rows
+        if (asset, check) in asked and (month := month_of_key(partition)) is not None
+    }
+    runs = instance.get_runs(dg.RunsFilter(run_ids=sorted(set(planned.values())))) if planned else []
+    others = {run.run_id for run in runs if run.status != dg.DagsterRunStatus.CANCELED}
+    return {month: run_id for month, run_id in planned.items() if run_id not in others}
 
 
 def if_enough(

@@ -1,8 +1,12 @@
-"""The sensor that counts all months often, and has those checked whose counts differ. It starts no run if none does."""
+"""The sensor that counts all months often, and has those checked whose counts differ, or whose checks were canceled.
+
+It starts no run if there are none.
+"""
 
 import hashlib
 import json
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,7 +14,9 @@ import dagster as dg
 from croniter import croniter
 
 from rag_pipeline.consistency.sweep import sweep
+from rag_pipeline.defs.check_history import months_left_unchecked
 from rag_pipeline.defs.jobs import CHECK_MONTH, months_in_runs
+from rag_pipeline.defs.month_checks import checks_of_collections, checks_of_tables
 from rag_pipeline.defs.month_partitions import show_months
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
@@ -48,8 +54,8 @@ def sweep_counts(cron: str) -> dg.SensorDefinition:
         job_name=CHECK_MONTH,
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Counts the vectors of every month that has documents ({cron}), and runs the checks of those "
-        "whose counts differ or that have a failing check.",
+        description=f"Counts the vectors of every month that has documents ({cron}), and runs the checks of the months "
+        "whose counts differ, that have a failing check, or whose last run was canceled before its checks.",
     )
     def counts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
         now = datetime.now(UTC)
@@ -57,9 +63,10 @@ def sweep_counts(cron: str) -> dg.SensorDefinition:
         if not last.is_due(cron, now):
             return dg.SensorResult(skip_reason=f"the sweep {NOT_DUE} ({cron})")
         busy = months_in_runs(context.instance)
-        found = sweep(pipeline, busy, last.after, time.monotonic() + _SWEEP_SECONDS)
-        if found.suspects:
-            show_months(context.instance, pipeline)
+        shown = show_months(context.instance, pipeline)
+        found = sweep(
+            pipeline, busy, last.after, time.monotonic() + _SWEEP_SECONDS, _unchecked(context, pipeline, shown)
+        )
         resumed = last.after is not None
         position = _Position(last.begun if resumed else now, found.stopped_at)
         return dg.SensorResult(
@@ -69,6 +76,19 @@ def sweep_counts(cron: str) -> dg.SensorDefinition:
         )
 
     return counts
+
+
+def _unchecked(
+    context: dg.SensorEvaluationContext, pipeline: Pipeline, shown: Collection[Month]
+) -> dict[Month, str]:
+    """The months that a canceled run has left without their checks; one that has expired can no longer be checked."""
+    # Those of the definitions: no run evaluates others.
+    built = pipeline.settings.vectors
+    checks = [*checks_of_tables(built).keys, *checks_of_collections(built).keys]
+    left = months_left_unchecked(context.instance, checks)
+    return {
+        month: f"run {run_id} was canceled before the checks" for month, run_id in left.items() if month in shown
+    }
 
 
 def _request(month: Month, seen: str, now: datetime) -> dg.RunRequest:

@@ -7,16 +7,19 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
+from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as Status
 
 from rag_pipeline.alerts.recording import record
 from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.defs import sweep_sensor
 from rag_pipeline.defs.jobs import CHECK_MONTH
+from rag_pipeline.defs.month_checks import checks_of_collections, checks_of_tables
 from rag_pipeline.defs.month_partitions import PARTITION_TAG
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.settings import load_settings
+from rag_pipeline.settings import VECTOR_KINDS, load_settings
 from rag_pipeline.stores.postgres.alert_outbox import Subject
 from rag_pipeline_tests.defs.ticks import tick_of_sensor
 from rag_pipeline_tests.support.code_location import CodeLocation
@@ -103,6 +106,38 @@ def test_a_failing_check_is_repeated_so_that_a_repair_by_hand_shows(
         ]
         record(pipeline.stores.database, "log", seen)
     assert months(tick_of_sensor(defs, "sweep_counts", instance)) == [JANUARY.partition_key]
+
+
+def statuses(instance: dg.DagsterInstance, month: Month) -> set[Status]:
+    """The statuses of the checks of a month."""
+    storage = instance.event_log_storage
+    keys = [*checks_of_tables(VECTOR_KINDS).keys, *checks_of_collections(VECTOR_KINDS).keys]
+    latest = storage.get_latest_asset_check_execution_by_key(keys, PartitionKeyFilter(key=month.partition_key))
+    return {record.status for record in latest.values()}
+
+
+def test_a_month_whose_run_was_canceled_before_its_checks_is_checked(
+    indexed: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions
+) -> None:
+    """Dagster's graph counts checks that were planned and not evaluated as not passed, else until the night."""
+    april = MARCH.next()
+    indexed.sql("SELECT create_monthly_partition(%s)", april.start.date())  # It has no documents.
+    indexed.show_months(instance)
+    index_month, check_month = map(defs.resolve_job_def, ("index_month", CHECK_MONTH))
+    for month, status in (
+        (JANUARY, dg.DagsterRunStatus.FAILURE),
+        (FEBRUARY, dg.DagsterRunStatus.CANCELED),
+        (MARCH, dg.DagsterRunStatus.STARTED),
+        (april, dg.DagsterRunStatus.CANCELED),
+    ):
+        instance.create_run_for_job(index_month, status=status, tags={PARTITION_TAG: month.partition_key})
+        assert statuses(instance, month) == {Status.PLANNED}, "as the UI shows it: skipped"
+    tick = tick_of_sensor(defs, "sweep_counts", instance)
+    assert months(tick) == [FEBRUARY.partition_key, april.partition_key]
+    for month in (FEBRUARY, april):
+        assert check_month.execute_in_process(instance=instance, partition_key=month.partition_key).success
+        assert statuses(instance, month) == {Status.SUCCEEDED}
+    assert months(tick_of_sensor(defs, "sweep_counts", instance, LONG_AGO)) == []
 
 
 def test_a_sweep_that_takes_long_goes_on_at_the_next_tick(
