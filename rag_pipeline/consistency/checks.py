@@ -38,7 +38,7 @@ class Check:
 
     name: str
     description: str
-    """For the Dagster UI."""
+    """For the Dagster UI, which shows it above the result: when the check fails, not what it has found."""
     assets: tuple[str, ...]
     """Where it is looked for. Collections of kinds that are not built are skipped."""
     of_month: MonthQuestion
@@ -51,6 +51,12 @@ class Check:
     """A warning needs a person, but leaves the index consistent."""
     is_asked_first: bool = False
     """Its findings explain those of the other checks."""
+    description_of_tables: str = ""
+    """Instead of `description`, where it is not the same for tables and collections."""
+
+    def description_on(self, asset: str) -> str:
+        """Return the description for one of its assets."""
+        return (asset in TABLE_ASSETS and self.description_of_tables) or self.description
 
 
 CHECKS: dict[str, Check] = {
@@ -58,22 +64,22 @@ CHECKS: dict[str, Check] = {
     for check in (
         Check(
             "orphaned_chunks",
-            "Chunks without a document.",
+            "Fails if a chunk of the month has no document.",
             assets=("document_chunks",),
             of_month=row_checks.orphaned_chunks,
         ),
         Check(
             "missing_vectors",
-            "Chunks that should have vectors in this collection, and have none. A run looks at the chunks that it "
-            "changed, the nightly check at all.",
+            "Fails if a chunk should have vectors in this collection and has none. At the end of a run it looks at the "
+            "chunks that the run changed, every night at all of them.",
             assets=_COLLECTIONS,
             of_month=vector_checks.missing_and_orphaned_vectors,
             of_change=vector_checks.missing_and_orphaned_among,
         ),
         Check(
             "orphaned_vectors",
-            "Vectors that belong to no chunk of the month, or are in a partition of no month. A run looks at the "
-            "chunks that it changed, the nightly check at all.",
+            "Fails if the collection has vectors of the month that belong to no chunk, or vectors in a partition that is "
+            "no month's. At the end of a run it looks at the chunks that the run changed, every night at all of them.",
             assets=_COLLECTIONS,
             of_month=vector_checks.missing_and_orphaned_vectors,
             of_change=vector_checks.missing_and_orphaned_among,
@@ -81,8 +87,8 @@ CHECKS: dict[str, Check] = {
         ),
         Check(
             "status_mismatches",
-            "Counts and statuses that contradict each other or the data, and work that is stuck. A run looks at the "
-            "documents that it changed and the words that they have now, the nightly check at all.",
+            "Fails if counts or statuses contradict each other or the data, or if work is stuck. At the end of a run it "
+            "looks at the documents that the run changed and at their words, every night at all of them.",
             assets=TABLE_ASSETS,
             of_month=row_checks.status_mismatches,
             of_change=row_checks.status_mismatches_among,
@@ -91,15 +97,17 @@ CHECKS: dict[str, Check] = {
         ),
         Check(
             "index_issues",
-            "Indexes, keys, triggers, partitions or the collection itself differ from what is specified.",
+            "Fails if the collection, its indexes or its partition of the month are missing, not loaded or not as specified.",
             assets=(*TABLE_ASSETS, *_COLLECTIONS),
             of_month=structure_checks.partition_issues,
             of_index=structure_checks.table_and_collection_issues,
             is_asked_first=True,
+            description_of_tables="Fails if an index, a key, a trigger or a partition of the table is missing, invalid or "
+            "not as specified.",
         ),
         Check(
             "quarantined_documents",
-            "Documents that are quarantined because they, or one of their chunks, cannot be read or embedded.",
+            "Warns if a document of the month is quarantined: it, or one of its chunks, cannot be read or embedded.",
             assets=("documents",),
             of_month=row_checks.quarantined_documents,
             severity="warning",

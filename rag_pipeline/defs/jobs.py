@@ -24,7 +24,7 @@ _UNFINISHED = [
 index_month = dg.define_asset_job(
     INDEX_MONTH,
     selection=dg.AssetSelection.groups(GROUP),
-    description="Bring one month's documents, chunks and vectors up to date with its sources; verify the counts.",
+    description="Bring one month's documents, chunks and vectors up to date with the sources, and run the month's checks.",
 )
 
 check_month = dg.define_asset_job(

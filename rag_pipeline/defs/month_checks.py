@@ -57,9 +57,9 @@ class MonthChecks:
             *(check.spec for check in self.counts),
             *(
                 dg.AssetCheckSpec(
-                    key.name, asset=key.asset_key, partitions_def=months, description=check.description
+                    key.name, asset=key.asset_key, partitions_def=months, description=check.description_on(asset)
                 )
-                for checks in self.by_asset.values()
+                for asset, checks in self.by_asset.items()
                 for key, check in checks.items()
             ),
         ]
@@ -184,9 +184,9 @@ def _vectors_verified(kind: VectorKind) -> CountCheck:
         asset=key.asset_key,
         partitions_def=months,
         blocking=True,
-        description="Expected = stored = searchable: what PostgreSQL expects for the month, what its partition in "
-        "Milvus holds, and what queries find. A difference fails the run. A run searches for what it wrote, if the "
-        "month passed before; what it did not touch counts as searchable where it is stored.",
+        description="Fails, and the run with it, unless three counts of vectors are equal: those that PostgreSQL expects for "
+        "the month, those stored in its partition in Milvus, and those that queries find. If the month passed before, a "
+        "run searches only for what it wrote; the rest counts as found where it is stored.",
     )
     return CountCheck(spec, outcome)
 
@@ -196,8 +196,8 @@ _BACKLOG = CountCheck(
         BACKLOG.name,
         asset=BACKLOG.asset_key,
         partitions_def=months,
-        description="Chunks of the month whose vectors are still to be deleted from Milvus. Fails if they exceed "
-        "RAG_DELETIONS_BACKLOG.",
+        description="Fails if the vectors of more chunks of the month than RAG_DELETIONS_BACKLOG are still to be deleted from "
+        "Milvus.",
     ),
     lambda pipeline, month, _: backlog_outcome(pipeline, month),
 )

@@ -47,6 +47,8 @@ print(json.dumps({
     "backfill_policies": [name for name, node in nodes.items() if node.backfill_policy is not None],
     "checks": {f"{key.asset_key.to_user_string()}:{key.name}": graph.get(key).partitions_def is not None
                for key in graph.asset_check_keys},
+    "described_checks": {f"{key.asset_key.to_user_string()}:{key.name}": graph.get(key).description
+                         for key in graph.asset_check_keys},
     "check_month": sorted(f"{key.asset_key.to_user_string()}:{key.name}"
                           for key in repository.get_job("check_month").asset_layer.asset_graph.asset_check_keys),
     "freshness": {name: node.freshness_policy.fail_window.to_timedelta().total_seconds()
@@ -142,6 +144,14 @@ def test_every_check_of_a_month_is_partitioned_and_no_asset_has_a_backfill_polic
     }
     assert set(described["check_month"]) == set(described["checks"]) - unpartitioned
     assert described["backfill_policies"] == []
+
+
+def test_each_check_says_when_it_fails_and_not_what_it_might_have_found(described: dict) -> None:
+    """The UI shows the text above the result, also above that of a check that passed."""
+    about = described["described_checks"]
+    assert [name for name, text in about.items() if not text.startswith(("Fails", "Warns"))] == []
+    assert "collection" not in about["documents:index_issues"]
+    assert about["dense_collection:index_issues"] != about["documents:index_issues"]
 
 
 def test_sensors_and_schedules_run_by_default(described: dict) -> None:
