@@ -49,6 +49,8 @@ _WAIT_SECONDS = 1.0
 """For another run that works on a month. Whatever is left of that month is pending, and another run takes it."""
 _SWITCH_WAIT_SECONDS = 3600.0
 _LISTED = 3
+_NO_MONTHS = "none"
+"""The tag of a run that was to run months and ran none."""
 
 _Event = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
@@ -72,8 +74,8 @@ def index_months_job(built: Sequence[VectorKind]) -> dg.JobDefinition:
         name=_OP,
         # Nothing that an IO manager would store.
         out=dg.Out(dg.Nothing),
-        description="Brings one month after the other up to date with its sources, as index_month does, and evaluates "
-        "all its checks.",
+        description="Brings one month after the other up to date with the sources, as index_month does, and evaluates "
+        "all of its checks.",
     )
     def index_each_month(
         context: dg.OpExecutionContext,
@@ -82,7 +84,7 @@ def index_months_job(built: Sequence[VectorKind]) -> dg.JobDefinition:
         month_runs: dg.ResourceParam[MonthRuns],
     ) -> Iterator[_Event]:
         chosen = _chosen(context, config, pipeline)
-        if context.run.tags.get(MONTHS_TAG) != months_tag(chosen):
+        if context.run.tags.get(MONTHS_TAG, "") != months_tag(chosen):
             _tag(context, chosen)
         failed_checks: list[Month] = []
         for number, month in enumerate(chosen):
@@ -112,7 +114,7 @@ def index_months_job(built: Sequence[VectorKind]) -> dg.JobDefinition:
 
     @dg.job(
         name=INDEX_MONTHS,
-        description="Bring several months up to date with their sources in one run; verify the counts. For months with "
+        description="Bring several months up to date with the sources in one run, and run their checks. For months with "
         "little to do: the sensor index_pending_months and `rag-pipeline ingest` choose them. Without months in its "
         "configuration it runs all that have pending work.",
     )
@@ -279,7 +281,7 @@ def _month(name: str) -> Month:
 
 def _tag(context: dg.OpExecutionContext, months: Sequence[Month]) -> None:
     """Tag the run with its months: at first those that it is to run, at last those that it ran."""
-    context.instance.add_run_tags(context.run_id, {MONTHS_TAG: months_tag(months)})
+    context.instance.add_run_tags(context.run_id, {MONTHS_TAG: months_tag(months) or _NO_MONTHS})
 
 
 def _failure(runs: MonthRuns, failed_checks: Sequence[Month]) -> dg.Failure:

@@ -431,6 +431,12 @@ def test_without_months_it_runs_all_that_have_work(
     assert job.execute_in_process(instance=instance).success
     assert runs(instance) == [("index_months", "SUCCESS", {JANUARY, MARCH})]
     assert location.stored(MARCH)["dense"] == 1
+    for tags, kept in (({}, None), ({MONTHS_TAG: "2024-02"}, "none")):
+        done = job.execute_in_process(instance=instance, tags=tags)
+        nothing_to_do = instance.get_run_by_id(done.run_id)
+        assert nothing_to_do is not None
+        assert nothing_to_do.tags.get(MONTHS_TAG) == kept, "not an empty tag"
+        assert months_of_runs([nothing_to_do]) == set()
     wrong = job.execute_in_process(
         instance=instance,
         run_config=config_of([]) | {"ops": {"index_each_month": {"config": {"months": ["May"]}}}},
