@@ -21,6 +21,9 @@ from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._serdes import serialize_value
 from dagster_postgres import PostgresEventLogStorage
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError
+
+from rag_pipeline.errors import RagError, one_line
 
 _Type = dg.DagsterEventType
 _HELD = frozenset(
@@ -87,6 +90,10 @@ class StepEventLogStorage(PostgresEventLogStorage):
 
     def store_event(self, event: EventLogEntry) -> None:
         """Store an event, and those of its run that were held before it; or hold it."""
+        with _in_one_line():
+            self._store_or_hold(event)
+
+    def _store_or_hold(self, event: EventLogEntry) -> None:
         if self._held is None or not event.run_id or event.run_id in self._ended:
             super().store_event(event)
             return
@@ -211,6 +218,24 @@ class _Transaction(threading.local):
 @contextmanager
 def _lent(connection: db.Connection) -> Iterator[db.Connection]:
     yield connection
+
+
+def reason(error: DBAPIError) -> str:
+    """Return what PostgreSQL says is wrong, without the statement, its parameters, and what hints and guesses follow."""
+    first, *_ = str(error.orig or error).strip().splitlines() or [""]
+    return one_line(RagError(first)).rstrip(".")
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Leave of an error what PostgreSQL says: Dagster prints it, and the statement with the events fills screens."""
+    try:
+        yield
+    except DBAPIError as error:
+        error.args = (reason(error),)
+        error.statement = error.params = None
+        error.code = ""
+        raise
 
 
 def _asset(numbered: tuple[EventLogEntry, int]) -> str:

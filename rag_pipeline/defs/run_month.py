@@ -19,7 +19,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from sqlalchemy.exc import DBAPIError
 
 from rag_pipeline.defs import run_owners
-from rag_pipeline.defs.event_storage import write_events_by_step
+from rag_pipeline.defs.event_storage import reason, write_events_by_step
 from rag_pipeline.defs.index_months import config_of
 from rag_pipeline.defs.jobs import INDEX_MONTH, INDEX_MONTHS
 from rag_pipeline.defs.month_partitions import MONTHS_TAG, months_tag
@@ -126,7 +126,7 @@ def _run_job(
                 )
             )
     except DBAPIError as error:
-        raise _unreachable(error, f"the run of {job.name}") from None
+        raise _unavailable(error, f"the run of {job.name}") from None
     if not result.success:
         raise _reason(result, job.name)
 
@@ -152,7 +152,7 @@ def expire_history(pipeline: "Pipeline") -> None:
         with dg.DagsterInstance.get() as instance:
             run_history.expire_history(instance, pipeline, run_history.CODE_LOCATION, at_most=_EXPIRED_AT_ONCE)
     except DBAPIError as error:
-        raise _unreachable(error, "which runs are old") from None
+        raise _unavailable(error, "which runs are old") from None
 
 
 def record_scan(pipeline: "Pipeline", source: "SourceConfig", result: "ScanResult | None") -> None:
@@ -162,13 +162,35 @@ def record_scan(pipeline: "Pipeline", source: "SourceConfig", result: "ScanResul
     try:
         record_scan(_instance(pipeline), pipeline, source, result)
     except DBAPIError as error:
-        raise _unreachable(error, f"the scan of {source.name}") from None
+        raise _unavailable(error, f"the scan of {source.name}") from None
 
 
-def _unreachable(error: DBAPIError, what: str) -> StoreUnavailableError:
+_SHORT_OF = {
+    "53100": "free space on its disk",
+    "53200": "give it more memory, or stop what else uses it",
+    "53300": "end other connections to it, or raise its max_connections",
+}
+"""What to do about a server that runs, and refuses to work for want of something, by its SQLSTATE."""
+_GONE = ("08", "57")
+"""The classes of SQLSTATE of a lost connection and of a server that ends or starts."""
+_SHORT_OF_CONNECTIONS = ("too many clients", "too many connections", "connection slots are reserved")
+"""An error while connecting has no SQLSTATE in psycopg2."""
+
+
+def _unavailable(error: DBAPIError, what: str) -> StoreUnavailableError:
+    """Say in one line what happened to Dagster's storage while it recorded something, and what to do about it."""
+    said = reason(error)
+    state = getattr(error.orig, "pgcode", None) or ""
+    if any(words in said for words in _SHORT_OF_CONNECTIONS):
+        state = "53300"
+    if state.startswith("53"):
+        happened, cure = "refused to work", _SHORT_OF.get(state, "give it what it lacks")
+    elif state.startswith(_GONE) or not state:
+        happened, cure = "became unreachable", "start it (the embedded one: `rag-pipeline up`)"
+    else:
+        happened, cure = "failed", "mend that"
     return StoreUnavailableError(
-        f"PostgreSQL became unreachable while Dagster recorded {what}: {one_line(error.orig or error)}; start it "
-        "(the embedded one: `rag-pipeline up`) and run again, nothing was lost"
+        f"PostgreSQL {happened} while Dagster recorded {what}: {said}; {cure} and run again, nothing was lost"
     )
 
 

@@ -12,10 +12,13 @@ import yaml
 from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import OperationalError
 
+from rag_pipeline.defs import run_month as run_month_module
 from rag_pipeline.defs.metadata import links
 from rag_pipeline.defs.month_steps import documents_step
 from rag_pipeline.defs.run_month import run_month
+from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.months import Month
@@ -99,6 +102,58 @@ def test_dagster_is_asked_once_for_what_does_not_change(
         assert not [one for one in asked if "pg_catalog" in one and f"'{table}'" in one], table
     of_materializations = [one for one in asked if one.startswith("SELECT") and "'ASSET_MATERIALIZATION'" in one]
     assert len(of_materializations) < 19, "once for each asset, not for each check"
+
+
+REFUSE = """
+    CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN
+        IF NEW.dagster_event_type LIKE '%MATERIALIZATION' OR NEW.dagster_event_type IS NULL THEN
+            RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100',
+                HINT = 'Check free disk space.';
+        END IF;
+        RETURN NEW;
+    END $$ LANGUAGE plpgsql;
+    CREATE TRIGGER refuse BEFORE INSERT ON dagster.event_logs FOR EACH ROW EXECUTE FUNCTION refuse()"""
+
+
+def test_a_full_disk_is_said_in_one_line_and_is_no_server_that_is_down(
+    location: CodeLocation, instance: dg.DagsterInstance, capfd: pytest.CaptureFixture[str]
+) -> None:
+    location.write("a.md", "2024-01-05")
+    with Pipeline(load_settings()) as pipeline:
+        pipeline.prepare()
+        location.sql(REFUSE)
+        try:
+            with pytest.raises(StoreUnavailableError) as raised:
+                ingest(pipeline, run=run_month)
+        finally:
+            location.sql("DROP FUNCTION refuse CASCADE")
+    found = str(raised.value)
+    assert found.startswith(
+        "PostgreSQL refused to work while Dagster recorded the run of 2024-01: could not extend"
+    )
+    assert "No space left on device; free space on its disk and run again" in found
+    printed = capfd.readouterr().err
+    assert "No space left on device" in printed
+    assert not [word for word in ("[SQL", "[parameters", "Background on this error", "INSERT") if word in printed]
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "said"),
+    [
+        ("server closed the connection unexpectedly, while processing the request.\n", None, "unreachable while"),
+        ("terminating connection due to administrator command", "57P01", "start it (the embedded one"),
+        ("FATAL:  sorry, too many clients already", None, "end other connections to it"),
+        ("out of memory", "53200", "more memory"),
+        ('relation "event_logs" does not exist', "42P01", "PostgreSQL failed while"),
+    ],
+)
+def test_what_became_of_dagsters_storage_decides_what_to_do(text: str, state: str | None, said: str) -> None:
+    original = Exception(text)
+    original.pgcode = state  # type: ignore[attr-defined]
+    found = str(run_month_module._unavailable(OperationalError("INSERT", {}, original), "the run of 2024-01"))
+    assert said in found
+    assert ".;" not in found
+    assert "\n" not in found
 
 
 def write_and_ingest(location: CodeLocation, pipeline: Pipeline, text: str, *dates: str) -> None:
