@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import psycopg
 
 from rag_pipeline.endpoints import VARIABLES, Endpoints, external_urls
-from rag_pipeline.errors import ConfigError, RagError, SourceError
+from rag_pipeline.errors import ConfigError, RagError, SourceError, one_line
 from rag_pipeline.generation import OpenGeneration, configuration, settings_in_use, settings_of
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
@@ -27,6 +27,7 @@ from rag_pipeline.stores.postgres.advisory_locks import (
     month_lock_name,
     no_other_generation_goes_live,
 )
+from rag_pipeline.stores.redis_client import refuses_writes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -300,6 +301,18 @@ class Pipeline:
             return bool(self.stores.redis.ping())
         except (RedisError, OSError):
             return False
+
+    def redis_refusal(self) -> str:
+        """Return why a Redis that runs takes no writes; an empty string if it does, or does not run."""
+        from redis import RedisError
+
+        try:
+            self.stores.redis.ping()
+        except RedisError as error:
+            return one_line(error) if refuses_writes(error) else ""
+        except OSError:
+            pass
+        return ""
 
     @property
     def cache_unreachable(self) -> bool:

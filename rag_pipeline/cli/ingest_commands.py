@@ -141,6 +141,7 @@ def ingest(
 
         run_until_interrupted(work, lambda: _interrupted(pipeline, progress, result))
         redis_down = pipeline.cache_unreachable or not pipeline.redis_answers()
+        redis_refusal = pipeline.redis_refusal() if redis_down else ""
     if as_json:
         print_json(result.as_json(pipeline.stopwatch.seconds))
     else:
@@ -154,7 +155,9 @@ def ingest(
         )
     if redis_down:
         result.errors.append(
-            "Redis does not answer: everything was done without embedding_cache; start it "
+            f"Redis refuses writes: everything was done without embedding_cache; mend what it says: {redis_refusal}"
+            if redis_refusal
+            else "Redis does not answer: everything was done without embedding_cache; start it "
             "(the embedded one: `rag-pipeline up`)"
         )
     for line in result.errors:

@@ -42,7 +42,7 @@ def down() -> None:
     "--show-passwords", is_flag=True, help="Show the addresses with their passwords, to connect to a server."
 )
 def status(as_json: bool, show_passwords: bool) -> None:
-    """Show the address of each server and whether it answers; exit 1 unless all do."""
+    """Show the address of each server and whether it answers; exit 1 unless all do, and refuse nothing."""
     from rag_pipeline.local_servers import LocalServers
 
     found = LocalServers(load_settings()).status(with_passwords=show_passwords)
@@ -51,8 +51,9 @@ def status(as_json: bool, show_passwords: bool) -> None:
     else:
         for name, state in found.items():
             where = state.get("url") or state.get("uri") or "never started: run `rag-pipeline up`"
-            print_line(f"{name:<9} {'running' if state['running'] else 'down':<8} {where}")
-    sys.exit(0 if all(state["running"] for state in found.values()) else 1)
+            problem = f"  {state['problem']}" if "problem" in state else ""
+            print_line(f"{name:<9} {'running' if state['running'] else 'down':<8} {where}{problem}")
+    sys.exit(0 if all(state["running"] and "problem" not in state for state in found.values()) else 1)
 
 
 @click.command()

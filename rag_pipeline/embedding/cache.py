@@ -1,7 +1,7 @@
 """`embedding_cache` in Redis: a text that was embedded once is not embedded again.
 
 The cache makes a second run, a moved document or a copied passage cheap, and limits the cost of a crash to one batch.
-It is optional: while Redis is unreachable, every text is a miss and is embedded.
+It is optional: while Redis is unreachable or refuses writes, every text is a miss and is embedded.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rag_pipeline.embedding.serialization import deserialize, serialize
 from rag_pipeline.embedding.validation import validate
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline.stores.redis_client import refuses_writes
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +99,11 @@ class EmbeddingCache:
         if not _warned:
             _warned = True
             logger.warning(
-                "embedding_cache: Redis is unreachable; texts are re-embedded until it is back: %s",
-                one_line(error),
+                "embedding_cache: Redis %s; texts are re-embedded until it %s: %s",
+                *(("refuses writes", "takes them") if refuses_writes(error) else ("is unreachable", "is back")),
+                one_line(
+                    RagError(str(error).rpartition("caused error: ")[2])
+                ),  # Without the command and its value.
             )
 
 

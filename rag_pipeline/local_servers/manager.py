@@ -103,7 +103,7 @@ class LocalServers:
             _concurrently([partial(server.down, report) for key, server in servers.items() if key not in leave])
 
     def status(self, *, with_passwords: bool = False) -> dict[str, dict[str, Any]]:
-        """Return each server's address (None before the first start) and whether it answers.
+        """Return each server's address (None before the first start), whether it answers, and what is wrong if it does.
 
         Passwords are masked unless `with_passwords`.
         """
@@ -113,9 +113,11 @@ class LocalServers:
         def one(key: str) -> dict[str, Any]:
             address = "uri" if key == "milvus" else "url"
             if key in self._external:
-                return {address: shown(self._external[key]), "running": _answers(key, self._external[key])}
+                return {address: shown(self._external[key]), **_state(key, self._external[key])}
             if key in servers:
-                return {address: shown(servers[key].url), "running": servers[key].answers()}
+                running = servers[key].answers()
+                state = _state(key, servers[key].url) if running else {"running": False}
+                return {address: shown(servers[key].url), **state}
             return {address: None, "running": False}
 
         with ThreadPoolExecutor(len(_SERVERS)) as pool:
@@ -128,8 +130,12 @@ class LocalServers:
 
     def _check(self, key: str, report: Report) -> None:
         url = self._external[key]
-        _PROBES[key](url)
-        report(f"{_SERVERS[key].name}: using {mask_url(url)} ({VARIABLES[key]})")
+        problem = ""
+        try:
+            _PROBES[key](url)
+        except probes.WritesRefusedError as error:  # Everything goes on without Redis.
+            problem = f"; it {error}"
+        report(f"{_SERVERS[key].name}: using {mask_url(url)} ({VARIABLES[key]}){problem}")
 
 
 def _servers(home: Path, states: ServerStates) -> dict[str, EmbeddedServer]:
@@ -138,12 +144,14 @@ def _servers(home: Path, states: ServerStates) -> dict[str, EmbeddedServer]:
     return {key: _SERVERS[key](home, states, state) for key, state in remembered.items() if state is not None}
 
 
-def _answers(key: str, url: str) -> bool:
+def _state(key: str, url: str) -> dict[str, Any]:
     try:
         _PROBES[key](url)
+    except probes.WritesRefusedError as error:
+        return {"running": True, "problem": str(error)}
     except StoreUnavailableError:
-        return False
-    return True
+        return {"running": False}
+    return {"running": True}
 
 
 def _one_at_a_time(report: Report) -> Report:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from rag_pipeline.errors import RagError
 from rag_pipeline.local_servers import processes
 from rag_pipeline.local_servers.embedded_server import EmbeddedServer, Report
 from rag_pipeline.private_files import write_private
-from rag_pipeline.stores.probes import probe_redis
+from rag_pipeline.stores.probes import WritesRefusedError, probe_redis
 
 
 class Valkey(EmbeddedServer):
@@ -43,7 +44,8 @@ class Valkey(EmbeddedServer):
         return f"{processes.LOOPBACK}:{self.remembered.port}"
 
     def probe(self) -> None:
-        probe_redis(self.url)
+        with suppress(WritesRefusedError):  # It answers; another one would be as short of what it lacks.
+            probe_redis(self.url)
 
     def prepare(self, report: Report) -> None:
         data = self.folder / "data"

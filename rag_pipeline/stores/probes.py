@@ -11,11 +11,15 @@ import ssl
 
 from rag_pipeline.endpoints import milvus_address
 from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
-from rag_pipeline.stores.redis_client import connect_redis
+from rag_pipeline.stores.redis_client import connect_redis, refuses_writes
 from rag_pipeline.urls import mask_url
 
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HTTP2_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+
+class WritesRefusedError(StoreUnavailableError):
+    """The server runs and answers, and takes no writes."""
 
 
 def probe_postgres(url: str, timeout: float = 2) -> None:
@@ -33,7 +37,7 @@ def probe_postgres(url: str, timeout: float = 2) -> None:
 
 
 def probe_redis(url: str, timeout: float = 2) -> None:
-    """Log in and ping."""
+    """Log in and ping. Raises a `WritesRefusedError` if the server runs and takes no writes."""
     import redis
 
     try:
@@ -43,6 +47,8 @@ def probe_redis(url: str, timeout: float = 2) -> None:
     try:
         client.ping()
     except (redis.RedisError, OSError) as error:
+        if refuses_writes(error):
+            raise WritesRefusedError(f"refuses writes: {one_line(error)}") from None
         raise _unavailable("Redis", url, error) from None
     finally:
         client.close()
