@@ -16,7 +16,7 @@ demo: $(VENV)/.installed  ## ingest the samples through Dagster, search them, an
 	@printf '\nThe servers keep running: %s/rag-pipeline search "…"\n' $(BIN)
 	@printf 'Stop them with %s/rag-pipeline down, or run make dev for the Dagster UI.\n' $(BIN)
 
-dev: $(VENV)/.installed  ## run the servers, the Dagster daemon and the UI; Ctrl-C stops all
+dev: $(VENV)/.installed  ## run the servers, the Dagster daemon and the UI; Ctrl-C stops all but servers that ran before
 	$(BIN)/rag-pipeline dev
 
 # Each worker starts servers of its own; a file's tests stay together. One more than there are cores: some tests wait for

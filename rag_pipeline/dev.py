@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
+from rag_pipeline import running_dev
 from rag_pipeline.dagster_home import QUIET, dagster_environment, shipped
 from rag_pipeline.dagster_output import DagsterOutput
 from rag_pipeline.errors import RagError, one_line
@@ -59,7 +60,8 @@ def run_dev(
         environment = {**QUIET, **page, **unbuffered, **os.environ, **dagster_environment(settings, endpoints)}
         log = servers.logs / "dagster.log"
         make_private_folder(servers.logs)
-        report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops everything); all of Dagster's output: {log}")
+        stops = "everything but the servers, which ran before" if before else "everything"
+        report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops {stops}); all of Dagster's output: {log}")
         output = stack.enter_context(DagsterOutput(log, report))
         command = [sys.executable, "-m", "dagster", "dev", "-w", str(shipped("workspace.yaml"))]
         stack.enter_context(
@@ -67,7 +69,11 @@ def run_dev(
         )
         command += ["--host", host, "--port", str(free)]
         stack.enter_context(ServiceProcess(host, search_port, {**page, **os.environ}, report))
-        return _run(command, environment, output, report, lock, page["RAG_UI_URL"])
+
+        def started(pid: int) -> None:
+            running_dev.publish(lock, running_dev.RunningDev(pid, page["RAG_UI_URL"], page["RAG_SEARCH_URL"]))
+
+        return _run(command, environment, output, report, lock, started)
 
 
 def _free_port(first: int, option: str) -> int:
@@ -81,25 +87,37 @@ def _free_port(first: int, option: str) -> int:
 def _only_one(home: Path) -> Iterator[int]:
     """Hold the lock of the one `dev` of a home; yields its descriptor, which Dagster inherits.
 
-    So the lock is held for as long as Dagster runs, also if this process is killed.
+    So the lock is held for as long as Dagster runs, also if this process is killed. Raises a `RagError` if it is held.
     """
-    path = home / "dev.lock"
+    path = home / running_dev.FILE
     try:
         make_home(home)
         lock = try_lock(path)
     except OSError as error:
         raise RagError(f"cannot write {path}: {one_line(error)}; fix that, or set RAG_HOME") from None
     if lock is None:
-        pid, _, url = path.read_text("utf-8").partition(" ")
-        raise RagError(
-            f"rag-pipeline dev is already running in {home}: {url.strip() or 'it is starting'}"
-            + (f"; to stop it: kill {pid}" if pid else "")
-        )
+        raise RagError(_already_running(home))
     try:
         os.truncate(path, 0)
         yield lock
     finally:
         os.close(lock)
+
+
+def refuse_beside_dev(home: Path) -> None:
+    """Raise a `RagError` that says how to stop it if a `dev` runs in a home."""
+    path = home / running_dev.FILE
+    if not path.exists():
+        return
+    if (lock := try_lock(path)) is None:
+        raise RagError(f"nothing was stopped, as dev would start it again: {_already_running(home)}")
+    os.close(lock)
+
+
+def _already_running(home: Path) -> str:
+    dev = running_dev.running_dev(home)
+    said = f"rag-pipeline dev is already running in {home}: {dev.ui_url if dev else 'it is starting'}"
+    return f"{said}; to stop it, press Ctrl-C there, or: kill {dev.pid}" if dev else said
 
 
 def _stop_servers(servers: LocalServers, before: Sequence[str], report: Callable[[str], None]) -> None:
@@ -125,7 +143,7 @@ def _run(
     output: IO[bytes],
     report: Callable[[str], None],
     lock: int,
-    url: str,
+    started: Callable[[int], None],
 ) -> int:
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -141,7 +159,7 @@ def _run(
         start_new_session=True,
         pass_fds=[lock],
     )
-    os.pwrite(lock, f"{process.pid} {url}".encode(), 0)
+    started(process.pid)
     try:
         return process.wait()
     except KeyboardInterrupt:

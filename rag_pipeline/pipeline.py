@@ -17,6 +17,7 @@ import psycopg
 from rag_pipeline.endpoints import VARIABLES, Endpoints, external_urls
 from rag_pipeline.errors import ConfigError, RagError, SourceError, one_line
 from rag_pipeline.generation import OpenGeneration, configuration, settings_in_use, settings_of
+from rag_pipeline.redis_errors import refuses_writes
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
 from rag_pipeline.stores.milvus.collections import has_source
@@ -27,7 +28,6 @@ from rag_pipeline.stores.postgres.advisory_locks import (
     month_lock_name,
     no_other_generation_goes_live,
 )
-from rag_pipeline.stores.redis_client import refuses_writes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -251,12 +251,25 @@ class Settings(BaseSettings):
 def load_settings(**overrides: object) -> Settings:
     """Return the settings of this process's environment.
 
+    Where it does not say where the UI and the search page are, links lead to those of the `dev` that runs in the home.
+
     Raises `ConfigError`, one line that names the first wrong variable.
     """
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        settings = Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "RAG_" + "_".join(str(part) for part in first["loc"][:1]).upper()
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{name}: {message}") from None
+    return settings.model_copy(update=_addresses_of_dev(settings))
+
+
+def _addresses_of_dev(settings: Settings) -> dict[str, str]:
+    unset = {"ui_url", "search_url"} - settings.model_fields_set
+    if not unset or not (settings.home_path / "dev.lock").is_file():
+        return {}
+    from rag_pipeline.running_dev import running_dev
+
+    dev = running_dev(settings.home_path)
+    return {name: getattr(dev, name) for name in unset} if dev else {}

@@ -30,10 +30,13 @@ def up() -> None:
 
 @click.command()
 def down() -> None:
-    """Stop the embedded servers. Their data and ports are kept."""
+    """Stop the embedded servers. Their data and ports are kept. Beside a running dev, which would start them again, stop nothing."""
+    from rag_pipeline.dev import refuse_beside_dev
     from rag_pipeline.local_servers import LocalServers
 
-    LocalServers(load_settings()).down(print_status)
+    settings = load_settings()
+    refuse_beside_dev(settings.home_path)
+    LocalServers(settings).down(print_status)
 
 
 @click.command()
@@ -65,7 +68,7 @@ def status(as_json: bool, show_passwords: bool) -> None:
     "--search-port", default=8000, show_default=True, help="Port of the search page; the next free one if taken."
 )
 def dev(host: str, port: int, search_port: int) -> None:
-    """Start the servers, the Dagster UI, its daemon and the search page; Ctrl-C stops all of them."""
+    """Start the servers, the Dagster UI, its daemon and the search page; Ctrl-C stops all that was not running before."""
     from rag_pipeline.dev import run_dev
 
     sys.exit(run_dev(load_settings(), host, (port, search_port), print_status, _prepare))

@@ -16,8 +16,8 @@ from rag_pipeline.embedding.base import ChunkVectors, Embedder
 from rag_pipeline.embedding.serialization import deserialize, serialize
 from rag_pipeline.embedding.validation import validate
 from rag_pipeline.errors import RagError, one_line
+from rag_pipeline.redis_errors import refuses_writes
 from rag_pipeline.settings import VECTOR_KINDS
-from rag_pipeline.stores.redis_client import refuses_writes
 
 logger = logging.getLogger(__name__)
 

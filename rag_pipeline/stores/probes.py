@@ -11,7 +11,8 @@ import ssl
 
 from rag_pipeline.endpoints import milvus_address
 from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
-from rag_pipeline.stores.redis_client import connect_redis, refuses_writes
+from rag_pipeline.redis_errors import refuses_writes
+from rag_pipeline.stores.redis_client import connect_redis
 from rag_pipeline.urls import mask_url
 
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -12,15 +12,6 @@ if TYPE_CHECKING:
 _MAX_CONNECTIONS = 20
 
 
-def refuses_writes(error: Exception) -> bool:
-    """Whether this is the answer of a server that runs and takes no writes: its disk or memory is full, or a replica."""
-    from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
-
-    # In a pipeline its text begins with the command.
-    no_disk = isinstance(error, ResponseError) and "MISCONF " in str(error)
-    return no_disk or isinstance(error, OutOfMemoryError | ReadOnlyError)
-
-
 def connect_redis(
     url: str, *, connect_timeout: float = 1, socket_timeout: float = 5, max_connections: int = _MAX_CONNECTIONS
 ) -> redis.Redis:

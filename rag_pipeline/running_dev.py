@@ -1,0 +1,45 @@
+"""The `rag-pipeline dev` of a home, as other processes find it: a file that is locked while it runs, with its addresses."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILE = "dev.lock"
+_COMMAND = ("dagster", "dev")
+
+
+@dataclass(frozen=True)
+class RunningDev:
+    """A `dev` and where it shows what."""
+
+    pid: int
+    """Of Dagster, with which all of it ends."""
+    ui_url: str
+    search_url: str
+
+
+def publish(lock: int, dev: RunningDev) -> None:
+    """Tell other processes of the home, by the descriptor of the lock."""
+    os.pwrite(lock, f"{dev.pid} {dev.ui_url} {dev.search_url}".encode(), 0)
+
+
+def running_dev(home: Path) -> RunningDev | None:
+    """Return the `dev` that runs in a home; None if there is none, or it is starting.
+
+    It looks at the process, not at the lock: whoever tries that keeps a `dev` that starts at this moment from it.
+    """
+    try:
+        pid, ui_url, search_url = (home / FILE).read_text("utf-8").split()
+        process = psutil.Process(int(pid))
+        if process.status() == psutil.STATUS_ZOMBIE or not set(_COMMAND) <= set(process.cmdline()):
+            return None
+    except (OSError, ValueError, OverflowError, psutil.Error):
+        return None
+    return RunningDev(int(pid), ui_url, search_url)

@@ -1,0 +1,81 @@
+"""What other commands do in the home of a `dev` that runs: they find its addresses, and leave its servers alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rag_pipeline.dev import _only_one, refuse_beside_dev
+from rag_pipeline.errors import RagError
+from rag_pipeline.running_dev import RunningDev, publish, running_dev
+from rag_pipeline.settings import load_settings
+from rag_pipeline_tests.support.workspace import clean_environment
+
+UI, PAGE = "http://127.0.0.1:3071", "http://127.0.0.1:8071"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAG_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def dagster(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The process that `dev` starts, which has its lock and lives until its input ends."""
+    command = [sys.executable, "-c", "input()", "dagster", "dev"]
+    with _only_one(home) as lock:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=[lock])
+        publish(lock, RunningDev(process.pid, UI, PAGE))
+    with process:
+        yield process
+
+
+def test_links_lead_to_the_dev_of_the_home(
+    home: Path, dagster: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert running_dev(home) == RunningDev(dagster.pid, UI, PAGE)
+    settings = load_settings()
+    assert (settings.ui_url, settings.search_url) == (UI, PAGE)
+    monkeypatch.setenv("RAG_SEARCH_URL", "https://search.example.com")
+    settings = load_settings()
+    assert (settings.ui_url, settings.search_url) == (UI, "https://search.example.com")
+    monkeypatch.delenv("RAG_SEARCH_URL")
+    dagster.communicate()
+    assert running_dev(home) is None
+    settings = load_settings()
+    assert (settings.ui_url, settings.search_url) == ("http://127.0.0.1:3000", "http://127.0.0.1:8000")
+
+
+@pytest.mark.parametrize("left", ["", "17", f"1 {UI} {PAGE}", f"{'9' * 30} {UI} {PAGE}"])
+def test_what_another_process_left_is_no_dev(home: Path, left: str) -> None:
+    (home / "dev.lock").write_text(left, "utf-8")
+    assert running_dev(home) is None
+    refuse_beside_dev(home)
+
+
+def test_down_stops_nothing_while_dev_runs(home: Path, dagster: subprocess.Popen[bytes]) -> None:
+    done = subprocess.run([sys.executable, "-m", "rag_pipeline.cli", "down"], capture_output=True, text=True)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line == (
+        "rag-pipeline: nothing was stopped, as dev would start it again: rag-pipeline dev is already running in "
+        f"{home}: {UI}; to stop it, press Ctrl-C there, or: kill {dagster.pid}"
+    )
+    dagster.communicate()
+    done = subprocess.run([sys.executable, "-m", "rag_pipeline.cli", "down"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_dev_that_is_starting_has_no_address(home: Path) -> None:
+    with _only_one(home):
+        assert running_dev(home) is None
+        with pytest.raises(RagError, match="it is starting"):
+            refuse_beside_dev(home)
