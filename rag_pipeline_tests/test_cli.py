@@ -325,6 +325,23 @@ def test_the_addresses_are_shown_with_their_passwords_on_request(cli: CommandLin
     assert cli.environment["RAG_REDIS_URL"] in shown
 
 
+def test_a_search_takes_the_filters_of_the_http_api(cli: CommandLine) -> None:
+    for name, author, tags in (("a", "Sato", "[x, y]"), ("b", "Mori", "[x]")):
+        front = f"date: 2024-03-05\nauthor: {author}\ncategory: {name}-manual\ntags: {tags}"
+        (cli.docs / f"{name}.md").write_text(f"---\n{front}\n---\n索引を正しく保つ。\n", "utf-8")
+    cli.json("ingest")
+
+    def found(*filters: str) -> set[str]:
+        hits = cli.json("search", "索引", "--mode", "fulltext", *filters)["hits"]
+        return {hit["source_id"] for hit in hits}
+
+    both = {"docs:a.md", "docs:b.md"}
+    assert found("--source", "docs", "--tag", "x") == both
+    assert found("--tag", "x", "--tag", "y") == {"docs:a.md"}
+    assert found("--author", "Mori") == found("--category", "b-manual") == {"docs:b.md"}
+    assert found("--source", "elsewhere") == set()
+
+
 @pytest.mark.parametrize(
     "command", ["up", "down", "status", "dev", "sources", "ingest", "search", "documents", "check", "repair"]
 )

@@ -34,7 +34,15 @@ _EMBEDDED = ("hybrid", "dense")
 )
 @click.option("--limit", type=click.IntRange(1, 100), default=10, show_default=True)
 @click.option("--language", metavar="XX", help="Only documents in this language, such as ja.")
+@click.option(
+    "--source", metavar="NAME", help="Only documents from this source; `rag-pipeline sources` lists them."
+)
 @click.option("--source-type", metavar="TYPE", help="Only documents from this type of source, such as filesystem.")
+@click.option("--category", metavar="NAME", help="Only documents of this category.")
+@click.option(
+    "--tag", "tags", metavar="NAME", multiple=True, help="Only documents with this tag; repeatable: with all."
+)
+@click.option("--author", metavar="NAME", help="Only documents by this author.")
 @click.option("--from", "from_date", type=DateType(), help="Not older than this day or month (UTC).")
 @click.option("--to", "to_date", type=DateType(last=True), help="Not newer than this day or month (UTC).")
 @generation_option
@@ -44,7 +52,11 @@ def search(
     mode: Any,
     limit: int,
     language: str | None,
+    source: str | None,
     source_type: str | None,
+    category: str | None,
+    tags: tuple[str, ...],
+    author: str | None,
     from_date: date | None,
     to_date: date | None,
     generation: int | None,
@@ -61,7 +73,16 @@ def search(
             from rag_pipeline.search import search as run_search
             from rag_pipeline.search.results import ranks
 
-            filters = Filters(language=language, source_type=source_type, from_date=from_date, to_date=to_date)
+            filters = Filters(
+                language=language,
+                source_type=source_type,
+                source=source,
+                category=category,
+                tags=tags,
+                author=author,
+                from_date=from_date,
+                to_date=to_date,
+            )
             found = run_search(searched, query, mode=mode, limit=limit, filters=filters)
     if as_json:
         print_json(found.as_json())
