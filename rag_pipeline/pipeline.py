@@ -48,12 +48,12 @@ _SERVER_NAMES = {"postgres": "PostgreSQL", "milvus": "Milvus", "redis": "Valkey"
 
 
 class Progress(Protocol):
-    """Called with how far a long step has come."""
+    """Called with how far a long step has come; without a number, with what it is waiting for."""
 
-    def __call__(self, stage: str, done: int, total: int | None = None) -> None: ...
+    def __call__(self, stage: str, done: int | None = None, total: int | None = None) -> None: ...
 
 
-def silent(stage: str, done: int, total: int | None = None) -> None:
+def silent(stage: str, done: int | None = None, total: int | None = None) -> None:
     """A `Progress` that reports to nobody."""
 
 
@@ -350,7 +350,7 @@ class Pipeline:
                 self.stores.database,
                 month_lock_name(month, self.number),
                 wait_seconds,
-                lambda: self.progress(f"{month}: waiting for another run", 0),
+                lambda: self.progress(f"{month}: waiting for another run"),
                 within_one_generation=not self.generations_stay,
                 generation_wait_seconds=switch_wait_seconds,
             ),
@@ -366,7 +366,7 @@ class Pipeline:
         Raises a `BusyError` if a switch takes longer than `wait_seconds`.
         """
         database = self.stores.database
-        waiting = partial(self.progress, "waiting for a switch of generations", 0)
+        waiting = partial(self.progress, "waiting for a switch of generations")
         with (
             nullcontext()
             if self.generations_stay

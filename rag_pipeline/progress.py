@@ -16,7 +16,10 @@ _LOG_SECONDS = 5.0
 
 
 class ProgressLine:
-    """A `Progress` that prints, safe to call from any thread. A context manager that leaves a clean line behind."""
+    """A `Progress` that prints, safe to call from any thread. A context manager that leaves a clean line behind.
+
+    What a step is waiting for is printed once.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -25,14 +28,17 @@ class ProgressLine:
         # A short command prints no progress into a log.
         self._next = time.monotonic() + (0 if self._terminal else _LOG_SECONDS)
         self._lock = threading.Lock()
+        self._waited: set[str] = set()
 
-    def __call__(self, stage: str, done: int, total: int | None = None) -> None:
+    def __call__(self, stage: str, done: int | None = None, total: int | None = None) -> None:
         now = time.monotonic()
         with self._lock:
-            if now < self._next:
+            if now < self._next or (done is None and stage in self._waited):
                 return
             self._next = now + (_TERMINAL_SECONDS if self._terminal else _LOG_SECONDS)
-            text = f"{stage}: {done:,}" + (f" of {total:,}" if total is not None else "")
+            if done is None:
+                self._waited.add(stage)
+            text = described(stage, done, total)
             if self._terminal:
                 self._stream.write("\r" + text.ljust(self._written))
                 self._written = len(text)
@@ -55,3 +61,10 @@ class ProgressLine:
             if self._terminal and self._written:
                 self._stream.write("\r" + " " * self._written + "\r")
                 self._stream.flush()
+
+
+def described(stage: str, done: int | None, total: int | None) -> str:
+    """Return how far a step has come, or what it is waiting for, in words."""
+    if done is None:
+        return stage
+    return f"{stage}: {done:,}" + (f" of {total:,}" if total is not None else "")

@@ -17,6 +17,7 @@ from rag_pipeline.defs.event_storage import write_events_by_step
 from rag_pipeline.defs.run_owners import owned
 from rag_pipeline.indexing.month_run import MonthRun, MonthRuns
 from rag_pipeline.pipeline import Pipeline, Progress, silent
+from rag_pipeline.progress import described
 from rag_pipeline.settings import load_settings
 
 
@@ -71,7 +72,12 @@ def _progress(context: dg.InitResourceContext) -> Progress:
     if context.run is None or log is None:
         return silent
 
-    def progress(stage: str, done: int, total: int | None = None) -> None:
-        log.info(f"{stage}: {done}" + (f" of {total}" if total else ""))
+    waited: set[str] = set()
+
+    def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
+        if done is None and stage in waited:
+            return
+        waited.update([stage] if done is None else [])
+        log.info(described(stage, done, total or None))
 
     return progress

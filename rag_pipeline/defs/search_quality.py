@@ -84,7 +84,7 @@ def _now_and_then(context: dg.AssetExecutionContext) -> Progress:
     """Progress to the log of the run: at most a line every ten seconds, and the end of each mode."""
     last = time.monotonic()
 
-    def progress(stage: str, done: int, total: int | None = None) -> None:
+    def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
         nonlocal last
         now = time.monotonic()
         if done == total or now - last >= _LOG_SECONDS:

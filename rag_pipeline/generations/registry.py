@@ -197,7 +197,7 @@ def when_tables_are_free(pipeline: Pipeline, change: Callable[[Connection], _T])
                 return change(connection)
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if not attempt % 20:
-                pipeline.progress("waiting for long queries", attempt)
+                pipeline.progress("waiting for long queries")
             time.sleep(_LOCK_PAUSE_SECONDS)
     raise BusyError(
         "long queries hold the tables in PostgreSQL: nothing was changed, run again when they have ended"
@@ -223,7 +223,7 @@ def drop(pipeline: Pipeline, generation: int) -> GenerationRow:
         database = pipeline.stores.database
         with (
             exchange_of_generations(
-                database, _EXCHANGE_WAIT_SECONDS, lambda: pipeline.progress("waiting for runs to end", 0)
+                database, _EXCHANGE_WAIT_SECONDS, lambda: pipeline.progress("waiting for runs to end")
             ),
             database.connection() as connection,
         ):

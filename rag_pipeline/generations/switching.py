@@ -141,7 +141,7 @@ def _refuse_if_lost(other: Pipeline, row: GenerationRow) -> None:
 @contextmanager
 def _nobody_writing(pipeline: Pipeline) -> Iterator[None]:
     with exchange_of_generations(
-        pipeline.stores.database, _WAIT_SECONDS, lambda: pipeline.progress("waiting for runs to end", 0)
+        pipeline.stores.database, _WAIT_SECONDS, lambda: pipeline.progress("waiting for runs to end")
     ):
         pipeline.generations_stay = True
         try:
