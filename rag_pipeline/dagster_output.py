@@ -42,6 +42,8 @@ _HIDDEN = re.compile(
     r"|^(DEBUG|INFO|WARNING|ERROR|CRITICAL):dagster"
     # At the first start there are no older events.
     r"|No cursor for event type "
+    # It is not so in a checkout, whose file is the one that `dev` uses; elsewhere `dev` says it.
+    r"|Found a dagster instance configuration value \(dagster\.ya?ml\) in the current folder"
 )
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from rag_pipeline import running_dev
@@ -23,7 +24,6 @@ from rag_pipeline.service_process import ServiceProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from rag_pipeline.settings import Settings
 
@@ -62,6 +62,10 @@ def run_dev(
         make_private_folder(servers.logs)
         stops = "everything but the servers, which ran before" if before else "everything"
         report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops {stops}); all of Dagster's output: {log}")
+        if unused := _unused_configuration(Path.cwd()):
+            report(
+                f"{unused} is not used: to configure Dagster with it, run `dagster dev` with a DAGSTER_HOME of your own"
+            )
         output = stack.enter_context(DagsterOutput(log, report))
         command = [sys.executable, "-m", "dagster", "dev", "-w", str(shipped("workspace.yaml"))]
         stack.enter_context(
@@ -74,6 +78,12 @@ def run_dev(
             running_dev.publish(lock, running_dev.RunningDev(pid, page["RAG_UI_URL"], page["RAG_SEARCH_URL"]))
 
         return _run(command, environment, output, report, lock, started)
+
+
+def _unused_configuration(folder: Path) -> Path | None:
+    """Return the configuration of Dagster in the current folder if it is not ours, which alone is used."""
+    found = next((path for name in ("dagster.yaml", "dagster.yml") if (path := folder / name).is_file()), None)
+    return found if found is not None and not found.samefile(shipped("dagster.yaml")) else None
 
 
 def _free_port(first: int, option: str) -> int:

@@ -84,6 +84,15 @@ def test_a_failed_sensor_is_one_line_without_colours_and_not_twice() -> None:
     ]
 
 
+def test_a_checkouts_own_configuration_is_not_warned_of() -> None:
+    text = (
+        "2026-11-25 13:02:20 +0000 - dagster - WARNING - Found a dagster instance configuration value (dagster.yaml) in "
+        "the current folder, but your DAGSTER_HOME environment variable is set to /home/.rag/dagster. The dagster.yaml "
+        "file will not be used to configure Dagster unless it is placed in the same folder as DAGSTER_HOME."
+    )
+    assert condensed(text) == []
+
+
 def test_what_is_no_event_passes() -> None:
     text = "Usage: dagster dev\nTypeError: no event before it\nbatch of 7 chunks of 2024-10: refused"
     assert condensed(text) == text.splitlines()

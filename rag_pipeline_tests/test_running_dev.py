@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rag_pipeline.dev import _only_one, refuse_beside_dev
+from rag_pipeline.dagster_home import shipped
+from rag_pipeline.dev import _only_one, _unused_configuration, refuse_beside_dev
 from rag_pipeline.errors import RagError
 from rag_pipeline.running_dev import RunningDev, publish, running_dev
 from rag_pipeline.settings import load_settings
@@ -72,6 +73,14 @@ def test_down_stops_nothing_while_dev_runs(home: Path, dagster: subprocess.Popen
     dagster.communicate()
     done = subprocess.run([sys.executable, "-m", "rag_pipeline.cli", "down"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_only_a_configuration_of_dagster_that_is_not_ours_is_said_to_be_unused(tmp_path: Path) -> None:
+    """Dagster itself warns of ours, in a checkout, where it is used: the first line that a new user would see."""
+    assert _unused_configuration(shipped("dagster.yaml").parent) is None
+    assert _unused_configuration(tmp_path) is None
+    (tmp_path / "dagster.yml").touch()
+    assert _unused_configuration(tmp_path) == tmp_path / "dagster.yml"
 
 
 def test_a_dev_that_is_starting_has_no_address(home: Path) -> None:
