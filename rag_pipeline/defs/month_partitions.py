@@ -49,7 +49,7 @@ def show_months(instance: dg.DagsterInstance, pipeline: Pipeline) -> set[Month]:
             same += 1
         if mistyped := [key for key in shown if month_of_key(key) is None]:
             _logger.warning(
-                "deleted from Dagster's list of months what is not written as a month is, such as %s: %s",
+                "deleted from Dagster's list of months, in which they are written like %s: %s",
                 Month.now().partition_key,
                 ", ".join(map(repr, mistyped)),
             )
@@ -114,8 +114,8 @@ def month_of(
     if month is None:
         meant = _month(key) or Month.now()
         raise dg.Failure(
-            f"The partition {key!r} is not a month: choose one of the list, such as {meant.partition_key}, and run it "
-            "again. Months need not be added: the list has those of the index.",
+            f"The partition {key!r} is not a month: choose one of the list, written like {meant.partition_key}, and run "
+            "it again. Months need not be added: the list has those of the index.",
             metadata={NOT_A_MONTH: key},
         )
     return month

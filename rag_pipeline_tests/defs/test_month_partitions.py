@@ -116,9 +116,10 @@ def test_a_partition_that_somebody_mistyped_stops_nothing_and_goes(
             )
             assert result.success == (key == "2031-05-01"), (job, key)
             reasons[key] = str([event.step_failure_data.error for event in result.get_step_failure_events()])
-    assert "The partition 'hello' is not a month: choose one of the list, such as 20" in reasons["hello"]
+    assert "The partition 'hello' is not a month: choose one of the list, written like 20" in reasons["hello"]
     assert (
-        "The partition '2024-01' is not a month: choose one of the list, such as 2024-01-01" in reasons["2024-01"]
+        "The partition '2024-01' is not a month: choose one of the list, written like 2024-01-01"
+        in reasons["2024-01"]
     )
     seen = read_events(instance, 0, datetime.now(UTC) + timedelta(minutes=1)).observations
     assert [one.subject for one in seen if not one.passed] == [], "no run of a month would close an alert"
