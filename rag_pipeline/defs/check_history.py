@@ -1,11 +1,12 @@
 """What the checks of a month found the last time, which decides how much of it the next one looks at, and when it does."""
 
-from collections.abc import Callable, Collection, Sequence
-from typing import cast
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, cast
 
 import dagster as dg
 import sqlalchemy as db
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 
@@ -65,35 +66,59 @@ def _sound_before(instance: dg.DagsterInstance, run_id: str, month: Month) -> se
     return {(asset, check) for asset, check, status in rows if status == passed}
 
 
-def months_left_unchecked(instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey]) -> dict[Month, str]:
-    """Return the months whose last run was canceled before it came to one of these checks, each with that run.
+def months_left_unchecked(
+    instance: dg.DagsterInstance, checks: Collection[dg.AssetCheckKey], shown: Collection[Month]
+) -> dict[Month, str]:
+    """Return the months to be checked so that Dagster shows the state of these checks again, each with the reason.
 
-    Dagster shows such a check as skipped, and in its graph as not passed, until it is evaluated again. After a run that
-    failed it says so, and the month is run again anyway.
+    A run plans its checks, and one that ends before it has come to them leaves them as skipped or not executed. So are
+    the months whose last run was canceled; after a failed run that is right, and the month is run again anyway. For its
+    graph Dagster takes the last row of a check, whatever partition it is of: if it is of none that is `shown`, such as
+    one that somebody mistyped, nothing would follow, and any month's checks take its place.
     """
+    columns = AssetCheckExecutionsTable.c
+    asked = {(key.asset_key.to_string(), key.name) for key in checks}
+    of_months = {
+        month: row.run_id
+        for row in _planned_last(instance, columns.asset_key, columns.check_name, columns.partition)
+        if (row.asset_key, row.check_name) in asked and (month := month_of_key(row.partition or "")) in shown
+    }
+    canceled = _ended(instance, of_months.values(), dg.DagsterRunStatus.CANCELED)
+    left = {
+        m: f"run {run} was canceled before the checks" for m, run in of_months.items() if m and run in canceled
+    }
+    if left or not shown:
+        return left
+    of_others = [
+        row.run_id
+        for row in _planned_last(instance, columns.asset_key, columns.check_name)
+        if (row.asset_key, row.check_name) in asked and month_of_key(row.partition or "") not in shown
+    ]
+    ended = _ended(instance, of_others, *FINISHED_STATUSES)
+    return {max(shown): f"run {run} of no month ended before the checks" for run in sorted(ended)[:1]}
+
+
+def _planned_last(instance: dg.DagsterInstance, *grouped: Any) -> list[Any]:
+    """The last row of each group, where it is of a check that was planned and not evaluated."""
     columns = AssetCheckExecutionsTable.c
     newest = db.select(db.func.max(AssetCheckExecutionsTable.alias().c.id)).scalar_subquery()
     latest = (
         db.select(db.func.max(columns.id))
-        .where(
-            columns.id > newest - _LOOKED_THROUGH, columns.asset_key.in_(_ASSETS), columns.partition.is_not(None)
-        )
-        .group_by(columns.asset_key, columns.check_name, columns.partition)
+        .where(columns.id > newest - _LOOKED_THROUGH, columns.asset_key.in_(_ASSETS))
+        .group_by(*grouped)
     )
     query = db.select(columns.asset_key, columns.check_name, columns.partition, columns.run_id).where(
         columns.id.in_(latest), columns.execution_status == AssetCheckExecutionRecordStatus.PLANNED.value
     )
     with cast(SqlEventLogStorage, instance.event_log_storage).index_connection() as connection:
-        rows = connection.execute(query).fetchall()
-    asked = {(key.asset_key.to_string(), key.name) for key in checks}
-    planned = {
-        month: run_id
-        for asset, check, partition, run_id in rows
-        if (asset, check) in asked and (month := month_of_key(partition)) is not None
-    }
-    runs = instance.get_runs(dg.RunsFilter(run_ids=sorted(set(planned.values())))) if planned else []
-    others = {run.run_id for run in runs if run.status != dg.DagsterRunStatus.CANCELED}
-    return {month: run_id for month, run_id in planned.items() if run_id not in others}
+        return list(connection.execute(query))
+
+
+def _ended(instance: dg.DagsterInstance, run_ids: Iterable[str], *statuses: dg.DagsterRunStatus) -> set[str]:
+    """Those of these runs that have ended like this, or were deleted."""
+    asked = set(run_ids)
+    runs = instance.get_runs(dg.RunsFilter(run_ids=sorted(asked))) if asked else []
+    return asked - {run.run_id for run in runs if run.status not in statuses}
 
 
 def if_enough(

@@ -6,7 +6,6 @@ It starts no run if there are none.
 import hashlib
 import json
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -64,9 +63,8 @@ def sweep_counts(cron: str) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=f"the sweep {NOT_DUE} ({cron})")
         busy = months_in_runs(context.instance)
         shown = show_months(context.instance, pipeline)
-        found = sweep(
-            pipeline, busy, last.after, time.monotonic() + _SWEEP_SECONDS, _unchecked(context, pipeline, shown)
-        )
+        unchecked = months_left_unchecked(context.instance, _checks(pipeline), shown)
+        found = sweep(pipeline, busy, last.after, time.monotonic() + _SWEEP_SECONDS, unchecked)
         resumed = last.after is not None
         position = _Position(last.begun if resumed else now, found.stopped_at)
         return dg.SensorResult(
@@ -78,17 +76,10 @@ def sweep_counts(cron: str) -> dg.SensorDefinition:
     return counts
 
 
-def _unchecked(
-    context: dg.SensorEvaluationContext, pipeline: Pipeline, shown: Collection[Month]
-) -> dict[Month, str]:
-    """The months that a canceled run has left without their checks; one that has expired can no longer be checked."""
-    # Those of the definitions: no run evaluates others.
+def _checks(pipeline: Pipeline) -> list[dg.AssetCheckKey]:
+    """Those of the definitions: no run evaluates others."""
     built = pipeline.settings.vectors
-    checks = [*checks_of_tables(built).keys, *checks_of_collections(built).keys]
-    left = months_left_unchecked(context.instance, checks)
-    return {
-        month: f"run {run_id} was canceled before the checks" for month, run_id in left.items() if month in shown
-    }
+    return [*checks_of_tables(built).keys, *checks_of_collections(built).keys]
 
 
 def _request(month: Month, seen: str, now: datetime) -> dg.RunRequest:

@@ -139,6 +139,14 @@ def test_a_month_whose_run_was_canceled_before_its_checks_is_checked(
         assert statuses(instance, month) == {Status.SUCCEEDED}
     assert months(tick_of_sensor(defs, "sweep_counts", instance, LONG_AGO)) == []
 
+    # Of what Dagster's graph shows, the last row is of a partition that is no month.
+    instance.add_dynamic_partitions("months", ["hello"])
+    instance.report_run_failed(instance.create_run_for_job(index_month, tags={PARTITION_TAG: "hello"}))
+    tick = tick_of_sensor(defs, "sweep_counts", instance, LONG_AGO)
+    assert months(tick) == [april.partition_key], "any month"
+    assert check_month.execute_in_process(instance=instance, partition_key=april.partition_key).success
+    assert months(tick_of_sensor(defs, "sweep_counts", instance, LONG_AGO)) == []
+
 
 def test_a_sweep_that_takes_long_goes_on_at_the_next_tick(
     indexed: CodeLocation, instance: dg.DagsterInstance, defs: dg.Definitions, monkeypatch: pytest.MonkeyPatch
