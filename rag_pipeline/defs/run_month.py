@@ -171,7 +171,7 @@ _SHORT_OF = {
     "53300": "end other connections to it, or raise its max_connections",
 }
 """What to do about a server that runs, and refuses to work for want of something, by its SQLSTATE."""
-_GONE = ("08", "57")
+_GONE = ("08", "57P")
 """The classes of SQLSTATE of a lost connection and of a server that ends or starts."""
 _SHORT_OF_CONNECTIONS = ("too many clients", "too many connections", "connection slots are reserved")
 """An error while connecting has no SQLSTATE in psycopg2."""

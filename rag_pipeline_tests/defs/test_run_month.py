@@ -144,6 +144,7 @@ def test_a_full_disk_is_said_in_one_line_and_is_no_server_that_is_down(
         ("terminating connection due to administrator command", "57P01", "start it (the embedded one"),
         ("FATAL:  sorry, too many clients already", None, "end other connections to it"),
         ("out of memory", "53200", "more memory"),
+        ("canceling statement due to statement timeout", "57014", "PostgreSQL failed while"),
         ('relation "event_logs" does not exist', "42P01", "PostgreSQL failed while"),
     ],
 )
