@@ -233,14 +233,14 @@ class Pipeline:
             generation.recorded(row)
             self._live_key = key
 
-    @cached_property
+    @property
     def sources_file(self) -> SourcesFile:
-        """What `sources.yaml` says, mistakes included."""
+        """What `sources.yaml` says now, mistakes included: it can be edited while a long run goes on."""
         from rag_pipeline.sources.config import read_sources
 
         return read_sources(self.settings.sources)
 
-    @cached_property
+    @property
     def sources(self) -> dict[str, SourceConfig]:
         """The configured sources by name, without those whose entry has a mistake."""
         return {source.name: source for source in self.sources_file.sources}
@@ -251,12 +251,14 @@ class Pipeline:
         Raises `SourceError` if its entry has a mistake, or one that could be its entry, and `ConfigError` if no entry
         has this name.
         """
-        if name not in self.sources:
-            if mistake := self.sources_file.mistake_about(name):
+        file = self.sources_file
+        source = file.source(name)
+        if source is None:
+            if mistake := file.mistake_about(name):
                 raise SourceError(mistake)
-            known = ", ".join(self.sources) or "none"
+            known = ", ".join(source.name for source in file.sources) or "none"
             raise ConfigError(f"no source {name!r} in {self.settings.sources}: it lists {known}")
-        return self.sources[name]
+        return source
 
     @property
     def embedder(self) -> Embedder:

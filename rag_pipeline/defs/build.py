@@ -1,4 +1,7 @@
-"""All definitions, built from the settings and `sources.yaml` alone."""
+"""All definitions, built from the settings and `sources.yaml` alone.
+
+Which sources there are is decided when they are loaded. What is done with one goes by the file as it is then.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +37,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     `resource_overrides` replaces resources by name, everywhere: `{"pipeline": pipeline}` uses an open pipeline.
     """
     overrides = resource_overrides or {}
-    settings = load_settings()
+    settings, pipeline = load_settings(), overrides.get("pipeline")
     file = read_sources(settings.sources)
     # A mistake in the file fails sensors that say so; the other sources and the maintenance go on.
     invalid = {entry.name: entry.message for entry in file.invalid if entry.name is not None}
@@ -62,10 +65,10 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         ],
         schedules=schedules(settings),
         sensors=[
-            *(sync_sensor(source, overrides.get("pipeline")) for source in file.sources),
-            *(invalid_sensor(name, message) for name, message in invalid.items()),
-            sources_file_sensor(file, list(invalid.values())),
-            index_pending_months(file, index_months),
+            *(sync_sensor(settings.sources, source, pipeline) for source in file.sources),
+            *(invalid_sensor(settings.sources, name, message, pipeline) for name, message in invalid.items()),
+            sources_file_sensor(settings.sources, {*invalid, *(source.name for source in file.sources)}),
+            index_pending_months(index_months),
             build_generation_months,
             drain_vector_deletions,
             sweep_counts(settings.sweep_cron),

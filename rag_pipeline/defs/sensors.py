@@ -6,9 +6,10 @@ the next tick.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 
@@ -35,7 +36,7 @@ from rag_pipeline.indexing.small_months import in_groups, small_months
 from rag_pipeline.indexing.stats import Counts
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.sources.config import SourceConfig, SourcesFile
+from rag_pipeline.sources.config import SourceConfig, SourcesFile, read_sources
 from rag_pipeline.sources.naming import sensor_name
 from rag_pipeline.stores.postgres import alert_outbox, vector_deletions
 
@@ -52,22 +53,49 @@ _SHORTEST_INTERVAL, _LONGEST_INTERVAL = 15, 60
 _TICKS_PER_PAUSE = 5
 
 
-def sync_sensor(config: SourceConfig, pipeline_override: Pipeline | None = None) -> dg.SensorDefinition:
+def sync_sensor(
+    path: Path, config: SourceConfig, pipeline_override: Pipeline | None = None
+) -> dg.SensorDefinition:
     """Return the sensor that scans a source at its schedule; new, changed and gone items become pending work.
+
+    It goes by the source's entry in the file at `path` as it is at each tick: scans by the entry that was loaded would
+    undo what `rag-pipeline ingest` does by the one that somebody has edited since.
 
     Dagster's sensors have an interval and no cron, so most ticks come too early. The cursor says when the next scan is,
     and such a tick opens no connection; a resource would be opened for each.
     """
     rhythm = min(pauses(config)).total_seconds() / _TICKS_PER_PAUSE
+    interval = int(min(max(rhythm, _SHORTEST_INTERVAL), _LONGEST_INTERVAL))
+    description = (
+        f"Scans the source {config.name} ({config.schedule}). The sensor index_pending_months runs "
+        "the months with new, changed or gone items."
+    )
+    return _sync_sensor(path, config.name, interval, description, pipeline_override)
+
+
+def invalid_sensor(
+    path: Path, name: str, message: str, pipeline_override: Pipeline | None = None
+) -> dg.SensorDefinition:
+    """Return the sensor of a source whose entry in the file had a mistake: it fails with that, until it is corrected."""
+    description = f"When it was loaded, the source {name} could not be scanned: {message}"
+    return _sync_sensor(path, name, _LONGEST_INTERVAL, description, pipeline_override)
+
+
+def _sync_sensor(
+    path: Path, source: str, interval: int, description: str, pipeline_override: Pipeline | None
+) -> dg.SensorDefinition:
 
     @dg.sensor(
-        name=sensor_name(config.name),
-        minimum_interval_seconds=int(min(max(rhythm, _SHORTEST_INTERVAL), _LONGEST_INTERVAL)),
+        name=sensor_name(source),
+        minimum_interval_seconds=interval,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Scans the source {config.name} ({config.schedule}). The sensor index_pending_months runs "
-        "the months with new, changed or gone items.",
+        description=description,
     )
     def sync(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        file = read_sources(path)
+        config = file.source(source)
+        if config is None:
+            return _not_scanned(path, file, source, context.cursor)
         cursor = _ScanCursor.load(context.cursor, config)
         now = datetime.now(UTC)
         if cursor.next_scan is not None and now < cursor.next_scan:
@@ -79,6 +107,18 @@ def sync_sensor(config: SourceConfig, pipeline_override: Pipeline | None = None)
             return _scan(context.instance, pipeline, cursor)
 
     return sync
+
+
+def _not_scanned(path: Path, file: SourcesFile, source: str, cursor: str | None) -> dg.SensorResult:
+    """Say why a source is not scanned: its documents stay as they are. Raises `ConfigError` if its entry has a mistake."""
+    for entry in file.invalid:
+        if entry.name == source:
+            raise ConfigError(entry.message)
+    # Any other mistake is reported by the sensor `sources_file`.
+    reason = file.mistake_about(source) or (
+        f"{source} is no longer in {path}; its documents stay until `rag-pipeline sources --remove {source}`"
+    )
+    return dg.SensorResult(skip_reason=f"not scanned: {reason}", cursor=cursor)
 
 
 def _scan(instance: dg.DagsterInstance, pipeline: Pipeline, cursor: "_ScanCursor") -> dg.SensorResult:
@@ -114,7 +154,7 @@ class _ScanCursor:
     @classmethod
     def load(cls, text: str | None, config: SourceConfig) -> "_ScanCursor":
         stored = json.loads(text) if text else {}
-        if stored.get("schedule") != config.schedule:
+        if (stored.get("schedule"), stored.get("settings")) != (config.schedule, config.settings_digest):
             return cls(config)
         at = stored["next_scan"]
         return cls(config, datetime.fromisoformat(at) if at else None, stored["unfinished"])
@@ -125,47 +165,49 @@ class _ScanCursor:
     def result(self, reason: str) -> dg.SensorResult:
         """Return the result of a tick, with when the next scan is."""
         at = self.next_scan.isoformat(timespec="seconds") if self.next_scan else None
-        cursor = {"schedule": self.config.schedule, "next_scan": at, "unfinished": self.unfinished}
+        cursor = {
+            "schedule": self.config.schedule,
+            "settings": self.config.settings_digest,
+            "next_scan": at,
+            "unfinished": self.unfinished,
+        }
         return dg.SensorResult(
             skip_reason=f"{reason}; next scan: {at}" if at else reason, cursor=json.dumps(cursor)
         )
 
 
-def sources_file_sensor(file: SourcesFile, elsewhere: Sequence[str]) -> dg.SensorDefinition:
-    """Return the sensor that fails for each mistake in `sources.yaml` except those reported `elsewhere`."""
-    mistakes = [entry.message for entry in file.invalid if entry.message not in elsewhere]
+def sources_file_sensor(path: Path, loaded: Collection[str]) -> dg.SensorDefinition:
+    """Return the sensor that fails for each mistake in the file, except in the entries of the sources that were `loaded`.
+
+    These have sensors of their own. It says which sources have none yet.
+    """
 
     @dg.sensor(
         name="sources_file",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Fails while sources.yaml cannot be read or an entry in it has a mistake. After correcting the "
-        "file, reload the code location.",
+        description="Fails while sources.yaml cannot be read or an entry without a sensor of its own has a mistake. Says "
+        "which sources are new: they get their sensors when the code location is reloaded.",
     )
     def sources_file(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        file = read_sources(path)
+        mistakes = [entry.message for entry in file.invalid if entry.name is None or entry.name not in loaded]
         if mistakes:
             raise ConfigError("; ".join(mistakes))
-        return dg.SkipReason(f"valid sources: {len(file.sources)}")
+        said = [f"valid sources: {len(file.sources)}"]
+        if invalid := [entry.name for entry in file.invalid if entry.name is not None]:
+            said.append(f"with a mistake, which their own sensors report: {', '.join(invalid)}")
+        if new := [source.name for source in file.sources if source.name not in loaded]:
+            names = ", ".join(new)
+            said.append(
+                f"not scanned yet, because they are new: {names}: reload the code location (Deployment, Reload)"
+            )
+        return dg.SkipReason("; ".join(said))
 
     return sources_file
 
 
-def invalid_sensor(name: str, message: str) -> dg.SensorDefinition:
-    """Return the sensor of a source whose entry in `sources.yaml` has a mistake: it fails with that."""
-
-    @dg.sensor(
-        name=sensor_name(name),
-        minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"The source {name} is not scanned: {message}. After correcting it, reload the code location.",
-    )
-    def invalid(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        raise ConfigError(message)
-
-    return invalid
-
-
-def index_pending_months(file: SourcesFile, index_months: dg.JobDefinition) -> dg.SensorDefinition:
+def index_pending_months(index_months: dg.JobDefinition) -> dg.SensorDefinition:
     """Return the sensor that runs the months with pending work, oldest first; those with little to do in one run.
 
     A month whose run failed is retried after a pause, alone, as are quarantined documents and chunks that failed.
@@ -181,7 +223,7 @@ def index_pending_months(file: SourcesFile, index_months: dg.JobDefinition) -> d
     )
     def pending(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.SensorResult:
         instance, now = context.instance, datetime.now(UTC)
-        deactivate_unconfigured(pipeline, file)
+        deactivate_unconfigured(pipeline, pipeline.sources_file)
         end_ownerless_runs(instance, pipeline.stores.database)
         repeated, work = _months_to_repeat(pipeline, instance), pending_work(pipeline)
         shown = show_months(instance, pipeline)

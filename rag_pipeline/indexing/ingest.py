@@ -90,9 +90,9 @@ def ingest(
     """Bring the index up to date with the sources.
 
     With `reread`, every document of the sources and months is read again, also if nothing of it has changed: what is
-    equal keeps its chunks and vectors. `also_months` are run even if they have no pending work; `run_together`, if given, runs those with little to
-    do. What is done is added to `result` at once, so that its owner knows it whatever happens; the same object is
-    returned.
+    equal keeps its chunks and vectors. `also_months` are run even if they have no pending work; `run_together`, if given,
+    runs those with little to do. What is done is added to `result` at once, so that its owner knows it whatever happens;
+    the same object is returned.
 
     A source whose entry in `sources.yaml` has a mistake is an error of the result; the others are ingested. Raises
     `ConfigError` if the file cannot be read, `StoreUnavailableError` if a store is down, and `DimensionMismatchError`
@@ -103,7 +103,9 @@ def ingest(
     file = pipeline.sources_file
     if not file.is_readable:
         raise ConfigError(file.invalid[0].message)
-    configured = [pipeline.source(name) for name in only_sources] or file.sources
+    chosen_sources = [pipeline.source(name).name for name in only_sources] or [
+        source.name for source in file.sources
+    ]
     if not only_sources:
         result.errors += [entry.message for entry in file.invalid]
     result.unconfigured = deactivate_unconfigured(pipeline, file)
@@ -111,12 +113,12 @@ def ingest(
         with pipeline.stores.database.connection() as connection:
             source_items.retry_failed(connection, only_sources or None)
             documents.retry_failed(connection, only_sources or None)
-    _scan(pipeline, configured, confirm_deletions, on_scan, result)
+    _scan(pipeline, chosen_sources, confirm_deletions, on_scan, result)
     if reread:
         with pipeline.stores.database.connection() as connection:
             months_or_all: Sequence[Month | None] = only_months or [None]
             for month in months_or_all:
-                source_items.reread(connection, [config.name for config in configured], month)
+                source_items.reread(connection, chosen_sources, month)
     result.warnings += apply_retention(pipeline).busy
     # Before the months: documents that somebody deleted and whose sources still hold them become pending.
     result.stats.add(deletion_counts(drain_deletions(pipeline)))
@@ -148,12 +150,17 @@ def deactivate_unconfigured(pipeline: Pipeline, file: SourcesFile) -> list[str]:
 
 def _scan(
     pipeline: Pipeline,
-    configured: Sequence[SourceConfig],
+    names: Sequence[str],
     confirm_deletions: bool,
     on_scan: OnScan,
     result: IngestResult,
 ) -> None:
-    for config in configured:
+    for name in names:
+        try:
+            config = pipeline.source(name)  # As it is now: the scans before can have taken long.
+        except (SourceError, ConfigError) as error:
+            result.errors.append(one_line(error))
+            continue
         try:
             scanned = scan_source(pipeline, config, confirm_deletions=confirm_deletions)
         except StoreUnavailableError:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rag_pipeline.errors import ConfigError, DocumentError, SourceError, VanishedError, one_line
 from rag_pipeline.indexing.document_warnings import DocumentWarnings, date_warning
+from rag_pipeline.indexing.scan import recipe
 from rag_pipeline.stores.postgres import documents, index_epochs, schema, source_items, sources
 from rag_pipeline.stores.postgres.deadlocks import despite_deadlocks
 from rag_pipeline.stores.postgres.documents import DocumentRow
@@ -230,17 +231,20 @@ class _Reader:
         self._parsers = parsers
         self._unreachable = unreachable
         self._warned = warned
-        self._connected: dict[str, Source] = {}
+        self._connected: dict[str, tuple[SourceConfig, Source]] = {}
 
     def read(self, item: PendingItem) -> tuple[Outcome, DocumentRow | None] | None:
         """Return what became of an item, and its document's row; no row and no error if its bytes are unchanged.
 
-        None if its source cannot be reached, or if it has vanished: both stay pending.
+        None if its source cannot be reached or is not configured, or if it has vanished: they stay pending.
         """
         if item.source in self._unreachable:
             return None
         try:
             config = self._pipeline.source(item.source)
+            if (wanted := recipe(config)) != item.recipe:
+                # Seen by a scan with other settings than it is read with; until another one it is not up to date.
+                item = replace(item, recipe=wanted, content_hash=None)
             data = self._source(config).fetch(item.locator, self._pipeline.settings.max_document_bytes)
             digest = hashlib.sha256(data).hexdigest()
             if digest == item.content_hash:
@@ -250,13 +254,10 @@ class _Reader:
             if warnings := (*parsed.warnings, *filter(None, [of_date])):
                 self._warned[item.source_id] = warnings
             return Outcome(item, digest), _row(item, config, parsed)
-        except VanishedError:
+        except (VanishedError, ConfigError):
             return None
         except DocumentError as error:
             return Outcome(item, error=one_line(error)), None
-        except ConfigError:
-            reason = f"source {item.source} is no longer in {self._pipeline.settings.sources}"
-            return Outcome(item, error=reason), None
         except SourceError as error:
             self._unreachable[item.source] = one_line(error)
             return None
@@ -264,9 +265,10 @@ class _Reader:
     def _source(self, config: SourceConfig) -> Source:
         from rag_pipeline.sources import connect
 
-        if config.name not in self._connected:
-            self._connected[config.name] = connect(config)
-        return self._connected[config.name]
+        known = self._connected.get(config.name)
+        if known is None or known[0] != config:  # Its entry can be edited during a run.
+            known = self._connected[config.name] = config, connect(config)
+        return known[1]
 
 
 def _row(item: PendingItem, config: SourceConfig, parsed: ParsedDocument) -> DocumentRow:

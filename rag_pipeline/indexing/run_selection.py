@@ -32,8 +32,9 @@ class RequestedRun:
 
 
 def pending_work(pipeline: Pipeline) -> dict[Month, str]:
-    """Return the months with pending work, each with a digest of that work.
+    """Return the months with pending work, each with a digest of that work and of `sources.yaml`.
 
+    What could not be read because of a mistake in the file can be read as soon as that is corrected.
     Quarantined items and chunks that are due for a retry become pending here: after a day, then after pauses that
     double. Each failure postpones the next retry, so this never keeps a month busy.
     """
@@ -41,8 +42,10 @@ def pending_work(pipeline: Pipeline) -> dict[Month, str]:
     with pipeline.stores.database.connection() as connection:
         source_items.retry_due(connection, _RETRIES)
         documents.retry_due(connection, _RETRIES)
+        edition = pipeline.sources_file.digest
         return {
-            month: documents.work_digest(connection, month) for month in documents.months_with_work(connection)
+            month: f"{documents.work_digest(connection, month)} {edition}".rstrip()
+            for month in documents.months_with_work(connection)
         }
 
 

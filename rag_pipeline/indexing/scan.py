@@ -13,13 +13,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.errors import DocumentError, RagError, SourceError, one_line
 from rag_pipeline.indexing.retention import oldest_kept_month
 from rag_pipeline.indexing.source_access import store_access
 from rag_pipeline.months import Month, clamp
-from rag_pipeline.sources.config import read_sources
 from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.stores.postgres import schema, source_items, sources
 from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
@@ -91,15 +90,15 @@ def scan_source(
     """
     database = pipeline.stores.database
     with database.connection() as connection:
-        source_id = sources.register(
-            connection, config.type, config.name, config.connection_config(), config.schedule, config.access
-        )
-        store_access(connection, read_sources(pipeline.settings.sources))
-        before = sources.state_of(connection, config.type, config.name)
+        store_access(connection, pipeline.sources_file)
     with (
         pipeline.stopwatch.stage("scan"),
         advisory_lock(database, f"source {config.name}", wait_seconds),
     ):
+        with database.connection() as connection:
+            before = sources.state_of(connection, config.type, config.name)
+        # Registered within the lock: what the row says is what the last scan went by.
+        source_id = _register(pipeline, config, before)
         try:
             result = _Pass(pipeline, config, source_id, confirm_deletions).run(deadline)
         except RagError as error:
@@ -112,6 +111,26 @@ def scan_source(
     return result
 
 
+def _register(pipeline: Pipeline, config: SourceConfig, before: Any | None) -> UUID:
+    """Create or update the row of a source and return its id; `before` is what it was.
+
+    A source that has other settings than at its last scan, or is back, is looked at anew: also what was quarantined.
+    """
+    database, settings = pipeline.stores.database, config.connection_config()
+    if before is not None and not (before.is_active and before.connection_config == settings):
+        # Before the row has the new settings, so that a scan that is killed here is followed by one that does it too.
+        with database.connection() as connection:
+            source_items.retry_failed(connection, [config.name])
+        with database.connection() as connection:
+            sources.restart_pass(connection, before.id)
+    with database.connection() as connection:
+        source_id = sources.register(
+            connection, config.type, config.name, settings, config.schedule, config.access
+        )
+        store_access(connection, pipeline.sources_file)
+    return source_id
+
+
 def next_sync_at(config: SourceConfig, now: datetime | None = None) -> datetime:
     """Return when the source is due next, by its cron schedule in UTC."""
     from croniter import croniter
@@ -122,7 +141,9 @@ def next_sync_at(config: SourceConfig, now: datetime | None = None) -> datetime:
 def waits_until(pipeline: Pipeline, config: SourceConfig, now: datetime) -> datetime | None:
     """Return when the source is due for a scan; None if it is due now, or a pass over it is unfinished."""
     with pipeline.stores.database.connection() as connection:
-        return sources.waits_until(connection, config.type, config.name, config.schedule, now)
+        return sources.waits_until(
+            connection, config.type, config.name, config.connection_config(), config.schedule, now
+        )
 
 
 def pauses(config: SourceConfig) -> list[timedelta]:

@@ -1,6 +1,7 @@
 """`sources.yaml`: the sources, and the metadata that their documents get.
 
-The file is read whenever the Dagster definitions load, so nothing here opens a source or imports a file system.
+The file is read when the Dagster definitions load and at each tick, so nothing here opens a source or imports a file
+system, and a text that was just read is not parsed again.
 Secrets stay in the environment: the file names them as `${VARIABLE}`, and `storage_options` reads the value only
 when a source is opened.
 """
@@ -14,6 +15,7 @@ import os
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -138,6 +140,11 @@ class SourceConfig(BaseModel):
         metadata = json.dumps([self.language, self.category, self.tags], ensure_ascii=False)
         return hashlib.sha256(metadata.encode()).hexdigest()
 
+    @property
+    def settings_digest(self) -> str:
+        """Hexadecimal digest of everything that decides which items there are and what becomes of them."""
+        return hashlib.sha256(json.dumps(self.connection_config()).encode()).hexdigest()[:16]
+
     def connection_config(self) -> dict[str, Any]:
         """Return the configuration as the `sources` table stores it: JSON types only, no secret.
 
@@ -182,6 +189,12 @@ class SourcesFile:
     sources: list[SourceConfig]
     invalid: list[InvalidSource]
     is_readable: bool = True
+    digest: str = ""
+    """Hexadecimal digest of its text: it changes with every edit. Empty if there is none to read."""
+
+    def source(self, name: str) -> SourceConfig | None:
+        """Return the source of this name; None if it is not among the sources, see `mistake_about`."""
+        return next((source for source in self.sources if source.name == name), None)
 
     def mistake_about(self, name: str) -> str | None:
         """Return the mistake for which a source of this name is not among the sources; None if it is not listed."""
@@ -203,15 +216,26 @@ def load_sources(path: Path) -> list[SourceConfig]:
 def read_sources(path: Path) -> SourcesFile:
     """Return the valid sources of a YAML file and what is wrong with the others. Raises nothing."""
     try:
-        entries = _entries(path)
+        text = _text(path)
     except ConfigError as error:
         return SourcesFile([], [InvalidSource(None, str(error))], is_readable=False)
+    return _parsed(path, path.absolute().parent, text)
+
+
+@lru_cache(maxsize=2)
+def _parsed(path: Path, folder: Path, text: str) -> SourcesFile:
+    """Return what a text of the file says, whose relative paths are relative to the folder."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    try:
+        entries = _entries(path, text)
+    except ConfigError as error:
+        return SourcesFile([], [InvalidSource(None, str(error))], is_readable=False, digest=digest)
     sources: dict[str, SourceConfig] = {}
     identifiers: dict[str, str] = {}
     mistakes: list[tuple[str | None, str]] = []
     for number, entry in enumerate(entries, 1):
         try:
-            source = _source(path, number, entry)
+            source = _source(path, folder, number, entry)
             if source.name in sources:
                 raise ConfigError(f"{path}: source {source.name}: duplicate name: give each source its own")
             if other := identifiers.get(identifier(source.name)):
@@ -230,11 +254,11 @@ def read_sources(path: Path) -> SourcesFile:
         own_name = name if name and identifier(name) not in taken else None
         invalid.append(InvalidSource(own_name, message))
         taken.update({identifier(own_name)} if own_name else ())
-    return SourcesFile(list(sources.values()), invalid)
+    return SourcesFile(list(sources.values()), invalid, digest=digest)
 
 
-def _entries(path: Path) -> list[object]:
-    content = _read(path)
+def _entries(path: Path, text: str) -> list[object]:
+    content = _loaded(path, text)
     if not isinstance(content, dict) or "sources" not in content:
         raise ConfigError(f"{path}: no key `sources`: begin with `sources:` and one `- name: …` for each source")
     for key in content:
@@ -256,15 +280,20 @@ def _name_of(entry: object) -> str | None:
         return None
 
 
-def _read(path: Path) -> object:
+def _text(path: Path) -> str:
     try:
-        return yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: create it, or set RAG_SOURCES to your file") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not UTF-8: save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _loaded(path: Path, text: str) -> object:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (ValueError, RecursionError) as error:  # A day such as 2024-13-45, or lists without end.
         raise ConfigError(f"{path} cannot be read: {one_line(error, 100)}") from None
     except yaml.YAMLError as error:
@@ -289,7 +318,7 @@ class _Loader(yaml.SafeLoader):
         return mapping
 
 
-def _source(file: Path, number: int, entry: object) -> SourceConfig:
+def _source(file: Path, folder: Path, number: int, entry: object) -> SourceConfig:
     if not isinstance(entry, dict):
         raise ConfigError(f"{file}: source {number}: must be a mapping that begins with `- name: …`")
     where = f"{file}: source {printable(str(entry.get('name') or number))}"
@@ -297,7 +326,7 @@ def _source(file: Path, number: int, entry: object) -> SourceConfig:
         source = SourceConfig.model_validate(entry)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explained(error)}") from None
-    source = source.model_copy(update={"path": _resolved(source.path, file.absolute().parent)})
+    source = source.model_copy(update={"path": _resolved(source.path, folder)})
     source._listed_in = str(file)
     return source
 

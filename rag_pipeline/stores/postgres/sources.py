@@ -262,14 +262,15 @@ def remove(connection: Connection, name: str) -> int:
 
 
 def state_of(connection: Connection, source_type: str, name: str) -> Any | None:
-    """Return id, sync_status, last_error, last_sync_at, next_sync_at and problems of a source; None if unknown.
+    """Return a source's id, is_active, connection_config, sync_status, last_error, last_sync_at, next_sync_at and problems;
+    None if it is unknown.
 
     `problems` is what its last pass could not list.
     """
     rows = named(
         connection,
         """
-        SELECT s.id, s.sync_status, s.last_error, s.last_sync_at, s.next_sync_at,
+        SELECT s.id, s.is_active, s.connection_config, s.sync_status, s.last_error, s.last_sync_at, s.next_sync_at,
             coalesce(p.problems, '{}') AS problems
         FROM sources s LEFT JOIN source_scans p ON p.source = s.id
         WHERE s.source_type = %s AND s.name = %s
@@ -280,21 +281,23 @@ def state_of(connection: Connection, source_type: str, name: str) -> Any | None:
 
 
 def waits_until(
-    connection: Connection, source_type: str, name: str, schedule: str, now: datetime
+    connection: Connection, source_type: str, name: str, config: dict[str, Any], schedule: str, now: datetime
 ) -> datetime | None:
     """Return when the source is due for a sync; None if it is due now.
 
-    That is if it was never synced, its time has come, it has a new schedule, or a pass over it is unfinished.
+    That is if it was never synced, its time has come, it has a new schedule or another configuration, or a pass over it
+    is unfinished.
     """
     moment: datetime | None = value(
         connection,
         f"""
         SELECT s.next_sync_at FROM sources s
         WHERE s.source_type = %(type)s AND s.name = %(name)s AND s.is_active
-            AND s.next_sync_at > %(now)s AND s.sync_schedule = %(schedule)s AND NOT EXISTS (
+            AND s.next_sync_at > %(now)s AND s.sync_schedule = %(schedule)s
+            AND s.connection_config = %(config)s::jsonb AND NOT EXISTS (
                 SELECT FROM source_scans p
                 WHERE p.source = s.id AND p.finished_at IS NULL AND s.sync_status = {SyncStatus.RUNNING.sql})
         """,
-        {"type": source_type, "name": name, "schedule": schedule, "now": now},
+        {"type": source_type, "name": name, "config": json.dumps(config), "schedule": schedule, "now": now},
     )
     return moment
