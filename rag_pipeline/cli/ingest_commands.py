@@ -21,6 +21,7 @@ from rag_pipeline.cli.interruption import run_until_interrupted
 from rag_pipeline.errors import ConfigError, RagError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.progress import ProgressLine
+from rag_pipeline.sources.not_included import described
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -234,6 +235,8 @@ def _print_counts(result: IngestResult, seconds: dict[str, float]) -> None:
     print_line(
         f"scanned   {stats.scanned} items: {stats.new} new, {stats.changed} changed, {stats.deleted} deleted"
     )
+    for source, kinds in result.not_included.items():
+        print_line(f"          not included in {source}: {described(kinds)}")
     print_line(f"documents {stats.documents} stored, {stats.failed} quarantined")
     print_line(f"chunks    {stats.chunks} added, {stats.superseded} superseded, {stats.failed_chunks} failed")
     billed = f", {result.embedding_tokens} tokens of the embedding server" if result.embedding_tokens else ""

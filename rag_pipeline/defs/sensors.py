@@ -6,7 +6,7 @@ the next tick.
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -132,9 +132,9 @@ def _scan(instance: dg.DagsterInstance, pipeline: Pipeline, cursor: "_ScanCursor
         record_scan(instance, pipeline, config, None)
         outcome = one_line(error)
     else:
-        result.add(cursor.unfinished)
+        result.add(cursor.unfinished, cursor.not_included)
         if not result.complete:
-            cursor.unfinished = result.counts()
+            cursor.unfinished, cursor.not_included = result.counts(), result.not_included
             return cursor.result(f"{result}; the scan resumes at the next tick")
         record_scan(instance, pipeline, config, result)
         outcome = str(result)
@@ -150,6 +150,8 @@ class _ScanCursor:
     """None: ask PostgreSQL."""
     unfinished: Counts = field(default_factory=dict)
     """What the earlier ticks of an unfinished pass have counted."""
+    not_included: Mapping[str, int] = field(default_factory=dict)
+    """What they have passed by that is no item."""
 
     @classmethod
     def load(cls, text: str | None, config: SourceConfig) -> "_ScanCursor":
@@ -157,7 +159,9 @@ class _ScanCursor:
         if (stored.get("schedule"), stored.get("settings")) != (config.schedule, config.settings_digest):
             return cls(config)
         at = stored["next_scan"]
-        return cls(config, datetime.fromisoformat(at) if at else None, stored["unfinished"])
+        return cls(
+            config, datetime.fromisoformat(at) if at else None, stored["unfinished"], stored["not_included"]
+        )
 
     def waiting(self) -> dg.SensorResult:
         return self.result(f"{self.config.name} {NOT_DUE} ({self.config.schedule})")
@@ -170,6 +174,7 @@ class _ScanCursor:
             "settings": self.config.settings_digest,
             "next_scan": at,
             "unfinished": self.unfinished,
+            "not_included": dict(self.not_included),
         }
         return dg.SensorResult(
             skip_reason=f"{reason}; next scan: {at}" if at else reason, cursor=json.dumps(cursor)

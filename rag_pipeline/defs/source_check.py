@@ -14,6 +14,7 @@ from rag_pipeline.indexing.scan import ScanResult
 from rag_pipeline.indexing.source_health import SourceHealth, source_health
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.sources.config import SourceConfig
+from rag_pipeline.sources.not_included import described
 
 CHECK = "source_readable"
 
@@ -62,6 +63,7 @@ def _materialization(
             "changed": result.changed,
             "gone": result.gone,
             "not_listed": len(result.problems),
+            "not_included": described(result.not_included) or "nothing",
         },
         tags={_DATA_VERSION: str(version + changed)},
     )

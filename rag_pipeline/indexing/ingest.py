@@ -50,6 +50,8 @@ class IngestResult:
     warnings: list[str] = field(default_factory=list)
     unconfigured: list[str] = field(default_factory=list)
     """Sources found missing from `sources.yaml` by this ingest; their documents stay until `sources --remove`."""
+    not_included: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By source, what is in it and is no item, by kind: see `sources.not_included`."""
     document_warnings: DocumentWarnings = field(default_factory=DocumentWarnings)
     """What was lost or guessed in documents that were parsed."""
     embedding_tokens: int = 0
@@ -65,6 +67,7 @@ class IngestResult:
         return {
             **self.stats.as_dict(),
             "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+            "not_included": self.not_included,
             "months": [str(month) for month in self.months],
             "warnings": self.warnings,
             "documents_with_warnings": self.document_warnings.count,
@@ -172,6 +175,8 @@ def _scan(
             continue
         on_scan(pipeline, config, scanned)
         result.stats.add(scanned.counts())
+        if scanned.not_included:
+            result.not_included[name] = scanned.not_included
         result.warnings += [
             f"source {config.name}: {problem}; nothing there is treated as gone" for problem in scanned.problems
         ]

@@ -20,11 +20,13 @@ from rag_pipeline.indexing.retention import oldest_kept_month
 from rag_pipeline.indexing.source_access import store_access
 from rag_pipeline.months import Month, clamp
 from rag_pipeline.sources.interface import Item, ScanProblem
+from rag_pipeline.sources.not_included import count, described
 from rag_pipeline.stores.postgres import schema, source_items, sources
 from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 from rag_pipeline.stores.postgres.statuses import SyncStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from uuid import UUID
 
     from rag_pipeline.indexing.stats import Counts
@@ -51,6 +53,8 @@ class ScanResult:
     """False if the deadline came first: the next scan resumes the pass."""
     problems: list[str] = field(default_factory=list)
     """What could not be listed; nothing there counts as gone."""
+    not_included: dict[str, int] = field(default_factory=dict)
+    """What is in the source and is no item, by kind: see `sources.not_included`."""
     was_unhealthy: bool = False
     """Whether the scan before this one failed, or could not list everything."""
 
@@ -61,10 +65,14 @@ class ScanResult:
 
     def __str__(self) -> str:
         summary = f"{self.scanned} items: {self.new} new, {self.changed} changed, {self.gone} gone"
-        return f"{summary}, {len(self.problems)} paths not listed" if self.problems else summary
+        if self.problems:
+            summary = f"{summary}, {len(self.problems)} paths not listed"
+        return f"{summary}; not included: {described(self.not_included)}" if self.not_included else summary
 
-    def add(self, earlier: Counts) -> None:
+    def add(self, earlier: Counts, not_included: Mapping[str, int]) -> None:
         """Add what earlier scans of the same pass have counted."""
+        for kind, number in not_included.items():
+            count(self.not_included, kind, number)
         self.scanned += earlier.get("scanned", 0)
         self.new += earlier.get("new", 0)
         self.changed += earlier.get("changed", 0)
@@ -199,7 +207,7 @@ class _Pass:
             self._recipe,
             self._oldest_kept.start if self._oldest_kept else None,
         )
-        result = ScanResult(config.name, problems=list(position.problems))
+        result = ScanResult(config.name, problems=list(position.problems), not_included=self._source.not_included)
         found = self._source.scan(after=position.resume_after)
         after = position.resume_after or ""
         for slice_ in iter(lambda: list(itertools.islice(found, _SLICE)), []):

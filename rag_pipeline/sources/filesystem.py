@@ -4,9 +4,10 @@ Keys are paths (as locators) and compare as plain strings. Within a folder, a su
 ended in `/`. So walking the tree yields its keys in order, and a scan that continues after a key skips whole
 folders without listing them. The walk holds the names in the folders it is in, never the whole tree.
 
-Links are followed within the source's folder, and out of it only if `follow_links` is set (`local_tree`). Hidden files
-and folders (leading dot) are left out unless a pattern contains the dot. Something that matches but cannot be read (a
-broken link, a pipe) is an item all the same, so that it is quarantined with a reason instead of being overlooked.
+Links are followed within the source's folder, and out of it only if `follow_links` is set (`local_tree`); else what they
+lead to does not belong to the source. Hidden files and folders (leading dot) are left out unless a pattern contains the
+dot. Something that matches but cannot be read (a broken link, a pipe) is an item all the same, so that it is quarantined
+with a reason instead of being overlooked.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rag_pipeline.sources.config import SourceConfig
 from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.sources.local_tree import LocalTree
 from rag_pipeline.sources.naming import from_locator, printable, source_id, to_locator
+from rag_pipeline.sources.not_included import count
 from rag_pipeline.sources.patterns import Patterns, State
 from rag_pipeline.sources.remote_tree import RemoteTree
 from rag_pipeline.sources.tree import Entry, Tree, plain_reason
@@ -40,6 +42,7 @@ class FilesystemSource:
     """A `Source` over a folder. Nothing is opened before the first scan or fetch."""
 
     def __init__(self, config: SourceConfig) -> None:
+        self.not_included: dict[str, int] = {}
         self._name = config.name
         self._root = f"source {config.name}: {printable(config.path)}"
         self._tree: Tree = LocalTree(config) if config.is_local else RemoteTree(config)
@@ -73,6 +76,8 @@ class FilesystemSource:
                 except OSError as error:
                     if error.errno not in (errno.ENOENT, errno.ENOTDIR) and found.key != after:
                         yield self._problem(found.path, found.key, error)
+            elif isinstance(found, str):
+                count(self.not_included, found)
             else:
                 path, key, entry = found
                 item = self._item(path, key, entry)
@@ -104,15 +109,23 @@ class FilesystemSource:
         with self._opened(locator) as (file, _):
             return _first_bytes(file, size)
 
-    def _listed(self, folder: _Folder, after: str) -> list[_Folder | tuple[str, str, Entry]]:
-        """Return the matching files of a folder and the subfolders that can contain matches, in key order."""
-        found: dict[str, _Folder | tuple[str, str, Entry]] = {}
+    def _listed(self, folder: _Folder, after: str) -> list[_Folder | tuple[str, str, Entry] | str]:
+        """Return the matching files of a folder and the subfolders that can contain matches, in key order.
+
+        What is not included is there too, as its kind: so a scan that continues counts it where it comes by.
+        """
+        found: dict[str, _Folder | tuple[str, str, Entry] | str] = {}
         for entry in self._tree.entries(folder.path):
             path = f"{folder.path}/{entry.name}" if folder.path else entry.name
             key = folder.key + to_locator(entry.name)
             if self._exclude.match(folder.excluded, entry.name):
                 continue
-            if entry.is_folder:
+            if entry.not_included is not None:
+                patterns = self._include
+                matches = patterns.enter if entry.is_folder else patterns.match
+                if key > after and matches(folder.included, entry.name):
+                    found[key] = entry.not_included
+            elif entry.is_folder:
                 key += "/"
                 included = self._include.enter(folder.included, entry.name)
                 if included and (key > after or after.startswith(key)):
@@ -160,6 +173,9 @@ class FilesystemSource:
                 raise VanishedError(f"{self._shown(locator)} does not exist any more") from None
             reason = "does not exist: it was removed, or it is a link to something that was"
         elif error.errno == errno.EXDEV:
+            # Its scan saw something else there, or by other settings; the next one finds that it does not belong here.
+            raise VanishedError(f"{self._shown(locator)} {plain_reason(error)}") from None
+        elif error.errno == errno.ENOLINK:
             reason = plain_reason(error)
         elif error.errno == errno.ELOOP:
             reason = "is a symbolic link in a loop"

@@ -45,6 +45,9 @@ class ScanProblem:
 class Source(Protocol):
     """A connector: lists what exists in a source and reads its bytes."""
 
+    not_included: dict[str, int]
+    """What the scans have passed by that is no item, by kind: see `not_included`."""
+
     def scan(self, after: str | None = None) -> Iterator[Item | ScanProblem]:
         """Yield all items with a key greater than `after`, in the order of their keys (as Python compares text), lazily.
 

@@ -3,8 +3,8 @@
 Paths are bytes here, so that neither the locale of the process nor a name in another encoding changes what is
 found.
 
-A link must not lead out of the root unless the source follows links. That is decided again when a file is opened, from
-what is opened: the link can have another target by then.
+A link must not lead out of the root unless the source follows links; else what it leads to does not belong to the
+source. That is decided again when a file is opened, from what is opened: the link can have another target by then.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from rag_pipeline.errors import SourceError
 from rag_pipeline.sources.config import SourceConfig
+from rag_pipeline.sources.not_included import LINKS_TO_NOWHERE, LINKS_TO_OUTSIDE
 from rag_pipeline.sources.tree import Entry, Facts, plain_reason
 
 _NO_TARGET = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -31,6 +32,8 @@ _ELSEWHERE = frozenset({b"", b".", b".."})
 
 _OUTSIDE = "is a link to outside the source's folder: set follow_links: true for the source if it may be read"
 
+_NOWHERE = "is a link that leads nowhere"
+
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """O_NONBLOCK returns at once even if the name belongs to a pipe by now."""
 
@@ -39,7 +42,7 @@ class LocalTree:
     """A `Tree` on this machine.
 
     Links to files in the root are followed; links to folders in it are skipped, since their files are found anyway.
-    Links to anything outside are refused. If the source follows links, all are followed, but no folder is entered
+    Links to anything outside are not included. If the source follows links, all are followed, but no folder is entered
     within itself.
     """
 
@@ -74,27 +77,25 @@ class LocalTree:
         if not self._follow_links and not self._is_inside(path):
             raise OSError(errno.EXDEV, _OUTSIDE)
         with os.scandir(path) as found:
-            return [
-                Entry(
-                    entry.name.decode("utf-8", "surrogateescape"),
-                    self._is_folder(entry),
-                    partial(self._facts, entry),
-                )
-                for entry in found
-            ]
+            return [entry for one in found if (entry := self._entry(one)) is not None]
 
     @contextmanager
     def open(self, path: str) -> Iterator[tuple[BinaryIO, int | None]]:
-        """Open a regular file; yields the file and its size. Raises `OSError`."""
-        descriptor = _open_regular(self._path(path)) if self._follow_links else self._open_inside(path)
+        """Open a regular file; yields the file and its size. Raises `OSError`: `ENOLINK` for a link that leads nowhere."""
+        try:
+            descriptor = _open_regular(self._path(path)) if self._follow_links else self._open_inside(path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR) and os.path.islink(self._path(path)):
+                raise OSError(errno.ENOLINK, _NOWHERE) from None
+            raise
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             _check_regular(status)
             yield file, status.st_size
 
     def is_listed(self, path: str) -> bool:
-        """Whether the name exists, if only as a link to nothing."""
-        return os.path.lexists(self._path(path))
+        """Return False: a link to nothing does exist."""
+        return False
 
     def url(self, path: str) -> str:
         """Return a `file://` URL, percent-encoded byte by byte."""
@@ -103,15 +104,20 @@ class LocalTree:
     def _path(self, path: str) -> bytes:
         return os.path.join(self._root, path.encode("utf-8", "surrogateescape")) if path else self._root
 
-    def _is_folder(self, entry: os.DirEntry[bytes]) -> bool:
-        """Whether to enter it; one outside is entered too, where it is refused as a whole."""
-        if not entry.is_symlink():
-            return entry.is_dir(follow_symlinks=False)
-        return os.path.isdir(entry.path) and (self._follow_links or not self._is_inside(entry.path))
+    def _entry(self, found: os.DirEntry[bytes]) -> Entry | None:
+        """Return the entry of a name; None for a link to a folder that is found anyway."""
+        name, facts = found.name.decode("utf-8", "surrogateescape"), partial(self._facts, found)
+        if not found.is_symlink():
+            return Entry(name, found.is_dir(follow_symlinks=False), facts)
+        is_folder = os.path.isdir(found.path)
+        if self._follow_links:
+            return Entry(name, is_folder, facts)
+        if self._is_inside(found.path):
+            return None if is_folder else Entry(name, False, facts)
+        exists = os.path.exists(found.path)
+        return Entry(name, is_folder, facts, LINKS_TO_OUTSIDE if exists else LINKS_TO_NOWHERE)
 
     def _facts(self, entry: os.DirEntry[bytes]) -> Facts | None:
-        if entry.is_symlink() and not self._follow_links and not self._is_inside(entry.path):
-            return Facts("link to outside", None, None)
         try:
             status = entry.stat()
         except OSError as error:
@@ -184,7 +190,7 @@ def _check_regular(status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise OSError(errno.EISDIR, "is a folder, not a file")
     if stat.S_ISLNK(status.st_mode):
-        raise OSError(errno.ELOOP, "is a link that leads nowhere")
+        raise OSError(errno.ELOOP, _NOWHERE)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "is not a regular file")
 

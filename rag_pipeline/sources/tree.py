@@ -27,6 +27,8 @@ class Entry:
     is_folder: bool
     facts: Callable[[], Facts | None]
     """Returns the facts of a file; None if it is gone by now or is a link to a folder. Raises `OSError`."""
+    not_included: str | None = None
+    """The kind of what belongs to no source whatever its patterns say, such as a link to outside; else None."""
 
 
 class Tree(Protocol):
@@ -49,7 +51,7 @@ class Tree(Protocol):
         ...
 
     def is_listed(self, path: str) -> bool:
-        """Whether the next scan can find a file that could not be opened, such as a link to nothing."""
+        """Whether the next scan can find a file that does not exist."""
         ...
 
     def url(self, path: str) -> str:

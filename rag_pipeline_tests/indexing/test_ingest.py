@@ -424,19 +424,28 @@ def test_a_run_that_lost_its_month_writes_nothing_more(index: Index) -> None:
     assert index.rows("SELECT count(*) FROM document_chunks WHERE content LIKE '%%甲%%'") == [(0,)]
 
 
-def test_a_link_to_outside_the_source_is_quarantined_and_never_found(index: Index, tmp_path: Path) -> None:
+def test_a_link_to_outside_the_source_is_no_item_unless_it_follows_links(index: Index, tmp_path: Path) -> None:
     (tmp_path / "private").mkdir()
     (tmp_path / "private/passwords.txt").write_text("root hunter2\n", "utf-8")
-    index.write("a.md", paragraphs(1))
+    for name in "abc":
+        index.write(f"{name}.md", paragraphs(1, name))
     (index.docs / "link.txt").symlink_to(tmp_path / "private/passwords.txt")
     (index.docs / "folder").symlink_to(tmp_path / "private")
+    secrets = "SELECT source_id FROM documents WHERE content LIKE '%hunter2%' ORDER BY 1"
     result = index.ingest()
-    assert (result.stats.documents, result.stats.failed) == (1, 1)
-    assert index.rows("SELECT content FROM document_chunks WHERE content LIKE '%hunter2%'") == []
-    ((reason,),) = index.rows("SELECT error_message FROM source_items WHERE state = 'failed'")
-    assert "docs:link.txt is a link to outside the source's folder" in str(reason)
-    (warning,) = result.warnings
-    assert "docs: folder: is a link to outside the source's folder" in warning
+    assert (result.stats.documents, result.errors, result.warnings) == (3, [], [])
+    assert result.not_included == {"docs": {"links to outside": 2}}
+    assert index.rows(secrets) == []
+
+    entry = "name: docs, type: filesystem, path: ./docs"
+    index.sources.write_text(f"sources: [{{{entry}, follow_links: true}}]\n", "utf-8")
+    assert index.ingest().stats.documents == 2
+    assert index.rows(secrets) == [("docs:folder/passwords.txt",), ("docs:link.txt",)]
+    index.sources.write_text(f"sources: [{{{entry}}}]\n", "utf-8")
+    result = index.ingest()
+    assert (result.stats.deleted, result.stats.failed, result.warnings) == (2, 0, [])
+    assert index.rows(secrets) == []
+    index.assert_consistent()
 
 
 def test_a_file_system_that_quotes_its_options_puts_no_secret_anywhere(
