@@ -164,10 +164,12 @@ def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> N
     deep = cli.docs.joinpath(*["深いフォルダ"] * 12)
     deep.mkdir(parents=True)
     (deep / "deep.md").write_text(TEXT.format(n="deep"), "utf-8")
+    (deep / "売上.CSV").write_text("1,2", "utf-8")
 
     done = cli.run("ingest", RAG_MAX_DOCUMENT_BYTES=str(2 * 1024 * 1024))
     assert done.returncode == 1
     assert "quarantined" in done.stderr
+    assert "not included in docs: 1 .csv" in done.stdout
     assert "documents with warnings: 1\nrag-pipeline: docs:old.txt: no encoding is declared" in done.stderr
     assert done.stderr.count("no encoding is declared") == 1
     logged = "SELECT count(*) FROM dagster.event_logs WHERE dagster_event_type IS NULL AND event LIKE %s"
@@ -182,7 +184,7 @@ def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> N
     assert good == (2 + len(names) + 2,)
     assert_consistent(cli)
     again = cli.json("ingest", RAG_MAX_DOCUMENT_BYTES=str(2 * 1024 * 1024))
-    assert (again["embedded"], again["months"]) == (0, [])
+    assert (again["embedded"], again["months"], again["not_included"]) == (0, [], {"docs": {".csv": 1}})
 
 
 def test_a_terminal_shows_the_escape_sequences_of_documents_and_obeys_none(cli: CommandLine) -> None:

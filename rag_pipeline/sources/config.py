@@ -135,6 +135,11 @@ class SourceConfig(BaseModel):
         return "://" not in self.path and "::" not in self.path
 
     @property
+    def includes_by_default(self) -> bool:
+        """Whether its entry has no `include`: then every file in a supported format is, whatever the case of its extension."""
+        return "include" not in self.model_fields_set
+
+    @property
     def metadata_digest(self) -> str:
         """Hexadecimal digest of the language, category and tags that documents get."""
         metadata = json.dumps([self.language, self.category, self.tags], ensure_ascii=False)

@@ -22,7 +22,7 @@ from rag_pipeline.sources.config import SourceConfig
 from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.sources.local_tree import LocalTree
 from rag_pipeline.sources.naming import from_locator, printable, source_id, to_locator
-from rag_pipeline.sources.not_included import count
+from rag_pipeline.sources.not_included import count, kind_of
 from rag_pipeline.sources.patterns import Patterns, State
 from rag_pipeline.sources.remote_tree import RemoteTree
 from rag_pipeline.sources.tree import Entry, Tree, plain_reason
@@ -46,7 +46,7 @@ class FilesystemSource:
         self._name = config.name
         self._root = f"source {config.name}: {printable(config.path)}"
         self._tree: Tree = LocalTree(config) if config.is_local else RemoteTree(config)
-        self._include = Patterns(config.include, hidden=False)
+        self._include = Patterns(config.include, hidden=False, ignore_case=config.includes_by_default)
         # Exclusions are complete: their wildcards match hidden names too.
         self._exclude = Patterns(config.exclude, hidden=True)
 
@@ -131,8 +131,12 @@ class FilesystemSource:
                 if included and (key > after or after.startswith(key)):
                     excluded = self._exclude.enter(folder.excluded, entry.name)
                     found[key] = _Folder(path, key, included, excluded)
-            elif key > after and self._include.match(folder.included, entry.name):
+            elif key <= after:
+                continue
+            elif self._include.match(folder.included, entry.name):
                 found[key] = path, key, entry
+            elif not entry.name.startswith("."):
+                found[key] = kind_of(entry.name)
         return [found[key] for key in sorted(found)]
 
     def _item(self, path: str, key: str, entry: Entry) -> Item | ScanProblem | None:

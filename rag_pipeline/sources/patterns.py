@@ -4,8 +4,8 @@ A path is matched folder by folder, so that a walk knows before it opens a folde
 hidden folders and folders outside the patterns are never listed.
 
 The syntax is that of the shell: `*`, `?` and `[…]` within one name, `**` for any number of folders,
-case-sensitive. With one deliberate exception: names and patterns are compared in NFC, because macOS returns
-decomposed file names (`が` as two characters) and nobody writes patterns like that.
+case-sensitive unless asked otherwise. With one deliberate exception: names and patterns are compared in NFC, because
+macOS returns decomposed file names (`が` as two characters) and nobody writes patterns like that.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class Patterns:
     """Several patterns, matched together.
 
     `hidden`: whether wildcards match names with a leading dot. If not, as in a shell, only a pattern that contains
-    the dot matches a hidden name.
+    the dot matches a hidden name. `ignore_case`: whether `*.pdf` matches `A.PDF`.
     """
 
-    def __init__(self, patterns: Sequence[str], *, hidden: bool) -> None:
+    def __init__(self, patterns: Sequence[str], *, hidden: bool, ignore_case: bool = False) -> None:
         self._hidden = hidden
         self._patterns = [
-            [_matcher(part, hidden=hidden) for part in split_pattern(pattern)] for pattern in patterns
+            [_matcher(part, hidden, ignore_case) for part in split_pattern(pattern)] for pattern in patterns
         ]
         self.start: State = self._reached((index, 0) for index in range(len(self._patterns)))
 
@@ -94,7 +94,7 @@ class Patterns:
         return frozenset(reached)
 
 
-def _matcher(part: str, *, hidden: bool) -> Callable[[str], object] | None:
+def _matcher(part: str, hidden: bool, ignore_case: bool) -> Callable[[str], object] | None:
     """Return a test for one name; None for `**`, which matches any number of names."""
     if part == ANY_FOLDERS:
         return None
@@ -102,4 +102,4 @@ def _matcher(part: str, *, hidden: bool) -> Callable[[str], object] | None:
     expression = fnmatch.translate(part)
     if not hidden and not part.startswith("."):
         expression = r"(?!\.)" + expression
-    return re.compile(expression).match
+    return re.compile(expression, re.IGNORECASE if ignore_case else 0).match

@@ -70,7 +70,13 @@ def test_every_complete_scan_is_recorded_with_its_counts(source: Source) -> None
     assert "2 items: 2 new, 0 changed, 0 gone" in source.tick()
     source.tick()
     source.location.write("c.md", "2024-01-06")
-    source.tick()
+    source.location.write("d.csv", "2024-01-06")
+    assert "3 items: 1 new, 0 changed, 0 gone; not included: 1 .csv; next scan: " in source.tick()
+    assert [recorded.metadata["not_included"].value for recorded in source.scans()] == [
+        "1 .csv",
+        "nothing",
+        "nothing",
+    ]
     assert [counts(recorded) for recorded in reversed(source.scans())] == [
         {"items": 2, "new": 2, "changed": 0, "gone": 0, "not_listed": 0},
         {"items": 2, "new": 0, "changed": 0, "gone": 0, "not_listed": 0},
@@ -149,6 +155,7 @@ def test_a_pass_over_several_ticks_is_recorded_once_with_all_of_it(
 ) -> None:
     for number in range(5):
         source.location.write(f"{number}.md", "2024-01-05")
+        source.location.write(f"{number}.csv", "2024-01-05")
     monkeypatch.setattr(scan, "_SLICE", 2)
     monkeypatch.setattr(sensors, "_SCAN_SECONDS", -1)
     messages = [source.tick(), *(source.tick(due=False) for _ in range(3))]
@@ -159,6 +166,7 @@ def test_a_pass_over_several_ticks_is_recorded_once_with_all_of_it(
         "5 items: 5 new, 0 changed, 0 gone",
     ]
     assert [counts(recorded)["new"] for recorded in source.scans()] == [5]
+    assert source.scans()[0].metadata["not_included"].value == "5 .csv"
 
 
 def test_a_scan_by_another_process_is_no_failure(source: Source) -> None:

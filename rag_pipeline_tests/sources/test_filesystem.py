@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from rag_pipeline.sources import connect
 from rag_pipeline.sources.config import SourceConfig
 from rag_pipeline.sources.interface import Item, ScanProblem, Source
 from rag_pipeline.sources.naming import from_locator
+from rag_pipeline.sources.not_included import described
 
 
 def source(folder: Path | str, **fields: object) -> Source:
@@ -82,8 +84,40 @@ def test_the_fingerprint_changes_with_the_content_and_not_with_the_name(tmp_path
 
 def test_by_default_supported_formats_are_found_and_nothing_hidden(tmp_path: Path) -> None:
     wanted = ["a.docx", "a.htm", "a.html", "a.markdown", "a.md", "a.pdf", "a.txt", "x/y/b.md"]
-    write(tmp_path, *wanted, "a.png", "A.MD", "md", ".hidden.md", ".git/c.md", "x/.y/d.md")
-    assert paths(source(tmp_path)) == wanted
+    upper = ["MEMO.Md", "README.TXT", "報告書.PDF"]
+    write(tmp_path, *wanted, *upper, "a.png", "md", ".hidden.md", ".git/c.md", "x/.y/d.md")
+    connector = source(tmp_path)
+    assert paths(connector) == sorted([*wanted, *upper])
+    assert connector.not_included == {".png": 1, "without extension": 1}
+    # A pattern that somebody wrote says what it says.
+    written = source(tmp_path, include=["**/*.md", "**/*.pdf"], exclude=["*.docx"])
+    assert paths(written) == ["a.md", "a.pdf", "x/y/b.md"]
+    assert (written.not_included[".pdf"], ".docx" in written.not_included) == (1, False)
+
+
+def test_what_is_not_included_is_counted_once_by_a_scan_that_continues(tmp_path: Path) -> None:
+    write(tmp_path, "a.csv", "b.md", "c.CSV", "d/e.csv", "d/f.md", "d/g.xlsx", "h.md", "i.xlsx", "z.csv")
+    whole, counts, after = source(tmp_path), Counter[str](), None
+    found = items(whole)
+    for _ in found:
+        connector = source(tmp_path)
+        after = next(connector.scan(after)).key
+        counts.update(connector.not_included)
+    last = source(tmp_path)
+    assert items(last, after) == []
+    counts.update(last.not_included)
+    assert counts == whole.not_included == {".csv": 4, ".xlsx": 2}
+    assert described(counts) == "4 .csv, 2 .xlsx"
+
+
+def test_the_kinds_of_what_is_not_included_are_bounded(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{n:03}.{n}" for n in range(100)), "a.no extension", "b.png")
+    connector = source(tmp_path)
+    assert items(connector) == []
+    assert len(connector.not_included) == 51
+    assert sum(connector.not_included.values()) == 102
+    assert described(connector.not_included).startswith("52 other, 1 .0, ")
+    assert described(connector.not_included).endswith(", 41 more")
 
 
 def test_patterns_select_files(tmp_path: Path) -> None:
@@ -252,7 +286,7 @@ def test_links_do_not_leave_the_folder_unless_the_source_follows_links(tmp_path:
     assert following.fetch("link.md", 100) == b"content of secret.md"
     assert following.fetch("folder/x.md", 100) == b"content of folder/x.md"
     assert refusal(following, "missing.md") == "handbook:missing.md is a link that leads nowhere"
-    assert following.not_included == {}
+    assert following.not_included == {".png": 1}
 
 
 def test_a_scan_that_follows_links_enters_no_folder_within_itself(tmp_path: Path) -> None:
