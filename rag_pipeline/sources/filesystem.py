@@ -156,6 +156,7 @@ class FilesystemSource:
             size=facts.size,
             modified_at=facts.modified_at,
             url=self._tree.url(path),
+            older_fingerprint=facts.older_fingerprint,
         )
 
     def _problem(self, path: str, key: str, error: OSError) -> ScanProblem:

@@ -19,12 +19,14 @@ class Item:
     name: str
     """The file's name, printable, with its extension. Decides the format and is the title of last resort."""
     fingerprint: str
-    """Changes whenever the content can have changed: size and time, or an etag."""
+    """Changes whenever the content can have changed: size and times, or an etag."""
     size: int | None
     modified_at: datetime | None
     """Aware, UTC."""
     url: str | None = None
     """Link for a person to open."""
+    older_fingerprint: str | None = None
+    """What older programs stored in the place of `fingerprint`: as good as that, so that they need not be read anew."""
 
     @property
     def key(self) -> str:

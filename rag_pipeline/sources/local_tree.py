@@ -130,8 +130,11 @@ class LocalTree:
             return None
         if not stat.S_ISREG(status.st_mode):
             return Facts("not a regular file", None, None)
-        modified_at = _moment(status.st_mtime_ns)
-        return Facts(f"{status.st_size}-{status.st_mtime_ns}", status.st_size, modified_at)
+        older = f"{status.st_size}-{status.st_mtime_ns}"
+        # `rsync -t`, `cp -p` and archives set the time of modification, which an edit of the same size can keep; nobody
+        # can set that of the last change. Moving a file and its permissions change it too: then its bytes are compared.
+        fingerprint = f"{older}-{status.st_ctime_ns}"
+        return Facts(fingerprint, status.st_size, _moment(status.st_mtime_ns), older)
 
     def _is_inside(self, path: bytes) -> bool:
         root = os.path.realpath(self._root)

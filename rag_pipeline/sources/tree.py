@@ -16,6 +16,8 @@ class Facts:
     fingerprint: str
     size: int | None
     modified_at: datetime | None
+    older_fingerprint: str | None = None
+    """See `Item.older_fingerprint`."""
 
 
 @dataclass(frozen=True, slots=True)

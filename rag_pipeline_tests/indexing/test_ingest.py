@@ -73,6 +73,35 @@ def test_a_touched_file_is_read_and_nothing_else(index: Index) -> None:
     assert result.months == []
 
 
+def test_an_edit_that_keeps_size_and_time_is_found(index: Index) -> None:
+    path = index.write("a.md", paragraphs(1, "甲"))
+    index.write("b.md", paragraphs(1, "他"))
+    index.ingest()
+    before = path.stat()
+    # An older program knew size and time only. Nothing is read because they are stored so, nor written twice.
+    sizes_and_times = "UPDATE source_items SET {0}_fingerprint = regexp_replace({0}_fingerprint, '-[0-9]+$', '')"
+    for column in ("seen", "ingested"):
+        index.rows(sizes_and_times.format(column))
+    stats = index.ingest().stats
+    assert (stats.scanned, stats.changed, stats.documents) == (2, 0, 0)
+    assert index.rows(
+        "SELECT count(*) FROM source_items WHERE seen_fingerprint = ingested_fingerprint AND seen_fingerprint ~ '-.*-'"
+    ) == [(2,)]
+    written = index.rows("SELECT xmin::text FROM source_items ORDER BY source_id")
+    index.ingest()
+    assert index.rows("SELECT xmin::text FROM source_items ORDER BY source_id") == written
+
+    index.write("a.md", paragraphs(1, "乙"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert index.ingest().stats.documents == 1
+    assert index.rows("SELECT count(*) FROM documents WHERE content LIKE '%乙%'") == [(1,)]
+    path.chmod(0o600)  # Its bytes are compared, and nothing is done.
+    stats = index.ingest().stats
+    assert (stats.changed, stats.documents, stats.embedded) == (1, 0, 0)
+    index.assert_consistent()
+
+
 def test_an_edit_costs_its_changed_chunks_only(index: Index) -> None:
     path = index.write("a.md", paragraphs(40))
     index.ingest()

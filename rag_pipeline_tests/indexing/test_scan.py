@@ -106,10 +106,11 @@ def test_what_cannot_be_listed_is_not_missed(index: Index) -> None:
 def test_an_item_that_comes_back_while_a_killed_scan_is_resumed_is_kept(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index.write("a.md", "# a\n\n本文。\n")
+    index.write("a/a.md", "# a\n\n本文。\n")
     index.write("b.md", "# b\n\n本文。\n")
     index.ingest()
-    fingerprinted = (index.docs / "a.md").rename(index.docs / "elsewhere.txt")
+    # A folder: a file that is moved itself has another fingerprint.
+    away = (index.docs / "a").rename(index.docs.with_name("away"))
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -117,11 +118,11 @@ def test_an_item_that_comes_back_while_a_killed_scan_is_resumed_is_kept(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(source_items, "merge", killed)  # when the slice has been marked
         scan(index)
-    assert index.rows("SELECT source_id FROM source_items WHERE missed_pass IS NOT NULL") == [("docs:a.md",)]
-    fingerprinted.rename(index.docs / "a.md")
+    assert index.rows("SELECT source_id FROM source_items WHERE missed_pass IS NOT NULL") == [("docs:a/a.md",)]
+    away.rename(index.docs / "a")
     assert scan(index)
     assert index.rows("SELECT source_id, state FROM source_items ORDER BY 1") == [
-        ("docs:a.md", "ingested"),
+        ("docs:a/a.md", "ingested"),
         ("docs:b.md", "ingested"),
     ]
 

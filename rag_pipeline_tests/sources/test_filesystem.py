@@ -63,7 +63,8 @@ def test_an_item_holds_everything_known_without_reading(tmp_path: Path) -> None:
     assert item.source_id == "handbook:規程/旅費　規程.md"
     assert item.name == "旅費　規程.md"
     assert item.size == file.stat().st_size
-    assert item.fingerprint == f"{item.size}-1700000000123456789"
+    assert item.older_fingerprint == f"{item.size}-1700000000123456789"
+    assert item.fingerprint == f"{item.older_fingerprint}-{file.stat().st_ctime_ns}"
     assert item.modified_at is not None
     assert item.modified_at.utcoffset() is not None
     assert abs((item.modified_at - datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)).total_seconds()) < 1e-5
@@ -71,15 +72,20 @@ def test_an_item_holds_everything_known_without_reading(tmp_path: Path) -> None:
     assert unquote_to_bytes(item.url) == f"file://{file}".encode()
 
 
-def test_the_fingerprint_changes_with_the_content_and_not_with_the_name(tmp_path: Path) -> None:
-    write(tmp_path, "a.md", "b.md")
+def test_the_fingerprint_changes_with_the_content_even_if_size_and_time_do_not(tmp_path: Path) -> None:
+    write(tmp_path, "a.md", "b.md", "c.md")
+    for name in ("a.md", "b.md"):
+        os.utime(tmp_path / name, ns=(0, 10**18))
     connector = source(tmp_path)
-    before = {item.name: item.fingerprint for item in items(connector)}
+    before = {item.name: item for item in items(connector)}
+    os.utime(tmp_path / "c.md", ns=(0, 10**18))
+    (tmp_path / "b.md").write_text("CONTENT of b.md", encoding="utf-8")
     os.utime(tmp_path / "b.md", ns=(0, 10**18))
-    (tmp_path / "a.md").rename(tmp_path / "c.md")
-    after = {item.name: item.fingerprint for item in items(connector)}
-    assert after["c.md"] == before["a.md"]
-    assert after["b.md"] != before["b.md"]
+    after = {item.name: item for item in items(connector)}
+    assert after["a.md"] == before["a.md"]
+    assert after["b.md"].older_fingerprint == before["b.md"].older_fingerprint
+    assert after["b.md"].fingerprint != before["b.md"].fingerprint
+    assert after["c.md"].fingerprint != before["c.md"].fingerprint
 
 
 def test_by_default_supported_formats_are_found_and_nothing_hidden(tmp_path: Path) -> None:

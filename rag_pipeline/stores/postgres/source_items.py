@@ -93,18 +93,29 @@ _IN_ORDER = "ORDER BY i.source_type, i.source_id"
 
 _CREATE_SCANNED = """
     CREATE TEMPORARY TABLE IF NOT EXISTS scanned (
-        source_id TEXT, name TEXT, locator TEXT, url TEXT, fingerprint TEXT, created_at TIMESTAMPTZ
+        source_id TEXT, name TEXT, locator TEXT, url TEXT, fingerprint TEXT, older_fingerprint TEXT,
+        created_at TIMESTAMPTZ
     ) ON COMMIT DELETE ROWS"""
 
 
-def _seen_before(seen: str) -> str:
+@dataclass(frozen=True)
+class _Seen:
+    """What a pass sees of an item, in SQL: its fingerprint in every form that counts as it, and its recipe."""
+
+    fingerprints: str
+    recipe: str
+
+
+def _seen_before(seen: _Seen) -> str:
     """The condition that a known item was seen with the same fingerprint and recipe before."""
-    return f"(i.seen_fingerprint, i.seen_recipe) = {seen}"
+    return f"coalesce(i.seen_fingerprint IN {seen.fingerprints} AND i.seen_recipe = {seen.recipe}, false)"
 
 
-def _next_state(seen: str) -> str:
+def _next_state(seen: _Seen) -> str:
     """The next state of a known item that a pass sees; the first condition that holds decides."""
-    not_ingested = f"(i.ingested_fingerprint, i.ingested_recipe) IS DISTINCT FROM {seen}"
+    not_ingested = (
+        f"NOT coalesce(i.ingested_fingerprint IN {seen.fingerprints} AND i.ingested_recipe = {seen.recipe}, false)"
+    )
     return f"""CASE
         WHEN i.state = {ItemState.EXPIRED.sql} THEN {ItemState.EXPIRED.sql}
         WHEN i.state = {ItemState.FAILED.sql} AND {_seen_before(seen)} THEN {ItemState.FAILED.sql}
@@ -116,17 +127,18 @@ def _next_state(seen: str) -> str:
     END"""
 
 
-_SCANNED = "(scanned.fingerprint, %(recipe)s)"
-_EXCLUDED = "(excluded.seen_fingerprint, excluded.seen_recipe)"
-_AS_STORED = f"""(i.source, i.name, i.locator, i.url, i.seen_fingerprint, i.seen_recipe) IS NOT DISTINCT FROM
-        (%(source)s::uuid, scanned.name, scanned.locator, scanned.url, scanned.fingerprint, %(recipe)s)
-    AND i.missed_pass IS DISTINCT FROM %(pass)s
+_SCANNED = _Seen("(scanned.fingerprint, scanned.older_fingerprint)", "%(recipe)s")
+_EXCLUDED = _Seen("(excluded.seen_fingerprint)", "excluded.seen_recipe")
+_AS_STORED = f"""(i.source, i.name, i.locator, i.url) IS NOT DISTINCT FROM
+        (%(source)s::uuid, scanned.name, scanned.locator, scanned.url)
+    AND {_seen_before(_SCANNED)} AND i.missed_pass IS DISTINCT FROM %(pass)s
     AND i.state = {_next_state(_SCANNED)}"""
 """The item is stored exactly as the pass sees it. Most are, and are not written: passes follow each other every few
 minutes."""
 _MERGE_SCANNED = f"""
     WITH compared AS MATERIALIZED (
-        SELECT scanned.*, i.state AS before, {_AS_STORED} AS is_stored
+        SELECT scanned.*, i.state AS before, {_AS_STORED} AS is_stored,
+            scanned.older_fingerprint IN (i.seen_fingerprint, i.ingested_fingerprint) AS has_older
         FROM scanned LEFT JOIN source_items i ON i.source_type = %(type)s AND i.source_id = scanned.source_id
     ), merged AS (
         INSERT INTO source_items AS i (source_type, source_id, source, name, locator, url, document_created_at,
@@ -143,8 +155,23 @@ _MERGE_SCANNED = f"""
         RETURNING i.source_id, i.state
     )
     SELECT count(*) FILTER (WHERE before IS NULL AND merged.state = {ItemState.PENDING.sql}) AS new,
-        count(*) FILTER (WHERE before <> {ItemState.PENDING.sql} AND merged.state = {ItemState.PENDING.sql}) AS changed
+        count(*) FILTER (WHERE before <> {ItemState.PENDING.sql} AND merged.state = {ItemState.PENDING.sql}) AS changed,
+        (SELECT count(*) FROM compared WHERE has_older) AS with_older_fingerprint
     FROM merged JOIN compared USING (source_id)"""
+_RENEW_FINGERPRINTS = f"""
+    WITH older AS (
+        SELECT i.source_type, i.source_id, scanned.fingerprint, scanned.older_fingerprint
+        FROM scanned JOIN source_items i ON i.source_type = %(type)s AND i.source_id = scanned.source_id
+        WHERE scanned.older_fingerprint IN (i.seen_fingerprint, i.ingested_fingerprint)
+        {_IN_ORDER} FOR NO KEY UPDATE OF i
+    )
+    UPDATE source_items i SET
+        seen_fingerprint = CASE WHEN i.seen_fingerprint = older.older_fingerprint THEN older.fingerprint
+            ELSE i.seen_fingerprint END,
+        ingested_fingerprint = CASE WHEN i.ingested_fingerprint = older.older_fingerprint THEN older.fingerprint
+            ELSE i.ingested_fingerprint END
+    FROM older WHERE (i.source_type, i.source_id) = (older.source_type, older.source_id)"""
+"""Once after an update of the program: from then on the fingerprints tell apart what the older ones did not."""
 
 
 def merge(connection: Connection, of: Pass, items: Sequence[tuple[Item, datetime]]) -> tuple[int, int]:
@@ -157,10 +184,11 @@ def merge(connection: Connection, of: Pass, items: Sequence[tuple[Item, datetime
     """
     connection.execute(_CREATE_SCANNED)
     with connection.cursor().copy(
-        "COPY scanned (source_id, name, locator, url, fingerprint, created_at) FROM STDIN"
+        "COPY scanned (source_id, name, locator, url, fingerprint, older_fingerprint, created_at) FROM STDIN"
     ) as copy:
         for item, created_at in items:
-            copy.write_row((item.source_id, item.name, item.locator, item.url, item.fingerprint, created_at))
+            fingerprints = item.fingerprint, item.older_fingerprint
+            copy.write_row((item.source_id, item.name, item.locator, item.url, *fingerprints, created_at))
     counts = one(
         connection,
         _MERGE_SCANNED,
@@ -172,6 +200,8 @@ def merge(connection: Connection, of: Pass, items: Sequence[tuple[Item, datetime
             "oldest_kept": of.oldest_kept,
         },
     )
+    if counts.with_older_fingerprint:
+        connection.execute(_RENEW_FINGERPRINTS, {"type": of.source_type})
     connection.execute("DELETE FROM scanned")
     return counts.new, counts.changed
 
