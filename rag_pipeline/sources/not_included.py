@@ -33,7 +33,11 @@ def count(counts: dict[str, int], kind: str, number: int = 1) -> None:
 def described(counts: Mapping[str, int]) -> str:
     """Return the counts, the largest first: `12 .csv, 3 .xlsx`; empty if there are none."""
     ordered = sorted(counts, key=lambda kind: (-counts[kind], kind))
-    texts = [f"{counts[kind]} {kind}" for kind in ordered[:_SHOWN]]
+    texts = [f"{counts[kind]} {_of(kind, counts[kind])}" for kind in ordered[:_SHOWN]]
     if rest := sum(counts[kind] for kind in ordered[_SHOWN:]):
         texts.append(f"{rest} more")
     return ", ".join(texts)
+
+
+def _of(kind: str, number: int) -> str:
+    return kind.replace("links ", "link ") if number == 1 else kind

@@ -278,6 +278,7 @@ def test_links_do_not_leave_the_folder_unless_the_source_follows_links(tmp_path:
     connector = source(inside)
     assert paths(connector) == ["a.md"]
     assert connector.not_included == {"links to outside": 4, "links to nowhere": 1}
+    assert described(connector.not_included) == "4 links to outside, 1 link to nowhere"
     for locator in ("link.md", "missing.md", "relative.md", "twice.md", "folder/x.md"):
         # Followed by the scan before the setting was changed: the next scan finds that it is no item any more.
         with pytest.raises(VanishedError) as raised:
