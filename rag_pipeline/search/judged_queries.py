@@ -157,14 +157,15 @@ def read_queries(path: Path, qrels: Path | None = None) -> list[JudgedQuery]:
 
 
 def _from_json(path: Path) -> list[JudgedQuery]:
-    found = []
+    found: list[JudgedQuery] = []
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
         try:
             fields = json.loads(line)
         except ValueError:
-            raise ConfigError(f"{path}, line {number}: not JSON; topics of TREC need --qrels too") from None
+            hint = "" if found else "; topics of TREC need --qrels too"
+            raise ConfigError(f"{path}, line {number}: not JSON{hint}") from None
         text = fields.get("query") if isinstance(fields, dict) else None
         relevant = fields.get("relevant") if isinstance(fields, dict) else None
         if isinstance(relevant, list) and all(isinstance(document, str) for document in relevant):
