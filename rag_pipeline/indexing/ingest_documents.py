@@ -6,6 +6,7 @@ An item that cannot be read is quarantined with its reason and never stops a run
 from __future__ import annotations
 
 import hashlib
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _BATCH = 256
 _GROUP_CHARS = 4_000_000
 _DELETE_BATCH = 200
+_CONFIG_SECONDS = 1.0
 
 
 @dataclass
@@ -232,6 +234,7 @@ class _Reader:
         self._unreachable = unreachable
         self._warned = warned
         self._connected: dict[str, tuple[SourceConfig, Source]] = {}
+        self._configured: dict[str, tuple[float, SourceConfig, str]] = {}
 
     def read(self, item: PendingItem) -> tuple[Outcome, DocumentRow | None] | None:
         """Return what became of an item, and its document's row; no row and no error if its bytes are unchanged.
@@ -241,8 +244,8 @@ class _Reader:
         if item.source in self._unreachable:
             return None
         try:
-            config = self._pipeline.source(item.source)
-            if (wanted := recipe(config)) != item.recipe:
+            config, wanted = self._config(item.source)
+            if wanted != item.recipe:
                 # Seen by a scan with other settings than it is read with; until another one it is not up to date.
                 item = replace(item, recipe=wanted, content_hash=None)
             data = self._source(config).fetch(item.locator, self._pipeline.settings.max_document_bytes)
@@ -261,6 +264,14 @@ class _Reader:
         except SourceError as error:
             self._unreachable[item.source] = one_line(error)
             return None
+
+    def _config(self, source: str) -> tuple[SourceConfig, str]:
+        """Return the entry of a source and its recipe, at most a second old: for each item they would cost a tenth."""
+        known, now = self._configured.get(source), time.monotonic()
+        if known is None or now - known[0] > _CONFIG_SECONDS:
+            config = self._pipeline.source(source)
+            known = self._configured[source] = now, config, recipe(config)
+        return known[1], known[2]
 
     def _source(self, config: SourceConfig) -> Source:
         from rag_pipeline.sources import connect

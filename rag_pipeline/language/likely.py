@@ -34,12 +34,12 @@ def likely_language(text: str) -> str | None:
     letters are English and Cyrillic ones Russian unless another usual language is much likelier.
     """
     detected = detect_language(text)
+    if detected in ("ja", "zh", "ko"):
+        return detected
     sample = without_code_and_addresses(text)
     letters = "".join(_LETTERS.findall(sample))
     if not letters:
         return None
-    if detected in ("ja", "zh", "ko"):
-        return detected
     if _NOT_LATIN.search(letters) is None:
         if detected is not None and len(letters) >= _LONG:
             return detected
