@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -37,9 +35,14 @@ def running_dev(home: Path) -> RunningDev | None:
     """
     try:
         pid, ui_url, search_url = (home / FILE).read_text("utf-8").split()
+    except (OSError, ValueError):
+        return None
+    import psutil  # Takes a while, and every command asks.
+
+    try:
         process = psutil.Process(int(pid))
         if process.status() == psutil.STATUS_ZOMBIE or not set(_COMMAND) <= set(process.cmdline()):
             return None
-    except (OSError, ValueError, OverflowError, psutil.Error):
+    except (ValueError, OverflowError, psutil.Error):
         return None
     return RunningDev(int(pid), ui_url, search_url)

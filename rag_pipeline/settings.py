@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.months import Month
+from rag_pipeline.running_dev import running_dev
 
 VectorKind = Literal["dense", "sparse", "multi"]
 Precision = Literal["int8", "fp32"]
@@ -267,9 +268,5 @@ def load_settings(**overrides: object) -> Settings:
 
 def _addresses_of_dev(settings: Settings) -> dict[str, str]:
     unset = {"ui_url", "search_url"} - settings.model_fields_set
-    if not unset or not (settings.home_path / "dev.lock").is_file():
-        return {}
-    from rag_pipeline.running_dev import running_dev
-
-    dev = running_dev(settings.home_path)
+    dev = running_dev(settings.home_path) if unset else None
     return {name: getattr(dev, name) for name in unset} if dev else {}

@@ -68,8 +68,7 @@ def _hasher() -> PasswordHasher:
 
 def hashed(password: str) -> str:
     """Return the hash to store, with its parameters and salt. Raises `PasswordError` for a password of another length."""
-    if not SHORTEST <= len(password) <= _LONGEST:
-        raise PasswordError("length")
+    _expect_length(password)
     return _hasher().hash(password)
 
 
@@ -78,10 +77,9 @@ def chosen(password: str, email: str, present: str | None = None) -> str:
 
     Raises `PasswordError` for one that is too easy to guess (OWASP ASVS 4.0, 2.1.7), or the present one.
     """
+    _expect_length(password)
     folded, address = password.casefold(), email.casefold()
     name = re.split("[@+]", address)[0]
-    if not SHORTEST <= len(password) <= _LONGEST:
-        raise PasswordError("length")
     if address in folded or (len(name) >= _SHORTEST_NAME and name in folded):
         raise PasswordError("address")
     if len(set(folded)) < _DIFFERENT:
@@ -91,6 +89,11 @@ def chosen(password: str, email: str, present: str | None = None) -> str:
     if present is not None and matches(present, password):
         raise PasswordError("present")
     return hashed(password)
+
+
+def _expect_length(password: str) -> None:
+    if not SHORTEST <= len(password) <= _LONGEST:
+        raise PasswordError("length")
 
 
 def _readings(folded: str) -> Iterator[str]:

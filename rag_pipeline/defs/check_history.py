@@ -9,6 +9,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from sqlalchemy.sql.elements import ColumnElement
 
 from rag_pipeline.consistency.asset_names import built_assets
 from rag_pipeline.defs.month_partitions import month_of_key
@@ -42,28 +43,16 @@ def passed_before(instance: dg.DagsterInstance, run_id: str) -> Passed:
 
 
 def _sound_before(instance: dg.DagsterInstance, run_id: str, month: Month) -> set[tuple[str, str]]:
-    # Dagster has nothing public that answers for a partition, and nothing that leaves this run's own plans out. Nor has
-    # it an index for the last rows of a partition: to look through all of a month that is edited every few minutes
-    # would take longer from week to week.
+    # Dagster has nothing public that answers for a partition, and nothing that leaves this run's own plans out.
     columns = AssetCheckExecutionsTable.c
-    newest = db.select(db.func.max(AssetCheckExecutionsTable.alias().c.id)).scalar_subquery()
-    latest = (
-        db.select(db.func.max(columns.id))
-        .where(
-            columns.id > newest - _LOOKED_THROUGH,
-            columns.asset_key.in_(_ASSETS),
-            columns.partition == month.partition_key,
-            columns.run_id != run_id,
-        )
-        .group_by(columns.asset_key, columns.check_name)
+    rows = _last_with(
+        instance,
+        AssetCheckExecutionRecordStatus.SUCCEEDED,
+        [columns.asset_key, columns.check_name],
+        columns.partition == month.partition_key,
+        columns.run_id != run_id,
     )
-    query = db.select(columns.asset_key, columns.check_name, columns.execution_status).where(
-        columns.id.in_(latest)
-    )
-    with cast(SqlEventLogStorage, instance.event_log_storage).index_connection() as connection:
-        rows = connection.execute(query).fetchall()
-    passed = AssetCheckExecutionRecordStatus.SUCCEEDED.value
-    return {(asset, check) for asset, check, status in rows if status == passed}
+    return {(row.asset_key, row.check_name) for row in rows}
 
 
 def months_left_unchecked(
@@ -100,15 +89,29 @@ def months_left_unchecked(
 
 def _planned_last(instance: dg.DagsterInstance, *grouped: Any) -> list[Any]:
     """The last row of each group, where it is of a check that was planned and not evaluated."""
+    return _last_with(instance, AssetCheckExecutionRecordStatus.PLANNED, grouped)
+
+
+def _last_with(
+    instance: dg.DagsterInstance,
+    status: AssetCheckExecutionRecordStatus,
+    grouped: Sequence[Any],
+    *conditions: ColumnElement[bool],
+) -> list[Any]:
+    """The last row of each group among those that meet the conditions, where it has this status.
+
+    Dagster has no index for the last rows of a partition, and to look through all of a month that is edited every few
+    minutes would take longer from week to week.
+    """
     columns = AssetCheckExecutionsTable.c
     newest = db.select(db.func.max(AssetCheckExecutionsTable.alias().c.id)).scalar_subquery()
     latest = (
         db.select(db.func.max(columns.id))
-        .where(columns.id > newest - _LOOKED_THROUGH, columns.asset_key.in_(_ASSETS))
+        .where(columns.id > newest - _LOOKED_THROUGH, columns.asset_key.in_(_ASSETS), *conditions)
         .group_by(*grouped)
     )
     query = db.select(columns.asset_key, columns.check_name, columns.partition, columns.run_id).where(
-        columns.id.in_(latest), columns.execution_status == AssetCheckExecutionRecordStatus.PLANNED.value
+        columns.id.in_(latest), columns.execution_status == status.value
     )
     with cast(SqlEventLogStorage, instance.event_log_storage).index_connection() as connection:
         return list(connection.execute(query))

@@ -53,7 +53,8 @@ def describe_embedder(settings: Settings, recorded: EmbedderDescription | None =
 
     `local` costs nothing, because it loads its model with the first text. `bge-m3` reads the model's folder, after
     downloading it the first time. `openai` asks its server, unless RAG_EMBEDDING_DIMENSIONS is set or the dimension is
-    `recorded`. A custom embedder is loaded. Raises what `load_embedder` raises, and `StoreUnavailableError` if that server does not answer.
+    `recorded`. A custom embedder is loaded. Raises what `load_embedder` raises, and `StoreUnavailableError` if that server
+    does not answer.
     """
     return describe(load_embedder(settings, recorded))
 

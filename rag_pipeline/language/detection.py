@@ -27,10 +27,10 @@ _TAG = r"<[^<>\n]{1,200}>"
 _ADDRESS = re.compile(f"{_LINK}|{_MAIL}|{_TAG}")
 _ADDRESS_WITHOUT_AT = re.compile(f"{_LINK}|{_TAG}")
 """The same for a text without an `@`, which the other looks for 64 characters ahead of each character."""
-_KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]+")
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
-_HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]+")
-_LETTERS = re.compile(r"[^\W\d_]+")
+KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]+")
+HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]+")
+LETTERS = re.compile(r"[^\W\d_]+")
 
 _lock = Lock()
 
@@ -38,7 +38,7 @@ _lock = Lock()
 def detect_language(text: str) -> str | None:
     """Return the language as two lower-case letters (ISO 639-1), or None if the text is too short to decide."""
     sample = without_code_and_addresses(text)
-    kana, han, hangul, letters = (_count(kind, sample) for kind in (_KANA, _HAN, _HANGUL, _LETTERS))
+    kana, han, hangul, letters = (_count(kind, sample) for kind in (KANA, HAN, HANGUL, LETTERS))
     others = letters - kana - han - hangul
 
     east_asian = kana + han + hangul
@@ -91,7 +91,7 @@ def _east_asian(sample: str, kana: int, han: int, hangul: int) -> str | None:
         return "ko"
     if kana * 20 >= kana + han:  # Chinese text sometimes borrows a の; in Japanese a third or more is kana
         return "ja"
-    return _kanji_only("".join(_HAN.findall(sample)))
+    return _kanji_only("".join(HAN.findall(sample)))
 
 
 def _kanji_only(characters: str) -> str | None:

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import re
 
-from rag_pipeline.language.detection import detect_language, likelihoods, without_code_and_addresses
+from rag_pipeline.language.detection import (
+    HAN,
+    HANGUL,
+    KANA,
+    LETTERS,
+    detect_language,
+    likelihoods,
+    without_code_and_addresses,
+)
 
 _LONG = 200
 """Letters of an alphabet from which on the detected language is believed, whichever it is."""
@@ -19,10 +27,6 @@ _ACCENTED_SURE = 12.0
 _WESTERN = ("de", "fr", "es", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "cs", "hu", "ro", "tr", "id", "vi")
 _CYRILLIC = ("uk", "bg", "sr")
 
-_LETTERS = re.compile(r"[^\W\d_]+")
-_KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]")
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_HANGUL = re.compile(r"[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
 _CYRILLIC_LETTER = re.compile(r"[\u0400-\u04ff]")
 _NOT_LATIN = re.compile(r"[^\W\d_\u0000-\u024f\u1e00-\u1eff\uff21-\uff5a]")
 
@@ -37,7 +41,7 @@ def likely_language(text: str) -> str | None:
     if detected in ("ja", "zh", "ko"):
         return detected
     sample = without_code_and_addresses(text)
-    letters = "".join(_LETTERS.findall(sample))
+    letters = "".join(LETTERS.findall(sample))
     if not letters:
         return None
     if _NOT_LATIN.search(letters) is None:
@@ -46,9 +50,9 @@ def likely_language(text: str) -> str | None:
         return _likeliest(sample, "en", _WESTERN, is_ascii=letters.isascii())
     if detected is not None and (len(letters) >= _LONG or not _CYRILLIC_LETTER.search(letters)):
         return detected
-    if _KANA.search(letters) or _HAN.search(letters):
+    if KANA.search(letters) or HAN.search(letters):
         return "ja"
-    if _HANGUL.search(letters):
+    if HANGUL.search(letters):
         return "ko"
     if _CYRILLIC_LETTER.search(letters):
         return _likeliest(sample, "ru", _CYRILLIC, is_ascii=True)

@@ -17,6 +17,7 @@ from mcp_types import ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field
 
 import rag_pipeline
+from rag_pipeline.documents import headings
 from rag_pipeline.errors import RagError
 from rag_pipeline.search.engine import MAX_QUERY_CHARS
 from rag_pipeline.search.results import MAX_LIMIT, Mode
@@ -217,12 +218,12 @@ async def _told(answer: Awaitable[T]) -> T:
 
 def _section(found: dict[str, Any]) -> str | None:
     """The headings that something stands under, from the outermost to its own."""
-    return " › ".join(found["section_path"]) or None
+    return headings.shown(found["section_path"]) or None
 
 
 def _passage(hit: dict[str, Any], date: str) -> Passage:
     section = _section(hit)
-    named = f"{hit['title']} › {section}" if section else hit["title"]
+    named = headings.shown([hit["title"], *hit["section_path"]])
     return Passage(
         text=hit["content"],
         citation=f"{named} ({date}) {hit['source_url'] or hit['source_id']}",

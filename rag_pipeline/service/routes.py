@@ -41,6 +41,12 @@ class ProblemDetails(BaseModel):
     detail: str
 
 
+SectionPath = Annotated[
+    list[str],
+    Field(description="The headings from the outermost to the chunk's own, without the document's title."),
+]
+
+
 class FoundHit(BaseModel):
     """A chunk that was found."""
 
@@ -52,9 +58,7 @@ class FoundHit(BaseModel):
     chunk_id: UUID
     position: int
     section_title: str | None
-    section_path: list[str] = Field(
-        description="The headings from the outermost to the chunk's own, without the document's title."
-    )
+    section_path: SectionPath
     content: str
     score: float
     scores: dict[str, float | None]
@@ -93,9 +97,7 @@ class Chunk(BaseModel):
     chunk_id: UUID
     position: int
     section_title: str | None
-    section_path: list[str] = Field(
-        description="The headings from the outermost to the chunk's own, without the document's title."
-    )
+    section_path: SectionPath
     hierarchy_level: int
     parent_chunk_id: UUID | None
     chunk_type: str

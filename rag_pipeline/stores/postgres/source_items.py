@@ -18,7 +18,7 @@ from rag_pipeline.stores.postgres.statuses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from rag_pipeline.months import Month
@@ -287,35 +287,36 @@ def mark_gone(connection: Connection, source: UUID, number: int) -> int:
 
 def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -> int:
     """Make quarantined items of all sources, or the named ones, pending; return their number."""
-    return connection.execute(
-        f"""
-        WITH failed AS (
-            SELECT i.source_type, i.source_id FROM source_items i JOIN sources s ON s.id = i.source
-            WHERE i.state = {ItemState.FAILED.sql} AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
-            {_IN_ORDER} FOR NO KEY UPDATE OF i
-        )
-        UPDATE source_items i SET state = {ItemState.PENDING.sql}
-        FROM failed WHERE (i.source_type, i.source_id) = (failed.source_type, failed.source_id)
-        """,
-        {"names": None if sources is None else list(sources)},
-    ).rowcount
+    return _read_again(connection, f"i.state = {ItemState.FAILED.sql}", "i.content_hash", sources)
 
 
 def reread(connection: Connection, sources: Sequence[str] | None = None, month: Month | None = None) -> int:
     """Make all items pending and forget what was read of them; of all sources or the named ones; return their number."""
+    which = f"i.state IN {one_of(ItemState.INGESTED, ItemState.FAILED, ItemState.PENDING)} AND s.is_active"
+    if month is None:
+        return _read_again(connection, which, "NULL", sources)
+    return _read_again(connection, f"{which} AND {ITEMS_OF_MONTH}", "NULL", sources, month_bounds(month))
+
+
+def _read_again(
+    connection: Connection,
+    which: str,
+    content_hash: str,
+    sources: Sequence[str] | None,
+    parameters: Mapping[str, Any] | None = None,
+) -> int:
+    """Make items of all sources, or the named ones, pending; return their number. The rest is SQL."""
     return connection.execute(
         f"""
-        WITH read AS (
+        WITH again AS (
             SELECT i.source_type, i.source_id FROM source_items i JOIN sources s ON s.id = i.source
-            WHERE i.state IN {one_of(ItemState.INGESTED, ItemState.FAILED, ItemState.PENDING)}
-                AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s)) AND s.is_active
-                {f"AND {ITEMS_OF_MONTH}" if month else ""}
+            WHERE {which} AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
             {_IN_ORDER} FOR NO KEY UPDATE OF i
         )
-        UPDATE source_items i SET state = {ItemState.PENDING.sql}, content_hash = NULL
-        FROM read WHERE (i.source_type, i.source_id) = (read.source_type, read.source_id)
+        UPDATE source_items i SET state = {ItemState.PENDING.sql}, content_hash = {content_hash}
+        FROM again WHERE (i.source_type, i.source_id) = (again.source_type, again.source_id)
         """,
-        {"names": None if sources is None else list(sources), **(month_bounds(month) if month else {})},
+        {"names": None if sources is None else list(sources), **(parameters or {})},
     ).rowcount
 
 
