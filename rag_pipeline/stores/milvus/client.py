@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from rag_pipeline.endpoints import milvus_address
 from rag_pipeline.errors import DataRefusedError, RagError, StoreUnavailableError, one_line
-from rag_pipeline.stores.milvus.pandas_on_demand import import_pymilvus
+from rag_pipeline.stores.milvus.lean_pymilvus import import_pymilvus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
