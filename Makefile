@@ -22,6 +22,8 @@ dev: $(VENV)/.installed  ## run the servers, the Dagster daemon and the UI; Ctrl
 # Each worker starts servers of its own; a file's tests stay together. One more than there are cores: some tests wait for
 # Dagster's sensors.
 WORKERS ?= 3
+# The workers and the hundreds of commands that the tests start import the same files: compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint types  ## run everything that must pass: lint, types and all tests, on real servers
@@ -68,6 +70,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --require-hashes -r constraints.txt
 	$(INSTALL) --no-deps -e .
+	@# As pip does for a package that it copies: else each command compiles what it imports where nobody may write bytecode.
+	$(BIN)/python -m compileall -q rag_pipeline
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed constraints-bge-m3.txt

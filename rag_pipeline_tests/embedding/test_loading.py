@@ -90,9 +90,9 @@ def test_a_search_of_the_command_line_loads_ahead_only_what_it_needs(
         "loading.load_ahead = noted\n",
         "utf-8",
     )
-    assert cli.run("search", "休暇", "--mode", "fulltext", PYTHONPATH=str(tmp_path)).returncode == 0
+    assert cli.start("search", "休暇", "--mode", "fulltext", PYTHONPATH=str(tmp_path)).wait() == 0
     assert not log.exists()
-    assert cli.run("search", "休暇", "--mode", "hybrid", PYTHONPATH=str(tmp_path)).returncode == 0
+    assert cli.start("search", "休暇", "--mode", "hybrid", PYTHONPATH=str(tmp_path)).wait() == 0
     assert log.read_text("utf-8") == "True\n"
 
 

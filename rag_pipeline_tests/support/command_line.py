@@ -9,10 +9,12 @@ import pty
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline_tests.support.imported import run_imported
 from rag_pipeline_tests.support.index_state import assert_vectors_match
 from rag_pipeline_tests.support.stores import Stores
 from rag_pipeline_tests.support.workspace import Workspace, clean_environment
@@ -49,9 +51,14 @@ class CommandLine(Workspace):
         )
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments, **environment)
-        out, err = process.communicate(timeout=240)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        """Run to the end, without the time for imports; `start` is a new interpreter."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            code = run_imported(arguments, {**self.environment, **environment}, self.folder, out, err)
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode())
+        return subprocess.CompletedProcess(("rag-pipeline", *arguments), code, *texts)
 
     def on_a_terminal(self, *arguments: str) -> str:
         """Run on a terminal and return what it receives: from standard output and error, with every control."""
