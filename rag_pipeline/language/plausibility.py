@@ -60,12 +60,16 @@ _IMPOSSIBLE_KANA = re.compile(
 _HALF_WIDTH_RUN = re.compile(f"[{_HALF_WIDTH}]+")
 _LONE_HALF_WIDTH = re.compile(f"(?<![{_HALF_WIDTH}])[{_HALF_WIDTH}](?![{_HALF_WIDTH}])")
 _WESTERN_LETTERS = frozenset("éèêëàâäáãåçñíìîïóòôöõøúùûüßæœÉÀÄÅÖÜØÇÑ")
-_WESTERN_SIGNS = frozenset("’‘“”–—…•·«»°§©®€£¿¡²³½\u00a0")
+_WESTERN_SIGNS = frozenset("’‘“”„‚‹›–—…•·«»°±×µ§©®™†€£¿¡²³½¼¾\u00a0")
 _CENTRAL_LETTERS = frozenset("ąćęłńśźżčšžřůěďťňőűăşţđáéíóúýöüäôłĄĆĘŁŃÓŚŹŻČŠŽŘĎŤŇÁÉÍÓÚÖÜŐŰ")
 _SIGN_IN_WORD = re.compile(r"(?<=[^\W\d_])[^\w\s\x00-\x7f’‘·–—…](?=[^\W\d_])|(?<=[^\W\d_])[ªº²³¹½¼¾](?=[^\W\d_])")
 _ACCENTS = re.compile(r"[\u00c0-\u00ff]{3,}")
 _CAPITAL_IN_WORD = re.compile(r"(?<=[^\W\d_A-Z])[À-ÞЀ-Я](?=[^\W\d_])|(?<=[a-zа-яё])[А-ЯЁ]")
 _MIXED_WORD = re.compile(r"[A-Za-z](?=[Ѐ-ӿ])|[Ѐ-ӿ](?=[A-Za-z])")
+_LETTER_FOR_SIGN = re.compile(r"[Łş](?:(?<=Ł)(?=\d)|(?<=\dş)(?![^\W\d_]))")
+"""£5 and 1º as another code page of Windows reads them."""
+_CYRILLIC = re.compile("[Ѐ-ӿ]")
+_CYRILLIC_WORD = re.compile("[Ѐ-ӿ]{2}")
 _NOT_PRINTED = 20.0
 
 ASCII_COST = 3.0
@@ -176,8 +180,15 @@ def _japanese_out_of_place(text: str) -> float:
 
 def _alphabet_out_of_place(text: str) -> float:
     runs = sum(len(run) for run in _ACCENTS.findall(text))
-    runs += 2 * len(_MIXED_WORD.findall(text))
-    return 6.0 * len(_SIGN_IN_WORD.findall(text)) + 4.0 * len(_CAPITAL_IN_WORD.findall(text)) + 4.0 * runs
+    signs = len(_SIGN_IN_WORD.findall(text))
+    letters = len(_CAPITAL_IN_WORD.findall(text)) + len(_LETTER_FOR_SIGN.findall(text))
+    return 6.0 * signs + 4.0 * (letters + runs)
+
+
+def _russian_out_of_place(text: str) -> float:
+    """Letters that all stand alone, as the accents of another alphabet do, are no Russian."""
+    alone = 0 if _CYRILLIC_WORD.search(text) else len(_CYRILLIC.findall(text))
+    return _alphabet_out_of_place(text) + 8.0 * len(_MIXED_WORD.findall(text)) + 4.0 * alone
 
 
 def _nothing_out_of_place(_: str) -> float:
@@ -196,7 +207,7 @@ _OUT_OF_PLACE: Mapping[str, Callable[[str], float]] = {
     "ja": _japanese_out_of_place,
     "zh": _nothing_out_of_place,
     "ko": _nothing_out_of_place,
-    "ru": _alphabet_out_of_place,
+    "ru": _russian_out_of_place,
     "western": _alphabet_out_of_place,
     "central": _alphabet_out_of_place,
 }

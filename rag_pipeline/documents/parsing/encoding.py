@@ -97,6 +97,22 @@ _LANGUAGES_OF = {
     "central": ("cs", "pl", "hu", "sk", "hr", "sl", "ro"),
 }
 _DECLARED_BONUS = 8.0
+_TWO_BYTES = frozenset({"ja", "ko", "zh"})
+# Signs of Windows-1252 as in don’t, l’ami, word—word, a line that starts with •Word, 20 °C and 5 µm. An encoding of two
+# bytes for a character takes the sign and the letter after it for one kanji: don稚. The letter before must not be the
+# second byte of a kanji itself. The pattern begins with the sign, which is quicker to find than what is before it.
+_WINDOWS_SIGN = re.compile(
+    rb"""[\x92\x95-\x97\xb0\xb5](?:
+        (?<=[A-Za-z]\x92)(?<![\x80-\xff][A-Za-z]\x92)
+            (?:(?:[dsty]|ll|re|ve|(?<=I\x92)m)(?![A-Za-z\x80-\xff])|[aeiouh\xc0-\xff][a-z])
+        |(?:(?<=[a-z][\x96\x97])(?<![\x80-\xff][a-z][\x96\x97])|(?<=^\x95))[A-Za-z][a-z]{3}
+        |(?:(?<=[0-9][\xb0\xb5])|(?<=[0-9]\ [\xb0\xb5]))
+            (?:(?<=\xb0)[CF]|(?<=\xb5)[AFVgmls])(?![A-Za-z\x80-\xff])
+    )""",
+    re.MULTILINE | re.VERBOSE,
+)
+_KANJI_IN_WORD = 10.0
+"""What each of these signs costs in addition where it is read as a kanji, hanzi or hangul."""
 _RARE_ENCODINGS = (
     *("cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1251", "koi8_r", "cp866", "tis_620"),
     *("gb18030", "big5hkscs", "cp949", "cp932", "euc_jp"),
@@ -199,11 +215,14 @@ def _replaced(encoding: str, broken: int) -> str:
 
 def _guess(data: bytes, language: str | None) -> Decoded:
     best: tuple[float, str, str, str] | None = None
+    signs_in_words = len(_WINDOWS_SIGN.findall(data, 0, _GUESS_SAMPLE))
     for label, script in _CANDIDATES:
         decoded = _first_that_fits(data, _codecs_of(label))
         if decoded is None:
             continue
         cost = implausibility(decoded.text[:_GUESS_SAMPLE], script) + _HANDICAPS[script]
+        if script in _TWO_BYTES:
+            cost += _KANJI_IN_WORD * signs_in_words
         if language in _LANGUAGES_OF[script]:
             cost -= _DECLARED_BONUS
         if best is None or cost < best[0]:

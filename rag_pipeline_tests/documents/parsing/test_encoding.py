@@ -239,6 +239,35 @@ def test_escapes_in_utf8_change_nothing(text: str) -> None:
     assert decode(text.encode()) == Decoded(text, "utf-8")
 
 
+_ENGLISH = "The quick brown fox jumps over the lazy dog. "
+
+
+@pytest.mark.parametrize("before", ["", _ENGLISH * 50])
+@pytest.mark.parametrize("language", [None, "en"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Don’t panic. They’re here. We’ve won. I’m ok. He’d say: you’ll see.",
+        "You’ll see the user’s guide. Don’t run it.",
+        "It’s",
+        "“Don’t”, she said—and the company’s ‘new’ idea was dropped.",
+        "a word—another word—and more",
+        "•First item\n•Second item\n",
+        "Temperatures of 20 °C to 25 °C, or 68 °F.",
+        "50 µm",
+        "The size is 3×4 metres ±5 %.",
+        "£5 each, £10 for two, £20 for five, £50 for a box, £100 for all",
+        "Windows® and Office™ and Word™ and Excel™ and Azure™",
+        "à la carte, à la mode, à la king, vis-à-vis, à propos",
+        "L’été dernier, j’ai passé l’heure d’y aller, n’est-ce pas ?",
+        "« Bonjour », dit-il. L’œuvre d’art coûte 5 €.",
+        "„Hallo“, sagte Müller’s Frau – bei 20 °C.",
+    ],
+)
+def test_signs_of_windows_1252_are_not_mistaken_for_kanji(text: str, language: str | None, before: str) -> None:
+    assert _decoded(before + text, "cp1252", language) == before + text
+
+
 @pytest.mark.parametrize(
     "text",
     [
