@@ -38,6 +38,8 @@ _FREQUENT_KANJI = frozenset(
 _OLD_FORMS = frozenset(
     "澤邊邉齋齊廣濱國櫻學會嶋嶌髙﨑桒瀨德惠眞榮壽彌禮冨曾假來藝實寶惣祐晋嵜櫛彅鷗繫麴々〆〇仝ヶヵ①②③④⑤⑥⑦⑧⑨㈱№℡㎡"
 )
+_WINDOWS_SIGNS = frozenset("～－∥￠￡￢")
+"""Frequent signs of Shift_JIS that Windows has at other places of Unicode than EUC-JP."""
 _FREQUENT_HANGUL = frozenset(
     "이다는의을에를가은한고하지로도사기리나자인시서어대정수일스과라부구전들아만성보제으면것그원장주신해있국상음무동조모안여비조유"
     "경중공세소용게선위치마할회화드행관분방우계발년미등명물실생체재요내개바연터적까오습니트단문교학와거없었했된될합데각점입문현"
@@ -58,12 +60,16 @@ _IMPOSSIBLE_KANA = re.compile(
 _HALF_WIDTH_RUN = re.compile(f"[{_HALF_WIDTH}]+")
 _LONE_HALF_WIDTH = re.compile(f"(?<![{_HALF_WIDTH}])[{_HALF_WIDTH}](?![{_HALF_WIDTH}])")
 _WESTERN_LETTERS = frozenset("éèêëàâäáãåçñíìîïóòôöõøúùûüßæœÉÀÄÅÖÜØÇÑ")
-_WESTERN_SIGNS = frozenset("’‘“”–—…•·«»°§©®€£¿¡²³½\u00a0")
+_WESTERN_SIGNS = frozenset("’‘“”„‚‹›–—…•·«»°±×µ§©®™†€£¿¡²³½¼¾\u00a0")
 _CENTRAL_LETTERS = frozenset("ąćęłńśźżčšžřůěďťňőűăşţđáéíóúýöüäôłĄĆĘŁŃÓŚŹŻČŠŽŘĎŤŇÁÉÍÓÚÖÜŐŰ")
 _SIGN_IN_WORD = re.compile(r"(?<=[^\W\d_])[^\w\s\x00-\x7f’‘·–—…](?=[^\W\d_])|(?<=[^\W\d_])[ªº²³¹½¼¾](?=[^\W\d_])")
 _ACCENTS = re.compile(r"[\u00c0-\u00ff]{3,}")
 _CAPITAL_IN_WORD = re.compile(r"(?<=[^\W\d_A-Z])[À-ÞЀ-Я](?=[^\W\d_])|(?<=[a-zа-яё])[А-ЯЁ]")
 _MIXED_WORD = re.compile(r"[A-Za-z](?=[Ѐ-ӿ])|[Ѐ-ӿ](?=[A-Za-z])")
+_LETTER_FOR_SIGN = re.compile(r"[Łş](?:(?<=Ł)(?=\d)|(?<=\dş)(?![^\W\d_]))")
+"""£5 and 1º as another code page of Windows reads them."""
+_CYRILLIC = re.compile("[Ѐ-ӿ]")
+_CYRILLIC_WORD = re.compile("[Ѐ-ӿ]{2}")
 _NOT_PRINTED = 20.0
 
 ASCII_COST = 3.0
@@ -96,10 +102,12 @@ def _japanese(character: str) -> float:
         if character in "ﾞｰ":
             return 2.5  # a kana that cannot have it costs more
         return 6.0 if character < "\uff66" else 4.2
-    if character in _FREQUENT_KANJI:
+    if character in _FREQUENT_KANJI or character in _WINDOWS_SIGNS:
         return 7.0
-    if character in _OLD_FORMS:
+    if character in _OLD_FORMS or "ⅰ" <= character <= "ⅹ":
         return 9.5
+    if "\u2500" <= character <= "\u257f":
+        return 8.0  # a rule is a run of one of them
     row = _row(character, "euc_jp")
     if 0xA1 <= row <= 0xA3:
         return 7.0  # signs, and letters and digits as wide as kanji
@@ -132,7 +140,8 @@ def _korean(character: str) -> float:
     if character in _FREQUENT_HANGUL:
         return 5.8
     if "\uac00" <= character <= "\ud7a3":
-        return 8.4 if _row(character, "euc_kr") != ord("?") else 15.0
+        # Python's euc_kr spells the others by their parts, after a byte of row 4.
+        return 8.4 if 0xB0 <= _row(character, "euc_kr") <= 0xC8 else 15.0
     if _row(character, "euc_kr") in (0xA1, 0xA3):
         return 7.0
     return 13.0 if character.isprintable() else _NOT_PRINTED
@@ -171,8 +180,15 @@ def _japanese_out_of_place(text: str) -> float:
 
 def _alphabet_out_of_place(text: str) -> float:
     runs = sum(len(run) for run in _ACCENTS.findall(text))
-    runs += 2 * len(_MIXED_WORD.findall(text))
-    return 6.0 * len(_SIGN_IN_WORD.findall(text)) + 4.0 * len(_CAPITAL_IN_WORD.findall(text)) + 4.0 * runs
+    signs = len(_SIGN_IN_WORD.findall(text))
+    letters = len(_CAPITAL_IN_WORD.findall(text)) + len(_LETTER_FOR_SIGN.findall(text))
+    return 6.0 * signs + 4.0 * (letters + runs)
+
+
+def _russian_out_of_place(text: str) -> float:
+    """Letters that all stand alone, as the accents of another alphabet do, are no Russian."""
+    alone = 0 if _CYRILLIC_WORD.search(text) else len(_CYRILLIC.findall(text))
+    return _alphabet_out_of_place(text) + 8.0 * len(_MIXED_WORD.findall(text)) + 4.0 * alone
 
 
 def _nothing_out_of_place(_: str) -> float:
@@ -191,7 +207,7 @@ _OUT_OF_PLACE: Mapping[str, Callable[[str], float]] = {
     "ja": _japanese_out_of_place,
     "zh": _nothing_out_of_place,
     "ko": _nothing_out_of_place,
-    "ru": _alphabet_out_of_place,
+    "ru": _russian_out_of_place,
     "western": _alphabet_out_of_place,
     "central": _alphabet_out_of_place,
 }
