@@ -273,24 +273,27 @@ def claim(
     return sorted(chunks, key=lambda chunk: (chunk.document_id, chunk.position))
 
 
-def reopen_incomplete(connection: Connection, month: Month, built: Sequence[str]) -> int:
-    """Make completed chunks of a month pending that miss a kind of vectors in `built`; return the number of documents.
+def reopen_incomplete(
+    connection: Connection, month: Month, documents: Sequence[UUID], built: Sequence[str]
+) -> int:
+    """Make completed chunks of these documents of a month pending that miss a kind of vectors in `built`.
 
-    Such as one that was added to `RAG_VECTORS` after they were written. Reads all of the month's chunks.
+    Such as one that was added to `RAG_VECTORS` after they were written. Returns the number of documents.
     """
     return connection.execute(
         f"""
         WITH reopened AS (
             UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
-            WHERE c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT c.superseded
-                AND ({_MISSES_A_VECTOR}) AND {CHUNKS_OF_MONTH}
+            WHERE c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}
+                AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT c.superseded
+                AND ({_MISSES_A_VECTOR})
             RETURNING c.document_id
         )
         UPDATE documents d SET indexing_status = {IndexingStatus.INDEXING.sql}, updated_at = now()
         WHERE d.id IN (SELECT document_id FROM reopened)
             AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND {DOCUMENTS_OF_MONTH}
         """,
-        {"built": list(built), **month_bounds(month)},
+        {"documents": list(documents), "built": list(built), **month_bounds(month)},
     ).rowcount
 
 
