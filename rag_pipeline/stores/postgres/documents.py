@@ -153,15 +153,23 @@ def quarantine(connection: Connection, failures: Sequence[tuple[UUID, datetime, 
     )
 
 
-def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]]) -> None:
-    """Release quarantined documents whose source has the stored version again."""
+def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]], chunker: str) -> None:
+    """Release quarantined documents whose source has the stored version again.
+
+    Those that another chunker has cut, or this one with other settings, are to be chunked again: `reopen_cut_otherwise`
+    leaves quarantined ones alone.
+    """
+    cut = "chunked_with IS NOT DISTINCT FROM %(chunker)s"
     connection.cursor().executemany(
         f"""
         UPDATE documents SET
-            processing_status = {ProcessingStatus.COMPLETED.sql}, error_message = NULL, updated_at = now()
-        WHERE id = %s AND created_at = %s AND processing_status = {ProcessingStatus.FAILED.sql}
+            processing_status = CASE WHEN {cut} THEN {ProcessingStatus.COMPLETED.sql}
+                ELSE {ProcessingStatus.PROCESSING.sql} END,
+            indexing_status = CASE WHEN {cut} THEN indexing_status ELSE {IndexingStatus.PENDING.sql} END,
+            error_message = NULL, updated_at = now()
+        WHERE id = %(id)s AND created_at = %(created_at)s AND processing_status = {ProcessingStatus.FAILED.sql}
         """,
-        documents,
+        [{"id": document, "created_at": created_at, "chunker": chunker} for document, created_at in documents],
     )
 
 
