@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Parameters = Mapping[str, Any] | Sequence[Any]
 
 COMMAND_TIMEOUT_SECONDS = 60
+_MONTH_TIMEOUT_SECONDS = 1800
 _POOL_MIN, _POOL_MAX = 5, 20
 _CONNECT_TIMEOUT_SECONDS = 10
 _KEEPALIVE_SECONDS = 30
@@ -381,6 +382,14 @@ class Database:
         if "refused" in text:
             return "does not answer; start it (the embedded one: `rag-pipeline up`) and run again"
         return f"{text}; run again when it is back, nothing was lost"
+
+
+def let_read_a_month(connection: Connection) -> None:
+    """Let the rest of the transaction take longer than other commands may: it reads all chunks of a month.
+
+    Which can be tens of gigabytes, and are read to count them, whatever was changed.
+    """
+    connection.execute(f"SET LOCAL statement_timeout = '{_MONTH_TIMEOUT_SECONDS}s'")
 
 
 def objects(

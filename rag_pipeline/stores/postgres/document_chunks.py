@@ -16,7 +16,7 @@ from uuid import UUID
 from rag_pipeline.documents.headings import MAX_CONTEXT
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres import index_epochs
-from rag_pipeline.stores.postgres.database import dicts, named, objects, value, values
+from rag_pipeline.stores.postgres.database import dicts, let_read_a_month, named, objects, value, values
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     RETRY_AT,
@@ -539,6 +539,7 @@ _EXPECTED = {
 
 def expected_vectors(connection: Connection, month: Month) -> dict[str, int]:
     """Return a month's expected rows in the collections by kind, as if all kinds were built."""
+    let_read_a_month(connection)
     (counts,) = dicts(
         connection,
         f"""
@@ -560,6 +561,7 @@ def _places(chunks: Sequence[ChunkToEmbed]) -> dict[str, list[Any]]:
 
 def size_distribution(connection: Connection, month: Month) -> list[tuple[str, int]]:
     """Return (range of tokens, chunks) of a month in steps of 100 tokens, superseded chunks left out."""
+    let_read_a_month(connection)
     rows = named(
         connection,
         f"""
