@@ -1,4 +1,4 @@
-"""Items: whatever changes several locks them in one order."""
+"""Items: whatever changes several locks them in one order, and what a scan decided meanwhile stays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.months import Month
-from rag_pipeline.stores.postgres import consistency_repairs, expiring_months, sources
+from rag_pipeline.stores.postgres import consistency_repairs, expiring_months, source_items, sources
 from rag_pipeline.stores.postgres.database import Connection, Database, value
 from rag_pipeline_tests.support.databases import temporary_database, wait_for_blocked_session
 
@@ -80,3 +80,30 @@ def test_items_are_locked_in_order_so_that_two_never_wait_for_each_other(
             other.rollback()
         assert changed.result() == len(NAMES)
     assert sorted(locked) == [("a",), ("b",), ("c",), ("d",), ("e",)], "nothing is held behind the first"
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "seen", "afterwards"),
+    [
+        ("gone", "changed", "gone"),
+        ("expired", "changed", "expired"),
+        ("pending", "changed", "pending"),
+        # Changed back: what was ingested before the run is there again, but no longer what its document holds.
+        ("ingested", "changed", "pending"),
+        ("gone", "seen", "gone"),
+        ("pending", "seen", "ingested"),
+    ],
+)
+def test_a_run_does_not_undo_what_a_scan_has_decided_meanwhile(
+    database: Database, meanwhile: str, seen: str, afterwards: str
+) -> None:
+    add_items(database, "pending")
+    with database.connection() as connection:
+        item, *_ = source_items.pending(connection, MONTH, 10)
+        connection.execute(
+            "UPDATE source_items SET state = %s, seen_fingerprint = %s WHERE source_id = %s",
+            (meanwhile, seen, item.source_id),
+        )
+        source_items.record(connection, [source_items.Outcome(item, "hash")])
+        state = value(connection, "SELECT state FROM source_items WHERE source_id = %s", (item.source_id,))
+    assert state == afterwards

@@ -373,11 +373,15 @@ def pending_up_to(connection: Connection, month: Month, limit: int) -> int:
 
 
 def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
-    """Store the outcomes of pending items. An item that a scan has changed meanwhile stays pending."""
+    """Store the outcomes of pending items.
+
+    One that a scan has changed meanwhile stays pending, and one that is gone or expired by now stays that.
+    """
     connection.cursor().executemany(
         f"""
         UPDATE source_items SET
             state = CASE
+                WHEN state IN {one_of(ItemState.GONE, ItemState.EXPIRED)} THEN state
                 WHEN (seen_fingerprint, seen_recipe) IS DISTINCT FROM (%(fingerprint)s, %(recipe)s)
                     THEN {ItemState.PENDING.sql}
                 WHEN state <> {ItemState.PENDING.sql} THEN state
