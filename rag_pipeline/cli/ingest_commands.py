@@ -65,7 +65,7 @@ def sources(as_json: bool, remove: str | None) -> None:
 
 
 def _remove(pipeline: Pipeline, name: str) -> None:
-    from rag_pipeline.indexing.ingest import deactivate_unconfigured
+    from rag_pipeline.indexing.ingest import deactivate_unconfigured, remove_source
     from rag_pipeline.stores.postgres import sources as table
 
     file = pipeline.sources_file
@@ -77,9 +77,9 @@ def _remove(pipeline: Pipeline, name: str) -> None:
     deactivate_unconfigured(pipeline, file)
     with pipeline.stores.database.connection() as connection:
         known = {row["name"] for row in table.list_sources(connection)}
-        if name not in known:
-            raise RagError(f"no source {name!r} was ever scanned: there are {', '.join(sorted(known)) or 'none'}")
-        count = table.remove(connection, name)
+    if name not in known:
+        raise RagError(f"no source {name!r} was ever scanned: there are {', '.join(sorted(known)) or 'none'}")
+    count = remove_source(pipeline, name)
     print_status(f"{count} documents of {name} will be deleted by the next `rag-pipeline ingest`")
 
 

@@ -111,9 +111,7 @@ class _Comparison:
             gone = deleted[start : start + _CHUNKS_AT_ONCE]
             with self._database.connection() as connection:
                 rows = consistency_queries.chunks_named(connection, self._month, self._kind, ids)
-                leaving = consistency_queries.pending_deletions(
-                    connection, min([*ids, *(i for i, _ in gone)]), None
-                )
+                leaving = consistency_queries.pending_deletions_among(connection, [*ids, *(i for i, _ in gone)])
             counted = [*((i, state.vectors) for i, state in rows.items()), *gone]
             yield self._compare(
                 rows, leaving, self._present(key for i, n in counted for key in row_ids(self._kind, i, n))
@@ -174,7 +172,7 @@ class _Comparison:
         ids = chunks_of(suspects)
         with self._database.connection() as connection:
             states = consistency_queries.chunks_named(connection, self._month, self._kind, list(ids))
-            leaving = consistency_queries.pending_deletions(connection, min(ids), None) if ids else set()
+            leaving = consistency_queries.pending_deletions_among(connection, ids)
         there = self._present(suspects)
         return {key: why for key in sorted(there) if (why := self._why_orphaned(key, states, leaving))}
 

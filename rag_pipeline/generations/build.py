@@ -20,6 +20,7 @@ from rag_pipeline.generations.lost import lost_months
 from rag_pipeline.indexing.chunk_documents import chunk_documents
 from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletions
 from rag_pipeline.indexing.index_vectors import index_vectors
+from rag_pipeline.indexing.ingest import retry_failed_documents
 from rag_pipeline.indexing.month_run import MonthRun
 from rag_pipeline.indexing.stats import IngestStats
 from rag_pipeline.indexing.verify import verify
@@ -179,8 +180,8 @@ def missing_documents(pipeline: Pipeline, row: GenerationRow) -> int:
 
 def retry_failed(pipeline: Pipeline, row: GenerationRow) -> int:
     """Make what a generation could not embed pending; return the number of documents."""
-    with pipeline.beside(row) as other, other.stores.database.connection() as connection:
-        return documents.retry_failed(connection)
+    with pipeline.beside(row) as other:
+        return retry_failed_documents(other)
 
 
 def take_over_all(pipeline: Pipeline, row: GenerationRow) -> int:

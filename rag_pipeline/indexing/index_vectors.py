@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -21,6 +22,7 @@ from rag_pipeline.stores.postgres import (
     schema,
     vector_deletions,
 )
+from rag_pipeline.stores.postgres.deadlocks import despite_deadlocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,10 +33,12 @@ if TYPE_CHECKING:
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
+    from rag_pipeline.stores.postgres.database import Database
 
 _SWITCH_SECONDS = 1.0
 _SWITCH_BATCH = 200
 _MOVE_BATCH = 500
+_COMPARED_DOCUMENTS, _COMPARED_CHUNKS = 1000, 5000
 
 
 @dataclass
@@ -83,7 +87,7 @@ def reopen_incomplete(pipeline: Pipeline, deadline: float | None = None) -> None
     """Make pending what misses a kind in `RAG_VECTORS`, and what another chunker, or another size of chunks, has cut.
 
     The months' next runs do the rest. Cheap if all is as the months were built. Otherwise it reads the rows of all
-    chunks, month by month, until a deadline (on the clock of `time.monotonic`); the next call resumes.
+    chunks, month by month, until a deadline (on the clock of `time.monotonic`); the next call goes on from there.
     """
     database = pipeline.stores.database
     with pipeline.one_generation():
@@ -92,12 +96,28 @@ def reopen_incomplete(pipeline: Pipeline, deadline: float | None = None) -> None
         with database.connection() as connection:
             unknown = built_kinds.months_with_others(connection, months, built, chunker)
         for month in unknown:
-            if deadline is not None and time.monotonic() > deadline:
-                return
             with database.connection() as connection:
-                document_chunks.reopen_incomplete(connection, month, built)
-                documents.reopen_cut_otherwise(connection, month, chunker)
-                built_kinds.store(connection, month, built, chunker)
+                after = built_kinds.compared_to(connection, month, built, chunker)
+            compare = partial(_compare_some, database, month, built, chunker)
+            while deadline is None or time.monotonic() <= deadline:
+                after = despite_deadlocks(partial(compare, after), f"{month}: what is to be built anew")
+                if after is None:
+                    break
+            else:
+                return
+
+
+def _compare_some(
+    database: Database, month: Month, built: Sequence[VectorKind], chunker: str, after: UUID | None
+) -> UUID | None:
+    """Make pending what has to be built anew of the next documents of a month; return the last. None: that was all."""
+    with database.connection() as connection:
+        compared = documents.next_by_id(connection, month, _COMPARED_DOCUMENTS, _COMPARED_CHUNKS, after)
+        document_chunks.reopen_incomplete(connection, month, compared, built)
+        documents.reopen_cut_otherwise(connection, month, compared, chunker)
+        last = compared[-1] if compared else None
+        built_kinds.store(connection, month, built, chunker, last)
+    return last
 
 
 def embed_claimed(

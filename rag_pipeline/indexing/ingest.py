@@ -22,10 +22,14 @@ from rag_pipeline.indexing.small_months import in_groups, small_months
 from rag_pipeline.indexing.stats import IngestStats
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres import documents, source_items, sources
+from rag_pipeline.stores.postgres.batches import in_batches
 
 if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig, SourcesFile
+
+_ITEMS, _DOCUMENTS, _CHUNKS = 5000, 200, 5000
+"""That one transaction changes."""
 
 OnScan = Callable[["Pipeline", "SourceConfig", "ScanResult | None"], None]
 """Called after each scan of a source; without a result if it failed."""
@@ -115,7 +119,7 @@ def ingest(
     if retry_failed:
         with pipeline.stores.database.connection() as connection:
             source_items.retry_failed(connection, only_sources or None)
-            documents.retry_failed(connection, only_sources or None)
+        retry_failed_documents(pipeline, only_sources or None)
     _scan(pipeline, chosen_sources, confirm_deletions, on_scan, result)
     if reread:
         with pipeline.stores.database.connection() as connection:
@@ -149,6 +153,21 @@ def deactivate_unconfigured(pipeline: Pipeline, file: SourcesFile) -> list[str]:
         return []
     with pipeline.stores.database.connection() as connection:
         return sources.deactivate_unconfigured(connection, [(source.type, source.name) for source in file.sources])
+
+
+def remove_source(pipeline: Pipeline, name: str) -> int:
+    """Have the next ingest delete the documents of a source that is not configured; return the number of its items."""
+    return in_batches(
+        pipeline.stores.database, lambda connection: sources.remove(connection, name, _ITEMS), f"removing {name}"
+    )
+
+
+def retry_failed_documents(pipeline: Pipeline, only_sources: Sequence[str] | None = None) -> int:
+    """Make what could not be embedded pending, of all sources or the named ones; return the number of documents."""
+    database, what = pipeline.stores.database, "documents to retry"
+    number = in_batches(database, lambda c: documents.retry_failed(c, _DOCUMENTS, only_sources), what)
+    in_batches(database, lambda c: documents.retry_failed_chunks(c, _CHUNKS, only_sources), what)
+    return number
 
 
 def _scan(

@@ -195,7 +195,8 @@ def _store(
         documents.quarantine(
             connection, [(o.item.document_id, o.item.created_at, o.error or "") for o in failures]
         )
-        documents.restore(connection, [(item.document_id, item.created_at) for item in unchanged])
+        unchanged_keys = [(item.document_id, item.created_at) for item in unchanged]
+        documents.restore(connection, unchanged_keys, pipeline.generation.chunker)
         source_items.record(connection, [outcome for outcome, _ in read])
         if rows:  # Hits show their metadata at once, also of the version that is still searched.
             index_epochs.advance(connection, month)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -20,6 +21,7 @@ from rag_pipeline.months import Month
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus.partitions import drop_partition, existing_collections
 from rag_pipeline.stores.postgres import expiring_months, generations, schema, source_items, sources
+from rag_pipeline.stores.postgres.batches import in_batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,8 +90,12 @@ def apply_retention(pipeline: Pipeline, now: Month | None = None) -> RetentionRe
         else:
             result.expired.append(month)
     oldest_kept = oldest_kept_month(pipeline.settings, now)
-    with pipeline.stores.database.connection() as connection:
-        result.restored = expiring_months.restore_items(connection, oldest_kept.start if oldest_kept else None)
+    since = oldest_kept.start if oldest_kept else None
+    result.restored = in_batches(
+        pipeline.stores.database,
+        lambda connection: expiring_months.restore_items(connection, since, _ITEMS),
+        "items of months that are kept again",
+    )
     return result
 
 
@@ -126,12 +132,12 @@ def _other_generations(pipeline: Pipeline) -> list[Pipeline]:
 def _in_batches(
     pipeline: Pipeline, month: Month, what: str, step: Callable[[Connection, Month, int], int], limit: int
 ) -> None:
-    done, count = 0, limit
-    while count == limit:
-        with pipeline.stores.database.connection() as connection:
-            count = step(connection, month, limit)
-        done += count
-        pipeline.progress(f"{month} expire {what}", done)
+    in_batches(
+        pipeline.stores.database,
+        lambda connection: step(connection, month, limit),
+        f"{month}: {what} to expire",
+        partial(pipeline.progress, f"{month} expire {what}"),
+    )
 
 
 def _drop_in_postgres(pipeline: Pipeline, month: Month) -> None:

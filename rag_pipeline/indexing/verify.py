@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rag_pipeline.months import Month
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.settings import VectorKind
-    from rag_pipeline.stores.postgres.vector_deletions import Deletion
 
 _PAUSES_SECONDS = (0.2, 0.5, 1.0)
 """Before each further look at counts that differ."""
@@ -101,8 +100,6 @@ def _settled(
 def _count(
     pipeline: Pipeline, month: Month, kind: VectorKind, touched: TouchedChunks | None, expected: int
 ) -> VectorCounts:
-    with pipeline.stores.database.connection() as connection:
-        deletions = vector_deletions.of_month(connection, month)
     stored = pipeline.collections.stored(kind, month)
     looked_up = None
     if touched:
@@ -110,7 +107,7 @@ def _count(
         searchable = stored - (looked_up - found)
     else:
         searchable = pipeline.collections.searchable(kind, month)
-    pending = _still_stored(pipeline, month, kind, deletions) if stored and searchable else 0
+    pending = _still_stored(pipeline, month, kind) if stored and searchable else 0
     return VectorCounts(kind, month, expected, stored, searchable, pending, looked_up)
 
 
@@ -122,11 +119,14 @@ def _look_up(pipeline: Pipeline, month: Month, kind: VectorKind, touched: Touche
     return len(keys), pipeline.collections.searchable_among(kind, month, keys)
 
 
-def _still_stored(pipeline: Pipeline, month: Month, kind: VectorKind, deletions: Sequence[Deletion]) -> int:
+def _still_stored(pipeline: Pipeline, month: Month, kind: VectorKind) -> int:
     name = pipeline.collections.generations[kind].name
-    found = 0
-    for start in range(0, len(deletions), _DELETIONS_PER_LOOKUP):
-        part = deletions[start : start + _DELETIONS_PER_LOOKUP]
+    found, after = 0, None
+    while True:
+        with pipeline.stores.database.connection() as connection:
+            part = vector_deletions.of_month(connection, month, _DELETIONS_PER_LOOKUP, after)
+        if not part:
+            return found
         keys = {key for one in part for key in row_ids(kind, one.chunk_id, one.multi_vector_count)}
         found += len(key_ranges.present(pipeline.stores.milvus, name, month, sorted(keys)))
-    return found
+        after = part[-1].chunk_id

@@ -250,13 +250,17 @@ def delete_by_hand(damaged: DamagedIndex, chunk: str) -> None:
     damaged.index.rows("DELETE FROM document_chunks WHERE id = %s", chunk)
 
 
-def test_a_pending_deletion_is_no_difference_and_hides_none(damaged: DamagedIndex) -> None:
-    deleted, lost = damaged.chunks()[:2]
-    delete_by_hand(damaged, deleted)
+def test_a_pending_deletion_is_no_difference_and_hides_none(
+    damaged: DamagedIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag_pipeline.indexing.verify._DELETIONS_PER_LOOKUP", 1)
+    *deleted, lost = damaged.chunks()[:3]
+    for chunk in deleted:
+        delete_by_hand(damaged, chunk)
     with damaged.index.open() as pipeline:
         for counts in verify(pipeline, MARCH, KINDS):
             assert counts.equal, str(counts)
-            assert counts.pending_deletions == len(keys(deleted, counts.kind))
+            assert counts.pending_deletions == sum(len(keys(chunk, counts.kind)) for chunk in deleted)
         with damaged.milvus() as client:
             lose(damaged, client, "dense", [lost])
         assert [counts.equal for counts in verify(pipeline, MARCH, KINDS)] == [False, True, True]

@@ -329,6 +329,23 @@ def test_another_chunk_size_rechunks_the_documents(index: Index) -> None:
     index.assert_consistent()
 
 
+def test_a_document_that_was_quarantined_meanwhile_is_cut_by_the_chunker_of_today(index: Index) -> None:
+    path = index.write("a.md", paragraphs(12))
+    index.ingest()
+    fine = path.read_bytes(), path.stat()
+    path.unlink()
+    path.symlink_to("nowhere")
+    assert index.ingest().stats.failed == 1
+    with index.open(chunk_tokens=200) as pipeline:
+        ingest(pipeline)
+        path.unlink()
+        path.write_bytes(fine[0])
+        os.utime(path, ns=(fine[1].st_atime_ns, fine[1].st_mtime_ns))
+        assert ingest(pipeline).stats.documents == 0, "its bytes are those that were stored"
+        assert index.rows("SELECT chunked_with FROM documents") == [(pipeline.generation.chunker,)]
+    index.assert_consistent()
+
+
 def test_a_killed_scan_resumes_where_it_stopped(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rag_pipeline.indexing.scan._SLICE", 3)
     for n in range(10):

@@ -10,7 +10,7 @@ from threading import Barrier
 import psycopg
 import pytest
 
-from rag_pipeline.errors import StoreUnavailableError
+from rag_pipeline.errors import RagError, StoreUnavailableError
 from rag_pipeline.stores.postgres.database import Database, value
 
 _OTHERS = """
@@ -127,3 +127,26 @@ def test_a_kept_connection_is_guarded_like_any_other(database: Database) -> None
             assert backend(database) == kept
         backend(database)
     assert checked == [kept]
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "said"),
+    [
+        ("SET LOCAL statement_timeout = 1; SELECT pg_sleep(10)", psycopg.errors.QueryCanceled, "it took too long"),
+        ("RAISE lock_not_available", psycopg.errors.LockNotAvailable, "holds the table or the rows"),
+        ("RAISE deadlock_detected", psycopg.errors.DeadlockDetected, "waited for this one"),
+        ("RAISE serialization_failure", psycopg.errors.SerializationFailure, "changed the same rows"),
+    ],
+)
+def test_a_statement_that_others_end_is_one_line_that_says_what_to_do(
+    database: Database, cause: str, kind: type[psycopg.Error], said: str
+) -> None:
+    statement = f"DO $$ BEGIN {cause}; END $$" if cause.startswith("RAISE") else cause
+    with pytest.raises(RagError) as raised, database.connection(), database.connection() as connection:
+        connection.execute(statement)  # type: ignore[arg-type]
+    text = str(raised.value)
+    assert text.startswith(f"PostgreSQL at {database.where}: ")
+    assert said in text
+    assert text.endswith("; run again, nothing was lost")
+    assert "\n" not in text
+    assert isinstance(raised.value, kind), "whoever can repeat it does"

@@ -1,6 +1,7 @@
 """The schema: tables and indexes of the data model, partitions, the outbox, and migrations of existing rows."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -12,7 +13,8 @@ from alembic.script import ScriptDirectory
 from rag_pipeline.errors import BusyError, RagError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres import schema
-from rag_pipeline.stores.postgres.database import Connection, Database
+from rag_pipeline.stores.postgres.database import Connection, Database, value
+from rag_pipeline_tests.support.databases import wait_for_blocked_session
 
 JANUARY = Month(2024, 1)
 
@@ -68,8 +70,6 @@ def test_head_is_the_newest_revision_and_migrating_twice_does_nothing(database: 
 
 
 def test_several_processes_can_migrate_at_once(database_url: str) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     databases = [Database(database_url, min_size=1) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(schema.migrate, databases))
@@ -85,11 +85,33 @@ def test_a_migration_does_not_make_searches_wait_behind_a_backup(
     schema.migrate(database, "0006")
     with psycopg.connect(database_url) as backup:
         backup.execute("LOCK TABLE sources IN ACCESS SHARE MODE")  # as pg_dump does, until it ends
-        with pytest.raises(BusyError, match="backup or another long transaction"):
+        with pytest.raises(BusyError, match="from 0006 to 0007 while a backup or another long"):
             schema.migrate(database, "0007")
         with psycopg.connect(database_url) as other:
             other.execute("SET lock_timeout = 100")
             other.execute("SELECT FROM sources")
+    assert schema.migrate(database, "0007") is True
+    database.close()
+
+
+def test_what_one_migration_has_locked_is_free_while_a_later_one_waits(database_url: str) -> None:
+    """Or builds an index. Whatever ends the later one, the schema is where the one before has left it."""
+    database = Database(database_url, min_size=1)
+    schema.migrate(database, "0005")
+    with psycopg.connect(database_url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("LOCK TABLE sources IN ACCESS SHARE MODE")  # which 0007 adds a column to
+        migrating = pool.submit(schema.migrate, database, "0007")
+        try:
+            wait_for_blocked_session(database_url)
+            other.execute("SET lock_timeout = 100")
+            other.execute("SELECT missed_pass FROM source_items")  # which 0006 has added
+            other.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        finally:
+            other.rollback()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            migrating.result()
+    with database.connection() as connection:
+        assert value(connection, f"SELECT version_num FROM {schema.VERSION_TABLE}") == "0006"
     assert schema.migrate(database, "0007") is True
     database.close()
 

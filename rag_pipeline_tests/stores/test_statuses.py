@@ -328,7 +328,7 @@ def removed_sources(index: Index) -> None:
     _ingest(index)
     with index.open() as pipeline, pipeline.stores.database.connection() as connection:
         sources.deactivate_unconfigured(connection, [])
-        assert sources.remove(connection, "docs") > 0
+        assert sources.remove(connection, "docs", 100) > 0
     _ingest(index)
 
 

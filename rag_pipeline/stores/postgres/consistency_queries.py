@@ -14,7 +14,7 @@ from uuid import UUID
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres.advisory_locks import lock_key, month_lock_name
-from rag_pipeline.stores.postgres.database import dicts, named, objects, value, values
+from rag_pipeline.stores.postgres.database import dicts, let_read_a_month, named, objects, value, values
 from rag_pipeline.stores.postgres.month_bounds import (
     CHUNKS_OF_MONTH,
     DOCUMENTS_OF_MONTH,
@@ -280,16 +280,25 @@ def chunks_named(
 
 
 def pending_deletions(connection: Connection, first: UUID | None, after: UUID | None) -> set[UUID]:
-    """Return the chunks in the outbox with ids in a range: their vectors might still be stored."""
+    """Return the chunks in the outbox with ids from `first` on and before `after`; None leaves that side open.
+
+    Their vectors might still be stored.
+    """
     chunks = values(
         connection,
         """
         SELECT chunk_id FROM vector_deletions
-        WHERE (%(first)s::uuid IS NULL OR chunk_id >= %(first)s)
+        WHERE chunk_id >= coalesce(%(first)s, '00000000-0000-0000-0000-000000000000'::uuid)
             AND (%(after)s::uuid IS NULL OR chunk_id < %(after)s)
         """,
         {"first": first, "after": after},
     )
+    return set(chunks)
+
+
+def pending_deletions_among(connection: Connection, ids: Collection[UUID]) -> set[UUID]:
+    """Return those of these chunks that are in the outbox: their vectors might still be stored."""
+    chunks = values(connection, "SELECT chunk_id FROM vector_deletions WHERE chunk_id = ANY(%s)", (list(ids),))
     return set(chunks)
 
 
@@ -342,5 +351,6 @@ def _state(kind: VectorKind) -> str:
 
 
 def _counted(connection: Connection, query: str, parameters: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
+    let_read_a_month(connection)
     rows = dicts(connection, f"SELECT count(*) OVER () AS total_, q.* FROM ({query}) q LIMIT {SAMPLE}", parameters)
     return (rows[0]["total_"] if rows else 0), [{k: v for k, v in row.items() if k != "total_"} for row in rows]

@@ -21,6 +21,7 @@ from rag_pipeline.stores.postgres.consistency_queries import (
     of_month,
 )
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH
+from rag_pipeline.stores.postgres.source_items import IN_ORDER
 from rag_pipeline.stores.postgres.statuses import (
     EmbeddingStatus,
     IndexingStatus,
@@ -47,10 +48,14 @@ def refetch_items(connection: Connection, month: Month) -> int:
     """Make ingested items without a document pending and forget what was read of them; return their number."""
     return connection.execute(
         f"""
+        WITH fetched AS (
+            SELECT i.source_type, i.source_id FROM source_items i WHERE {WITHOUT_DOCUMENT}
+            {IN_ORDER} FOR NO KEY UPDATE OF i
+        )
         UPDATE source_items i SET
             state = {ItemState.PENDING.sql}, ingested_fingerprint = NULL, ingested_recipe = NULL,
             content_hash = NULL
-        WHERE {WITHOUT_DOCUMENT}
+        FROM fetched WHERE (i.source_type, i.source_id) = (fetched.source_type, fetched.source_id)
         """,
         of_month(month),
     ).rowcount

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import class_row, dict_row, namedtuple_row, scalar_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
+from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.stores.postgres.poolers import refuse_unfit_pooler
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Parameters = Mapping[str, Any] | Sequence[Any]
 
 COMMAND_TIMEOUT_SECONDS = 60
+_MONTH_TIMEOUT_SECONDS = 1800
 _POOL_MIN, _POOL_MAX = 5, 20
 _CONNECT_TIMEOUT_SECONDS = 10
 _KEEPALIVE_SECONDS = 30
@@ -34,6 +35,40 @@ _USED_AT = "rag_pipeline_used_at"
 Row = tuple[Any, ...]
 Connection = psycopg.Connection[Row]
 T = TypeVar("T")
+
+
+class StatementEndedError(RagError, psycopg.OperationalError):
+    """PostgreSQL ended a statement because of what else goes on, and the transaction with it: it can be repeated.
+
+    Each is also the error of psycopg's that it was, for whoever repeats it.
+    """
+
+
+class _TimedOutError(StatementEndedError, psycopg.errors.QueryCanceled):
+    pass
+
+
+class _LockNotAvailableError(StatementEndedError, psycopg.errors.LockNotAvailable):
+    pass
+
+
+class _DeadlockError(StatementEndedError, psycopg.errors.DeadlockDetected):
+    pass
+
+
+class _SerializationError(StatementEndedError, psycopg.errors.SerializationFailure):
+    pass
+
+
+_ENDED: dict[type[psycopg.Error], tuple[type[StatementEndedError], str]] = {
+    psycopg.errors.QueryCanceled: (
+        _TimedOutError,
+        "it took too long, another transaction held its rows, or somebody ended it",
+    ),
+    psycopg.errors.LockNotAvailable: (_LockNotAvailableError, "another transaction holds the table or the rows"),
+    psycopg.errors.DeadlockDetected: (_DeadlockError, "another transaction waited for this one"),
+    psycopg.errors.SerializationFailure: (_SerializationError, "another transaction changed the same rows"),
+}
 
 
 class _Trust:
@@ -201,7 +236,8 @@ class Database:
         """Lend a connection from the pool for one transaction: committed at the end, rolled back on an error.
 
         Raises `StoreUnavailableError` if the server is unreachable, refuses the connection, goes down meanwhile, or
-        refuses to work: a full disk, no memory, read-only, a missing privilege.
+        refuses to work: a full disk, no memory, read-only, a missing privilege; and `StatementEndedError` if it ends a
+        statement because of others.
         """
         with self._translated():
             pool = self._opened()
@@ -315,10 +351,12 @@ class Database:
         try:
             yield
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout) as error:
-            if isinstance(error, psycopg.errors.QueryCanceled | psycopg.errors.LockNotAvailable):
+            if isinstance(error, StatementEndedError):
                 raise
-            if isinstance(error, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure):
-                raise
+            if type(error) in _ENDED:
+                kind, why = _ENDED[type(error)]
+                said = error.diag.message_primary or one_line(error)
+                raise kind(f"PostgreSQL at {self.where}: {said}: {why}; run again, nothing was lost") from error
             raise StoreUnavailableError(f"PostgreSQL at {self.where}: {self._reason(error)}") from None
         except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
             raise StoreUnavailableError(
@@ -344,6 +382,14 @@ class Database:
         if "refused" in text:
             return "does not answer; start it (the embedded one: `rag-pipeline up`) and run again"
         return f"{text}; run again when it is back, nothing was lost"
+
+
+def let_read_a_month(connection: Connection) -> None:
+    """Let the rest of the transaction take longer than other commands may: it reads all chunks of a month.
+
+    Which can be tens of gigabytes, and are read to count them, whatever was changed.
+    """
+    connection.execute(f"SET LOCAL statement_timeout = '{_MONTH_TIMEOUT_SECONDS}s'")
 
 
 def objects(

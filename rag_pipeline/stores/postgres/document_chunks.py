@@ -16,7 +16,7 @@ from uuid import UUID
 from rag_pipeline.documents.headings import MAX_CONTEXT
 from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres import index_epochs
-from rag_pipeline.stores.postgres.database import dicts, named, objects, value, values
+from rag_pipeline.stores.postgres.database import dicts, let_read_a_month, named, objects, value, values
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
 from rag_pipeline.stores.postgres.statuses import (
     RETRY_AT,
@@ -273,24 +273,27 @@ def claim(
     return sorted(chunks, key=lambda chunk: (chunk.document_id, chunk.position))
 
 
-def reopen_incomplete(connection: Connection, month: Month, built: Sequence[str]) -> int:
-    """Make completed chunks of a month pending that miss a kind of vectors in `built`; return the number of documents.
+def reopen_incomplete(
+    connection: Connection, month: Month, documents: Sequence[UUID], built: Sequence[str]
+) -> int:
+    """Make completed chunks of these documents of a month pending that miss a kind of vectors in `built`.
 
-    Such as one that was added to `RAG_VECTORS` after they were written. Reads all of the month's chunks.
+    Such as one that was added to `RAG_VECTORS` after they were written. Returns the number of documents.
     """
     return connection.execute(
         f"""
         WITH reopened AS (
             UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PENDING.sql}, updated_at = now()
-            WHERE c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT c.superseded
-                AND ({_MISSES_A_VECTOR}) AND {CHUNKS_OF_MONTH}
+            WHERE c.document_id = ANY(%(documents)s) AND {CHUNKS_OF_MONTH}
+                AND c.embedding_status = {EmbeddingStatus.COMPLETED.sql} AND NOT c.superseded
+                AND ({_MISSES_A_VECTOR})
             RETURNING c.document_id
         )
         UPDATE documents d SET indexing_status = {IndexingStatus.INDEXING.sql}, updated_at = now()
         WHERE d.id IN (SELECT document_id FROM reopened)
             AND d.indexing_status = {IndexingStatus.COMPLETED.sql} AND {DOCUMENTS_OF_MONTH}
         """,
-        {"built": list(built), **month_bounds(month)},
+        {"documents": list(documents), "built": list(built), **month_bounds(month)},
     ).rowcount
 
 
@@ -536,6 +539,7 @@ _EXPECTED = {
 
 def expected_vectors(connection: Connection, month: Month) -> dict[str, int]:
     """Return a month's expected rows in the collections by kind, as if all kinds were built."""
+    let_read_a_month(connection)
     (counts,) = dicts(
         connection,
         f"""
@@ -557,6 +561,7 @@ def _places(chunks: Sequence[ChunkToEmbed]) -> dict[str, list[Any]]:
 
 def size_distribution(connection: Connection, month: Month) -> list[tuple[str, int]]:
     """Return (range of tokens, chunks) of a month in steps of 100 tokens, superseded chunks left out."""
+    let_read_a_month(connection)
     rows = named(
         connection,
         f"""

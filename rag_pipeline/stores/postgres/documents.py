@@ -24,7 +24,7 @@ from rag_pipeline.stores.postgres.statuses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from rag_pipeline.stores.postgres.database import Connection
@@ -153,15 +153,23 @@ def quarantine(connection: Connection, failures: Sequence[tuple[UUID, datetime, 
     )
 
 
-def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]]) -> None:
-    """Release quarantined documents whose source has the stored version again."""
+def restore(connection: Connection, documents: Sequence[tuple[UUID, datetime]], chunker: str) -> None:
+    """Release quarantined documents whose source has the stored version again.
+
+    Those that another chunker has cut, or this one with other settings, are to be chunked again: `reopen_cut_otherwise`
+    leaves quarantined ones alone.
+    """
+    cut = "chunked_with IS NOT DISTINCT FROM %(chunker)s"
     connection.cursor().executemany(
         f"""
         UPDATE documents SET
-            processing_status = {ProcessingStatus.COMPLETED.sql}, error_message = NULL, updated_at = now()
-        WHERE id = %s AND created_at = %s AND processing_status = {ProcessingStatus.FAILED.sql}
+            processing_status = CASE WHEN {cut} THEN {ProcessingStatus.COMPLETED.sql}
+                ELSE {ProcessingStatus.PROCESSING.sql} END,
+            indexing_status = CASE WHEN {cut} THEN indexing_status ELSE {IndexingStatus.PENDING.sql} END,
+            error_message = NULL, updated_at = now()
+        WHERE id = %(id)s AND created_at = %(created_at)s AND processing_status = {ProcessingStatus.FAILED.sql}
         """,
-        documents,
+        [{"id": document, "created_at": created_at, "chunker": chunker} for document, created_at in documents],
     )
 
 
@@ -203,59 +211,99 @@ def mark_chunked(connection: Connection, documents: Sequence[ChunkedDocument]) -
     )
 
 
-def reopen_cut_otherwise(connection: Connection, month: Month, chunker: str) -> int:
-    """Have documents of a month chunked again that another chunker, or one with other settings, has cut."""
+def next_by_id(
+    connection: Connection, month: Month, limit: int, max_chunks: int, after: UUID | None = None
+) -> list[UUID]:
+    """Return the next documents of a month by id: at most `limit`, with about `max_chunks` chunks in all."""
+    return values(
+        connection,
+        f"""
+        SELECT id FROM (
+            SELECT id, sum(chunks) OVER (ORDER BY id) - chunks AS before
+            FROM (
+                SELECT id, coalesce(chunk_count, 0) AS chunks FROM documents
+                WHERE {in_month("created_at")} {"AND id > %(after)s" if after else ""} ORDER BY id LIMIT %(limit)s
+            ) next
+        ) counted WHERE before < %(chunks)s ORDER BY id
+        """,
+        {**month_bounds(month), "limit": limit, "chunks": max_chunks, "after": after},
+    )
+
+
+def reopen_cut_otherwise(connection: Connection, month: Month, documents: Sequence[UUID], chunker: str) -> int:
+    """Have those of these documents of a month chunked again that another chunker, or other settings of it, have cut."""
     return connection.execute(
         f"""
         UPDATE documents d SET processing_status = {ProcessingStatus.PROCESSING.sql},
             indexing_status = {IndexingStatus.PENDING.sql}, updated_at = now()
-        WHERE d.processing_status = {ProcessingStatus.COMPLETED.sql} AND {DOCUMENTS_OF_MONTH}
+        WHERE d.id = ANY(%(documents)s) AND {DOCUMENTS_OF_MONTH}
+            AND d.processing_status = {ProcessingStatus.COMPLETED.sql}
             AND d.chunked_with IS DISTINCT FROM %(chunker)s
         """,
-        {"chunker": chunker, **month_bounds(month)},
+        {"documents": list(documents), "chunker": chunker, **month_bounds(month)},
     ).rowcount
 
 
-def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -> int:
-    """Make failed chunks and their documents, of all sources or the named ones, pending; return the number."""
-    of_sources = """(%(names)s::text[] IS NULL OR EXISTS (
+def _of_sources(document: str) -> str:
+    """The condition that a document is of one of the sources that are named, if any are."""
+    return f"""(%(names)s::text[] IS NULL OR EXISTS (
         SELECT FROM source_items i JOIN sources s ON s.id = i.source
         WHERE i.document_id = {document} AND s.name = ANY(%(names)s)))"""
-    names = {"names": None if sources is None else list(sources)}
-    connection.execute(
+
+
+def retry_failed(connection: Connection, limit: int, sources: Sequence[str] | None = None) -> int:
+    """Make failed chunks of failed documents, of all sources or the named ones, pending.
+
+    Of up to `limit` documents, whose number is returned.
+    """
+    return _retry(
+        connection,
+        f"{_of_sources('d.id')} LIMIT %(limit)s",
+        {"names": None if sources is None else list(sources), "limit": limit},
+    )
+
+
+def retry_failed_chunks(connection: Connection, limit: int, sources: Sequence[str] | None = None) -> int:
+    """Make up to `limit` failed chunks pending whose run was killed before it marked their documents as failed.
+
+    Of all sources or the named ones. Returns the number of chunks.
+    """
+    return connection.execute(
         f"""
         UPDATE document_chunks c SET
             embedding_status = {EmbeddingStatus.PENDING.sql}, embedding_error = NULL, updated_at = now()
-        WHERE embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT superseded
-            AND {of_sources.format(document="c.document_id")}
+        FROM (
+            SELECT c.id, c.document_created_at FROM document_chunks c
+            JOIN documents d ON d.id = c.document_id AND d.created_at = c.document_created_at
+            WHERE c.embedding_status = {EmbeddingStatus.FAILED.sql} AND NOT c.superseded
+                AND d.indexing_status <> {IndexingStatus.FAILED.sql} AND {_of_sources("d.id")}
+            LIMIT %(limit)s
+        ) failed
+        WHERE c.id = failed.id AND c.document_created_at = failed.document_created_at
         """,
-        names,
-    )
-    return connection.execute(
-        f"""
-        UPDATE documents d SET
-            indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL, updated_at = now()
-        WHERE indexing_status = {IndexingStatus.FAILED.sql} AND {of_sources.format(document="d.id")}
-        """,
-        names,
+        {"names": None if sources is None else list(sources), "limit": limit},
     ).rowcount
 
 
 def retry_due(connection: Connection, limit: int) -> int:
     """Make failed chunks of documents due for a retry (see `RETRY_AT`) pending; return the number of documents."""
+    return _retry(connection, "d.retry_at <= now() ORDER BY d.retry_at LIMIT %(limit)s", {"limit": limit})
+
+
+def _retry(connection: Connection, which: str, parameters: Mapping[str, Any]) -> int:
+    """Make failed chunks of failed documents pending; return the number of documents. The rest is SQL."""
     due = named(
         connection,
         f"""
         UPDATE documents d SET
             indexing_status = {IndexingStatus.INDEXING.sql}, error_message = NULL, updated_at = now()
         FROM (
-            SELECT id, created_at FROM documents
-            WHERE indexing_status = {IndexingStatus.FAILED.sql} AND retry_at <= now()
-            ORDER BY retry_at LIMIT %s
+            SELECT d.id, d.created_at FROM documents d
+            WHERE d.indexing_status = {IndexingStatus.FAILED.sql} AND {which}
         ) due
         WHERE d.id = due.id AND d.created_at = due.created_at RETURNING d.id, d.created_at
         """,
-        (limit,),
+        parameters,
     )
     for month in {Month.of(document.created_at) for document in due}:
         connection.execute(

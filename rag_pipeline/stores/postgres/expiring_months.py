@@ -6,14 +6,22 @@ to be finished, whatever the retention is by then. The caller holds the month's 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import value, values
-from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH, in_month, month_bounds
+from rag_pipeline.stores.postgres.month_bounds import (
+    CHUNKS_OF_MONTH,
+    DOCUMENTS_OF_MONTH,
+    ITEMS_OF_MONTH,
+    in_month,
+    month_bounds,
+)
+from rag_pipeline.stores.postgres.source_items import IN_ORDER
 from rag_pipeline.stores.postgres.statuses import ItemState, one_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from rag_pipeline.stores.postgres.database import Connection
@@ -36,22 +44,17 @@ def begin(connection: Connection, month: Month) -> None:
 
 def expire_items(connection: Connection, month: Month, limit: int) -> int:
     """Mark up to `limit` of the month's items as expired and forget what was ingested; return their number."""
-    return connection.execute(
-        f"""
-        UPDATE source_items SET
-            state = {ItemState.EXPIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
-            ingested_fingerprint = NULL, ingested_recipe = NULL, content_hash = NULL, ingested_at = NULL
-        WHERE (source_type, source_id) IN (
-            SELECT source_type, source_id FROM source_items
-            WHERE {in_month("document_created_at")}
-                AND (state NOT IN {one_of(ItemState.EXPIRED, ItemState.GONE)}
-                    OR state = {ItemState.EXPIRED.sql}
-                        AND (ingested_fingerprint IS NOT NULL OR content_hash IS NOT NULL))
-            LIMIT %(limit)s
-        )
-        """,
+    to_expire = f"""{ITEMS_OF_MONTH}
+        AND (i.state NOT IN {one_of(ItemState.EXPIRED, ItemState.GONE)}
+            OR i.state = {ItemState.EXPIRED.sql}
+                AND (i.ingested_fingerprint IS NOT NULL OR i.content_hash IS NOT NULL))"""
+    return _change_some(
+        connection,
+        to_expire,
+        f"""state = {ItemState.EXPIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
+            ingested_fingerprint = NULL, ingested_recipe = NULL, content_hash = NULL, ingested_at = NULL""",
         {**month_bounds(month), "limit": limit},
-    ).rowcount
+    )
 
 
 def delete_documents(connection: Connection, month: Month, limit: int) -> int:
@@ -121,21 +124,41 @@ def finish(connection: Connection, month: Month) -> None:
     connection.execute("DELETE FROM expiring_months WHERE month = %s", (month.start.date(),))
 
 
-def restore_items(connection: Connection, oldest_kept: datetime | None) -> int:
-    """Make expired items that are not older than `oldest_kept` (None: all of them) pending; return their number.
+def restore_items(connection: Connection, oldest_kept: datetime | None, limit: int) -> int:
+    """Make up to `limit` expired items pending; return their number.
 
-    Months that are being expired are left out until they are finished.
+    Those that are not older than `oldest_kept` (None: all of them). Months that are being expired are left out until
+    they are finished.
     """
+    to_restore = f"""i.state = {ItemState.EXPIRED.sql}
+        AND (%(oldest_kept)s::timestamptz IS NULL OR i.document_created_at >= %(oldest_kept)s)
+        AND NOT EXISTS (
+            SELECT FROM expiring_months r
+            WHERE r.month = date_trunc('month', i.document_created_at AT TIME ZONE 'UTC')::date)"""
+    return _change_some(
+        connection,
+        to_restore,
+        f"state = {ItemState.PENDING.sql}",
+        {"oldest_kept": oldest_kept, "limit": limit},
+    )
+
+
+def _change_some(connection: Connection, which: str, change: str, parameters: Mapping[str, Any]) -> int:
+    """Change up to `limit` items; return their number. `which` is a condition, `change` an assignment."""
+    # Whichever come first by an index, and only then in the order in which items are locked.
     return connection.execute(
         f"""
-        UPDATE source_items i SET state = {ItemState.PENDING.sql}
-        WHERE state = {ItemState.EXPIRED.sql}
-            AND (%(oldest_kept)s::timestamptz IS NULL OR document_created_at >= %(oldest_kept)s)
-            AND NOT EXISTS (
-                SELECT FROM expiring_months r
-                WHERE r.month = date_trunc('month', i.document_created_at AT TIME ZONE 'UTC')::date)
+        WITH chosen AS (
+            SELECT i.source_type, i.source_id FROM source_items i
+            WHERE (i.source_type, i.source_id) IN (
+                    SELECT i.source_type, i.source_id FROM source_items i WHERE {which} LIMIT %(limit)s)
+                AND {which}
+            {IN_ORDER} FOR NO KEY UPDATE OF i
+        )
+        UPDATE source_items i SET {change}
+        FROM chosen WHERE (i.source_type, i.source_id) = (chosen.source_type, chosen.source_id)
         """,
-        {"oldest_kept": oldest_kept},
+        parameters,
     ).rowcount
 
 

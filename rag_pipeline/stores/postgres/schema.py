@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-HEAD = "0009"
+HEAD = "0010"
 """The newest revision in `migrations/versions`; a test compares them."""
 VERSION_TABLE = "rag_schema_version"
 """Not Alembic's default, which Dagster uses if both share a database."""
@@ -42,7 +42,9 @@ _FEW_CHUNKS = 500
 def migrate(database: Database, to: str = HEAD) -> bool:
     """Bring the database to a revision; False if it is there already.
 
-    Cheap in that case: Alembic is imported only to migrate. Several processes may call this at once. Raises a
+    Each revision is a transaction: what a table that one changes is locked for ends with it, and not with the index that
+    a later one builds. Whoever is interrupted between two leaves the schema at the first. Cheap if nothing is to be done:
+    Alembic is imported only to migrate. Several processes may call this at once. Raises a
     `RagError` if the server is too old, or the database was migrated by a newer program, and a `BusyError` if somebody
     holds a table for long.
     """
@@ -68,18 +70,20 @@ def migrate(database: Database, to: str = HEAD) -> bool:
     config.set_main_option("script_location", "rag_pipeline.stores.postgres:migrations")
     engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)
     try:
-        with ALEMBIC, engine.begin() as connection:
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('rag_schema_version'))"))
+        with ALEMBIC, engine.connect() as connection:
+            connection.execute(text("SET statement_timeout = 0"))
+            # The session's, which ends with it: each revision has a transaction of its own.
+            connection.execute(text("SELECT pg_advisory_lock(hashtext('rag_schema_version'))"))
             if database.schema and not connection.execute(text("SELECT current_schema()")).scalar():
                 _create_own_schema(connection.connection.driver_connection, database.schema)
-            connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}"))
+            connection.execute(text(f"SET lock_timeout = {_LOCK_MILLISECONDS}"))
+            connection.commit()
             config.attributes["connection"] = connection
             command.upgrade(config, to)
     except psycopg.errors.LockNotAvailable:
         raise BusyError(
-            f"the schema cannot be migrated to {to} while a backup or another long transaction holds one of its "
-            "tables: nothing was changed, run again when that has ended"
+            f"the schema cannot be migrated from {_version(database) or 'nothing'} to {to} while a backup or another "
+            "long transaction holds one of its tables: nothing was lost, run again when that has ended"
         ) from None
     finally:
         engine.dispose()

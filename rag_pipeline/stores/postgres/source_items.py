@@ -88,7 +88,7 @@ def _listable(also: str = "") -> str:
         WHERE s.source = i.source AND starts_with(i.locator, prefix))"""
 
 
-_IN_ORDER = "ORDER BY i.source_type, i.source_id"
+IN_ORDER = "ORDER BY i.source_type, i.source_id"
 """Whatever changes several items locks them in this order: a scan and a month's run then never wait for each other."""
 
 _CREATE_SCANNED = """
@@ -163,7 +163,7 @@ _RENEW_FINGERPRINTS = f"""
         SELECT i.source_type, i.source_id, scanned.fingerprint, scanned.older_fingerprint
         FROM scanned JOIN source_items i ON i.source_type = %(type)s AND i.source_id = scanned.source_id
         WHERE scanned.older_fingerprint IN (i.seen_fingerprint, i.ingested_fingerprint)
-        {_IN_ORDER} FOR NO KEY UPDATE OF i
+        {IN_ORDER} FOR NO KEY UPDATE OF i
     )
     UPDATE source_items i SET
         seen_fingerprint = CASE WHEN i.seen_fingerprint = older.older_fingerprint THEN older.fingerprint
@@ -234,7 +234,7 @@ def mark_missed(
                 AND i.missed_pass IS DISTINCT FROM %(pass)s AND {_BEHIND} {"" if until is None else _UNTIL}
                 AND NOT EXISTS (SELECT FROM unnest(%(seen)s::text[]) AS seen(id) WHERE seen.id = i.source_id)
                 AND {_listable(" || %(unlisted)s::text[]")}
-            {_IN_ORDER} FOR NO KEY UPDATE OF i
+            {IN_ORDER} FOR NO KEY UPDATE OF i
         )
         UPDATE source_items i SET missed_pass = %(pass)s
         FROM missed WHERE (i.source_type, i.source_id) = (missed.source_type, missed.source_id)
@@ -276,7 +276,7 @@ def mark_gone(connection: Connection, source: UUID, number: int) -> int:
         WITH unseen AS (
             SELECT i.source_type, i.source_id FROM source_items i
             WHERE i.source = %s AND i.missed_pass = %s AND i.state <> {ItemState.GONE.sql} AND {_listable()}
-            {_IN_ORDER} FOR NO KEY UPDATE OF i
+            {IN_ORDER} FOR NO KEY UPDATE OF i
         )
         UPDATE source_items i SET state = {ItemState.GONE.sql}
         FROM unseen WHERE (i.source_type, i.source_id) = (unseen.source_type, unseen.source_id)
@@ -311,7 +311,7 @@ def _read_again(
         WITH again AS (
             SELECT i.source_type, i.source_id FROM source_items i JOIN sources s ON s.id = i.source
             WHERE {which} AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
-            {_IN_ORDER} FOR NO KEY UPDATE OF i
+            {IN_ORDER} FOR NO KEY UPDATE OF i
         )
         UPDATE source_items i SET state = {ItemState.PENDING.sql}, content_hash = {content_hash}
         FROM again WHERE (i.source_type, i.source_id) = (again.source_type, again.source_id)
@@ -329,7 +329,7 @@ def retry_due(connection: Connection, limit: int) -> int:
             WHERE i.state = {ItemState.FAILED.sql} AND (i.source_type, i.source_id) IN (
                 SELECT source_type, source_id FROM source_items
                 WHERE state = {ItemState.FAILED.sql} AND retry_at <= now() ORDER BY retry_at LIMIT %s)
-            {_IN_ORDER} FOR NO KEY UPDATE
+            {IN_ORDER} FOR NO KEY UPDATE
         )
         UPDATE source_items i SET state = {ItemState.PENDING.sql}
         FROM due WHERE (i.source_type, i.source_id) = (due.source_type, due.source_id)
@@ -373,11 +373,15 @@ def pending_up_to(connection: Connection, month: Month, limit: int) -> int:
 
 
 def record(connection: Connection, outcomes: Sequence[Outcome]) -> None:
-    """Store the outcomes of pending items. An item that a scan has changed meanwhile stays pending."""
+    """Store the outcomes of pending items.
+
+    One that a scan has changed meanwhile stays pending, and one that is gone or expired by now stays that.
+    """
     connection.cursor().executemany(
         f"""
         UPDATE source_items SET
             state = CASE
+                WHEN state IN {one_of(ItemState.GONE, ItemState.EXPIRED)} THEN state
                 WHEN (seen_fingerprint, seen_recipe) IS DISTINCT FROM (%(fingerprint)s, %(recipe)s)
                     THEN {ItemState.PENDING.sql}
                 WHEN state <> {ItemState.PENDING.sql} THEN state
@@ -417,7 +421,7 @@ def delete_gone(connection: Connection, month: Month, limit: int) -> list[UUID]:
         WITH gone AS (
             SELECT i.source_type, i.source_id FROM source_items i
             WHERE i.state = {ItemState.GONE.sql} AND {ITEMS_OF_MONTH}
-            {_IN_ORDER} LIMIT %(limit)s FOR UPDATE
+            {IN_ORDER} LIMIT %(limit)s FOR UPDATE
         )
         DELETE FROM source_items i USING gone
         WHERE (i.source_type, i.source_id) = (gone.source_type, gone.source_id) RETURNING i.source

@@ -141,7 +141,8 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
     ),
     ProcessingStatus: frozenset(
         {
-            # documents.upsert: parsed; consistency_repairs.repair_statuses: its chunks are not as many as it says.
+            # documents.upsert: parsed; consistency_repairs.repair_statuses: its chunks are not as many as it says;
+            # documents.reopen_cut_otherwise, and restore of one that was quarantined meanwhile.
             (None, ProcessingStatus.PROCESSING),
             (ProcessingStatus.COMPLETED, ProcessingStatus.PROCESSING),
             (ProcessingStatus.FAILED, ProcessingStatus.PROCESSING),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
@@ -48,21 +49,24 @@ def insert(
 ) -> bool:
     """Add an account; False if the address has one.
 
-    The user name is what is before the @, or the whole address if somebody has that name.
+    The user name is what is before the @, or the whole address if somebody has that name. If somebody has that too,
+    a digest makes it another one.
     """
     if by_email(connection, email) is not None:
         return False
+    digest = sha256(email.encode()).hexdigest()
     return (
         connection.execute(
             """
             INSERT INTO users (email, username, password_hash, role, permissions)
-            SELECT %(email)s::text, CASE WHEN EXISTS (SELECT FROM users WHERE username = %(name)s::text)
-                THEN left(%(email)s::text, 100) ELSE %(name)s::text END, %(hash)s, %(role)s, %(permissions)s
+            SELECT %(email)s::text, name, %(hash)s, %(role)s, %(permissions)s
+            FROM unnest(%(names)s::text[]) WITH ORDINALITY AS possible(name, number)
+            WHERE NOT EXISTS (SELECT FROM users WHERE username = name) ORDER BY number LIMIT 1
             ON CONFLICT DO NOTHING
             """,
             {
                 "email": email,
-                "name": email.partition("@")[0][:100],
+                "names": [email.partition("@")[0][:100], email[:100], f"{email[:35]}-{digest}"],
                 "hash": password_hash,
                 "role": role,
                 "permissions": list(permissions),

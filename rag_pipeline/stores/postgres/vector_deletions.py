@@ -63,16 +63,18 @@ def add_gone(connection: Connection, month: Month, chunks: Sequence[tuple[UUID, 
     ).rowcount
 
 
-def of_month(connection: Connection, month: Month) -> list[Deletion]:
-    """Return the pending deletions of a month, each chunk once."""
+def of_month(connection: Connection, month: Month, limit: int, after: UUID | None = None) -> list[Deletion]:
+    """Return up to `limit` pending deletions of a month, each chunk once, by the chunk's id, that follow `after`."""
     return objects(
         connection,
         Deletion,
         f"""
         SELECT DISTINCT ON (chunk_id) id, chunk_id, document_created_at, multi_vector_count FROM vector_deletions
-        WHERE {in_month("document_created_at")} ORDER BY chunk_id, multi_vector_count DESC
+        WHERE {in_month("document_created_at")} {"AND chunk_id > %(after)s" if after else ""}
+        ORDER BY chunk_id, multi_vector_count DESC LIMIT %(limit)s
         """,
-        month_bounds(month),
+        {**month_bounds(month), "limit": limit, "after": after},
+        prepare=False,  # so that it begins where the last batch ended: see `document_chunks.claim`
     )
 
 
