@@ -307,6 +307,32 @@ def test_words_are_counted_among_what_may_be_seen(library: SearchIndex, most_cou
                 assert everywhere <= number <= everywhere * 1.2 + 1, word
 
 
+def test_a_word_of_a_hidden_document_is_looked_for_like_one_of_no_document(index: SearchIndex, monkeypatch):
+    (index.folder / "hidden").mkdir()
+    (index.folder / "hidden" / "plan.md").write_text(
+        "---\ndate: 2024-02-20\n---\n# Plan\n\nThe merger.\n", "utf-8"
+    )
+    folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
+    index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
+    index.ingest()
+    visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
+    monkeypatch.setattr(
+        terms, "_MOST_COUNTED", 1
+    )  # As in an index of more than 500 chunks: they are not all counted.
+    looked_for: list[list[str]] = []
+    count = term_statistics.count_in_sources
+
+    def counted(connection: Connection, of_months: list[term_statistics.OfMonth], sources: list[UUID]) -> Any:
+        looked_for.append([one.term for one in of_months])
+        return count(connection, of_months, sources)
+
+    monkeypatch.setattr(term_statistics, "count_in_sources", counted)
+    for word in ("merger", "layoffs"):
+        _, found = terms.visible_document_frequency(index.pipeline.stores.database, [word], visible)
+        assert found == {}
+    assert looked_for == [["merger"], ["layoffs"]]
+
+
 def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: SearchIndex):
     index.write("recipe.md", "# 味噌汁\n\n大根と油揚げを煮る。", "2024-02-15")
     index.ingest(up_to="chunks")
