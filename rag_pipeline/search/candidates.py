@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from rag_pipeline.batching import Batches
 from rag_pipeline.months import Month
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
@@ -32,6 +34,13 @@ _NOT_LOADED = frozenset({101, 103})
 """Released; and loading, which a server says by itself after its restart."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
+
+_LITE_FILTERED_EF = 1024
+"""Lite's index stops after so many rows, whether they match or not; with 128, it misses most of a filtered source."""
+_LITE_COMPARED = 1000
+"""So many matching rows of Lite are compared with a query one by one where the index has too few of them."""
+_LITE_WIDER_EF = (4096, 16_384, 100_000)
+"""Where more rows match; the time grows with the square. A segment of Lite has at most 100,000 rows."""
 
 _CHECK_SECONDS = 60
 _checked: WeakKeyDictionary[Collections, float] = WeakKeyDictionary()
@@ -115,12 +124,12 @@ def find(
             partitions = [name for name in existing if _overlaps(name, filters)]
             if not partitions:
                 return [[] for _ in vectors]
-        parameters: dict[str, Any] = {}
-        if generation.kind == "dense":
-            # HNSW must keep at least as many candidates as it returns.
-            parameters["ef"] = max(SEARCH_EF, offset + limit)
+        is_dense = generation.kind == "dense"
+        stops_early = milvus.is_lite and is_dense and bool(narrowed)
 
-        def nearest(within: Sequence[str] | None) -> list[Any]:
+        def by_index(within: Sequence[str] | None, ef: int) -> list[Any]:
+            # HNSW must keep at least as many candidates as it returns.
+            parameters = {"ef": max(ef, offset + limit)} if is_dense else {}
             found: list[Any] = client.search(
                 generation.search_alias,
                 data=list(vectors),
@@ -134,6 +143,28 @@ def find(
                 offset=offset,
                 timeout=TIMEOUT_SECONDS,
             )
+            return found
+
+        def nearest(within: Sequence[str] | None) -> list[Any]:
+            found = by_index(within, _LITE_FILTERED_EF if stops_early else SEARCH_EF)
+            if not stops_early or _are_full(found, limit):
+                return found
+            most = max(_LITE_COMPARED, offset + limit)
+            rows = client.query(
+                generation.search_alias,
+                filter=narrowed,
+                output_fields=["document_id", vector_field(generation.kind)],
+                limit=most + 1,
+                partition_names=within,
+                consistency_level=consistency.capitalize(),
+                timeout=TIMEOUT_SECONDS,
+            )
+            if len(rows) <= most:
+                return _compared(rows, vector_field(generation.kind), vectors, limit, offset)
+            for ef in _LITE_WIDER_EF:
+                found = by_index(within, ef)
+                if _are_full(found, limit):
+                    break
             return found
 
         try:
@@ -164,6 +195,34 @@ def find(
             continue  # Not our row: the checker reports it.
         found.scores[chunk] = float(hit["distance"])
         found.documents[chunk] = UUID(hit["entity"]["document_id"])
+    return found
+
+
+def _are_full(found: Sequence[Sequence[Any]], limit: int) -> bool:
+    return all(len(hits) >= limit for hits in found)
+
+
+def _compared(
+    rows: Sequence[dict[str, Any]], field: str, vectors: Sequence[Any], limit: int, offset: int
+) -> list[list[dict[str, Any]]]:
+    """Return the rows nearest to each vector, all of them compared, in the form of Milvus' hits."""
+    if not rows:
+        return [[] for _ in vectors]
+    stored = np.array([row[field] for row in rows], np.float32)
+    found = []
+    for vector in vectors:
+        scores = stored @ np.asarray(vector, np.float32)
+        nearest = np.argsort(-scores, kind="stable")[offset : offset + limit]
+        found.append(
+            [
+                {
+                    "id": rows[n]["id"],
+                    "distance": scores[n],
+                    "entity": {"document_id": rows[n]["document_id"]},
+                }
+                for n in nearest
+            ]
+        )
     return found
 
 

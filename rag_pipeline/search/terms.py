@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from rag_pipeline.embedding import bm25
 from rag_pipeline.search.request import MONTHS_AT_ONCE
@@ -71,6 +72,8 @@ def visible_document_frequency(
 
     A word that few chunks hold is counted in those of the sources. For a frequent one that would take too long: its
     number in all sources is rounded up. What a hidden document adds to it is lost in that, but at the edge of a step.
+    A word that no chunk holds is looked for in a month too, as one of a single hidden document is: else the time would
+    tell them apart.
     """
     with database.connection() as connection:
         of_months = term_statistics.by_month(connection, words)
@@ -79,6 +82,10 @@ def visible_document_frequency(
         totals[one.term] += one.chunks
     counts = Counter({word: _rounded_up(total) for word, total in totals.items() if total > _MOST_COUNTED})
     counted = [one for one in of_months if one.term not in counts]
+    if every := [one.month for one in of_months if one.term == term_statistics.ALL]:
+        # Any month, but always the same for a word, so that asking again tells no more.
+        absent = [word for word in words if word not in totals]
+        counted += [term_statistics.OfMonth(word, every[crc32(word.encode()) % len(every)], 0) for word in absent]
     months = sorted({one.month for one in counted})
     for at in range(0, len(months), MONTHS_AT_ONCE):
         some = months[at : at + MONTHS_AT_ONCE]

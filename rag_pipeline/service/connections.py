@@ -15,6 +15,7 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from rag_pipeline.service.addresses import network
@@ -49,6 +50,8 @@ class PatientProtocol(HttpToolsProtocol):
     _is_in_head = False
     _is_refused = False
     """What still comes is of no request."""
+    _asks_for_another_protocol = False
+    """Whether the head that has come is parsed once more, without that wish."""
     _handled: RequestResponseCycle | None = None
     """The request whose turn it is; `cycle` is the last one that came."""
     _who = ""
@@ -78,12 +81,45 @@ class PatientProtocol(HttpToolsProtocol):
             if self._is_refused or self.transport.is_closing():
                 return
             piece = data[start : start + _PIECE_BYTES]
-            super().data_received(piece)
+            self._parse(piece)
             self._message_bytes += len(piece)
             if self._is_in_head and self._message_bytes > MOST_HEAD_BYTES:
                 self._refuse()
             elif self._message_bytes > _MOST_MESSAGE_BYTES:
                 self._close()
+
+    def _parse(self, data: bytes) -> None:
+        """Parse a piece. Who asks for another protocol, as Java's client does with each request, is answered in this one.
+
+        The parser takes what follows such a head for the other protocol and not for the request's body. uvicorn answers a
+        request without a body then, and logs two lines of advice.
+        """
+        self._unset_keepalive_if_required()
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.logger.warning("Invalid HTTP request received.")
+                self.send_400_response("Invalid HTTP request received.")
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._asks_for_another_protocol:
+                    data = self._head_of_this_protocol() + data[upgrade.args[0] :]
+                    self._asks_for_another_protocol = False
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # As uvicorn's own.
+                    continue
+            return
+
+    def _head_of_this_protocol(self) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                kept = b", ".join(token for token in tokens if token.lower() != b"upgrade")
+                lines.append(b"connection: " + kept)
+            elif name != b"upgrade":
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -99,6 +135,9 @@ class PatientProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if self._is_refused:
             return
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._asks_for_another_protocol = True
+            return
         if len(self.pipeline) >= _MOST_WAITING:
             # Those that came are answered, and the connection ends after them: the client asks the others anew.
             self._is_refused = True
@@ -111,7 +150,7 @@ class PatientProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if not self._is_refused:
+        if not self._is_refused and not self._asks_for_another_protocol:
             super().on_message_complete()
 
     def on_response_complete(self) -> None:

@@ -5,6 +5,7 @@ Three tools: `search`, `read_document`, `list_sources`. Every passage comes with
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID
@@ -13,17 +14,19 @@ import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import ToolAnnotations
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 import rag_pipeline
 from rag_pipeline.documents import headings
 from rag_pipeline.errors import RagError
 from rag_pipeline.search.engine import MAX_QUERY_CHARS
 from rag_pipeline.search.results import MAX_LIMIT, Mode
-from rag_pipeline.service.problems import ProblemError, of_error
+from rag_pipeline.service.page.showing import plain
+from rag_pipeline.service.problems import ProblemError, explained, of_error
 from rag_pipeline.service.reading import Reading
-from rag_pipeline.service.routes import Moment, Text
+from rag_pipeline.service.routes import NO_DOCUMENT, Given, Moment, Text
 from rag_pipeline.service.searching import Answer, Searching, gone_from, in_thread
 from rag_pipeline.stores.filters import Filters
 
@@ -102,7 +105,11 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
         mode: Annotated[Mode, Field(description="hybrid, unless exact words matter: fulltext.")] = "hybrid",
         language: Annotated[str | None, Field(description="Only documents in this language: ja, en, …")] = None,
         source: Annotated[Text | None, Field(description="Only documents of this source.")] = None,
-        tags: Annotated[list[Text], Field(max_length=20, description="Only documents with all of these.")] = [],  # noqa: B006
+        tags: Annotated[
+            list[Text] | None,
+            Field(max_length=20, description="Only documents with all of these."),
+            BeforeValidator(_unquoted),
+        ] = None,
         category: Annotated[Text | None, Field(description="Only documents of this category.")] = None,
         author: Annotated[Text | None, Field(description="Only documents by this author.")] = None,
         source_type: Annotated[
@@ -126,7 +133,7 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
                 source=source,
                 source_type=source_type,
                 category=category,
-                tags=tuple(tags),
+                tags=tuple(tags or ()),
                 author=author,
                 from_date=from_,
                 to_date=to,
@@ -150,16 +157,17 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
         asker = await _told(asker_of(_request(context)))
         found = await _told(in_thread(reading.with_chunks, asker, document_id, position, limit))
         if found is None:
-            raise ToolError("there is no such document")
+            raise ToolError(NO_DOCUMENT)
         document, parts = found
         return Document(
-            title=document["title"],
+            title=plain(document["title"]),
             url=document["source_url"],
             date=document["created_at"].date().isoformat(),
-            author=document["author"],
+            author=plain(document["author"]) or None,
             chunks=document["chunks"],
             parts=[
-                Part(position=part["position"], section=_section(part), text=part["content"]) for part in parts
+                Part(position=part["position"], section=_section(part), text=plain(part["content"]))
+                for part in parts
             ],
         )
 
@@ -182,21 +190,53 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
     )
 
 
+class _AsWritten(FuncMetadata):
+    """The arguments of a tool as they are: the SDK reads a text that is JSON, so that no category could be `null`."""
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        return data
+
+
+class _Tool(Tool):
+    """A tool that says what is wrong with its arguments in a line."""
+
+    async def run(self, arguments: dict[str, Any], *more: Any, **options: Any) -> Any:
+        try:
+            self.fn_metadata.validate_arguments(arguments)
+        except ValidationError as error:
+            raise ToolError(explained(error.errors()[0])) from None
+        return await super().run(arguments, *more, **options)
+
+
 def _tool(call: Callable[..., Any], title: str) -> Tool:
     """Return a tool that refuses arguments that it does not have: a filter that is ignored finds something else."""
-    tool = Tool.from_function(call, title=title, annotations=_READ_ONLY)
-    taken = tool.fn_metadata.arg_model
+    tool = _Tool.from_function(call, title=title, annotations=_READ_ONLY)
+    metadata = tool.fn_metadata
+    taken = metadata.arg_model
 
-    class Arguments(taken):  # type: ignore[misc, valid-type]
-        model_config = ConfigDict(extra="forbid")
-
+    class Arguments(Given, taken):  # type: ignore[misc, valid-type]
         def model_dump_one_level(self) -> dict[str, Any]:
             # By the names of the parameters: none of Python can be called `from`.
             return {name: getattr(self, name) for name in taken.model_fields}
 
-    tool.fn_metadata.arg_model = Arguments
+    tool.fn_metadata = _AsWritten(
+        arg_model=Arguments,
+        output_schema=metadata.output_schema,
+        output_model=metadata.output_model,
+        wrap_output=metadata.wrap_output,
+    )
     tool.parameters = Arguments.model_json_schema(by_alias=True)
     return tool
+
+
+def _unquoted(tags: Any) -> Any:
+    """Return a list that an agent has put into a text, as some do."""
+    if isinstance(tags, str) and tags.startswith("["):
+        try:
+            return json.loads(tags)
+        except (ValueError, RecursionError):
+            return tags
+    return tags
 
 
 def _request(context: Context) -> Any:
@@ -218,16 +258,16 @@ async def _told(answer: Awaitable[T]) -> T:
 
 def _section(found: dict[str, Any]) -> str | None:
     """The headings that something stands under, from the outermost to its own."""
-    return headings.shown(found["section_path"]) or None
+    return plain(headings.shown(found["section_path"])) or None
 
 
 def _passage(hit: dict[str, Any], date: str) -> Passage:
     section = _section(hit)
     named = headings.shown([hit["title"], *hit["section_path"]])
     return Passage(
-        text=hit["content"],
-        citation=f"{named} ({date}) {hit['source_url'] or hit['source_id']}",
-        title=hit["title"],
+        text=plain(hit["content"]),
+        citation=plain(f"{named} ({date}) {hit['source_url'] or hit['source_id']}"),
+        title=plain(hit["title"]),
         section=section,
         url=hit["source_url"],
         date=date,

@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 _JSON = re.compile(r"application/([\w.-]+\+)?json\b", re.I)
 
+_BODY = '{"query": "what to look for"}'
+
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
 _FOR_PROGRAMS = ("/v1", "/mcp", "/healthz", "/readyz", "/metrics", "/openapi.json")
@@ -102,12 +104,12 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return response_to(
             request.scope,
-            ProblemError(422, _explained(error.errors()[0], request.headers.get("content-type", ""))),
+            ProblemError(422, explained(error.errors()[0], request.headers.get("content-type", ""))),
         )
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return response_to(request.scope, ProblemError(error.status_code, str(error.detail), error.headers))
+        return response_to(request.scope, ProblemError(error.status_code, _what_to_do(error), error.headers))
 
     for kind in (ProblemError, RagError, Exception):
         app.add_exception_handler(kind, failed)
@@ -115,7 +117,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
-def _explained(error: Mapping[str, Any], content_type: str) -> str:
+def _what_to_do(error: HTTPException) -> str:
+    """Return the words for what FastAPI says of a request itself."""
+    if error.status_code == 404:
+        return "there is nothing at this address: /openapi.json lists those of the API"
+    if error.status_code == 405:
+        return f"this address takes another method: use {(error.headers or {}).get('Allow', 'another one')}"
+    if error.detail == "There was an error parsing the body":
+        return f"the body cannot be read: send one JSON object in UTF-8, such as {_BODY}"
+    return str(error.detail)
+
+
+def explained(error: Mapping[str, Any], content_type: str = "") -> str:
     """Return what is wrong with a request as `where: what`, without repeating its values."""
     if error["type"] == "json_invalid":
         # Pydantic counts characters for a place.
@@ -123,7 +136,7 @@ def _explained(error: Mapping[str, Any], content_type: str) -> str:
     if tuple(error["loc"]) == ("body",):
         if error["type"] != "missing" and not _JSON.match(content_type):
             return "the body is not announced as JSON: send the header Content-Type: application/json"
-        return 'the body has to be one JSON object, such as {"query": "what to look for"}'
+        return f"the body has to be one JSON object, such as {_BODY}"
     where = ".".join(str(part) for part in error["loc"] if part != "body")
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}" if where else message

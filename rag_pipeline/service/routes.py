@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.security import HTTPBearer
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from rag_pipeline.accounts.api_keys import Asker
@@ -19,9 +30,9 @@ from rag_pipeline.service.metrics import Metrics
 from rag_pipeline.service.problems import ProblemError
 from rag_pipeline.service.reading import MOST_CHUNKS, Reading
 from rag_pipeline.service.searching import Searching, gone_from, in_thread
-from rag_pipeline.stores.filters import Filters
+from rag_pipeline.stores.filters import NO_FILTERS, Filters
 
-_NO_DOCUMENT = "there is no such document"
+NO_DOCUMENT = "there is no such document: search for the ids of those that you may see"
 _PROBLEMS: dict[int | str, str] = {
     401: "No valid API key.",
     403: "The key lacks a permission.",
@@ -133,6 +144,8 @@ class SearchAnswer(BaseModel):
     cached: bool
 
 
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+"""Python alone also takes 20240201 and the weeks of ISO 8601."""
 _WHEN = "write a day such as 2024-02-01, or a moment such as 2024-02-01T09:00:00+09:00"
 
 
@@ -141,7 +154,9 @@ def _moment(value: object) -> object:
     if not isinstance(value, str):
         raise ValueError(_WHEN)
     try:
-        if len(value) == len("2024-02-01"):
+        if not (day := _DAY.match(value)):
+            raise ValueError
+        if day[0] == value:
             return date.fromisoformat(value)
         moment = datetime.fromisoformat(value)
     except ValueError:
@@ -162,16 +177,34 @@ Moment = Annotated[date | datetime, BeforeValidator(_moment)]
 Text = Annotated[str, Field(min_length=1, max_length=255)]
 
 
-class SearchFilters(BaseModel):
-    """Which documents can be found; what is left out does not restrict the search."""
+class Given(BaseModel):
+    """What a caller gives. Null is what is not given; for a name that there is not, the error has those that there are."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        known = {field.alias or name: None for name, field in cls.model_fields.items()}
+        unknown = [str(name) for name in given if name not in known]
+        if unknown:
+            choose = f"choose of {', '.join(known)}" if known else "leave it out"
+            error = PydanticCustomError("unknown", f"there is no such field: {choose}")
+            errors = [InitErrorDetails(type=error, loc=(name,), input=None) for name in unknown]
+            raise ValidationError.from_exception_data(cls.__name__, errors)
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class SearchFilters(Given):
+    """Which documents can be found; what is left out does not restrict the search."""
 
     language: str | None = Field(default=None, description="Two lower-case letters (ISO 639-1).", examples=["ja"])
     source: Text | None = Field(default=None, description="The name of a source.")
     source_type: str | None = None
     category: Text | None = None
-    tags: list[Text] = Field(default=[], max_length=20, description="A document has all of them.")
+    tags: list[Text] | None = Field(default=None, max_length=20, description="A document has all of them.")
     author: Text | None = None
     from_: Moment | None = Field(
         default=None, alias="from", description="A day, or a moment with its offset; inclusive."
@@ -187,17 +220,15 @@ class SearchFilters(BaseModel):
             source_type=self.source_type,
             source=self.source,
             category=self.category,
-            tags=tuple(self.tags),
+            tags=tuple(self.tags or ()),
             author=self.author,
             from_date=self.from_,
             to_date=self.to,
         )
 
 
-class SearchRequest(BaseModel):
+class SearchRequest(Given):
     """A search."""
-
-    model_config = ConfigDict(extra="forbid")
 
     query: str = Field(min_length=1, max_length=MAX_QUERY_CHARS)
     mode: Mode = "hybrid"
@@ -205,7 +236,7 @@ class SearchRequest(BaseModel):
     offset: int = Field(
         0, ge=0, lt=MAX_LIMIT, strict=True, description="Hits that are left out; offset + limit is at most 100."
     )
-    filters: SearchFilters = SearchFilters()
+    filters: SearchFilters | None = None
     fields: list[HitField] | None = Field(
         default=None,
         min_length=1,
@@ -236,7 +267,7 @@ def api_routes(searching: Searching, reading: Reading) -> APIRouter:
             body.mode,
             body.offset,
             body.limit,
-            body.filters.filters(),
+            body.filters.filters() if body.filters else NO_FILTERS,
             gone_from(request),
         )
         hits = [body.returned(hit) for hit in answer.hits]
@@ -257,7 +288,7 @@ def api_routes(searching: Searching, reading: Reading) -> APIRouter:
     async def document(document_id: UUID, request: Request) -> dict[str, Any]:
         found = await in_thread(reading.document, _asker(request), document_id)
         if found is None:
-            raise ProblemError(404, _NO_DOCUMENT)
+            raise ProblemError(404, NO_DOCUMENT)
         return found
 
     @router.get(
@@ -271,7 +302,7 @@ def api_routes(searching: Searching, reading: Reading) -> APIRouter:
     ) -> dict[str, Any]:
         found = await in_thread(reading.with_chunks, _asker(request), document_id, first, limit)
         if found is None:
-            raise ProblemError(404, _NO_DOCUMENT)
+            raise ProblemError(404, NO_DOCUMENT)
         return {"chunks": found[1]}
 
     return router

@@ -15,7 +15,7 @@ from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.search import Filters, live_candidates, request, search, terms
+from rag_pipeline.search import Filters, candidates, live_candidates, request, search, terms
 from rag_pipeline.stores.milvus.collections import vector_field
 from rag_pipeline.stores.postgres import schema, term_statistics
 from rag_pipeline.stores.postgres import search_queries as queries
@@ -113,6 +113,63 @@ def test_filters_find_what_postgresql_says_however_few(library: SearchIndex, mod
     expected = {row[0] for row in library.execute(f"SELECT d.source_id FROM documents d WHERE {condition}")}
     found = search(library.pipeline, "休暇の取り方", mode=mode, limit=100, filters=Filters(**filters)).hits
     assert {hit.source_id for hit in found} == expected
+
+
+@pytest.fixture(scope="module")
+def manuals(tmp_path_factory: pytest.TempPathFactory, server_endpoints: Endpoints) -> Iterator[SearchIndex]:
+    """450 Japanese chunks and 110 English ones in one month, in Milvus' index: no query is close to both."""
+    with new_index(tmp_path_factory.mktemp("manuals"), server_endpoints, vectors="dense") as index:
+        index.pipeline.prepare()
+        index.sources.write_text(
+            "sources: [{name: docs, type: filesystem, path: ./docs}, {name: man, type: filesystem, path: ./man}]\n",
+            "utf-8",
+        )
+        japanese = "\n\n".join(f"## 節 {n}\n\n" + f"ファイル {n} の読み方と書き方。" * 12 for n in range(450))
+        index.write("ja.md", f"# 手引\n\n{japanese}", "2024-02-15", "ja")
+        english = "\n\n".join(f"## Section {n}\n\n" + f"Open page {n} now. " * 10 for n in range(110))
+        path = index.folder / "man" / "en.md"
+        path.parent.mkdir()
+        path.write_text(
+            f"---\ndate: 2024-02-16\nlanguage: en\nauthor: Ritchie\n---\n# Manual\n\n{english}", "utf-8"
+        )
+        index.ingest()
+        name = index.pipeline.collections.generations["dense"].name
+        with index.pipeline.stores.milvus.client() as client:
+            client.flush(name)
+            client.release_collection(name)
+            client.load_collection(name)  # Lite waits for the index here; else it is built sooner or later.
+        yield index
+
+
+@pytest.mark.parametrize(("compared", "wider"), [(1000, ()), (1, (4096,))])
+@pytest.mark.parametrize(
+    ("filters", "condition"),
+    [
+        ({"source": "man"}, "d.source_id LIKE 'man:%%'"),
+        ({"language": "en"}, "d.language = 'en'"),
+        ({"author": "Ritchie"}, "d.author = 'Ritchie'"),
+        ({"from_date": date(2024, 2, 16)}, "d.created_at >= '2024-02-16Z'"),
+    ],
+)
+def test_a_query_in_another_language_than_what_is_filtered_fills_its_limit(
+    manuals: SearchIndex, filters, condition, compared, wider, monkeypatch
+):
+    monkeypatch.setattr(candidates, "_LITE_FILTERED_EF", 128)  # As if there were eight times as many chunks.
+    monkeypatch.setattr(candidates, "_LITE_COMPARED", compared)
+    monkeypatch.setattr(candidates, "_LITE_WIDER_EF", wider)
+    expected = {
+        row[0]
+        for row in manuals.execute(
+            f"SELECT c.id FROM document_chunks c JOIN documents d ON d.id = c.document_id WHERE {condition}"
+        )
+    }
+    assert len(expected) >= 110
+    query = "ファイルの読み方と書き方"
+    best = search(manuals.pipeline, query, mode="dense", limit=100, filters=Filters(**filters)).hits
+    assert len(best) == 100
+    assert {hit.chunk_id for hit in best} <= expected
+    few = search(manuals.pipeline, query, mode="dense", limit=5, filters=Filters(**filters)).hits
+    assert [hit.score for hit in few] == pytest.approx([hit.score for hit in best[:5]])
 
 
 @pytest.mark.parametrize("named", [2000, 1])
@@ -248,6 +305,32 @@ def test_words_are_counted_among_what_may_be_seen(library: SearchIndex, most_cou
                 assert number == exact, word
             else:
                 assert everywhere <= number <= everywhere * 1.2 + 1, word
+
+
+def test_a_word_of_a_hidden_document_is_looked_for_like_one_of_no_document(index: SearchIndex, monkeypatch):
+    (index.folder / "hidden").mkdir()
+    (index.folder / "hidden" / "plan.md").write_text(
+        "---\ndate: 2024-02-20\n---\n# Plan\n\nThe merger.\n", "utf-8"
+    )
+    folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
+    index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
+    index.ingest()
+    visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
+    monkeypatch.setattr(
+        terms, "_MOST_COUNTED", 1
+    )  # As in an index of more than 500 chunks: they are not all counted.
+    looked_for: list[list[str]] = []
+    count = term_statistics.count_in_sources
+
+    def counted(connection: Connection, of_months: list[term_statistics.OfMonth], sources: list[UUID]) -> Any:
+        looked_for.append([one.term for one in of_months])
+        return count(connection, of_months, sources)
+
+    monkeypatch.setattr(term_statistics, "count_in_sources", counted)
+    for word in ("merger", "layoffs"):
+        _, found = terms.visible_document_frequency(index.pipeline.stores.database, [word], visible)
+        assert found == {}
+    assert looked_for == [["merger"], ["layoffs"]]
 
 
 def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: SearchIndex):

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from rag_pipeline.search import Filters, search
+from rag_pipeline.service.routes import SearchFilters
 from rag_pipeline_tests.support.http_service import Service, bearer, new_key, running
 from rag_pipeline_tests.support.search_index import SearchIndex
 
@@ -77,8 +78,16 @@ def test_pages_go_on_where_the_last_one_ended(service: Service, key: str):
         (b'{"query": "x", "fields": ["text"]}', "fields.0: a hit has no such field: choose of document_id, "),
         (b'{"query": "x", "fields": []}', "fields: "),
         (b'{"query": "x", "mode": "magic"}', "mode: "),
-        (b'{"query": "x", "fitlers": {}}', "fitlers: "),
-        (b'{"query": "x", "filters": {"langauge": "ja"}}', "filters.langauge: "),
+        (b'{"query": "x", "fitlers": {}}', "fitlers: there is no such field: choose of query, mode, limit, "),
+        (b'{"query": "x", "\\ud800": null}', ": there is no such field: "),
+        (b'{"query": null}', "query: "),
+        (
+            b'{"query": "x", "filters": {"langauge": "ja"}}',
+            "filters.langauge: there is no such field: choose of language, source, ",
+        ),
+        (b'{"query": "x", "filters": {"from_": "2024-02-01"}}', "filters.from_: there is no such field: "),
+        (b'{"query": "x", "filters": {"from": "2024-W05-4"}}', "filters.from: there is no such day"),
+        (b'{"query": "x", "filters": {"from": "20240201T000000Z"}}', "filters.from: there is no such day"),
         (b'{"query": "x", "filters": {"language": "japanese"}}', "two lower-case letters"),
         (b'{"query": "x", "filters": {"from": "2024-02-30"}}', "filters.from: there is no such day"),
         (b'{"query": "x", "filters": {"from": "2024-02"}}', "write a day such as 2024-02-01"),
@@ -95,6 +104,26 @@ def test_a_wrong_request_is_explained_in_a_line(service: Service, key: str, body
     _is_problem(answer, said)
 
 
+@pytest.mark.parametrize("byte", [b"\xff", b"\x80"])
+def test_a_body_in_another_encoding_is_explained(service: Service, key: str, byte):
+    answer = service.client.post(
+        "/v1/search",
+        content=b'{"query": "' + byte + b'"}',
+        headers={**bearer(key), "content-type": "application/json"},
+    )
+    assert answer.status_code == 400
+    _is_problem(answer, "send one JSON object in UTF-8")
+
+
+def test_null_is_what_is_not_given(service: Service, key: str):
+    expected = service.hits(key, "休暇の取り方")
+    nothing = dict.fromkeys(SearchFilters().model_dump(by_alias=True))
+    for body in ({"filters": None}, {"filters": nothing}, dict.fromkeys(("mode", "limit", "offset", "fields"))):
+        answer = service.client.post("/v1/search", json={"query": "休暇の取り方", **body}, headers=bearer(key))
+        assert answer.status_code == 200, answer.text
+        assert [hit["source_id"] for hit in answer.json()["hits"]] == expected
+
+
 def test_a_body_that_is_not_announced_is_explained(service: Service, key: str):
     answer = service.client.post("/v1/search", content=b'{"query": "x"}', headers=bearer(key))
     assert answer.status_code == 422
@@ -102,22 +131,22 @@ def test_a_body_that_is_not_announced_is_explained(service: Service, key: str):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"),
+    ("method", "path", "status", "said"),
     [
-        ("GET", "/v1/search", 405),
-        ("GET", "/v1/nothing", 404),
-        ("GET", "/nothing", 404),
-        ("GET", "/v1/documents/1", 422),
-        ("GET", f"/v1/documents/{UUID(int=7)}", 404),
-        ("GET", f"/v1/documents/{UUID(int=7)}/chunks", 404),
-        ("GET", f"/v1/documents/{UUID(int=7)}/chunks?limit=1000", 422),
-        ("GET", "/docs", 404),
+        ("GET", "/v1/search", 405, "use POST"),
+        ("GET", "/v1/nothing", 404, "/openapi.json lists"),
+        ("GET", "/nothing", 404, "/openapi.json lists"),
+        ("GET", "/v1/documents/1", 422, "document_id: "),
+        ("GET", f"/v1/documents/{UUID(int=7)}", 404, "search for the ids"),
+        ("GET", f"/v1/documents/{UUID(int=7)}/chunks", 404, "search for the ids"),
+        ("GET", f"/v1/documents/{UUID(int=7)}/chunks?limit=1000", 422, "limit: "),
+        ("GET", "/docs", 404, "/openapi.json lists"),
     ],
 )
-def test_every_other_answer_is_a_problem_too(service: Service, key: str, method, path, status):
+def test_every_other_answer_is_a_problem_too(service: Service, key: str, method, path, status, said):
     answer = service.client.request(method, path, headers=bearer(key))
     assert answer.status_code == status
-    _is_problem(answer)
+    _is_problem(answer, said)
 
 
 def test_a_request_that_is_too_large_is_refused(service: Service, key: str):

@@ -359,6 +359,27 @@ def until_readable(connections_: list[socket.socket], count: int) -> list[socket
     return found
 
 
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+@pytest.mark.parametrize("piece", [1, 300, 4096])
+def test_who_asks_for_another_protocol_too_is_answered(service: Service, protocol, piece, monkeypatch, caplog):
+    monkeypatch.setattr(connections, "_PIECE_BYTES", piece)
+    body = '{"query": "休暇", "limit": 1, "fields": ["title"]}'.encode()
+    key = new_key(service.pipeline, f"java-{protocol.decode()}{piece}@example.com").encode()
+    head = (
+        b"POST /v1/search HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nContent-Type: application/json\r\n"
+        b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n"
+    )
+    asked = head % (protocol, key, len(body)) + body
+    last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: %s\r\n\r\n" % protocol
+    with connected(service, asked + last) as connection:
+        answers = read_to_the_end(connection)
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 2, answers
+    assert b'"hits":[{"title":' in answers
+    assert answers.endswith(b'{"status":"ok"}')
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
+
+
 def test_bodies_that_do_not_come_take_the_place_of_nobody_else(service: Service, monkeypatch):
     monkeypatch.setattr(guard, "_MOST_REQUESTS", 4)
     monkeypatch.setattr(guard, "_MOST_PENDING", 6)

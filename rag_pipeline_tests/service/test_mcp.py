@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from mcp.client.streamable_http import streamable_http_client
 
 from rag_pipeline import __version__
 from rag_pipeline.accounts import api_keys
+from rag_pipeline.service.reading import Reading
+from rag_pipeline.service.searching import Searching
 from rag_pipeline_tests.support.http_service import Service, bearer, new_key
 from rag_pipeline_tests.support.search_index import SearchIndex
 from rag_pipeline_tests.support.workspace import clean_environment
@@ -132,19 +135,78 @@ def test_an_agent_sees_what_its_key_may_see(service: Service):
     [
         ({"query": "休暇", "language": "japanese"}, "two lower-case letters"),
         ({"query": "   "}, "the query is empty"),
-        ({"query": "休暇", "limit": 1000}, "less than or equal to 20"),
+        ({"query": "休暇", "limit": 1000}, "limit: Input should be less than or equal to 20"),
         ({"query": "休暇", "limit": 20, "offset": 99}, "offset + limit is at most 100"),
         ({"query": "休暇", "from": "2024-02-01T00:00:00"}, "needs its offset from UTC"),
         ({"query": "休暇", "from": "2024-03-01", "to": "2024-02-01"}, "swap them"),
-        ({"query": "休暇", "colour": "red"}, "colour\n  Extra inputs are not permitted"),
-        ({"query": "休暇", "from_": "2024-03-01"}, "from_\n  Extra inputs are not permitted"),
-        ({}, "query"),
+        ({"query": "休暇", "colour": "red"}, "colour: there is no such field: choose of query, limit, "),
+        ({"query": "休暇", "from_": "2024-03-01"}, "from_: there is no such field: "),
+        ({"query": "休暇", "tags": "社内"}, "tags: "),
+        ({}, "query: "),
     ],
 )
 def test_an_agent_is_told_what_was_wrong(service: Service, key: str, arguments, said):
     result = over_http(service, key, lambda client: client.call_tool("search", arguments))
     assert result.is_error
     assert said in result.content[0].text
+    assert "\n" not in result.content[0].text
+    assert "pydantic" not in result.content[0].text
+
+
+def test_null_is_what_an_agent_does_not_give_and_null_in_quotes_is_a_text(service: Service, key: str):
+    async def talk(client: Client) -> None:
+        asked = {"query": "休暇の取り方", "limit": 3}
+        expected = await search(client, **asked)
+        assert await search(client, **asked, **dict.fromkeys(FILTERS), mode=None, offset=None) == expected
+        for name in ("category", "author", "source"):
+            assert await search(client, **asked, **{name: "null"}) == [], name
+        memos = await search(client, **asked, category="memo")
+        assert memos
+        assert (
+            await search(client, **asked, category="memo", tags='["社内"]') == memos
+        )  # As some clients write a list.
+        read = await client.call_tool("read_document", {"document_id": memos[0]["document_id"], "position": None})
+        assert not read.is_error
+
+    over_http(service, key, talk)
+
+
+def test_an_agent_reads_no_marks_that_turn_the_direction(service: Service, key: str, monkeypatch):
+    answer = Searching.answer
+    disguised = "\u202e\u2066外部\u200f"
+
+    async def answered(*arguments: Any) -> Any:
+        found = await answer(*arguments)
+        return replace(
+            found,
+            hits=[
+                {**hit, "title": disguised, "content": disguised + hit["content"], "section_path": [disguised]}
+                for hit in found.hits
+            ],
+        )
+
+    def with_chunks(*arguments: Any) -> Any:
+        document, parts = read(*arguments)
+        disguised_parts = [
+            {**part, "content": disguised + part["content"], "section_path": [disguised]} for part in parts
+        ]
+        return {**document, "title": disguised, "author": disguised}, disguised_parts
+
+    read = Reading.with_chunks
+    expected = over_http(service, key, lambda client: search(client, query="休暇 3", limit=1))[0]
+    monkeypatch.setattr(Searching, "answer", answered)
+    monkeypatch.setattr(Reading, "with_chunks", with_chunks)
+
+    async def talk(client: Client) -> tuple[Any, Any]:
+        found = await search(client, query="休暇 3", limit=1)
+        whole = await client.call_tool("read_document", {"document_id": found[0]["document_id"]})
+        return found[0], whole.structured_content
+
+    found, document = over_http(service, key, talk)
+    assert (document["title"], document["author"]) == ("外部", "外部")
+    assert document["parts"] == [{"position": 0, "section": "外部", "text": f"外部{expected['text']}"}]
+    assert (found["title"], found["section"], found["text"]) == ("外部", "外部", f"外部{expected['text']}")
+    assert found["citation"].startswith("外部 › 外部 (2024-")
 
 
 def test_over_standard_input_an_agent_has_the_rights_of_its_key(index: SearchIndex, tmp_path: Path):

@@ -22,9 +22,9 @@ _REDIS_NUMBER = 3
 
 
 class SearchIndex(Workspace):
-    def __init__(self, folder: Path, stores: Stores, embedder: str) -> None:
+    def __init__(self, folder: Path, stores: Stores, embedder: str, **settings: object) -> None:
         super().__init__(folder, stores, embedder)
-        self.pipeline = self.opened()
+        self.pipeline = self.opened(**settings)
 
     def opened(self, **settings: object) -> Pipeline:
         """Return a pipeline over the same stores with other settings."""
@@ -51,13 +51,15 @@ class SearchIndex(Workspace):
 
 
 @contextmanager
-def new_index(folder: Path, servers: Endpoints, embedder: str = CHEAP) -> Iterator[SearchIndex]:
+def new_index(
+    folder: Path, servers: Endpoints, embedder: str = CHEAP, **settings: object
+) -> Iterator[SearchIndex]:
     """An index without documents and without tables, removed at the end.
 
     It has its own stores rather than those of the fixtures, which last for one test: most tests here only read.
     """
     with temporary_stores(servers, "search", redis_number=_REDIS_NUMBER) as stores:
-        index = SearchIndex(folder, stores, embedder)
+        index = SearchIndex(folder, stores, embedder, **settings)
         with index.pipeline:
             yield index
 
