@@ -232,6 +232,34 @@ def test_the_headings_above_a_passage_are_shown(index: SearchIndex):
     assert '<h4 class="heading">昆布</h4>' in document
 
 
+def test_days_are_filtered_as_they_are_shown(index: SearchIndex):
+    for number, date in enumerate(
+        (
+            *("2024-01-31T14:59Z", "2024-01-31T15:30Z", "2024-02-01", "2024-02-01T04:59Z", "2024-02-01T05:00Z"),
+            *("2024-02-01T15:30Z", "2024-02-02", "2024-02-02T04:30Z"),
+        )
+    ):
+        index.write(f"{number}.md", f"# 暦 {number}\n\n暦をめくる。", date)
+    index.ingest()
+    with running(index.pipeline) as service:
+        browser = Browser(service)
+        browser.log_in(new_user(service, "days@example.com"))
+
+        def days(mode: str, **filters: str) -> list[str]:
+            page = browser.get("/", q="暦をめくる", mode=mode, **filters).text
+            titles = re.findall(r"<bdi>(暦 \d)</bdi>", page)
+            shown = re.findall(r"<time [^>]*>(\d{4}-\d\d-\d\d)[^<]*</time>", page)
+            return sorted(f"{day} {title}" for title, day in zip(titles, shown, strict=False))
+
+        for zone, mode in (("Asia/Tokyo", "fulltext"), ("America/New_York", "hybrid"), ("nowhere", "fulltext")):
+            index.execute("UPDATE users SET timezone = %s", zone)
+            every = days(mode)
+            assert len(every) == 8
+            for first, last in (("2024-02-01", "2024-02-01"), ("", "2024-01-31"), ("2024-02-02", "")):
+                found = days(mode, **{"from": first, "to": last})
+                assert found == [one for one in every if first <= one[:10] <= (last or "9")], (zone, mode)
+
+
 def test_people_are_shown_errors_as_pages_in_their_language(service: Service, reader: str):
     browser = Browser(service, "ja")
     browser.client.headers["accept"] = "text/html,application/xhtml+xml,*/*;q=0.8"
@@ -789,7 +817,7 @@ def test_the_page_speaks_the_browsers_language(service: Service, reader: str):
     assert '<html lang="ja">' in page
     assert "似た箇所" in page
     assert '">2024-01-05</time>' in page
-    assert "日付は UTC の 1 日です。" in page
+    assert "日付はタイムゾーン Asia/Tokyo の 1 日です。" in page
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, tzinfo
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -73,8 +73,8 @@ class Asked:
         given = [(name, value) for name, value in named if value != ""]
         return f"{path}?{urlencode(given)}" if given else path
 
-    def filters(self) -> Filters:
-        """Return what restricts the search. Raises `WrongSearchError`."""
+    def filters(self, zone: tzinfo | None) -> Filters:
+        """Return what restricts the search; its dates are days in a zone. Raises `WrongSearchError`."""
         since, until = _day(self.since), _day(self.until)
         if since and until and since > until:
             raise WrongSearchError("wrong_days", since=self.since, until=self.until)
@@ -92,6 +92,7 @@ class Asked:
                 tags=self.values("tag"),
                 from_date=since,
                 to_date=until,
+                timezone=zone if since or until else None,
             )
         except ConfigError as error:
             raise WrongSearchError("wrong_search", why=one_line(error)) from None

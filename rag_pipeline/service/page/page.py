@@ -22,7 +22,7 @@ from rag_pipeline.accounts.profiles import avatar_origin
 from rag_pipeline.service import problems
 from rag_pipeline.service.addresses import network
 from rag_pipeline.service.page.asked import WrongSearchError
-from rag_pipeline.service.page.showing import plain
+from rag_pipeline.service.page.showing import plain, zone_of
 from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.problems import ProblemError
 from rag_pipeline.service.searching import in_thread
@@ -58,6 +58,7 @@ class Visitor:
     def __init__(self, person: Person, session: Session) -> None:
         self.person = person
         self.session = session
+        self.zone = zone_of(person.timezone)
         self.asker = Asker(of_user(person.role, person.permissions))
         self.may_judge = allows(self.asker.permissions, JUDGE)
         self.image_origin = avatar_origin(person.avatar_url)
@@ -71,6 +72,7 @@ class Visitor:
             "avatar": self.person.avatar_url if self.image_origin else None,
             "csrf": self.session.csrf,
             "by_link": self.session.by_link,
+            "zone": self.zone or "UTC",
         }
 
 

@@ -58,7 +58,7 @@ def page_routes(
                     asked.mode,
                     0,
                     MAX_LIMIT,
-                    asked.filters(),
+                    asked.filters(visitor.zone),
                     gone_from(request),
                     logged=asked.number == 1 and not again,
                     shown=lambda hits: hits[(asked.number - 1) * PAGE : asked.number * PAGE],
