@@ -152,6 +152,10 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
         if found is None:
             raise ToolError("there is no such document")
         document, parts = found
+        if position and not parts:
+            raise ToolError(
+                f"there is no part at position {position}: the document has {document['chunks']}, from 0 on"
+            )
         return Document(
             title=document["title"],
             url=document["source_url"],

@@ -180,6 +180,12 @@ def test_a_document_opens_at_the_passage_and_shows_similar_ones(browser: Browser
     assert similar is not None
     document = browser.get(unescape(opened[1])).text
     assert 'id="p0" class="chunk here"' in document
+    assert "is gone" not in document
+    shorter = browser.get(unescape(opened[1]).replace("at=0", "at=92")).text
+    assert "The passage of this link is gone" in shorter
+    assert ('id="p0"' in shorter, "here" in shorter, 'rel="prev"' in shorter, 'rel="next"' in shorter) == (
+        *(True, False, False, False),
+    )
     assert "/assets/documents?view=partitions&amp;partition=2024-" in document
     passages = browser.get(similar[1]).text
     assert "<mark>休暇</mark>" in document

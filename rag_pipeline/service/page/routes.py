@@ -141,6 +141,10 @@ def page_routes(
         visitor = await page.visitor(request)
         first = max(0, at - _BEFORE)
         read = await in_thread(reading.with_chunks, visitor.asker, document_id, first, _CHUNKS)
+        if read is not None and not read[1] and read[0]["chunks"]:
+            # A link from when the document was longer: what is left of it ends before.
+            first = max(0, read[0]["chunks"] - 1 - _BEFORE)
+            read = await in_thread(reading.with_chunks, visitor.asker, document_id, first, _CHUNKS)
         if read is None:
             raise ProblemError(404, _NO_DOCUMENT, words="error_404")
         found, chunks = read
@@ -175,6 +179,7 @@ def page_routes(
             },
             chunks=await in_thread(shown),
             at=at,
+            is_gone=at > 0 and at >= found["chunks"],
             back=asked.url(),
             earlier=asked.url(path, at=max(0, first - _CHUNKS + _BEFORE)) if first else None,
             later=asked.url(path, at=last + 1) if last + 1 < found["chunks"] else None,
