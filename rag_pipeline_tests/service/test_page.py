@@ -58,7 +58,13 @@ class Browser:
         return found[1]
 
     def log_in(self, email: str, password: str = PASSWORD, to: str = "/") -> httpx.Response:
-        return self.post("/login", csrf=self.csrf("/login"), email=email, password=password, next=to)
+        return self.post("/login", csrf=self.login_csrf(), email=email, password=password, next=to)
+
+    def login_csrf(self) -> str:
+        """Return the token of the form to log in with, which is not shown to whoever has logged in."""
+        form = httpx.get(f"{self.client.base_url}/login", trust_env=False)
+        self.client.cookies.extract_cookies(form)
+        return re.findall(r'name="csrf" value="([^"]+)"', form.text)[0]
 
     def press_link(self, path: str) -> httpx.Response:
         """Open a link, and press the button on its page."""
@@ -490,6 +496,15 @@ def test_what_postgresql_cannot_store_is_no_error(browser: Browser, reader: str)
     assert "ab</bdi>" in browser.get("/keys").text
 
 
+def test_whoever_has_logged_in_is_shown_no_login(browser: Browser, reader: str):
+    browser.log_in(reader)
+    for path, to in (("/login?next=%2Fkeys", "/keys"), ("/login?next=%2F%2Fevil.example", "/"), ("/login", "/")):
+        answer = browser.get(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, to)
+    browser.post("/logout", csrf=browser.csrf("/keys"))
+    assert browser.get("/login").status_code == 200
+
+
 def test_a_long_way_back_is_gone_back(browser: Browser, reader: str):
     wanted = f"/?q={'%E4%BC%91%E6%9A%87' * 200}"
     away = browser.get(wanted)
@@ -538,7 +553,7 @@ def test_a_link_logs_in_once(service: Service, browser: Browser):
     path = new_link(service, new_user(service, "linked@example.com"))
     assert browser.press_link(path).headers["location"] == "/password"
     assert browser.get("/keys").status_code == 200
-    for again in (Browser(service).get(path), browser.post(path, csrf=browser.csrf("/login"))):
+    for again in (Browser(service).get(path), browser.post(path, csrf=browser.login_csrf())):
         assert (again.status_code, "used already" in again.text) == (401, True)
     assert Browser(service).get("/link/x").status_code == 401
 

@@ -37,6 +37,8 @@ def add_account_routes(router: APIRouter, page: Page, database: Database, sessio
 
     @router.get("/login")
     async def login_form(request: Request, next_: Annotated[str, Query(alias="next")] = "/") -> Response:
+        if await page.needs_no_login(request):
+            return RedirectResponse(local(next_), 303)
         return page.login(request, local(next_))
 
     @router.post("/login")

@@ -133,6 +133,11 @@ class Page:
             raise ProblemError(403, "you may not search", words="no_search")
         return visitor
 
+    async def needs_no_login(self, request: Request) -> bool:
+        """Whether somebody has logged in and may search: whoever may not can log in as somebody else."""
+        visitor = await in_thread(self._visitor, request.cookies.get(self.session_cookie, ""))
+        return visitor is not None and allows(visitor.asker.permissions, SEARCH)
+
     def _visitor(self, identity: str) -> Visitor | None:
         session = self._sessions.find(identity) if identity else None
         if session is None:
