@@ -282,13 +282,19 @@ def test_people_are_shown_errors_as_pages_in_their_language(service: Service, re
         ("/nothing", 404, "ページまたは文書がないか"),
         ("/?q=a&mode=magic", 422, "使えない値"),
         ("/?q=a&page=99", 422, "使えない値"),
-        (f"/?q={'a' * 8001}", 422, "使えない値"),
+        (f"/?q={'あ' * 2001}", 422, "2,000 文字以内"),
+        ("/documents/x", 422, "使えない値"),
     ):
         page = browser.get(path)
         assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8"), path
         assert said in page.text
         assert '<html lang="ja">' in page.text
         assert '<a href="/">検索ページへ</a>' in page.text
+        shown = re.sub(r"(?s)<(header|title|select)\b.*?</\1>|<[^>]*>", "", page.text)
+        assert not re.search("[a-z]{2}", shown), shown
+    for name, value in (("language", "German"), ("q", "\0")):
+        impossible = browser.get("/", **{"q": "a", name: value})
+        assert (impossible.status_code, "この条件では検索できません。検索語か" in impossible.text) == (422, True)
     refused = browser.post("/keys", csrf="x")
     assert (refused.status_code, "有効期限が切れているか" in refused.text) == (403, True)
     large = browser.post("/login", csrf="x", password="x" * 70_000)

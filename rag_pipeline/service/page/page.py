@@ -114,8 +114,6 @@ class Page:
             None,
             problem.status,
             says=words.get(name, words["error_other"]),
-            # What is wrong with an address can be anything, and only programs write such addresses.
-            detail="" if problem.words else str(problem),
             again=_wanted(request) if seconds and request.method == "GET" else None,
         )
         response.headers.update(problem.headers)
