@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rag_pipeline.settings import Settings
 
 _STOP_SECONDS = 30
-_PORTS_TRIED = 50
+_PORTS_TRIED, _PORTS_END = 50, 65536
 
 
 def run_dev(
@@ -87,9 +87,10 @@ def _unused_configuration(folder: Path) -> Path | None:
 
 
 def _free_port(first: int, option: str) -> int:
-    found = next((port for port in range(first, first + _PORTS_TRIED) if port_is_free(port)), None)
+    last = min(first + _PORTS_TRIED, _PORTS_END) - 1
+    found = next((port for port in range(first, last + 1) if port_is_free(port)), None)
     if found is None:
-        raise RagError(f"the ports {first} to {first + _PORTS_TRIED - 1} are all taken: choose one with {option}")
+        raise RagError(f"the ports {first} to {last} are all taken: choose one with {option}")
     return found
 
 

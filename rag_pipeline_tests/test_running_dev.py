@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from rag_pipeline import dev
+from rag_pipeline.cli import server_commands
 from rag_pipeline.dagster_home import shipped
-from rag_pipeline.dev import _only_one, _unused_configuration, refuse_beside_dev
+from rag_pipeline.dev import _free_port, _only_one, _unused_configuration, refuse_beside_dev
 from rag_pipeline.errors import RagError
 from rag_pipeline.running_dev import RunningDev, publish, running_dev
 from rag_pipeline.settings import load_settings
@@ -88,3 +91,18 @@ def test_a_dev_that_is_starting_has_no_address(home: Path) -> None:
         assert running_dev(home) is None
         with pytest.raises(RagError, match="it is starting"):
             refuse_beside_dev(home)
+
+
+@pytest.mark.parametrize("arguments", ["serve --port", "dev --port", "dev --search-port"])
+@pytest.mark.parametrize("port", ["0", "65536", "-1"])
+def test_what_is_no_port_is_refused(arguments: str, port: str) -> None:
+    command, option = arguments.split()
+    refused = CliRunner().invoke(getattr(server_commands, command), [option, port])
+    assert (refused.exit_code, "1<=x<=65535" in refused.output) == (2, True)
+
+
+def test_the_next_free_port_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dev, "port_is_free", lambda port: port in (65535, 65536))
+    assert _free_port(65530, "--port") == 65535
+    with pytest.raises(RagError, match="65530 to 65535 are all taken: choose one with --port"):
+        monkeypatch.setattr(dev, "port_is_free", lambda port: False) or _free_port(65530, "--port")

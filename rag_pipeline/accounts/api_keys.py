@@ -31,7 +31,7 @@ _audit = logging.getLogger("rag_pipeline.audit")
 _PREFIX_CHARS = 12
 _KEY = re.compile(r"rag_[a-z0-9]{8}_[A-Za-z0-9_-]{43}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
-_MOST_KEYS = 50
+MOST_KEYS = 50
 """Active ones of a user: each has requests of its own."""
 DEFAULT_RATE = 100
 """Requests a minute."""
@@ -93,9 +93,9 @@ def create(
                     f"{email} has no permission {permission}, and a key has no more than its user: "
                     f"it can have {', '.join(sorted(held)) or 'none'}"
                 )
-        if table.active_of_user(connection, user.id) >= _MOST_KEYS:
+        if table.active_of_user(connection, user.id) >= MOST_KEYS:
             raise ConfigError(
-                f"{email} has {_MOST_KEYS} keys already: revoke one first (`rag-pipeline keys revoke`)"
+                f"{email} has {MOST_KEYS} keys already: revoke one first (`rag-pipeline keys revoke`)"
             )
         identity = table.insert(
             connection,

@@ -6,6 +6,7 @@ They are hashed by Argon2id, with the parameters that RFC 9106 recommends where 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -27,28 +28,28 @@ _REASONS: Mapping[Reason, str] = {
     "present": "this is the present password, which somebody else may know: choose another one",
     "address": "a password must not contain the address of its account, or what is before the @: choose another one",
     "alike": f"a password has at least {_DIFFERENT} different characters: choose another one",
-    "known": "this password is one of the first that others try: choose one that has more than common words and rows of keys",
+    "known": "this password is one of the first that others try: choose one that has more than common words, rows of keys and signs",
 }
 
-_SEQUENCES = tuple(
-    turned
-    for sequence in ("abcdefghijklmnopqrstuvwxyz", "0123456789", "qwertyuiop", "asdfghjkl", "zxcvbnm")
-    for turned in (sequence * 2, sequence[::-1] * 2)
-)
+_ROWS = ("abcdefghijklmnopqrstuvwxyz", "0123456789", "qwertyuiop", "asdfghjkl", "zxcvbnm")
+_COLUMNS = ("1qaz", "2wsx", "3edc", "4rfv", "5tgb", "6yhn", "7ujm", "147258369", "789456123")
+"""Of a keyboard, and of its block of digits."""
+_SEQUENCES = tuple(turned for sequence in (*_ROWS, *_COLUMNS) for turned in (sequence * 2, sequence[::-1] * 2))
 _SHORTEST_RUN = 3
 _WORDS = """
-1q2w3e4r5t6y7u8i 1q2w3e4r5t6y 1q2w3e4r5t 1q2w3e4r q1w2e3r4t5y6 q1w2e3r4 1qaz2wsx3edc 1qaz2wsx zaq12wsx qazwsxedc
-qazwsx passwords password passwort passphrase passcode motdepasse contrasena senha pass pwd パスワード ぱすわーど pasuwado
-administrator admin root users user login guest master default secret testing test temporary temp demo welcome letmein
-changeme changeit change hello goodbye iloveyou love sunshine princess dragon monkey football baseball superman batman
-starwars pokemon naruto doraemon sakura trustno shadow michael jordan charlie daniel whatever freedom computer
-internet google microsoft windows database postgres server company nippon japan tokyo osaka kyoto spring summer autumn
-winter january february monday friday sunday correcthorsebatterystaple ragpipeline rag search my the your our new is
-me one for and in to
+1q2w3e4r5t6y7u8i 1q2w3e4r5t6y 1q2w3e4r5t 1q2w3e4r q1w2e3r4t5y6 q1w2e3r4 qazwsxedc qazwsx passwords password passwort
+passphrase passcode motdepasse contrasena senha pass pwd パスワード ぱすわーど pasuwado administrator admin root users user
+login guest master default secret testing test temporary temp demo welcome letmein changeme changeit change hello
+goodbye iloveyou love sunshine princess dragon monkey football baseball superman batman starwars pokemon naruto
+doraemon sakura trustno shadow michael jordan charlie daniel whatever freedom computer internet google microsoft
+windows database postgres server company nippon japan tokyo osaka kyoto spring summer autumn winter january february
+monday friday sunday liverpool arsenal chelsea barcelona jessica jennifer ashley thomas robert andrew matthew joshua
+nicole hannah secure killer cookie flower purple ginger pepper soccer hockey pikachu correcthorsebatterystaple
+ragpipeline rag search my the your our new is me one for and in to
 """
-_KNOWN = tuple(_WORDS.split())
-_SIGNS = str.maketrans({"@": "a", "$": "s"})
-_DIGITS = str.maketrans("013457", "oieast")
+_LOOKALIKES = {"a": "a@4", "e": "e3", "i": "i1", "o": "o0", "s": "s$5", "t": "t7"}
+_SHIFTED = tuple(str.maketrans(signs, "1234567890"[: len(signs)]) for signs in ("!@#$%^&*()", "!\"#$%&'()"))
+"""What the keys of digits give with Shift, on an American and on a Japanese keyboard."""
 
 
 class PasswordError(ConfigError):
@@ -78,7 +79,7 @@ def chosen(password: str, email: str, present: str | None = None) -> str:
     Raises `PasswordError` for one that is too easy to guess (OWASP ASVS 4.0, 2.1.7), or the present one.
     """
     _expect_length(password)
-    folded, address = password.casefold(), email.casefold()
+    folded, address = (unicodedata.normalize("NFKC", text).casefold() for text in (password, email))
     name = re.split("[@+]", address)[0]
     if address in folded or (len(name) >= _SHORTEST_NAME and name in folded):
         raise PasswordError("address")
@@ -97,24 +98,38 @@ def _expect_length(password: str) -> None:
 
 
 def _readings(folded: str) -> Iterator[str]:
-    """Yield what a password is without what people add to a word: signs, digits, and digits in place of letters."""
-    text = re.sub(r"[\W_]+", "", folded.translate(_SIGNS))
-    yield text
-    yield re.sub("[0-9]+", "", text)
-    yield text.strip("0123456789").translate(_DIGITS)
+    """Yield what a password is without signs, or with them as the digits of their keys, each with and without digits.
+
+    @ and $ stay, since they can be letters. Of a password of signs alone nothing is left.
+    """
+    for text in (folded, *(folded.translate(row) for row in _SHIFTED)):
+        kept = re.sub(r"[^\w@$]|_", "", text)
+        yield kept
+        yield re.sub("[0-9@$]", "", kept) or kept
+
+
+@cache
+def _known() -> tuple[re.Pattern[str], ...]:
+    """The known words, with what can stand for their letters."""
+    return tuple(
+        re.compile("".join(f"[{_LOOKALIKES.get(letter, letter)}]" for letter in word)) for word in _WORDS.split()
+    )
 
 
 def _is_made_of_known(text: str) -> bool:
-    """Whether a text is nothing but known words and runs, such as `abcd` and `4321`."""
+    """Whether a text is nothing but known words and runs, such as `abcd` and `4321`, with digits and signs around words."""
+    between = re.compile("[0-9@$]" if any(letter.isalpha() for letter in text) else "[@$]")
     ends = {0}
     for start in range(len(text)):
         if start in ends:
-            ends |= {start + len(word) for word in _KNOWN if text.startswith(word, start)}
+            if between.match(text, start):
+                ends.add(start + 1)
+            ends |= {found.end() for word in _known() if (found := word.match(text, start))}
             end = start + _SHORTEST_RUN
             while end <= len(text) and any(text[start:end] in sequence for sequence in _SEQUENCES):
                 ends.add(end)
                 end += 1
-    return bool(text) and len(text) in ends
+    return len(text) in ends
 
 
 def matches(stored: str, password: str) -> bool:

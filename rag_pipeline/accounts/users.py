@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rag_pipeline.accounts.profiles import Profile
     from rag_pipeline.stores.postgres.database import Connection, Database
-    from rag_pipeline.stores.postgres.users import Deleted, Opened, Person
+    from rag_pipeline.stores.postgres.users import Deleted, Opened, Person, User
 
 _audit = logging.getLogger("rag_pipeline.audit")
 
@@ -59,9 +59,11 @@ def add(
 
 
 def set_role(database: Database, email: str, role: str) -> None:
-    """Change a user's role. Raises `ConfigError` if there is no such user or role."""
+    """Change a user's role. Raises `ConfigError` if there is no such user or role, or it is the last super admin."""
     _expect_role(role)
     with database.connection() as connection:
+        if role != "super_admin":
+            _expect_not_last(connection, email)
         _expect(table.set_role(connection, email, role), email)
         _log(connection, email, f"is {role} now")
 
@@ -115,9 +117,10 @@ def choose_password(database: Database, person: Person, password: str) -> bool:
 def deactivate(database: Database, email: str) -> int:
     """Close an account, at once: its sessions and links end, its keys are revoked. Returns how many keys.
 
-    Raises `ConfigError` if there is no such user.
+    Raises `ConfigError` if there is no such user, or it is the last super admin.
     """
     with database.connection() as connection:
+        _expect_not_last(connection, email)
         user = table.deactivate(connection, email)
         if user is None:
             raise _nobody(email)
@@ -132,14 +135,7 @@ def delete(database: Database, email: str) -> Deleted:
     Raises `ConfigError` if there is no such user, or it is the last super admin.
     """
     with database.connection() as connection:
-        super_admins = table.lock_super_admins(connection)
-        user = table.by_email(connection, email)
-        if user is None:
-            raise _nobody(email)
-        if user.role == "super_admin" and not super_admins - {user.id}:
-            raise ConfigError(
-                f"{user.email} is the last super_admin: make somebody else one first (`rag-pipeline users set-role`)"
-            )
+        user = _expect_not_last(connection, email)
         deleted = table.delete(connection, user.id)
     _audit.info("user %s was deleted", user.id)
     return deleted
@@ -166,6 +162,22 @@ def _chosen(database: Database, email: str, password: str) -> str:
     with database.connection() as connection:
         account = table.for_login(connection, email)
     return passwords.chosen(password, email, account.password_hash if account else None)
+
+
+def _expect_not_last(connection: Connection, email: str) -> User:
+    """Return a user whom others who may do everything would outlast. Raises `ConfigError` for the last super admin.
+
+    Until the transaction ends, no other one stops being one.
+    """
+    super_admins = table.lock_super_admins(connection)
+    user = table.by_email(connection, email)
+    if user is None:
+        raise _nobody(email)
+    if user.role == "super_admin" and not super_admins - {user.id}:
+        raise ConfigError(
+            f"{user.email} is the last super_admin: make somebody else one first (`rag-pipeline users set-role`)"
+        )
+    return user
 
 
 def _expect_role(role: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,8 @@ def evaluate(
 
     if queries is None and qrels is not None:
         raise ConfigError("--qrels needs QUERIES, the file of topics: name it too")
+    if save:
+        _expect_writable(save)
     judged = read_queries(queries, qrels) if queries is not None else None
     before = _kept(against) if against else None
     with ProgressLine() as progress, open_pipeline() as pipeline:
@@ -90,6 +93,14 @@ def evaluate(
             print_line(
                 f"{mode:<9} {name:<9} {difference.mean:+.3f}  p {difference.p:.3f}  ({difference.queries} queries)"
             )
+
+
+def _expect_writable(path: Path) -> None:
+    """Raise `ConfigError` if nothing can be kept there: else it would be said when everything has been asked."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"--save: there is no folder {path.parent}: make it first, or name another file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"--save: {path} cannot be written: name another file")
 
 
 def _of_index(pipeline: Pipeline) -> list[JudgedQuery]:

@@ -14,6 +14,8 @@ from rag_pipeline.service.logs import log_to_stderr
 from rag_pipeline.settings import load_settings
 from rag_pipeline.urls import mask_url
 
+_PORT = click.IntRange(1, 65535)
+
 
 @click.command()
 def up() -> None:
@@ -62,10 +64,18 @@ def status(as_json: bool, show_passwords: bool) -> None:
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of the Dagster UI.")
 @click.option(
-    "--port", default=3000, show_default=True, help="Port of the Dagster UI; the next free one if taken."
+    "--port",
+    default=3000,
+    show_default=True,
+    type=_PORT,
+    help="Port of the Dagster UI; the next free one if taken.",
 )
 @click.option(
-    "--search-port", default=8000, show_default=True, help="Port of the search page; the next free one if taken."
+    "--search-port",
+    default=8000,
+    show_default=True,
+    type=_PORT,
+    help="Port of the search page; the next free one if taken.",
 )
 def dev(host: str, port: int, search_port: int) -> None:
     """Start the servers, the Dagster UI, its daemon and the search page; Ctrl-C stops all that was not running before."""
@@ -76,7 +86,7 @@ def dev(host: str, port: int, search_port: int) -> None:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port of the page and the HTTP API.")
+@click.option("--port", default=8000, show_default=True, type=_PORT, help="Port of the page and the HTTP API.")
 @click.option(
     "--workers",
     default=1,

@@ -15,6 +15,6 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection
 
 
-def store_access(connection: Connection, file: SourcesFile) -> int:
-    """Store what the sources in a file that was just read ask for; return how many have changed."""
+def store_access(connection: Connection, file: SourcesFile) -> dict[str, list[str]]:
+    """Store what the sources in a file that was just read ask for; return the permissions of those that have changed."""
     return sources.set_access(connection, [(source.type, source.name, source.access) for source in file.sources])

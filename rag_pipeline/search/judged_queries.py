@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 from uuid import UUID
@@ -35,7 +36,12 @@ NOTHING_ANSWERABLE = (
 
 _TOPIC = re.compile(r"<top>(.*?)(?=<top>|\Z)", re.DOTALL | re.IGNORECASE)
 _NUMBER = re.compile(r"<num>\s*(?:number:)?\s*([^\s<]+)", re.IGNORECASE)
-_TITLE = re.compile(r"<title>\s*(?:topic:)?\s*([^\s<][^<]*)", re.IGNORECASE)
+_FIELDS = "top|num|head|dom|title|desc|smry|narr|con|fac|nat|time|def"
+_TITLE = re.compile(
+    rf"<title>\s*(?:topic:)?\s*(?!\s|</?(?:{_FIELDS})\b)(.+?)(?=</?(?:{_FIELDS})\b|\Z)", re.DOTALL | re.IGNORECASE
+)
+_JUDGEMENT = re.compile(r"\s*(\S+)\s+\S+\s+(\S.*?)\s+(-?[0-9]{1,9})\s*")
+"""The name of a document can have spaces."""
 
 
 @dataclass(frozen=True)
@@ -194,12 +200,13 @@ def _is_judged(relevant: object) -> TypeGuard[dict[str, int]]:
 def _from_trec(path: Path, qrels: Path) -> list[JudgedQuery]:
     judged: dict[str, dict[str, int]] = defaultdict(dict)
     for number, line in enumerate(_lines(qrels), 1):
-        parts = line.split()
-        if not parts:
+        if not line.strip():
             continue
-        if len(parts) != 4 or not parts[3].lstrip("-").isdigit():
+        judgement = _JUDGEMENT.fullmatch(line)
+        if judgement is None:
             raise ConfigError(f"{qrels}, line {number}: write `query 0 document gain`")
-        judged[parts[0]][parts[2]] = max(0, int(parts[3]))
+        query, document, gain = judgement.groups()
+        judged[query][document] = max(0, int(gain))
     found = []
     for identity, text in _topics(path):
         # TREC's own qrels have no zeros in front of 051, and leave queries out for which nothing was judged relevant.
@@ -219,7 +226,7 @@ def _topics(path: Path) -> Iterator[tuple[str, str]]:
             if number is None or title is None:
                 at = whole.count("\n", 0, topic.start()) + 1
                 raise ConfigError(f"{path}, line {at}: a <top> needs a <num> and a <title>")
-            yield number[1], " ".join(title[1].split())
+            yield number[1], " ".join(unescape(title[1]).split())
         return
     for at, line in enumerate(lines, 1):
         identity, tab, text = line.strip().partition("\t")

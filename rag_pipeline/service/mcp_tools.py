@@ -117,9 +117,9 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
         ] = None,
         from_: Annotated[
             Moment | None,
-            Field(alias="from", description="Only documents of this day, such as 2024-02-01, or later."),
+            Field(alias="from", description="Only documents of this day (UTC), such as 2024-02-01, or later."),
         ] = None,
-        to: Annotated[Moment | None, Field(description="Only documents of this day or earlier.")] = None,
+        to: Annotated[Moment | None, Field(description="Only documents of this day (UTC) or earlier.")] = None,
         offset: Annotated[
             int, Field(ge=0, lt=MAX_LIMIT, description="Passages to leave out; offset + limit is at most 100.")
         ] = 0,
@@ -159,6 +159,10 @@ def mcp_server(searching: Searching, reading: Reading, asker_of: Callable[[Any],
         if found is None:
             raise ToolError(NO_DOCUMENT)
         document, parts = found
+        if position and not parts:
+            raise ToolError(
+                f"there is no part at position {position}: the document has {document['chunks']}, from 0 on"
+            )
         return Document(
             title=plain(document["title"]),
             url=document["source_url"],

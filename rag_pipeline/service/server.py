@@ -65,7 +65,8 @@ def serve(pipeline: Pipeline, host: str, port: int, report: Callable[[str], None
         return
     report(running)
     raise_open_files()
-    uvicorn.Server(server_config(pipeline, host, port)).run()
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended in order, and only says why.
+        uvicorn.Server(server_config(pipeline, host, port)).run()
 
 
 def server_config(pipeline: Pipeline, host: str, port: int) -> uvicorn.Config:

@@ -54,8 +54,9 @@ class SourceAccess:
             # Whatever it is, the next attempt comes in two seconds; without this thread no change would ever hold.
             _log.warning("what %s asks for is not stored yet: %s", self._path, one_line(error))
         else:
-            if changed:
-                _log.warning("%s: the access of %s sources has changed", self._path, changed)
+            for name, access in changed.items():
+                needed = f"needs {', '.join(access)}" if access else "is open to all who may search"
+                _log.warning("%s: the source %s %s now", self._path, name, needed)
 
     def _run(self) -> None:
         while not self._end.wait(_PAUSE_SECONDS):

@@ -8,10 +8,13 @@ process does, also if it is killed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -45,7 +48,8 @@ _SILENT_SECONDS = 30.0
 """A worker that does not answer its supervisor for so long hangs and is killed; loading a model takes a while."""
 _GRACE_SECONDS = STOP_SECONDS + 2
 """What still runs then is killed, before whoever ends the service loses patience and kills only the supervisor."""
-_FAILED = "failed"
+_FAILED, _LOCK = "failed", "lock"
+_PREFIX = "rag-serve-"
 
 
 def run_workers(settings: Settings, host: str, port: int, count: int, on_ready: Callable[[], None]) -> None:
@@ -53,8 +57,11 @@ def run_workers(settings: Settings, host: str, port: int, count: int, on_ready: 
 
     Raises `RagError` if a worker cannot start.
     """
-    with tempfile.TemporaryDirectory(prefix="rag-serve-") as name:
+    remove_left_behind()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
         folder = Path(name)
+        _use(new := folder / f"{_LOCK}.new")
+        new.rename(folder / _LOCK)  # Under this name it is in use from the start.
         # The client library of Prometheus reads it when it is imported: in the workers, which have not begun yet.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = name
         config = http_config(
@@ -67,6 +74,27 @@ def run_workers(settings: Settings, host: str, port: int, count: int, on_ready: 
             supervisor.run()
         if supervisor.failed is not None:
             raise RagError(_reason(supervisor.failed, folder))
+
+
+def _use(lock: Path) -> None:
+    """Show other services that this process uses the folder of a lock: the system forgets it when the process ends."""
+    fcntl.flock(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_SH)
+
+
+def remove_left_behind() -> None:
+    """Remove the folders of services that were killed: those of this user that no process uses any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        # Somebody else may have made or removed it, or it is no folder.
+        with contextlib.suppress(OSError):
+            status = folder.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                continue
+            lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
 
 
 class Supervisor(Multiprocess):
@@ -152,6 +180,7 @@ def worker_app(settings: Settings, folder: Path) -> FastAPI:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _use(folder / _LOCK)
     raise_open_files()
     try:
         # No store is needed to start: a worker that is started again while one is down waits for it like the others.

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rag_pipeline.cli import evaluate_command
+from rag_pipeline.errors import ConfigError
 from rag_pipeline.search import evaluation
 from rag_pipeline.search.judged_queries import JudgedQuery, read_queries
 from rag_pipeline_tests.support.command_line import CommandLine, one_line
@@ -105,3 +109,21 @@ def test_the_command_asks_what_is_judged_of_the_index(tmp_path: Path, prepared_s
     cli.environment["RAG_QUERIES"] = str(write(tmp_path, {"query": "a train", "relevant": ["docs:gone.md"]}))
     assert "no judged query can be answered" in cli.run("evaluate").stderr
     assert "--qrels needs QUERIES" in cli.run("evaluate", "--qrels", str(tmp_path / "queries.jsonl")).stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("nowhere/kept", "there is no folder .*/nowhere: make it first"), ("read-only", "cannot be")],
+)
+def test_where_nothing_can_be_kept_nothing_is_asked(tmp_path: Path, monkeypatch, file, said):
+    (tmp_path / "queries").write_text('{"query": "a", "relevant": ["docs:a.md"]}\n', "utf-8")
+    (tmp_path / "read-only").touch()
+    monkeypatch.setattr(evaluate_command, "open_pipeline", lambda progress: pytest.fail("it was asked"))
+    access = os.access  # Whoever runs this may be root, who may write everything.
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: access(path, mode) and (mode != os.W_OK or "read-only" not in str(path))
+    )
+    arguments = [str(tmp_path / "queries"), "--save", str(tmp_path / file)]
+    with pytest.raises(ConfigError, match=said) as raised:
+        CliRunner().invoke(evaluate_command.evaluate, arguments, catch_exceptions=False)
+    assert "\n" not in str(raised.value)

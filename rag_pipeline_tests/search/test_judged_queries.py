@@ -50,14 +50,25 @@ def test_topics_and_qrels_of_trec_are_read(tmp_path: Path):
         2,
         "ja",
     )
-    (tmp_path / "qrels").write_text("1 docs:recipe.md 2\n", "utf-8")
-    with pytest.raises(ConfigError, match="line 1: write `query 0 document gain`"):
-        read_queries(tmp_path / "topics", tmp_path / "qrels")
+    (tmp_path / "qrels").write_text("1 0  docs:my  recipe.md\t1 \n1\t0\tdocs:b.md\t-1\n", "utf-8")
+    (query,) = read_queries(tmp_path / "topics", tmp_path / "qrels")
+    assert query.relevant == {"docs:my  recipe.md": 1, "docs:b.md": 0}
+    for wrong in (
+        "1 docs:recipe.md 2",
+        "1 0 docs:recipe.md --5",
+        "1 0 docs:recipe.md ²",
+        "1 0 2",
+        "1 0",
+        f"1 0 a {'9' * 5000}",
+    ):
+        (tmp_path / "qrels").write_text(f"{wrong}\n", "utf-8")
+        with pytest.raises(ConfigError, match="line 1: write `query 0 document gain`"):
+            read_queries(tmp_path / "topics", tmp_path / "qrels")
 
 
 def test_topics_as_trec_publishes_them_are_read(tmp_path: Path):
     (tmp_path / "topics").write_text(
-        "\n<top>\n\n<num> Number: 301 \n<title> International Organized Crime \n\n<desc> Description: \nIdentify "
+        "\n<top>\n\n<num> Number: 301 \n<title> International Organized Crime &amp; a < b, R&D <sic>\n\n<desc> Description: \nIdentify "
         "organizations that\n\n<narr> Narrative: \nA relevant document\n\n</top>\n\n"
         "<top>\n<head> Tipster\n<num> Number:  051\n<dom> Domain: x\n<title> Topic:  Airbus\n  Subsidies\n<desc>\n</top>\n"
         "<top><num>303</num><title>nobody judged this</title></top>\n",
@@ -66,15 +77,16 @@ def test_topics_as_trec_publishes_them_are_read(tmp_path: Path):
     (tmp_path / "qrels").write_text("301 0 docs:a.md 1\n51 0 docs:b.md 1\n303 0 docs:b.md 0\n", "utf-8")
     found = read_queries(tmp_path / "topics", tmp_path / "qrels")
     assert [(query.id, query.text, dict(query.relevant), query.group) for query in found] == [
-        ("301", "International Organized Crime", {"docs:a.md": 1}, "en"),
+        ("301", "International Organized Crime & a < b, R&D <sic>", {"docs:a.md": 1}, "en"),
         ("051", "Airbus Subsidies", {"docs:b.md": 1}, "en"),
     ]
     (tmp_path / "qrels").write_text("303 0 docs:b.md 0\n", "utf-8")
     with pytest.raises(ConfigError, match="for none of its topics"):
         read_queries(tmp_path / "topics", tmp_path / "qrels")
-    (tmp_path / "topics").write_text("<top>\n<num> 1\n<title> x\n</top>\n<top>\n<num> 2\n</top>\n", "utf-8")
-    with pytest.raises(ConfigError, match="line 5: a <top> needs a <num> and a <title>"):
-        read_queries(tmp_path / "topics", tmp_path / "qrels")
+    for second in ("<num> 2\n", "<num> 2\n<title> \n<desc> x\n", "<num> 2<title></title>"):
+        (tmp_path / "topics").write_text(f"<top>\n<num> 1\n<title> x\n</top>\n<top>\n{second}</top>\n", "utf-8")
+        with pytest.raises(ConfigError, match="line 5: a <top> needs a <num> and a <title>"):
+            read_queries(tmp_path / "topics", tmp_path / "qrels")
 
 
 def user(index: SearchIndex, name: str) -> UUID:

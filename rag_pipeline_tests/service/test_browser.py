@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from rag_pipeline.accounts import users
-from rag_pipeline_tests.support.http_service import PASSWORD, Service
+from rag_pipeline.accounts import api_keys, users
+from rag_pipeline_tests.support.http_service import PASSWORD, Service, running
+from rag_pipeline_tests.support.search_index import SearchIndex
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -33,6 +34,33 @@ def curl(url: str, key: str, body: dict[str, str]) -> dict[str, Any]:
     command = ["curl", "--silent", "--fail", "--noproxy", "*", *headers, "-d", json.dumps(body), url]
     answer: dict[str, Any] = json.loads(subprocess.check_output(command))
     return answer
+
+
+@pytest.mark.parametrize("width", [1200, 320])
+def test_no_long_word_makes_a_page_wider_than_its_window(index: SearchIndex, browser: playwright.Browser, width):
+    long = "unbreakable" * 14
+    index.write("long.md", f"# {long}\n\n## {long}\n\n{long} 豆腐\n\n    {long}")
+    index.ingest()
+    email = "long@example.com"
+    users.add(index.pipeline.stores.database, email, PASSWORD, role="editor")
+    api_keys.create(index.pipeline.stores.database, long, email)
+    with running(index.pipeline) as service:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, base_url=str(service.client.base_url)
+        )
+        page = context.new_page()
+        page.goto("/login")
+        page.fill("input[name=email]", email)
+        page.fill("input[name=password]", PASSWORD)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#q")
+        page.goto("/?q=豆腐")
+        assert page.locator(".hit bdi", has_text=long).count() >= 1
+        opened = page.locator(".hit a", has_text=long).first.get_attribute("href")
+        for path in ("/?q=豆腐", f"/?q={long}", opened, "/keys", "/password"):
+            page.goto(path)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        context.close()
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,12 @@ def test_a_mistake_in_the_file_neither_opens_a_source_nor_ends_the_watch(index: 
     index.sources.write_text(right.replace("kitchen", "hr"), "utf-8")
     watch.update()
     assert index.execute("SELECT access FROM sources") == [(["hr"],)]
+    assert "the source docs needs kitchen now" in caplog.text
+    assert "the source docs needs hr now" in caplog.text
+    index.sources.write_text(right.replace("kitchen", ""), "utf-8")
+    watch.update()
+    watch.update()
+    assert caplog.text.count("the source docs is open to all who may search now") == 1
 
 
 def test_changes_of_access_and_recounts_lock_sources_in_one_order(index: SearchIndex):

@@ -87,6 +87,11 @@ def test_an_agent_searches_reads_and_cites(service: Service, key: str):
         assert read.structured_content["parts"] == [
             {"position": 0, "section": None, "text": best["text"]}  # It stands under the title alone.
         ]
+        past = await client.call_tool("read_document", {"document_id": best["document_id"], "position": 9999})
+        assert (past.is_error, "at position 9999: the document has 1, from 0 on" in str(past.content)) == (
+            True,
+            True,
+        )
         sources = await client.call_tool("list_sources", {})
         assert sources.structured_content is not None
         assert [one["name"] for one in sources.structured_content["sources"]] == ["docs", "notes"]

@@ -58,7 +58,13 @@ class Browser:
         return found[1]
 
     def log_in(self, email: str, password: str = PASSWORD, to: str = "/") -> httpx.Response:
-        return self.post("/login", csrf=self.csrf("/login"), email=email, password=password, next=to)
+        return self.post("/login", csrf=self.login_csrf(), email=email, password=password, next=to)
+
+    def login_csrf(self) -> str:
+        """Return the token of the form to log in with, which is not shown to whoever has logged in."""
+        form = httpx.get(f"{self.client.base_url}/login", trust_env=False)
+        self.client.cookies.extract_cookies(form)
+        return re.findall(r'name="csrf" value="([^"]+)"', form.text)[0]
 
     def press_link(self, path: str) -> httpx.Response:
         """Open a link, and press the button on its page."""
@@ -180,6 +186,12 @@ def test_a_document_opens_at_the_passage_and_shows_similar_ones(browser: Browser
     assert similar is not None
     document = browser.get(unescape(opened[1])).text
     assert 'id="p0" class="chunk here"' in document
+    assert "is gone" not in document
+    shorter = browser.get(unescape(opened[1]).replace("at=0", "at=92")).text
+    assert "The passage of this link is gone" in shorter
+    assert ('id="p0"' in shorter, "here" in shorter, 'rel="prev"' in shorter, 'rel="next"' in shorter) == (
+        *(True, False, False, False),
+    )
     assert "/assets/documents?view=partitions&amp;partition=2024-" in document
     passages = browser.get(similar[1]).text
     assert "<mark>休暇</mark>" in document
@@ -232,6 +244,34 @@ def test_the_headings_above_a_passage_are_shown(index: SearchIndex):
     assert '<h4 class="heading">昆布</h4>' in document
 
 
+def test_days_are_filtered_as_they_are_shown(index: SearchIndex):
+    for number, date in enumerate(
+        (
+            *("2024-01-31T14:59Z", "2024-01-31T15:30Z", "2024-02-01", "2024-02-01T04:59Z", "2024-02-01T05:00Z"),
+            *("2024-02-01T15:30Z", "2024-02-02", "2024-02-02T04:30Z"),
+        )
+    ):
+        index.write(f"{number}.md", f"# 暦 {number}\n\n暦をめくる。", date)
+    index.ingest()
+    with running(index.pipeline) as service:
+        browser = Browser(service)
+        browser.log_in(new_user(service, "days@example.com"))
+
+        def days(mode: str, **filters: str) -> list[str]:
+            page = browser.get("/", q="暦をめくる", mode=mode, **filters).text
+            titles = re.findall(r"<bdi>(暦 \d)</bdi>", page)
+            shown = re.findall(r"<time [^>]*>(\d{4}-\d\d-\d\d)[^<]*</time>", page)
+            return sorted(f"{day} {title}" for title, day in zip(titles, shown, strict=False))
+
+        for zone, mode in (("Asia/Tokyo", "fulltext"), ("America/New_York", "hybrid"), ("nowhere", "fulltext")):
+            index.execute("UPDATE users SET timezone = %s", zone)
+            every = days(mode)
+            assert len(every) == 8
+            for first, last in (("2024-02-01", "2024-02-01"), ("", "2024-01-31"), ("2024-02-02", "")):
+                found = days(mode, **{"from": first, "to": last})
+                assert found == [one for one in every if first <= one[:10] <= (last or "9")], (zone, mode)
+
+
 def test_people_are_shown_errors_as_pages_in_their_language(service: Service, reader: str):
     browser = Browser(service, "ja")
     browser.client.headers["accept"] = "text/html,application/xhtml+xml,*/*;q=0.8"
@@ -242,13 +282,19 @@ def test_people_are_shown_errors_as_pages_in_their_language(service: Service, re
         ("/nothing", 404, "ページまたは文書がないか"),
         ("/?q=a&mode=magic", 422, "使えない値"),
         ("/?q=a&page=99", 422, "使えない値"),
-        (f"/?q={'a' * 8001}", 422, "使えない値"),
+        (f"/?q={'あ' * 2001}", 422, "2,000 文字以内"),
+        ("/documents/x", 422, "使えない値"),
     ):
         page = browser.get(path)
         assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8"), path
         assert said in page.text
         assert '<html lang="ja">' in page.text
         assert '<a href="/">検索ページへ</a>' in page.text
+        shown = re.sub(r"(?s)<(header|title|select)\b.*?</\1>|<[^>]*>", "", page.text)
+        assert not re.search("[a-z]{2}", shown), shown
+    for name, value in (("language", "German"), ("q", "\0")):
+        impossible = browser.get("/", **{"q": "a", name: value})
+        assert (impossible.status_code, "この条件では検索できません。検索語か" in impossible.text) == (422, True)
     refused = browser.post("/keys", csrf="x")
     assert (refused.status_code, "有効期限が切れているか" in refused.text) == (403, True)
     large = browser.post("/login", csrf="x", password="x" * 70_000)
@@ -456,6 +502,15 @@ def test_what_postgresql_cannot_store_is_no_error(browser: Browser, reader: str)
     assert "ab</bdi>" in browser.get("/keys").text
 
 
+def test_whoever_has_logged_in_is_shown_no_login(browser: Browser, reader: str):
+    browser.log_in(reader)
+    for path, to in (("/login?next=%2Fkeys", "/keys"), ("/login?next=%2F%2Fevil.example", "/"), ("/login", "/")):
+        answer = browser.get(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, to)
+    browser.post("/logout", csrf=browser.csrf("/keys"))
+    assert browser.get("/login").status_code == 200
+
+
 def test_a_long_way_back_is_gone_back(browser: Browser, reader: str):
     wanted = f"/?q={'%E4%BC%91%E6%9A%87' * 200}"
     away = browser.get(wanted)
@@ -504,7 +559,7 @@ def test_a_link_logs_in_once(service: Service, browser: Browser):
     path = new_link(service, new_user(service, "linked@example.com"))
     assert browser.press_link(path).headers["location"] == "/password"
     assert browser.get("/keys").status_code == 200
-    for again in (Browser(service).get(path), browser.post(path, csrf=browser.csrf("/login"))):
+    for again in (Browser(service).get(path), browser.post(path, csrf=browser.login_csrf())):
         assert (again.status_code, "used already" in again.text) == (401, True)
     assert Browser(service).get("/link/x").status_code == 401
 
@@ -789,7 +844,7 @@ def test_the_page_speaks_the_browsers_language(service: Service, reader: str):
     assert '<html lang="ja">' in page
     assert "似た箇所" in page
     assert '">2024-01-05</time>' in page
-    assert "日付は UTC の 1 日です。" in page
+    assert "日付はタイムゾーン Asia/Tokyo の 1 日です。" in page
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ import httpx
 import psutil
 import pytest
 
+from rag_pipeline.service.workers import remove_left_behind
 from rag_pipeline_tests.support.http_service import bearer, new_key
 from rag_pipeline_tests.support.live import free_port
 from rag_pipeline_tests.support.search_index import SearchIndex
@@ -202,9 +205,29 @@ def test_the_workers_end_when_the_input_of_the_service_does(index: SearchIndex, 
 def test_the_workers_end_when_their_supervisor_is_killed(index: SearchIndex, key: str):
     with started(index) as workers:
         ready(workers)
-        everything = workers.tree()
+        everything, folder = workers.tree(), workers.metrics_folder()
+        remove_left_behind()
+        assert folder.exists()
         workers.process.kill()
         assert psutil.wait_procs(everything, timeout=_GRACE_SECONDS)[1] == []
+        assert folder.exists()
+        remove_left_behind()
+        assert not folder.exists()
+
+
+def test_only_folders_of_services_that_ended_are_removed(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("rag-serve-ended", "rag-serve-begins", "rag-serve-used", "other"):
+        (tmp_path / name).mkdir()
+    for name in ("rag-serve-ended", "rag-serve-used", "other"):
+        (tmp_path / name / "lock").touch()
+    (tmp_path / "rag-serve-link").symlink_to(tmp_path / "other")
+    (tmp_path / "rag-serve-file").touch()
+    with (tmp_path / "rag-serve-used/lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        remove_left_behind()
+    left = {path.name.removeprefix("rag-serve-") for path in tmp_path.iterdir()}
+    assert left == {"begins", "used", "other", "link", "file"}
 
 
 def test_a_worker_that_does_not_end_is_killed_within_the_grace_time(index: SearchIndex, key: str):

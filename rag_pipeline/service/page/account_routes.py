@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from rag_pipeline.accounts import api_keys, passwords, users
 from rag_pipeline.accounts.permissions import EVERYTHING, JUDGE, METRICS, SEARCH
-from rag_pipeline.errors import ConfigError, one_line
+from rag_pipeline.errors import ConfigError
 from rag_pipeline.service.page.page import NotLoggedInError, Page, Visitor, local, same, text_of
 from rag_pipeline.service.page.showing import moment, plain
 from rag_pipeline.service.problems import ProblemError
@@ -37,6 +37,8 @@ def add_account_routes(router: APIRouter, page: Page, database: Database, sessio
 
     @router.get("/login")
     async def login_form(request: Request, next_: Annotated[str, Query(alias="next")] = "/") -> Response:
+        if await page.needs_no_login(request):
+            return RedirectResponse(local(next_), 303)
         return page.login(request, local(next_))
 
     @router.post("/login")
@@ -114,8 +116,8 @@ def add_account_routes(router: APIRouter, page: Page, database: Database, sessio
 
         try:
             made = await in_thread(make)
-        except ConfigError as refused:
-            error = words["key_refused"].format(why=one_line(refused))
+        except ConfigError:
+            error = words["key_refused"].format(most=api_keys.MOST_KEYS)
             return await in_thread(keys_page, request, visitor, 422, error)
         # The browser keeps the key for the next page, which shows it once: no store of ours ever holds it, and
         # a reload makes no second one.

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, tzinfo
 from typing import Annotated, Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from fastapi import Query
 
-from rag_pipeline.errors import ConfigError, one_line
-from rag_pipeline.search.engine import MAX_QUERY_CHARS
+from rag_pipeline.errors import ConfigError
 from rag_pipeline.search.results import MAX_LIMIT, Mode
+from rag_pipeline.service.problems import ProblemError
 from rag_pipeline.stores.filters import Filters
 
 PAGE = 10
 """Hits on a page."""
 FACETS = ("source", "source_type", "author", "language", "category", "tag")
 _MOST_TAGS = 20
+MOST_QUERY_CHARS = 2000
+"""One can take 12 bytes in an address, and 20 in the form that sends the address along: requests have a limit in bytes."""
 
 _Name = Annotated[str, Query(max_length=255)]
 _Day = Annotated[str, Query(max_length=10)]
@@ -73,8 +75,8 @@ class Asked:
         given = [(name, value) for name, value in named if value != ""]
         return f"{path}?{urlencode(given)}" if given else path
 
-    def filters(self) -> Filters:
-        """Return what restricts the search. Raises `WrongSearchError`."""
+    def filters(self, zone: tzinfo | None) -> Filters:
+        """Return what restricts the search; its dates are days in a zone. Raises `WrongSearchError`."""
         since, until = _day(self.since), _day(self.until)
         if since and until and since > until:
             raise WrongSearchError("wrong_days", since=self.since, until=self.until)
@@ -92,13 +94,14 @@ class Asked:
                 tags=self.values("tag"),
                 from_date=since,
                 to_date=until,
+                timezone=zone if since or until else None,
             )
-        except ConfigError as error:
-            raise WrongSearchError("wrong_search", why=one_line(error)) from None
+        except ConfigError:
+            raise WrongSearchError("wrong_search") from None
 
 
 async def asked(
-    q: Annotated[str, Query(max_length=MAX_QUERY_CHARS)] = "",
+    q: str = "",
     mode: Mode = "hybrid",
     source: _Name = "",
     source_type: _Name = "",
@@ -111,6 +114,8 @@ async def asked(
     page: Annotated[int, Query(ge=1, le=MAX_LIMIT // PAGE)] = 1,
 ) -> Asked:
     """Return the search that an address has."""
+    if len(q) > MOST_QUERY_CHARS:
+        raise ProblemError(422, f"a query has at most {MOST_QUERY_CHARS} characters here", words="long_query")
     single = {
         "source": source,
         "source_type": source_type,
@@ -121,6 +126,11 @@ async def asked(
     chosen = {facet: (value,) for facet, value in single.items() if value}
     tags = tuple(dict.fromkeys(one for one in tag or () if one))
     return Asked(q if q.strip() else "", mode, {**chosen, "tag": tags}, from_, to, page)
+
+
+def query_of(url: str) -> str:
+    """Return the query that the address of a search has."""
+    return next(iter(parse_qs(urlsplit(url).query).get("q", ())), "")
 
 
 def _day(text: str) -> date | None:

@@ -22,7 +22,7 @@ from rag_pipeline.accounts.profiles import avatar_origin
 from rag_pipeline.service import problems
 from rag_pipeline.service.addresses import network
 from rag_pipeline.service.page.asked import WrongSearchError
-from rag_pipeline.service.page.showing import plain
+from rag_pipeline.service.page.showing import plain, zone_of
 from rag_pipeline.service.page.texts import TEXTS, language_of
 from rag_pipeline.service.problems import ProblemError
 from rag_pipeline.service.searching import in_thread
@@ -58,6 +58,7 @@ class Visitor:
     def __init__(self, person: Person, session: Session) -> None:
         self.person = person
         self.session = session
+        self.zone = zone_of(person.timezone)
         self.asker = Asker(of_user(person.role, person.permissions))
         self.may_judge = allows(self.asker.permissions, JUDGE)
         self.image_origin = avatar_origin(person.avatar_url)
@@ -71,6 +72,7 @@ class Visitor:
             "avatar": self.person.avatar_url if self.image_origin else None,
             "csrf": self.session.csrf,
             "by_link": self.session.by_link,
+            "zone": self.zone or "UTC",
         }
 
 
@@ -112,8 +114,6 @@ class Page:
             None,
             problem.status,
             says=words.get(name, words["error_other"]),
-            # What is wrong with an address can be anything, and only programs write such addresses.
-            detail="" if problem.words else str(problem),
             again=_wanted(request) if seconds and request.method == "GET" else None,
         )
         response.headers.update(problem.headers)
@@ -130,6 +130,11 @@ class Page:
         if not allows(visitor.asker.permissions, SEARCH):
             raise ProblemError(403, "you may not search", words="no_search")
         return visitor
+
+    async def needs_no_login(self, request: Request) -> bool:
+        """Whether somebody has logged in and may search: whoever may not can log in as somebody else."""
+        visitor = await in_thread(self._visitor, request.cookies.get(self.session_cookie, ""))
+        return visitor is not None and allows(visitor.asker.permissions, SEARCH)
 
     def _visitor(self, identity: str) -> Visitor | None:
         session = self._sessions.find(identity) if identity else None

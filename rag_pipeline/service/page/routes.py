@@ -11,12 +11,20 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 
 from rag_pipeline.accounts.permissions import JUDGE
-from rag_pipeline.errors import ConfigError, one_line
+from rag_pipeline.errors import ConfigError
 from rag_pipeline.months import Month
 from rag_pipeline.search.engine import MAX_QUERY_CHARS
 from rag_pipeline.search.results import MAX_LIMIT, MODES, Mode
 from rag_pipeline.service.page.account_routes import add_account_routes
-from rag_pipeline.service.page.asked import FACETS, PAGE, Asked, WrongSearchError, asked
+from rag_pipeline.service.page.asked import (
+    FACETS,
+    MOST_QUERY_CHARS,
+    PAGE,
+    Asked,
+    WrongSearchError,
+    asked,
+    query_of,
+)
 from rag_pipeline.service.page.page import HERE, Page, Visitor, local, text_of
 from rag_pipeline.service.page.showing import excerpt, link, moment, parts, pieces, plain, without_marks
 from rag_pipeline.service.page.texts import LANGUAGES
@@ -58,7 +66,7 @@ def page_routes(
                     asked.mode,
                     0,
                     MAX_LIMIT,
-                    asked.filters(),
+                    asked.filters(visitor.zone),
                     gone_from(request),
                     logged=asked.number == 1 and not again,
                     shown=lambda hits: hits[(asked.number - 1) * PAGE : asked.number * PAGE],
@@ -67,8 +75,8 @@ def page_routes(
                 return page.rendered(
                     request, "search.html", visitor, 422, **shown, error=page.said(request, error)
                 )
-            except ConfigError as error:
-                wrong = WrongSearchError("wrong_search", why=one_line(error))
+            except ConfigError:
+                wrong = WrongSearchError("wrong_search")
                 return page.rendered(
                     request, "search.html", visitor, 422, **shown, error=page.said(request, wrong)
                 )
@@ -110,7 +118,9 @@ def page_routes(
             raise ProblemError(
                 403, f"this needs the permission {JUDGE}: an administrator can give it", words="no_judging"
             )
-        query, says = asked_as(text_of(form, "query")), text_of(form, "says")
+        # The page that the form was on has the query; a second one in the form could be too much for a request.
+        back, says = local(text_of(form, "back")), text_of(form, "says")
+        query = asked_as(query_of(back))
         identity = _identity(text_of(form, "document"))
         document = None
         if identity is not None:
@@ -127,9 +137,7 @@ def page_routes(
         await in_thread(store)
         # Where the hit stands on the page, so that nobody loses their place.
         place = text_of(form, "place")
-        return RedirectResponse(
-            local(text_of(form, "back")) + (f"#hit{place}" if place.isascii() and place.isdigit() else ""), 303
-        )
+        return RedirectResponse(back + (f"#hit{place}" if place.isascii() and place.isdigit() else ""), 303)
 
     @router.get("/documents/{document_id}")
     async def document(
@@ -141,6 +149,10 @@ def page_routes(
         visitor = await page.visitor(request)
         first = max(0, at - _BEFORE)
         read = await in_thread(reading.with_chunks, visitor.asker, document_id, first, _CHUNKS)
+        if read is not None and not read[1] and read[0]["chunks"]:
+            # A link from when the document was longer: what is left of it ends before.
+            first = max(0, read[0]["chunks"] - 1 - _BEFORE)
+            read = await in_thread(reading.with_chunks, visitor.asker, document_id, first, _CHUNKS)
         if read is None:
             raise ProblemError(404, _NO_DOCUMENT, words="error_404")
         found, chunks = read
@@ -175,6 +187,7 @@ def page_routes(
             },
             chunks=await in_thread(shown),
             at=at,
+            is_gone=at > 0 and at >= found["chunks"],
             back=asked.url(),
             earlier=asked.url(path, at=max(0, first - _CHUNKS + _BEFORE)) if first else None,
             later=asked.url(path, at=last + 1) if last + 1 < found["chunks"] else None,
@@ -200,7 +213,12 @@ def page_routes(
 def _form(pipeline: Pipeline, asked: Asked) -> dict[str, Any]:
     """Return what the form shows of a search: the modes are those whose vectors are built."""
     built = {*pipeline.vectors, "fulltext", *(["hybrid"] if {"dense", "sparse"} & {*pipeline.vectors} else [])}
-    return {"asked": asked, "modes": [mode for mode in MODES if mode in built], "names": FACETS}
+    return {
+        "asked": asked,
+        "modes": [mode for mode in MODES if mode in built],
+        "names": FACETS,
+        "longest": MOST_QUERY_CHARS,
+    }
 
 
 def _found(answer: Answer, asked: Asked, visitor: Visitor, is_paged: bool = True) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from rag_pipeline.language.words import word_spans, words
@@ -152,8 +151,12 @@ def moment(value: datetime | str | None, timezone: str) -> str:
     when = datetime.fromisoformat(value) if isinstance(value, str) else value
     if when.astimezone(UTC).time() == time.min:
         return when.astimezone(UTC).date().isoformat()
+    return when.astimezone(zone_of(timezone) or UTC).isoformat(" ", "minutes")
+
+
+def zone_of(timezone: str) -> ZoneInfo | None:
+    """Return the zone of a reader's clock; None for UTC, and for what is none."""
     try:
-        zone: Any = ZoneInfo(timezone)
+        return ZoneInfo(timezone) if timezone != "UTC" else None
     except (ZoneInfoNotFoundError, ValueError, OSError):  # `Asia` is a folder.
-        zone = UTC
-    return when.astimezone(zone).isoformat(" ", "minutes")
+        return None

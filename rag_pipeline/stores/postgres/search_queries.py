@@ -75,6 +75,31 @@ def _conditions(filters: Filters, sources: Sequence[UUID] | None) -> dict[str, A
 
 _BETWEEN = """{column} >= coalesce(%(since)s::timestamptz, '-infinity')
     AND {column} < coalesce(%(until)s::timestamptz, 'infinity')"""
+_OF_DAY_IN_ZONE = """
+    CASE WHEN ({column} AT TIME ZONE 'UTC')::time = '00:00' THEN
+        {column} >= coalesce(%(days_since)s::timestamptz, '-infinity')
+        AND {column} < coalesce(%(days_until)s::timestamptz, 'infinity')
+    ELSE {column} >= coalesce(%(moments_since)s::timestamptz, '-infinity')
+        AND {column} < coalesce(%(moments_until)s::timestamptz, 'infinity') END"""
+
+
+def _between(column: str, filters: Filters) -> str:
+    """The condition of the filters' dates on a column; its parameters are `_dates`."""
+    # Only where it is needed: the planner cannot tell how few rows have it.
+    both = _BETWEEN if filters.timezone is None else f"{_BETWEEN} AND {_OF_DAY_IN_ZONE}"
+    return both.format(column=column)
+
+
+def _dates(filters: Filters, first: Month | None = None, last: Month | None = None) -> dict[str, Any]:
+    """The parameters of `_between`, from the first to the last month."""
+    return {
+        "since": max(filter(None, (filters.since, first.start if first else None)), default=None),
+        "until": min(filter(None, (filters.until, last.end if last else None)), default=None),
+        "days_since": filters.of_days.since,
+        "days_until": filters.of_days.until,
+        "moments_since": filters.of_moments.since,
+        "moments_until": filters.of_moments.until,
+    }
 
 
 def documents_of_sources(
@@ -85,9 +110,9 @@ def documents_of_sources(
         connection,
         f"""
         SELECT i.document_id FROM source_items i
-        WHERE i.source = ANY(%(sources)s) AND {_BETWEEN.format(column="i.document_created_at")} LIMIT %(limit)s
+        WHERE i.source = ANY(%(sources)s) AND {_between("i.document_created_at", filters)} LIMIT %(limit)s
         """,
-        {"sources": list(sources), "since": filters.since, "until": filters.until, "limit": limit},
+        {"sources": list(sources), **_dates(filters), "limit": limit},
     )
 
 
@@ -107,15 +132,14 @@ def matching_documents(
         connection,
         f"""
         SELECT d.id FROM documents d
-        WHERE {_MATCHES} AND {_BETWEEN.format(column="d.created_at")}
+        WHERE {_MATCHES} AND {_between("d.created_at", filters)}
             AND (%(sources)s::uuid[] IS NULL OR EXISTS (
                 SELECT FROM source_items i WHERE i.document_id = d.id AND {_OF_SOURCES.format(item="i")}))
         LIMIT %(limit)s
         """,
         {
             **_conditions(filters, sources),
-            "since": max(filter(None, (filters.since, first.start))),
-            "until": min(filter(None, (filters.until, last.end))),
+            **_dates(filters, first, last),
             "limit": limit,
         },
     )
@@ -140,13 +164,12 @@ def hydrate(
         connection,
         f"""
         SELECT i.document_id, i.document_created_at FROM source_items i
-        WHERE i.document_id = ANY(%(documents)s) AND {_BETWEEN.format(column="i.document_created_at")}
+        WHERE i.document_id = ANY(%(documents)s) AND {_between("i.document_created_at", filters)}
             AND {_OF_SOURCES.format(item="i")}
         """,
         {
             "documents": list(set(candidates.values())),
-            "since": filters.since,
-            "until": filters.until,
+            **_dates(filters),
             **_conditions(filters, sources),
         },
     )
@@ -198,8 +221,7 @@ def fulltext(
         "lexemes": lexemes,
         "weights": list(words.values()),
         **_conditions(filters, sources),
-        "since": max(filter(None, (filters.since, first.start))),
-        "until": min(filter(None, (filters.until, last.end))),
+        **_dates(filters, first, last),
         "limit": limit,
     }
     rows = dicts(
@@ -212,7 +234,7 @@ def fulltext(
             FROM unnest(%(lexemes)s::text[], %(weights)s::float8[]) AS w(lexeme, weight)
         ) ranked
         WHERE c.live AND c.content_words @@ %(any)s::tsquery AND {_MATCHES}
-            AND {_BETWEEN.format(column="c.document_created_at")} AND {_BETWEEN.format(column="d.created_at")}
+            AND {_between("c.document_created_at", filters)} AND {_between("d.created_at", filters)}
             AND (%(sources)s::uuid[] IS NULL OR EXISTS (
                 SELECT FROM source_items i WHERE i.source_type = d.source_type AND i.source_id = d.source_id
                     AND {_OF_SOURCES.format(item="i")}))

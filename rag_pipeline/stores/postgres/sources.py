@@ -58,9 +58,10 @@ def register(
     )
 
 
-def set_access(connection: Connection, wanted: Sequence[tuple[str, str, Sequence[str]]]) -> int:
-    """Store what these sources ask for, as (source_type, name, permissions), where it differs; return their number."""
-    return connection.execute(
+def set_access(connection: Connection, wanted: Sequence[tuple[str, str, Sequence[str]]]) -> dict[str, list[str]]:
+    """Store what these sources ask for, as (source_type, name, permissions); return the permissions of those that differed."""
+    rows = named(
+        connection,
         """
         WITH wanted AS (
             SELECT w.source_type, w.name, ARRAY(SELECT jsonb_array_elements_text(w.access)) AS access
@@ -71,13 +72,15 @@ def set_access(connection: Connection, wanted: Sequence[tuple[str, str, Sequence
             ORDER BY s.id FOR NO KEY UPDATE OF s
         )
         UPDATE sources s SET access = locked.access, updated_at = now() FROM locked WHERE s.id = locked.id
+        RETURNING s.name, s.access
         """,
         (
             [kind for kind, _, _ in wanted],
             [name for _, name, _ in wanted],
             [json.dumps(list(access)) for _, _, access in wanted],
         ),
-    ).rowcount
+    )
+    return {row.name: row.access for row in rows}
 
 
 def access(connection: Connection) -> dict[UUID, list[str]]:
