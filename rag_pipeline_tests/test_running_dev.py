@@ -15,7 +15,9 @@ from rag_pipeline import dev
 from rag_pipeline.cli import server_commands
 from rag_pipeline.dagster_home import shipped
 from rag_pipeline.dev import _free_port, _only_one, _unused_configuration, refuse_beside_dev
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import RagError
+from rag_pipeline.local_servers import LocalServers
 from rag_pipeline.running_dev import RunningDev, publish, running_dev
 from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.support.workspace import clean_environment
@@ -106,3 +108,36 @@ def test_the_next_free_port_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _free_port(65530, "--port") == 65535
     with pytest.raises(RagError, match="65530 to 65535 are all taken: choose one with --port"):
         monkeypatch.setattr(dev, "port_is_free", lambda port: False) or _free_port(65530, "--port")
+
+
+INTERRUPTED = """
+import os, signal, sys
+from rag_pipeline.dev import run_dev
+from rag_pipeline.settings import load_settings
+
+def report(line):
+    print(line, flush=True)
+    if line.startswith("Valkey: started") or line == "stopping":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+sys.exit(run_dev(load_settings(), "127.0.0.1", (3000, 8000), report, lambda: None))
+"""
+
+
+def test_a_dev_that_is_ended_while_it_starts_leaves_no_server(home: Path, server_endpoints: Endpoints) -> None:
+    variables = {
+        "RAG_HOME": str(home),
+        "RAG_POSTGRES_URL": server_endpoints.postgres_url,
+        "RAG_MILVUS_URI": server_endpoints.milvus_uri,
+    }
+    dev = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        env=clean_environment() | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    left = LocalServers(load_settings()).running()
+    LocalServers(load_settings()).down()
+    assert left == []
+    assert (dev.returncode, dev.stdout.splitlines()[-2:]) == (0, ["stopping", "Valkey: stopped"]), dev.stderr
