@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
+from secrets import token_hex
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 
@@ -209,7 +210,10 @@ class Pipeline:
         # Collections that exist stay as they are: an older program has made them, or PostgreSQL has lost their index.
         searched = next((one for kind, one in kinds.items() if kind != "multi"), None)
         has_sources = searched is None or has_source(self.stores.milvus, searched.name) is not False
+        suffix = next(iter(kinds.values())).suffix
         with self.stores.database.connection() as connection:
+            # A previous generation can have those names, if the live one's row was lost.
+            taken = any(row.collections == suffix for row in generations.all_of_them(connection))
             row = generations.add(
                 connection,
                 "live",
@@ -217,9 +221,9 @@ class Pipeline:
                 dimension=described.dimension,
                 multi_dimension=described.multi_dimension,
                 settings=configuration(generation.settings),
-                collections=next(iter(kinds.values())).suffix,
-                own_aliases=False,
-                has_sources=has_sources,
+                collections=token_hex(6) if taken else suffix,
+                own_aliases=taken,
+                has_sources=has_sources or taken,
             )
             # Another run can have been first.
             row = row or generations.live(connection)
@@ -383,12 +387,7 @@ class Pipeline:
             self.refreshed()
             return
         with self.stores.database.connection() as connection:
-            row = generations.of_id(connection, self._beside.id)
-        if row is None or row.state not in ("building", "previous"):
-            state = "gone" if row is None else f"{row.state} now"
-            raise RagError(
-                f"{self._beside.name} is {state}: see `rag-pipeline generations list`, nothing was changed"
-            )
+            generations.hold(connection, self._beside)
 
     def months_in_progress(self) -> set[Month]:
         """Return the months whose lock some run holds."""

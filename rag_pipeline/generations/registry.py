@@ -227,6 +227,7 @@ def drop(pipeline: Pipeline, generation: int) -> GenerationRow:
             ),
             database.connection() as connection,
         ):
+            table.hold(connection, row, to_change=True)  # It was waited for: it can have gone live.
             table.begin_dropping(connection, row.id)
     _drop_collections(pipeline, row)
     _drop_tables(pipeline, row)

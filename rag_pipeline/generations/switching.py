@@ -156,6 +156,7 @@ def _exchange(pipeline: Pipeline, new: GenerationRow) -> None:
         _give_own_aliases(pipeline, live)
 
     def change(connection: Connection) -> None:
+        table.hold(connection, new, to_change=True)  # It was found long before.
         generation_tables.exchange(connection, live, new)
         table.exchange(connection, new.id)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg.types.json import Jsonb
 
+from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import named, objects, values
 from rag_pipeline.stores.postgres.month_bounds import DOCUMENTS_OF_MONTH, in_month, month_bounds
@@ -154,14 +155,27 @@ def announced(connection: Connection) -> list[GenerationRow]:
     )
 
 
+def hold(connection: Connection, generation: GenerationRow, *, to_change: bool = False) -> None:
+    """Keep a generation beside the live one until the transaction ends: it can neither go live nor be dropped meanwhile.
+
+    Many can hold it, or one that is about to change its state. Raises a `RagError` if it is live, being dropped, or gone:
+    a session that looks in its schema would find the live generation's tables in place of its own.
+    """
+    lock = "NO KEY UPDATE" if to_change else "SHARE"
+    states = values(connection, f"SELECT state FROM generations WHERE id = %s FOR {lock}", (generation.id,))
+    state = f"{states[0]} now" if states else "gone"
+    if state not in ("building now", "previous now"):
+        raise RagError(f"{generation.name} is {state}: see `rag-pipeline generations list`, nothing was changed")
+
+
 def begin_dropping(connection: Connection, generation: int) -> None:
     """Note that a generation is being dropped, so that nothing is written to it any more."""
     connection.execute("UPDATE generations SET state = 'dropping' WHERE id = %s", (generation,))
 
 
 def remove(connection: Connection, generation: int) -> None:
-    """Remove a generation whose tables and collections are gone."""
-    connection.execute("DELETE FROM generations WHERE id = %s", (generation,))
+    """Remove a generation that is being dropped and whose tables and collections are gone."""
+    connection.execute("DELETE FROM generations WHERE id = %s AND state = 'dropping'", (generation,))
 
 
 def note_month(connection: Connection, generation: int, month: Month) -> None:
