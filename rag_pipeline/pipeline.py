@@ -17,7 +17,7 @@ import psycopg
 
 from rag_pipeline.endpoints import VARIABLES, Endpoints, external_urls
 from rag_pipeline.errors import ConfigError, RagError, SourceError, one_line
-from rag_pipeline.generation import OpenGeneration, configuration, settings_in_use, settings_of
+from rag_pipeline.generation import OpenGeneration, configuration, made_by, settings_in_use, settings_of
 from rag_pipeline.redis_errors import refuses_writes
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
@@ -115,9 +115,10 @@ class Pipeline:
         """
         with self.stores.database.connection() as connection:
             tables = generation_tables.schema_of(generation_tables.live_schema(connection), row.id)
+            own_row = made_by(self.settings, generations.all_of_them(connection))
         embedder = self._embedder if self._embedder and self._embedder.fingerprint == row.embedder else None
         other = Pipeline(
-            settings_of(row, self.settings), self.endpoints, progress=self.progress, embedder=embedder
+            settings_of(row, self.settings, own_row), self.endpoints, progress=self.progress, embedder=embedder
         )
         other.stores = StoreConnections(self.endpoints, self.settings.postgres_schema, tables)
         other.stopwatch = self.stopwatch

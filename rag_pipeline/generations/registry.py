@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 
 from rag_pipeline.errors import BusyError, ConfigError
-from rag_pipeline.generation import OpenGeneration, configuration
+from rag_pipeline.generation import OpenGeneration, configuration, fits, made_alike, same_configuration
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import Generation, generations
@@ -147,13 +147,13 @@ def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
     with database.connection() as connection:
         building = next((row for row in table.all_of_them(connection) if row.state == "building"), None)
     if building is not None:
-        if made_with in (dict(building.settings), dict(live.settings)):
+        if any(same_configuration(made_with, row.settings) for row in (building, live)):
             return building
         raise ConfigError(
             f"{building.name} is being built with other settings than these: build it without them, or drop it first: "
             f"`rag-pipeline generations drop {building.id}`"
         )
-    if made_with == dict(live.settings) and not same_settings:
+    if same_configuration(made_with, live.settings) and not same_settings:
         raise ConfigError(
             f"these are the settings of {live.name}, which is live: set those of the new one in the environment of this "
             "command, such as RAG_EMBEDDER, or say --same-settings to build it once more"
@@ -212,10 +212,8 @@ def drop(pipeline: Pipeline, generation: int) -> GenerationRow:
     """
     row = find(pipeline, generation, "building", "previous", "dropping")
     if row.state != "dropping":
-        if (
-            row.settings == configuration(pipeline.settings)
-            and find(pipeline, None, "live").settings != row.settings
-        ):
+        own = configuration(pipeline.settings)
+        if made_alike(own, row) and not fits(own, find(pipeline, None, "live")):
             raise ConfigError(
                 f"this environment has the settings of {row.name}: give all processes those of the live one first "
                 "(`rag-pipeline generations list` shows them), then drop it"
