@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from rag_pipeline.errors import DimensionMismatchError, RagError
 from rag_pipeline.settings import Settings
 from rag_pipeline.stores.milvus.collections import Collections, Generation, generations, suffix_of
+from rag_pipeline.stores.milvus.partitions import prefix_in_use
+from rag_pipeline.stores.postgres import generations as generations_table
 
 if TYPE_CHECKING:
     from rag_pipeline.embedding.base import Embedder
@@ -142,6 +144,22 @@ def settings_in_use(
         is_live = fits(configuration(settings), live)
         own_row = made_by(settings, others)
     return settings if is_live or own_row is None else settings_of(live, settings, own_row)
+
+
+def refuse_another_prefix(row: GenerationRow, settings: Settings, recorded: str | None = None) -> None:
+    """Raise a `RagError` if a generation's collections have another prefix than these settings say.
+
+    In Milvus its collections would look lost, and a repair would build all of them once more. `recorded` is the prefix if
+    the row does not have it.
+    """
+    prefix = row.milvus_prefix if recorded is None else recorded
+    if prefix is None or prefix == settings.milvus_prefix:
+        return
+    back = f"set RAG_MILVUS_PREFIX={prefix}" if prefix else "unset RAG_MILVUS_PREFIX"
+    raise RagError(
+        f"the collections of {row.name} are not under RAG_MILVUS_PREFIX={settings.milvus_prefix}: {back}; if they are to be, "
+        "or those are another index's, `rag-pipeline repair --restored` builds them there, and leaves the others alone"
+    )
 
 
 def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription, settings: Settings) -> None:
@@ -281,6 +299,8 @@ class OpenGeneration:
                 _refuse_another_embedder(self.row, described, self.settings)
 
     def _of_kinds(self) -> dict[VectorKind, Generation]:
+        if self.row is not None:
+            self._look_for_prefix(self.row)
         self.refuse_another_embedder()
         described, row = self.description, self.row
         if row is not None:
@@ -296,6 +316,16 @@ class OpenGeneration:
             has_sources=row is not None and row.has_sources,
             is_live=self.is_live,
         )
+
+    def _look_for_prefix(self, row: GenerationRow) -> None:
+        """Raise a `RagError` if its collections have another prefix; note the prefix if no program has done so yet."""
+        own, found = self.settings.milvus_prefix, row.milvus_prefix
+        if found is None:
+            found = prefix_in_use(self._stores.milvus, row.collections, own)
+            if found == own:
+                with self._stores.database.connection() as connection:
+                    generations_table.adopt_prefix(connection, row.id, own)
+        refuse_another_prefix(row, self.settings, found)
 
     def recorded(self, row: GenerationRow) -> None:
         """Take over what was recorded of a generation that was opened before it had a row."""

@@ -206,6 +206,13 @@ class Pipeline:
                 generation.row = replace(generation.row, settings=made_with)
         self.collections.ensure(month)
 
+    def take_prefix(self) -> None:
+        """Have the collections of all generations under this process's prefix from now on, whatever they had before."""
+        with self.stores.database.connection() as connection:
+            generations.move_to_prefix(connection, self.settings.milvus_prefix)
+        with self._looking:
+            self._generation = None
+
     def _record(self, generation: OpenGeneration) -> None:
         described, kinds = generation.description, generation.collections.generations
         # Collections that exist stay as they are: an older program has made them, or PostgreSQL has lost their index.
@@ -223,6 +230,7 @@ class Pipeline:
                 multi_dimension=described.multi_dimension,
                 settings=configuration(generation.settings),
                 collections=token_hex(6) if taken else suffix,
+                milvus_prefix=self.settings.milvus_prefix,
                 own_aliases=taken,
                 has_sources=has_sources or taken,
             )

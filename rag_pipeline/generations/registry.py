@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 
 from rag_pipeline.errors import BusyError, ConfigError
-from rag_pipeline.generation import OpenGeneration, configuration, fits, made_alike, same_configuration
+from rag_pipeline.generation import (
+    OpenGeneration,
+    configuration,
+    fits,
+    made_alike,
+    refuse_another_prefix,
+    same_configuration,
+)
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import Generation, generations
@@ -144,6 +151,7 @@ def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
     database, settings = pipeline.stores.database, pipeline.settings
     made_with = configuration(settings)
     live = find(pipeline, None, "live")
+    refuse_another_prefix(live, settings)
     with database.connection() as connection:
         building = next((row for row in table.all_of_them(connection) if row.state == "building"), None)
     if building is not None:
@@ -175,6 +183,7 @@ def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
             multi_dimension=described.multi_dimension,
             settings=made_with,
             collections=secrets.token_hex(6),
+            milvus_prefix=settings.milvus_prefix,
             own_aliases=True,
             has_sources=True,
         )
@@ -237,7 +246,7 @@ def collections_of(
 ) -> dict[VectorKind, Generation]:
     """Return the collections of a generation by kind, with aliases of its own; whether they exist is not asked."""
     return generations(
-        pipeline.settings.milvus_prefix,
+        pipeline.settings.milvus_prefix if row.milvus_prefix is None else row.milvus_prefix,
         row.embedder,
         row.dimension,
         row.multi_dimension,

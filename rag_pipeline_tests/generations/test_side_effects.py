@@ -391,6 +391,7 @@ def test_the_variables_to_set_back_are_those_that_help(documents: GenerationInde
         multi_dimension=8,
         settings=configuration(made_with),
         collections="x",
+        milvus_prefix=made_with.milvus_prefix,
         own_aliases=False,
         has_sources=True,
         is_noted=True,

@@ -343,6 +343,39 @@ def test_a_lost_milvus_is_not_filled_again_by_another_embedder(index: Generation
     assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
 
 
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_another_prefix_is_a_mistake_unless_somebody_says_that_it_is_meant(
+    index: GenerationIndex, is_recorded: bool
+) -> None:
+    other = f"{index.prefix}other_"
+    if not is_recorded:
+        index.rows("UPDATE generations SET milvus_prefix = NULL")  # As an older program left it.
+    with index.opened(milvus_prefix=other) as pipeline:
+        for ask in (
+            repairing.repair,
+            lambda pipeline: DataConsistencyChecker(pipeline).check_consistency(),
+            lambda pipeline: search(pipeline, "味噌汁", mode="dense"),
+        ):
+            with pytest.raises(RagError, match=f": set RAG_MILVUS_PREFIX={index.prefix};"):
+                ask(pipeline)
+    with milvus_client(index.endpoints.milvus_uri) as client:
+        names = client.list_collections(timeout=TIMEOUT_SECONDS)
+    assert [name for name in names if name.startswith(other)] == []
+    assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
+    assert index.rows("SELECT milvus_prefix FROM generations") == [(index.prefix,)]
+    with (
+        index.opened(milvus_prefix=other, embedder=WIDE) as pipeline,
+        pytest.raises(RagError, match="MILVUS_PREFIX"),
+    ):
+        registry.begin(pipeline)
+
+    assert repaired(index, restored=True, milvus_prefix=other) == []
+
+    assert index.found("味噌汁", "dense", milvus_prefix=other)[0] == "docs:soup.md"
+    with pytest.raises(RagError, match=f"set RAG_MILVUS_PREFIX={other};"):
+        index.found("味噌汁", "dense")
+
+
 def test_nothing_goes_back_to_a_generation_that_milvus_has_lost(index: GenerationIndex) -> None:
     index.build()
     switch(index)

@@ -40,6 +40,8 @@ class GenerationRow:
     """The settings that make it; see `rag_pipeline.generation`."""
     collections: str
     """How the names of its collections in Milvus end."""
+    milvus_prefix: str | None
+    """How they begin; None if an older program began it, and no newer one has looked yet."""
     own_aliases: bool
     has_sources: bool
     """Whether the rows in Milvus say which source they are of."""
@@ -54,8 +56,8 @@ class GenerationRow:
         return f"generation {self.id}"
 
 
-_COLUMNS = """id, state, embedder, dimension, multi_dimension, settings, collections, own_aliases, has_sources,
-    is_noted, created_at, live_since"""
+_COLUMNS = """id, state, embedder, dimension, multi_dimension, settings, collections, milvus_prefix, own_aliases,
+    has_sources, is_noted, created_at, live_since"""
 
 
 def live(connection: Connection) -> GenerationRow | None:
@@ -91,6 +93,7 @@ def add(
     multi_dimension: int,
     settings: Mapping[str, Any],
     collections: str,
+    milvus_prefix: str,
     own_aliases: bool,
     has_sources: bool,
 ) -> GenerationRow | None:
@@ -100,10 +103,10 @@ def add(
         GenerationRow,
         f"""
         INSERT INTO generations
-            (state, embedder, dimension, multi_dimension, settings, collections, own_aliases, has_sources, is_noted,
-                live_since)
+            (state, embedder, dimension, multi_dimension, settings, collections, milvus_prefix, own_aliases, has_sources,
+                is_noted, live_since)
         VALUES (%(state)s::text, %(embedder)s, %(dimension)s, %(multi_dimension)s, %(settings)s, %(collections)s,
-            %(own_aliases)s, %(has_sources)s, %(state)s::text = 'live', CASE WHEN %(state)s::text = 'live' THEN clock_timestamp() END)
+            %(milvus_prefix)s, %(own_aliases)s, %(has_sources)s, %(state)s::text = 'live', CASE WHEN %(state)s::text = 'live' THEN clock_timestamp() END)
         ON CONFLICT DO NOTHING RETURNING {_COLUMNS}
         """,
         {
@@ -113,6 +116,7 @@ def add(
             "multi_dimension": multi_dimension,
             "settings": Jsonb(dict(settings)),
             "collections": collections,
+            "milvus_prefix": milvus_prefix,
             "own_aliases": own_aliases,
             "has_sources": has_sources,
         },
@@ -123,6 +127,18 @@ def add(
 def set_settings(connection: Connection, generation: int, settings: Mapping[str, Any]) -> None:
     """Note that a generation is made with other settings from now on."""
     connection.execute("UPDATE generations SET settings = %s WHERE id = %s", (Jsonb(dict(settings)), generation))
+
+
+def adopt_prefix(connection: Connection, generation: int, prefix: str) -> None:
+    """Note under which prefix the collections of a generation were found, if none is noted."""
+    connection.execute(
+        "UPDATE generations SET milvus_prefix = %s WHERE id = %s AND milvus_prefix IS NULL", (prefix, generation)
+    )
+
+
+def move_to_prefix(connection: Connection, prefix: str) -> None:
+    """Note that the collections of all generations are under this prefix from now on."""
+    connection.execute("UPDATE generations SET milvus_prefix = %s", (prefix,))
 
 
 def give_own_aliases(connection: Connection, generation: int) -> None:
