@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rag_pipeline.errors import DimensionMismatchError, RagError
 from rag_pipeline.settings import Settings
 from rag_pipeline.stores.milvus.collections import Collections, Generation, generations, suffix_of
+from rag_pipeline.stores.milvus.partitions import prefix_in_use
+from rag_pipeline.stores.postgres import generations as generations_table
 
 if TYPE_CHECKING:
     from rag_pipeline.embedding.base import Embedder
@@ -65,8 +68,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
-def settings_of(row: GenerationRow, settings: Settings) -> Settings:
-    """Return a process's settings with those that make a generation in their place."""
+def settings_of(row: GenerationRow, settings: Settings, own_row: GenerationRow | None = None) -> Settings:
+    """Return a process's settings with those that make a generation in their place.
+
+    `own_row` is the generation that the process's own settings made: a server of both has the address, and the login,
+    that the process knows it by.
+    """
     made_with: dict[str, Any] = dict(row.settings)
     own = configuration(settings)
     if made_with == own:
@@ -75,7 +82,8 @@ def settings_of(row: GenerationRow, settings: Settings) -> Settings:
     if made_with["embedder"] == "openai":
         overlaid |= {name: None for name in _OF_SPARSE_SERVER if name not in made_with}
         for url, key in _KEYS.items():
-            if url in made_with and made_with[url] == own.get(url):
+            known_as = {own.get(url), own_row.settings.get(url) if own_row else None}
+            if url in own and made_with.get(url) is not None and made_with[url] in known_as:
                 overlaid[url] = getattr(settings, url)  # With the login that it can have.
             elif _host(made_with.get(url)) != _host(own.get(url)):
                 overlaid[key] = None  # It is for another server.
@@ -86,9 +94,38 @@ def _host(url: str | None) -> str | None:
     return None if url is None else urlsplit(url).netloc
 
 
-def _made_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two generations are made with the same embedder and chunks: kinds can be added to one that exists."""
-    return {**first, "vectors": None} == {**second, "vectors": None}
+def same_configuration(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two configurations are the same, whatever address each knows a server by."""
+    return _without_addresses(first) == _without_addresses(second)
+
+
+def fits(own: Mapping[str, Any], row: GenerationRow) -> bool:
+    """Whether a process with this configuration goes on with a generation as it is: kinds can be added to one."""
+    settings = dict(row.settings)
+    if own.get("embedding_dimensions") is not None and settings.get("embedding_dimensions") is None:
+        settings["embedding_dimensions"] = row.dimension
+    return same_configuration({**own, "vectors": None}, {**settings, "vectors": None})
+
+
+def made_alike(own: Mapping[str, Any], row: GenerationRow) -> bool:
+    """Whether this configuration can have made a generation, if it leaves the dimension to a server."""
+    return fits(own, row) or (
+        own.get("embedding_dimensions") is None and fits({**own, "embedding_dimensions": row.dimension}, row)
+    )
+
+
+def made_by(settings: Settings, rows: Sequence[GenerationRow]) -> GenerationRow | None:
+    """Return the first of these generations that a process's settings can have made; None if they made none of them."""
+    own = configuration(settings)
+    return next((row for row in rows if made_alike(own, row)), None)
+
+
+def _without_addresses(made_with: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out where servers are: two machines can reach one by different names. The kind of an endpoint stays."""
+    kept = {name: value for name, value in made_with.items() if name != "embedding_url"}
+    if kept.get("embedding_sparse_url") is not None:
+        kept["embedding_sparse_url"] = urlsplit(kept["embedding_sparse_url"]).path.rpartition("/")[2]
+    return kept
 
 
 def settings_in_use(
@@ -101,13 +138,28 @@ def settings_in_use(
     them is found.
     """
     if embedder is not None:
-        is_stale = embedder.fingerprint != live.embedder and any(
-            o.embedder == embedder.fingerprint for o in others
-        )
+        is_live = embedder.fingerprint == live.embedder
+        own_row = next((o for o in others if o.embedder == embedder.fingerprint), None)
     else:
-        own = configuration(settings)
-        is_stale = not _made_alike(own, live.settings) and any(_made_alike(own, o.settings) for o in others)
-    return settings_of(live, settings) if is_stale else settings
+        is_live = fits(configuration(settings), live)
+        own_row = made_by(settings, others)
+    return settings if is_live or own_row is None else settings_of(live, settings, own_row)
+
+
+def refuse_another_prefix(row: GenerationRow, settings: Settings, recorded: str | None = None) -> None:
+    """Raise a `RagError` if a generation's collections have another prefix than these settings say.
+
+    In Milvus its collections would look lost, and a repair would build all of them once more. `recorded` is the prefix if
+    the row does not have it.
+    """
+    prefix = row.milvus_prefix if recorded is None else recorded
+    if prefix is None or prefix == settings.milvus_prefix:
+        return
+    back = f"set RAG_MILVUS_PREFIX={prefix}" if prefix else "unset RAG_MILVUS_PREFIX"
+    raise RagError(
+        f"the collections of {row.name} are not under RAG_MILVUS_PREFIX={settings.milvus_prefix}: {back}; if they are to be, "
+        "or those are another index's, `rag-pipeline repair --restored` builds them there, and leaves the others alone"
+    )
 
 
 def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription, settings: Settings) -> None:
@@ -118,17 +170,10 @@ def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription,
     """
     if row.embedder == described.fingerprint:
         return
-    own = configuration(settings)
-    made_with = {name: row.settings[name] for name in row.settings if name not in _OF_ANY_EMBEDDER}
-    back = [
-        f"unset RAG_{name.upper()}" if value is None else f"set RAG_{name.upper()}={value}"
-        for name, value in made_with.items()
-        if own.get(name) != value
-    ]
+    back = " and ".join(_set_back(row, settings)) or "set RAG_EMBEDDER and what belongs to it back"
     remedy = (
-        f"{row.name} holds the vectors of {row.embedder}, and these settings name {described.fingerprint}; "
-        f"{' and '.join(back) or 'set RAG_EMBEDDER and what belongs to it back'}, or build an index of this one beside "
-        "it: `rag-pipeline generations build`"
+        f"{row.name} holds the vectors of {row.embedder}, and these settings name {described.fingerprint}; {back}, or "
+        "build an index of this one beside it: `rag-pipeline generations build`"
     )
     for found, wanted in (
         (row.dimension, described.dimension),
@@ -137,6 +182,25 @@ def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription,
         if found != wanted:
             raise DimensionMismatchError(found, wanted, remedy)
     raise RagError(remedy)
+
+
+def _set_back(row: GenerationRow, settings: Settings) -> list[str]:
+    """Return what to do to each variable that is not as it was when a generation was made, as phrases."""
+    own, made_with = configuration(settings), dict(row.settings)
+    if own["embedder"] == made_with["embedder"]:
+        made_with = {**dict.fromkeys(own), **made_with}  # A server of sparse vectors can be what is too much.
+    wanted: dict[str, Any] = {}
+    for name, value in made_with.items():
+        found = own[name] if name in own else getattr(settings, name)
+        if name not in _OF_ANY_EMBEDDER and (found or None) != (value or None):
+            wanted[name] = value
+    if made_with["embedder"] == "openai" and "multi" in settings.vectors:
+        wanted["vectors"] = ",".join(made_with["vectors"])  # With multi-vectors it would be refused.
+    return [
+        # Quoted, because prefixes end in a blank.
+        f"set RAG_{name.upper()}={quote(str(value))}" if value else f"unset RAG_{name.upper()}"
+        for name, value in wanted.items()
+    ]
 
 
 class OpenGeneration:
@@ -169,9 +233,19 @@ class OpenGeneration:
 
     @property
     def chunker(self) -> str:
-        """The version and settings of the chunker, as `documents.chunked_with` holds them."""
+        """The version and settings of the chunker, as `documents.chunked_with` holds them.
+
+        Raises a `RagError` if the generation came by a switch, and these settings would cut its documents anew.
+        """
         from rag_pipeline.documents.chunking.chunker import CHUNKER_VERSION
 
+        row = self.row
+        if row is not None and row.own_aliases and row.settings["chunk_tokens"] != self.settings.chunk_tokens:
+            raise RagError(
+                f"{row.name} was switched to with RAG_CHUNK_TOKENS={row.settings['chunk_tokens']}, and these settings say "
+                f"{self.settings.chunk_tokens}: set it back, or build an index with it beside this one: "
+                "`rag-pipeline generations build`"
+            )
         return f"{CHUNKER_VERSION}/{self.settings.chunk_tokens}"
 
     @cached_property
@@ -212,7 +286,22 @@ class OpenGeneration:
     def collections(self) -> Collections:
         return Collections(self._stores.milvus, self._of_kinds())
 
+    def refuse_another_embedder(self) -> None:
+        """Raise what `collections` raises if the generation was made with another embedder; asks no server for anything.
+
+        Before a server is asked that may be the wrong one, and down.
+        """
+        from rag_pipeline.embedding.factory import described_with
+
+        if self.row is not None and self._embedder is None:
+            described = described_with(self.settings, self.row.dimension)
+            if described is not None:
+                _refuse_another_embedder(self.row, described, self.settings)
+
     def _of_kinds(self) -> dict[VectorKind, Generation]:
+        if self.row is not None:
+            self._look_for_prefix(self.row)
+        self.refuse_another_embedder()
         described, row = self.description, self.row
         if row is not None:
             _refuse_another_embedder(row, described, self.settings)
@@ -227,6 +316,16 @@ class OpenGeneration:
             has_sources=row is not None and row.has_sources,
             is_live=self.is_live,
         )
+
+    def _look_for_prefix(self, row: GenerationRow) -> None:
+        """Raise a `RagError` if its collections have another prefix; note the prefix if no program has done so yet."""
+        own, found = self.settings.milvus_prefix, row.milvus_prefix
+        if found is None:
+            found = prefix_in_use(self._stores.milvus, row.collections, own)
+            if found == own:
+                with self._stores.database.connection() as connection:
+                    generations_table.adopt_prefix(connection, row.id, own)
+        refuse_another_prefix(row, self.settings, found)
 
     def recorded(self, row: GenerationRow) -> None:
         """Take over what was recorded of a generation that was opened before it had a row."""

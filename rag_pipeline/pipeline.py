@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
+from secrets import token_hex
 from threading import RLock
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +17,7 @@ import psycopg
 
 from rag_pipeline.endpoints import VARIABLES, Endpoints, external_urls
 from rag_pipeline.errors import ConfigError, RagError, SourceError, one_line
-from rag_pipeline.generation import OpenGeneration, configuration, settings_in_use, settings_of
+from rag_pipeline.generation import OpenGeneration, configuration, made_by, settings_in_use, settings_of
 from rag_pipeline.redis_errors import refuses_writes
 from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.connections import StoreConnections
@@ -114,9 +115,10 @@ class Pipeline:
         """
         with self.stores.database.connection() as connection:
             tables = generation_tables.schema_of(generation_tables.live_schema(connection), row.id)
+            own_row = made_by(self.settings, generations.all_of_them(connection))
         embedder = self._embedder if self._embedder and self._embedder.fingerprint == row.embedder else None
         other = Pipeline(
-            settings_of(row, self.settings), self.endpoints, progress=self.progress, embedder=embedder
+            settings_of(row, self.settings, own_row), self.endpoints, progress=self.progress, embedder=embedder
         )
         other.stores = StoreConnections(self.endpoints, self.settings.postgres_schema, tables)
         other.stopwatch = self.stopwatch
@@ -204,12 +206,22 @@ class Pipeline:
                 generation.row = replace(generation.row, settings=made_with)
         self.collections.ensure(month)
 
+    def take_prefix(self) -> None:
+        """Have the collections of all generations under this process's prefix from now on, whatever they had before."""
+        with self.stores.database.connection() as connection:
+            generations.move_to_prefix(connection, self.settings.milvus_prefix)
+        with self._looking:
+            self._generation = None
+
     def _record(self, generation: OpenGeneration) -> None:
         described, kinds = generation.description, generation.collections.generations
         # Collections that exist stay as they are: an older program has made them, or PostgreSQL has lost their index.
         searched = next((one for kind, one in kinds.items() if kind != "multi"), None)
         has_sources = searched is None or has_source(self.stores.milvus, searched.name) is not False
+        suffix = next(iter(kinds.values())).suffix
         with self.stores.database.connection() as connection:
+            # A previous generation can have those names, if the live one's row was lost.
+            taken = any(row.collections == suffix for row in generations.all_of_them(connection))
             row = generations.add(
                 connection,
                 "live",
@@ -217,9 +229,10 @@ class Pipeline:
                 dimension=described.dimension,
                 multi_dimension=described.multi_dimension,
                 settings=configuration(generation.settings),
-                collections=next(iter(kinds.values())).suffix,
-                own_aliases=False,
-                has_sources=has_sources,
+                collections=token_hex(6) if taken else suffix,
+                milvus_prefix=self.settings.milvus_prefix,
+                own_aliases=taken,
+                has_sources=has_sources or taken,
             )
             # Another run can have been first.
             row = row or generations.live(connection)
@@ -383,12 +396,7 @@ class Pipeline:
             self.refreshed()
             return
         with self.stores.database.connection() as connection:
-            row = generations.of_id(connection, self._beside.id)
-        if row is None or row.state not in ("building", "previous"):
-            state = "gone" if row is None else f"{row.state} now"
-            raise RagError(
-                f"{self._beside.name} is {state}: see `rag-pipeline generations list`, nothing was changed"
-            )
+            generations.hold(connection, self._beside)
 
     def months_in_progress(self) -> set[Month]:
         """Return the months whose lock some run holds."""

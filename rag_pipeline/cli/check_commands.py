@@ -53,7 +53,8 @@ def check(as_json: bool, only_months: tuple[Month, ...]) -> None:
 @click.option(
     "--restored",
     is_flag=True,
-    help="PostgreSQL was restored from before a switch of generations, or is new: first let Milvus' aliases follow it.",
+    help="PostgreSQL was restored from before a switch of generations, or is new, or RAG_MILVUS_PREFIX is meant to be "
+    "another one: first let Milvus' aliases follow.",
 )
 def repair(as_json: bool, only_months: tuple[Month, ...], dry_run: bool, restored: bool) -> None:
     """Repair what `check` finds; exit 1 if anything is inconsistent afterwards. A dry run always exits 0."""

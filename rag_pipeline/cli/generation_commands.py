@@ -121,7 +121,7 @@ def build(
 ) -> None:
     """Build a generation with the settings of this environment, or go on with the one that is being built.
 
-    With an ID, bring that one up to date, which can be a previous one, and restore what Milvus has lost of it.
+    With an ID, bring that one up to date, which can be a previous one. What Milvus has lost of it is restored.
 
     Month by month, newest first, as runs that the Dagster UI shows. It can be killed and run again, and several can
     build side by side. Exit 1 if a month failed.
@@ -142,8 +142,7 @@ def build(
             if retry_failed:
                 building.retry_failed(pipeline, row)
             if not in_dagster:
-                # One that was just begun has nothing to lose.
-                lost = building.restore_collections(pipeline, row) if generation is not None else []
+                lost = building.restore_collections(pipeline, row)
                 building.build(pipeline, row, only_months, _build_month_in_dagster, built, lost)
             return row
 
@@ -224,7 +223,12 @@ def switch(as_json: bool, generation: int | None, notice: float, without_failed:
 @generations.command()
 @json_option
 @click.argument("generation", type=int, required=False)
-def rollback(as_json: bool, generation: int | None) -> None:
+@click.option(
+    "--without-embedder",
+    is_flag=True,
+    help="Although its embedder does not work: until it does, only the mode fulltext finds anything.",
+)
+def rollback(as_json: bool, generation: int | None, without_embedder: bool) -> None:
     """Make the previous generation live again, or an older one, at once.
 
     What was edited since is indexed by the next runs.
@@ -233,7 +237,7 @@ def rollback(as_json: bool, generation: int | None) -> None:
 
     with ProgressLine() as progress, open_pipeline(progress) as pipeline:
         pipeline.prepare()
-        row = go_back(pipeline, generation)
+        row = go_back(pipeline, generation, without_embedder=without_embedder)
     _print_live(row, as_json)
 
 

@@ -66,6 +66,7 @@ def sources(as_json: bool, remove: str | None) -> None:
 
 def _remove(pipeline: Pipeline, name: str) -> None:
     from rag_pipeline.indexing.ingest import deactivate_unconfigured, remove_source
+    from rag_pipeline.stores.postgres import source_items
     from rag_pipeline.stores.postgres import sources as table
 
     file = pipeline.sources_file
@@ -79,7 +80,9 @@ def _remove(pipeline: Pipeline, name: str) -> None:
         known = {row["name"] for row in table.list_sources(connection)}
     if name not in known:
         raise RagError(f"no source {name!r} was ever scanned: there are {', '.join(sorted(known)) or 'none'}")
-    count = remove_source(pipeline, name)
+    remove_source(pipeline, name)
+    with pipeline.stores.database.connection() as connection:
+        count = source_items.gone(connection, name)  # Those that wait from before included.
     print_status(f"{count} documents of {name} will be deleted by the next `rag-pipeline ingest`")
 
 

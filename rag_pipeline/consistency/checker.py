@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rag_pipeline.consistency.asset_names import TABLE_ASSETS
 from rag_pipeline.consistency.checks import CHECKS, check_index, check_month
 from rag_pipeline.months import Month
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.partitions import existing_collections
 from rag_pipeline.stores.postgres import consistency_queries, expiring_months, schema
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ class DataConsistencyChecker:
         with database.connection() as connection:
             found.update(consistency_queries.months_of_items(connection))
             expiring = set(expiring_months.in_progress(connection))
+        if self._is_empty():
+            return sorted(found - expiring)
         for generation in self._pipeline.collections.generations.values():
             with milvus.client() as client:
                 if client.has_collection(generation.name, timeout=TIMEOUT_SECONDS):
@@ -93,8 +97,20 @@ class DataConsistencyChecker:
         """Check the index as a whole and these months (default: all)."""
         found = Consistency()
         chosen = self.months() if months is None else sorted(set(months))
-        found.add(check_index(self._pipeline))
+        # An embedding server need not answer before there is anything that it has embedded.
+        assets = TABLE_ASSETS if self._is_empty() else None
+        found.add(check_index(self._pipeline, assets=assets))
         for number, month in enumerate(chosen):
             self._pipeline.progress("check", number, len(chosen))
-            found.add(check_month(self._pipeline, month))
+            found.add(check_month(self._pipeline, month, assets=assets))
         return found
+
+    def _is_empty(self) -> bool:
+        """Whether nothing was ever indexed, and Milvus has none of our collections."""
+        stores = self._pipeline.stores
+        if self._pipeline.generation.row is not None:
+            return False
+        with stores.database.connection() as connection:
+            if consistency_queries.expects_vectors(connection):
+                return False
+        return not existing_collections(stores.milvus, self._pipeline.settings.milvus_prefix)

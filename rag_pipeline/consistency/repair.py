@@ -18,11 +18,13 @@ from rag_pipeline.indexing.month_run import MonthRun, run_steps
 from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import collection_inspection as milvus_inspection
 from rag_pipeline.stores.milvus import rows
+from rag_pipeline.stores.milvus.collections import generations as collections_of
 from rag_pipeline.stores.milvus.partitions import drop_partition
 from rag_pipeline.stores.postgres import (
     consistency_queries,
     consistency_repairs,
     expiring_months,
+    generations,
     index_epochs,
     schema,
     schema_inspection,
@@ -74,9 +76,23 @@ class RepairResult:
 
 
 def take_aliases(pipeline: Pipeline) -> list[str]:
-    """Let Milvus' aliases follow a PostgreSQL that was restored or is new, before a repair; see `take_aliases` there."""
+    """Let Milvus' aliases follow a PostgreSQL that was restored or is new, before a repair; see `take_aliases` there.
+
+    It is also how an index gets collections under another prefix. Return the collections that they pointed to and that are no generation's.
+    """
     with _structure_lock(pipeline):
-        return milvus_inspection.take_aliases(pipeline.collections)
+        pipeline.take_prefix()
+        left = milvus_inspection.take_aliases(pipeline.collections)
+    prefix = pipeline.settings.milvus_prefix
+    with pipeline.stores.database.connection() as connection:
+        of_generations = [
+            collection
+            for row in generations.all_of_them(connection)
+            for collection in collections_of(
+                prefix, row.embedder, row.dimension, row.multi_dimension, suffix=row.collections
+            ).values()
+        ]
+    return sorted(set(left) - {name for one in of_generations for name in (one.name, one.copy)})
 
 
 def repair(pipeline: Pipeline, months: Sequence[Month] | None = None, *, dry_run: bool = False) -> RepairResult:

@@ -59,6 +59,21 @@ def describe_embedder(settings: Settings, recorded: EmbedderDescription | None =
     return describe(load_embedder(settings, recorded))
 
 
+def described_with(settings: Settings, dimension: int) -> EmbedderDescription | None:
+    """Describe the embedder `openai` without asking its server: if the settings leave the dimension open, with this one.
+
+    None for other embedders. Raises `ConfigError` if a setting of it is missing or malformed.
+    """
+    if settings.embedder != "openai":
+        return None
+    from rag_pipeline.embedding.openai.embedder import fingerprint
+    from rag_pipeline.embedding.openai.options import Options
+
+    options = Options.of(settings)
+    known = dimension if options.dimensions is None else options.dimensions
+    return EmbedderDescription(fingerprint(options, known), known, known)
+
+
 def describe(embedder: Embedder) -> EmbedderDescription:
     """The fingerprint and dimensions of an embedder that is at hand."""
     return EmbedderDescription(embedder.fingerprint, embedder.dimension, embedder.multi_dimension)

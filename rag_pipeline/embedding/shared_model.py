@@ -44,6 +44,8 @@ _MODULE = "rag_pipeline.embedding.model_process"
 _NAMED = "RAG_SHARED_MODEL: the process of the model"
 """What errors call it."""
 _START_SECONDS = 60.0
+_STARTS = 2
+"""So many are started, if each freezes before it greets."""
 _SILENT_SECONDS = 60.0
 """A process that neither greets, nor reads, nor says that it is busy for so long is frozen: another one takes its place."""
 _REMINDER_SECONDS = 60.0
@@ -258,7 +260,16 @@ class ModelProcess:
         return connection
 
     def _started(self) -> Connection:
+        """Start the process; another one if it freezes before it greets. Raises `StoreUnavailableError` if that does too."""
         self._tidy()
+        for _ in range(_STARTS):
+            if (connection := self._start()) is not None:
+                return connection
+        raise StoreUnavailableError(
+            f"{_NAMED} does not start within {_START_SECONDS:g} s, and {_STARTS} were started: see {self.log}"
+        )
+
+    def _start(self) -> Connection | None:
         # Of one that has ended or hangs: who waits for the new one must not wait for that.
         self.socket.unlink(missing_ok=True)
         with open_private(self.log) as log:
@@ -274,20 +285,25 @@ class ModelProcess:
         threading.Thread(target=process.wait, daemon=True).start()
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
-            with suppress(OSError):
+            try:
                 return self._greeted()
+            except TimeoutError:  # It listens, and is frozen.
+                break
+            except OSError:
+                pass
             if process.poll() is not None:
                 raise StoreUnavailableError(
                     f"{_NAMED} does not start (exit code {process.returncode}): see {self.log}"
                 )
             time.sleep(_POLL_SECONDS)
         process.kill()
-        raise StoreUnavailableError(f"{_NAMED} does not start within {_START_SECONDS:g} s: see {self.log}")
+        return None
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let one run at a time look whether there is a process, and start it."""
-        deadline = time.monotonic() + _SILENT_SECONDS + _START_SECONDS
+        longest = _STARTS * (_START_SECONDS + _SILENT_SECONDS)
+        deadline = time.monotonic() + longest
         while True:
             path = self.socket.with_suffix(".lock")
             with open_private(path) as file:
@@ -295,7 +311,7 @@ class ModelProcess:
                     yield
                     return
             if time.monotonic() > deadline:
-                raise TimeoutError(f"another run has been starting it for {_SILENT_SECONDS + _START_SECONDS:g} s")
+                raise TimeoutError(f"another run has been starting it for {longest:g} s")
             time.sleep(_POLL_SECONDS)
 
     def _tidy(self) -> None:

@@ -70,6 +70,7 @@ def pending_work(pipeline: Pipeline, row: GenerationRow) -> dict[Month, str]:
     with pipeline.stores.database.connection() as connection:
         noted = table.noted(connection, row.id)
     with pipeline.beside(row) as other, other.stores.database.connection() as connection:
+        table.hold(connection, row)
         documents.retry_due(connection, _RETRIES)
         months = {*noted, *documents.months_unfinished(connection)}
         return {
@@ -142,6 +143,7 @@ def _take_over(pipeline: Pipeline, other: Pipeline, row: GenerationRow, month: M
 
     def take_some() -> int:
         with other.stores.database.connection() as connection:
+            table.hold(connection, row)
             taken = table.take_noted(connection, row.id, month, _COPIED_AT_ONCE)
             if taken:
                 documents.copy_from(connection, tables, month, taken)
@@ -175,13 +177,14 @@ def missing_documents(pipeline: Pipeline, row: GenerationRow) -> int:
     with pipeline.stores.database.connection() as connection:
         noted = table.noted(connection, row.id)
     with pipeline.beside(row) as other, other.stores.database.connection() as connection:
+        table.hold(connection, row)
         return sum(noted.values()) + documents.unfinished(connection)
 
 
 def retry_failed(pipeline: Pipeline, row: GenerationRow) -> int:
     """Make what a generation could not embed pending; return the number of documents."""
     with pipeline.beside(row) as other:
-        return retry_failed_documents(other)
+        return retry_failed_documents(other, hold=lambda connection: table.hold(connection, row))
 
 
 def take_over_all(pipeline: Pipeline, row: GenerationRow) -> int:

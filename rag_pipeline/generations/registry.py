@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 
 from rag_pipeline.errors import BusyError, ConfigError
-from rag_pipeline.generation import OpenGeneration, configuration
+from rag_pipeline.generation import (
+    OpenGeneration,
+    configuration,
+    fits,
+    made_alike,
+    refuse_another_prefix,
+    same_configuration,
+)
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import Generation, generations
@@ -144,16 +151,17 @@ def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
     database, settings = pipeline.stores.database, pipeline.settings
     made_with = configuration(settings)
     live = find(pipeline, None, "live")
+    refuse_another_prefix(live, settings)
     with database.connection() as connection:
         building = next((row for row in table.all_of_them(connection) if row.state == "building"), None)
     if building is not None:
-        if made_with in (dict(building.settings), dict(live.settings)):
+        if any(same_configuration(made_with, row.settings) for row in (building, live)):
             return building
         raise ConfigError(
             f"{building.name} is being built with other settings than these: build it without them, or drop it first: "
             f"`rag-pipeline generations drop {building.id}`"
         )
-    if made_with == dict(live.settings) and not same_settings:
+    if same_configuration(made_with, live.settings) and not same_settings:
         raise ConfigError(
             f"these are the settings of {live.name}, which is live: set those of the new one in the environment of this "
             "command, such as RAG_EMBEDDER, or say --same-settings to build it once more"
@@ -175,6 +183,7 @@ def begin(pipeline: Pipeline, *, same_settings: bool = False) -> GenerationRow:
             multi_dimension=described.multi_dimension,
             settings=made_with,
             collections=secrets.token_hex(6),
+            milvus_prefix=settings.milvus_prefix,
             own_aliases=True,
             has_sources=True,
         )
@@ -212,10 +221,8 @@ def drop(pipeline: Pipeline, generation: int) -> GenerationRow:
     """
     row = find(pipeline, generation, "building", "previous", "dropping")
     if row.state != "dropping":
-        if (
-            row.settings == configuration(pipeline.settings)
-            and find(pipeline, None, "live").settings != row.settings
-        ):
+        own = configuration(pipeline.settings)
+        if made_alike(own, row) and not fits(own, find(pipeline, None, "live")):
             raise ConfigError(
                 f"this environment has the settings of {row.name}: give all processes those of the live one first "
                 "(`rag-pipeline generations list` shows them), then drop it"
@@ -227,6 +234,7 @@ def drop(pipeline: Pipeline, generation: int) -> GenerationRow:
             ),
             database.connection() as connection,
         ):
+            table.hold(connection, row, to_change=True)  # It was waited for: it can have gone live.
             table.begin_dropping(connection, row.id)
     _drop_collections(pipeline, row)
     _drop_tables(pipeline, row)
@@ -238,7 +246,7 @@ def collections_of(
 ) -> dict[VectorKind, Generation]:
     """Return the collections of a generation by kind, with aliases of its own; whether they exist is not asked."""
     return generations(
-        pipeline.settings.milvus_prefix,
+        pipeline.settings.milvus_prefix if row.milvus_prefix is None else row.milvus_prefix,
         row.embedder,
         row.dimension,
         row.multi_dimension,

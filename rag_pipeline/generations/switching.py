@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.errors import RagError
+from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.generations.build import build, missing_documents, pending_months, take_over_all
 from rag_pipeline.generations.lost import lost_months
 from rag_pipeline.generations.registry import collections_of, find, when_tables_are_free
@@ -62,8 +62,8 @@ def switch(
         if not found.consistent:
             listed = "; ".join(str(finding) for finding in found.errors[:_SHOWN])
             raise RagError(
-                f"{row.name} is inconsistent, so it stays as it is: {listed}; `rag-pipeline generations build` repairs "
-                "the months with work, dropping it and building it again everything"
+                f"{row.name} is inconsistent, so it stays as it is: {listed}; `rag-pipeline generations build {row.id}` "
+                "restores what Milvus has lost, dropping it and building it again everything"
             )
     _give_notice(pipeline, row, notice_seconds)
     _bring_up_to_date(pipeline, row)  # What has changed while it was checked; under the lock only the rest.
@@ -109,16 +109,21 @@ def _give_notice(pipeline: Pipeline, row: GenerationRow, seconds: float) -> None
         time.sleep(min(1.0, seconds - waited))
 
 
-def rollback(pipeline: Pipeline, generation: int | None = None) -> GenerationRow:
+def rollback(
+    pipeline: Pipeline, generation: int | None = None, *, without_embedder: bool = False
+) -> GenerationRow:
     """Make a previous generation live again, at once, by default the last one; return it.
 
     What was deleted since the switch is deleted in it too. What was edited is found in the version that it has, until
     the runs of those months, which are pending, have embedded the new one. Raises `ConfigError` if there is no previous
-    generation, and a `RagError` if Milvus has lost vectors of it.
+    generation, and a `RagError` if Milvus has lost vectors of it or, unless `without_embedder`, its embedder does not work:
+    searches would fail.
     """
     row = find(pipeline, generation, "previous")
     with pipeline.beside(row) as other:
         _refuse_if_lost(other, row)
+        if not without_embedder:
+            _refuse_if_embedder_fails(other, row)
         other.collections.ensure()
     take_over_all(pipeline, row)
     with _nobody_writing(pipeline):
@@ -136,6 +141,16 @@ def _refuse_if_lost(other: Pipeline, row: GenerationRow) -> None:
             f"Milvus has lost vectors of {row.name}, of the months {listed}: `rag-pipeline generations build {row.id}` "
             "restores them"
         )
+
+
+def _refuse_if_embedder_fails(other: Pipeline, row: GenerationRow) -> None:
+    try:
+        other.embedder.encode_query("to start", other.vectors)
+    except Exception as error:  # A custom embedder can raise anything.
+        raise RagError(
+            f"the embedder of {row.name} does not work: {one_line(error)}; `rag-pipeline generations rollback {row.id} "
+            "--without-embedder` goes back nevertheless"
+        ) from error
 
 
 @contextmanager
@@ -156,6 +171,7 @@ def _exchange(pipeline: Pipeline, new: GenerationRow) -> None:
         _give_own_aliases(pipeline, live)
 
     def change(connection: Connection) -> None:
+        table.hold(connection, new, to_change=True)  # It was found long before.
         generation_tables.exchange(connection, live, new)
         table.exchange(connection, new.id)
 

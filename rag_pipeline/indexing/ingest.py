@@ -27,6 +27,7 @@ from rag_pipeline.stores.postgres.batches import in_batches
 if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig, SourcesFile
+    from rag_pipeline.stores.postgres.database import Connection
 
 _ITEMS, _DOCUMENTS, _CHUNKS = 5000, 200, 5000
 """That one transaction changes."""
@@ -162,11 +163,27 @@ def remove_source(pipeline: Pipeline, name: str) -> int:
     )
 
 
-def retry_failed_documents(pipeline: Pipeline, only_sources: Sequence[str] | None = None) -> int:
-    """Make what could not be embedded pending, of all sources or the named ones; return the number of documents."""
+def retry_failed_documents(
+    pipeline: Pipeline,
+    only_sources: Sequence[str] | None = None,
+    hold: Callable[[Connection], object] = lambda connection: None,
+) -> int:
+    """Make what could not be embedded pending, of all sources or the named ones; return the number of documents.
+
+    `hold` begins each transaction: what has to stay as it is until that ends.
+    """
     database, what = pipeline.stores.database, "documents to retry"
-    number = in_batches(database, lambda c: documents.retry_failed(c, _DOCUMENTS, only_sources), what)
-    in_batches(database, lambda c: documents.retry_failed_chunks(c, _CHUNKS, only_sources), what)
+
+    def some_documents(connection: Connection) -> int:
+        hold(connection)
+        return documents.retry_failed(connection, _DOCUMENTS, only_sources)
+
+    def some_chunks(connection: Connection) -> int:
+        hold(connection)
+        return documents.retry_failed_chunks(connection, _CHUNKS, only_sources)
+
+    number = in_batches(database, some_documents, what)
+    in_batches(database, some_chunks, what)
     return number
 
 

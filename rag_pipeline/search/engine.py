@@ -169,6 +169,9 @@ def _by_vectors(request: Request) -> list[_Ranked]:
     pipeline, text, watch = request.pipeline, request.text, request.watch
     generation = request.generation
     legs, multi = _legs(generation, request.mode)
+    generation.refuse_another_embedder()  # Before a wrong server is asked, which would be blamed for being down.
+    if generation.row is None and _nothing_is_indexed(pipeline):
+        return []
     with watch.stage("words"):
         terms = Terms(pipeline.stores.database, text, request.visible)
         if len(legs) > 1:
@@ -191,6 +194,12 @@ def _by_vectors(request: Request) -> list[_Ranked]:
     return ranked
 
 
+def _nothing_is_indexed(pipeline: Pipeline) -> bool:
+    """Whether there is nothing that an embedder would be needed for."""
+    with pipeline.stores.database.connection() as connection:
+        return not expects_vectors(connection)
+
+
 def _refuse_if_lost(request: Request, legs: Sequence[VectorKind]) -> None:
     """Raise `StoreUnavailableError` if nothing was found because Milvus has lost a collection."""
     pipeline, collections = request.pipeline, request.generation.collections
@@ -199,9 +208,8 @@ def _refuse_if_lost(request: Request, legs: Sequence[VectorKind]) -> None:
         lost = [alias for alias in aliases if collections.alias_target(client, alias) is None]
     if not lost:
         return
-    with pipeline.stores.database.connection() as connection:
-        if not expects_vectors(connection):
-            return  # Nothing was ever indexed.
+    if _nothing_is_indexed(pipeline):
+        return
     raise StoreUnavailableError(
         f"Milvus at {collections.milvus.where} has no {' and no '.join(lost)}, although the index has chunks: "
         "`rag-pipeline repair` restores what is missing; the mode fulltext works meanwhile"

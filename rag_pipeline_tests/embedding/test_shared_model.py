@@ -263,6 +263,18 @@ def test_a_frozen_one_is_ended_and_replaced_and_a_slow_one_is_waited_for(
     newcomer.close()
 
 
+def test_one_that_freezes_while_it_starts_is_replaced(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MODULE", "rag_pipeline_tests.support.hasty_model_process")
+    monkeypatch.setattr(module, "_SILENT_SECONDS", 2.0)
+    process = ModelProcess(home / "models", LOCAL | {"folder": str(home / "models")})
+    (home / "models").mkdir(mode=0o700)
+    (home / "models" / "freeze at start").touch()
+    assert len(process.encode(["a"], ["dense"])) == 1
+    first, _ = pids(home)
+    wait_until(lambda: not psutil.pid_exists(first))
+    process.close()
+
+
 def test_what_is_left_of_others_is_removed_unless_it_is_new_or_in_use(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

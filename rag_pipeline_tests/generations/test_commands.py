@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline_tests.support.command_line import CommandLine, assert_consistent, fill, one_line
+from rag_pipeline_tests.support.milvus import milvus_client
 from rag_pipeline_tests.support.stores import Stores
 from rag_pipeline_tests.support.workspace import SLOW
 
@@ -34,6 +36,16 @@ def wait_for_lines(log: Path, count: int) -> None:
         time.sleep(0.02)
 
 
+def lose_collection(cli: CommandLine) -> None:
+    """Lose what Milvus has of the dense vectors of the generation that is being built."""
+    ((collections,),) = cli.rows("SELECT collections FROM generations WHERE state = 'building'")
+    name = f"{cli.prefix}dense_{collections}"
+    with milvus_client(cli.endpoints.milvus_uri) as client:
+        for alias in client.list_aliases(collection_name=name, timeout=TIMEOUT_SECONDS)["aliases"]:
+            client.drop_alias(alias, timeout=TIMEOUT_SECONDS)
+        client.drop_collection(name, timeout=TIMEOUT_SECONDS)
+
+
 @pytest.mark.slow
 def test_a_build_that_is_killed_goes_on(cli: CommandLine, tmp_path: Path) -> None:
     fill(cli, _MANY)
@@ -51,6 +63,9 @@ def test_a_build_that_is_killed_goes_on(cli: CommandLine, tmp_path: Path) -> Non
     done = cli.json("generations", "build", **slow)
 
     assert done["pending_months"] == done["errors"] == []
+    lose_collection(cli)
+    done = cli.json("generations", "build", **slow)
+    assert (done["months"], done["embedded"]) == (["2024-03"], 0)
     # At most the batches that were under way are embedded twice: those in the cache are not.
     times = Counter(log.read_text().splitlines())
     assert sum(times.values()) - len(times) <= 2 * 16

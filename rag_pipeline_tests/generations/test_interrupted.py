@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,6 +124,94 @@ def test_a_drop_that_is_killed_is_finished_by_the_next(
         registry.drop(pipeline, row.id)
     assert index.states() == {1: "live"}
     assert_all_is_well(index)
+
+
+def drop(index: GenerationIndex) -> None:
+    with index.opened() as pipeline:
+        registry.drop(pipeline, 2)
+
+
+def drop_half(index: GenerationIndex) -> None:
+    with pytest.MonkeyPatch.context() as killing, pytest.raises(Killed):
+        killing.setattr(registry, "_drop_collections", kill)
+        drop(index)
+
+
+def switch(index: GenerationIndex) -> None:
+    with index.opened() as pipeline:
+        switching.switch(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "message", "states"),
+    [
+        (drop, "generation 2 is gone: ", {1: "live"}),
+        (drop_half, "generation 2 is dropping now: ", {1: "live", 2: "dropping"}),
+        (switch, "generation 2 is live now: ", {1: "previous", 2: "live"}),
+    ],
+    ids=["dropped", "half dropped", "switched to"],
+)
+def test_a_switch_looks_again_at_what_it_found_before_its_notice(
+    index: GenerationIndex,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: Callable[[GenerationIndex], None],
+    message: str,
+    states: dict[int, str],
+) -> None:
+    index.build()
+
+    def notice(*_: object) -> None:
+        monkeypatch.undo()
+        meanwhile(index)
+
+    monkeypatch.setattr(switching, "_give_notice", notice)
+    with index.opened() as pipeline, pytest.raises(RagError, match=message):
+        switching.switch(pipeline)
+    assert index.states() == states
+    assert index.found("味噌汁")[0] == "docs:soup.md"
+    assert_all_is_well(index)
+
+
+def test_neither_a_rollback_nor_a_drop_goes_by_what_it_found_before_another_rollback(
+    index: GenerationIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.build()
+    switch(index)
+    waited = registry.exchange_of_generations
+
+    def rolled_back_while_waiting(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        with index.opened() as other:
+            switching.rollback(other)
+        return waited(*arguments)
+
+    for owner, command in (
+        (switching, lambda pipeline: switching.rollback(pipeline, 1)),
+        (registry, lambda pipeline: registry.drop(pipeline, 2)),
+    ):
+        monkeypatch.setattr(owner, "exchange_of_generations", rolled_back_while_waiting)
+        with (
+            index.opened() as pipeline,
+            pytest.raises(RagError, match=r"generation \d is live now: "),
+        ):
+            command(pipeline)
+    assert index.states() == {1: "previous", 2: "live"}
+    assert index.found("味噌汁")[0] == "docs:soup.md"
+    assert_all_is_well(index)
+
+
+def test_an_index_without_a_live_generation_gets_one_beside_the_previous(index: GenerationIndex) -> None:
+    """What an older program left when a drop and a switch of one generation met."""
+    index.build()
+    switch(index)
+    with index.opened(embedder=WIDE) as pipeline:
+        registry._drop_collections(pipeline, registry.find(pipeline, 2, "live"))
+    index.rows("DELETE FROM generations WHERE id = 2")
+    with index.opened() as pipeline:
+        assert repair(pipeline).remaining.consistent
+        assert index.states() == {1: "previous", 3: "live"}
+        assert registry.find(pipeline, 1, "previous").collections != registry.find(pipeline, 3, "live").collections
+    assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
 
 
 def test_a_copy_that_is_killed_is_made_again(index: GenerationIndex, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,8 +15,9 @@ from typing import Any, cast
 import pytest
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
-from rag_pipeline.errors import LockLostError, RagError
-from rag_pipeline.generation import configuration, settings_of
+from rag_pipeline.embedding.factory import described_with
+from rag_pipeline.errors import ConfigError, LockLostError, RagError
+from rag_pipeline.generation import OpenGeneration, configuration, settings_of
 from rag_pipeline.generations import build, registry, switching
 from rag_pipeline.indexing.chunk_documents import chunk_documents
 from rag_pipeline.indexing.index_vectors import index_vectors
@@ -23,14 +26,19 @@ from rag_pipeline.indexing.month_run import MonthRun, run_steps
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.search import search
 from rag_pipeline.service.searching import Searching
+from rag_pipeline.settings import Settings
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import create
 from rag_pipeline.stores.postgres import index_epochs, schema
+from rag_pipeline.stores.postgres.generations import GenerationRow
+from rag_pipeline_tests.support.embedding_server import EMBED_SPARSE, loopback_server
 from rag_pipeline_tests.support.generations import WIDE, GenerationIndex
 from rag_pipeline_tests.support.index import sections
 from rag_pipeline_tests.support.stores import Stores
 
+_UNSET_SPARSE = "unset RAG_EMBEDDING_SPARSE_URL and unset RAG_EMBEDDING_SPARSE_MODEL"
 JANUARY, FEBRUARY, MARCH = (Month(2024, number) for number in (1, 2, 3))
 
 
@@ -228,6 +236,47 @@ def test_settings_that_made_no_generation_do_no_harm_to_a_switch(index: Generati
     assert_consistent(index)
 
 
+def test_a_process_that_tells_its_embedding_server_in_other_words_goes_on_after_a_switch(
+    documents: GenerationIndex,
+) -> None:
+    """The dimension that the server has anyway, or another address of the same server."""
+    with loopback_server() as server, loopback_server() as same:
+        first = {
+            "embedder": "openai",
+            "vectors": "dense,sparse",
+            "embedding_url": server.url,
+            "embedding_model": "a",
+        }
+        others: list[dict[str, object]] = [{"embedding_dimensions": server.dimension}, {"embedding_url": same.url}]
+        documents.ingest(**first)
+        with (
+            documents.opened(**first | {"embedding_url": same.url}) as pipeline,
+            pytest.raises(ConfigError, match="same-settings"),
+        ):
+            registry.begin(pipeline)
+        documents.build(**first | {"embedding_model": "b", "chunk_tokens": 24})
+        with documents.opened(**first | {"embedding_url": same.url}) as pipeline:
+            switching.switch(pipeline)
+        for own in others:
+            assert documents.found("味噌汁", "dense", **first | own)[0] == "docs:soup.md"
+            done = documents.ingest(**first | own)
+            assert (done.months, done.errors) == ([], [])
+            with (
+                documents.opened(**first | own) as pipeline,
+                pytest.raises(ConfigError, match="has the settings of"),
+            ):
+                registry.drop(pipeline, 1)
+        server.requests.clear()
+        wrong: dict[str, object] = {
+            "embedding_sparse_url": server.url + EMBED_SPARSE,
+            "embedding_sparse_model": "s",
+        }
+        with documents.opened(**first | wrong) as pipeline, pytest.raises(RagError, match=_UNSET_SPARSE):
+            search(pipeline, "味噌汁")
+        assert server.requests == [], "one that is wrong is not asked first"
+        assert same.requests, "both generations' server is asked where the process says that it is"
+
+
 def test_what_is_taken_over_is_another_state_of_the_index(index: GenerationIndex) -> None:
     def epoch() -> str:
         with index.opened() as pipeline, pipeline.stores.database.connection() as connection:
@@ -320,6 +369,48 @@ def test_a_server_keeps_its_login_and_no_other_one_gets_its_key(documents: Gener
     )
     assert in_use(settings("host", "a"), settings("other", "b")).embedding_api_key is None
     assert "pw" not in str(configuration(settings("u:pw@host", "a")))
+
+
+def test_the_variables_to_set_back_are_those_that_help(documents: GenerationIndex) -> None:
+    def settings(**fields: object) -> Settings:
+        return documents.settings(**{"vectors": "dense,sparse", **fields})
+
+    made_with = settings(
+        embedder="openai",
+        embedding_url="https://host/v1",
+        embedding_model="a",
+        embedding_passage_prefix="passage: ",
+    )
+    described = described_with(made_with, 8)
+    assert described is not None
+    row = GenerationRow(
+        id=1,
+        state="live",
+        embedder=described.fingerprint,
+        dimension=8,
+        multi_dimension=8,
+        settings=configuration(made_with),
+        collections="x",
+        milvus_prefix=made_with.milvus_prefix,
+        own_aliases=False,
+        has_sources=True,
+        is_noted=True,
+        created_at=datetime.now(UTC),
+        live_since=None,
+    )
+
+    def refused(own: Settings) -> str:
+        with pytest.raises(RagError) as raised:
+            _ = OpenGeneration(own, cast(Any, SimpleNamespace(milvus=None)), row, None).collections
+        return str(raised.value)
+
+    assert (
+        "; set RAG_EMBEDDER=openai and set RAG_EMBEDDING_URL=https://host/v1/embeddings and set RAG_EMBEDDING_MODEL=a "
+        "and set RAG_EMBEDDING_PASSAGE_PREFIX='passage: ' and set RAG_VECTORS=dense,sparse, or build"
+    ) in refused(settings(vectors="dense,sparse,multi"))
+    other = {name: getattr(made_with, name) for name in made_with.model_fields_set}
+    sparse = {"embedding_sparse_url": "https://host/pooling", "embedding_sparse_model": "s"}
+    assert re.search(f"; {_UNSET_SPARSE}, or build", refused(settings(**other | sparse)))
 
 
 def test_a_server_of_sparse_vectors_belongs_to_the_generation(documents: GenerationIndex) -> None:

@@ -12,12 +12,15 @@ from psycopg.sql import SQL, Identifier
 
 from rag_pipeline.consistency import repair as repairing
 from rag_pipeline.consistency.checker import DataConsistencyChecker
+from rag_pipeline.embedding.base import ChunkVectors
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, RagError
 from rag_pipeline.generations import build, registry, switching
 from rag_pipeline.indexing.ingest import ingest
 from rag_pipeline.indexing.month_run import MonthRun
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import search
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline_tests.support.embedders import CheapEmbedder
 from rag_pipeline_tests.support.generations import KINDS, WIDE, GenerationIndex
 from rag_pipeline_tests.support.index import sections
 from rag_pipeline_tests.support.milvus import milvus_client
@@ -206,7 +209,7 @@ def test_an_inconsistent_generation_does_not_go_live(index: GenerationIndex) -> 
         name = index.collection(row, "dense")
         (lost,) = client.query(name, filter="", limit=1, output_fields=["id"], timeout=TIMEOUT_SECONDS)
         client.delete(name, ids=[lost["id"]], timeout=TIMEOUT_SECONDS)
-    with pytest.raises(RagError, match=r"generation 2 is inconsistent.*missing"):
+    with pytest.raises(RagError, match=r"generation 2 is inconsistent.*missing.*generations build 2`"):
         switch(index)
     assert index.states() == {1: "live", 2: "building"}
     assert index.found("味噌汁")[0] == "docs:soup.md"
@@ -225,6 +228,14 @@ def test_another_size_of_chunks_is_a_generation_too(index: GenerationIndex) -> N
     index.ingest()
     sizes = index.rows("SELECT DISTINCT chunked_with FROM documents")
     assert [size.rpartition("/")[2] for (size,) in sizes] == ["24"]
+    with index.opened(**one_size) as pipeline:
+        registry.drop(pipeline, 1)
+    # Nothing is cut as before by who was forgotten, and everything is found.
+    with pytest.raises(RagError, match="generation 2 was switched to with RAG_CHUNK_TOKENS=24"):
+        index.ingest()
+    assert index.found("三つ葉")[0] == "docs:soup.md"
+    check(index)
+    assert index.rows("SELECT settings -> 'chunk_tokens' FROM generations") == [(24,)]
 
 
 def test_an_index_of_an_older_program_gets_rows_with_sources_by_being_built_once_more(
@@ -308,12 +319,13 @@ def lose_collections(index: GenerationIndex) -> None:
                 client.drop_collection(name, timeout=TIMEOUT_SECONDS)
 
 
-def repaired(index: GenerationIndex, *, restored: bool = False, **settings: object) -> None:
+def repaired(index: GenerationIndex, *, restored: bool = False, **settings: object) -> list[str]:
+    """Repair an index; return what `take_aliases` did."""
     with index.opened(**settings) as pipeline:
-        if restored:
-            repairing.take_aliases(pipeline)
+        left = repairing.take_aliases(pipeline) if restored else []
         result = repairing.repair(pipeline)
         assert result.remaining.consistent, [str(finding) for finding in result.remaining.errors]
+    return left
 
 
 def test_a_lost_milvus_is_not_filled_again_by_another_embedder(index: GenerationIndex) -> None:
@@ -329,6 +341,39 @@ def test_a_lost_milvus_is_not_filled_again_by_another_embedder(index: Generation
         assert index.found("味噌汁", "fulltext", embedder=WIDE)
     repaired(index)
     assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_another_prefix_is_a_mistake_unless_somebody_says_that_it_is_meant(
+    index: GenerationIndex, is_recorded: bool
+) -> None:
+    other = f"{index.prefix}other_"
+    if not is_recorded:
+        index.rows("UPDATE generations SET milvus_prefix = NULL")  # As an older program left it.
+    with index.opened(milvus_prefix=other) as pipeline:
+        for ask in (
+            repairing.repair,
+            lambda pipeline: DataConsistencyChecker(pipeline).check_consistency(),
+            lambda pipeline: search(pipeline, "味噌汁", mode="dense"),
+        ):
+            with pytest.raises(RagError, match=f": set RAG_MILVUS_PREFIX={index.prefix};"):
+                ask(pipeline)
+    with milvus_client(index.endpoints.milvus_uri) as client:
+        names = client.list_collections(timeout=TIMEOUT_SECONDS)
+    assert [name for name in names if name.startswith(other)] == []
+    assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
+    assert index.rows("SELECT milvus_prefix FROM generations") == [(index.prefix,)]
+    with (
+        index.opened(milvus_prefix=other, embedder=WIDE) as pipeline,
+        pytest.raises(RagError, match="MILVUS_PREFIX"),
+    ):
+        registry.begin(pipeline)
+
+    assert repaired(index, restored=True, milvus_prefix=other) == []
+
+    assert index.found("味噌汁", "dense", milvus_prefix=other)[0] == "docs:soup.md"
+    with pytest.raises(RagError, match=f"set RAG_MILVUS_PREFIX={other};"):
+        index.found("味噌汁", "dense")
 
 
 def test_nothing_goes_back_to_a_generation_that_milvus_has_lost(index: GenerationIndex) -> None:
@@ -359,7 +404,7 @@ def test_a_backup_from_before_a_switch_can_be_restored(index: GenerationIndex, d
     """The embedder stays the same; the chunks are others."""
     with backup_of(index) as restore:
         other = {"chunk_tokens": 32, "embedder": CHEAP}
-        index.build(**other)
+        unknown = index.build(**other)
         switch(index, **other)
         if dropped:
             with index.opened(**other) as pipeline:
@@ -368,12 +413,44 @@ def test_a_backup_from_before_a_switch_can_be_restored(index: GenerationIndex, d
     assert index.states() == {1: "live"}
     with index.opened() as pipeline, pytest.raises(RagError, match="repair --restored"):
         repairing.repair(pipeline)
-    repaired(index, restored=True)
+    assert repaired(index, restored=True) == sorted(index.collection(unknown, kind) for kind in KINDS)
     assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
     check(index)
     index.write("soup.md", sections("味噌汁", "若布"), "2024-02-15")
     assert index.ingest().errors == []
     check(index)
+
+
+def test_a_restored_index_keeps_the_collections_of_its_other_generations(index: GenerationIndex) -> None:
+    row = index.build()
+    with backup_of(index) as restore:
+        switch(index)
+        restore()
+    assert index.states() == {1: "live", 2: "building"}
+    assert repaired(index, restored=True) == []
+    index.assert_complete(row)
+    switch(index)
+    assert index.found("味噌汁", "dense")[0] == "docs:soup.md"
+
+
+def test_nothing_goes_back_to_an_embedder_that_does_not_work(index: GenerationIndex) -> None:
+    class Broken(CheapEmbedder):
+        def encode_query(self, *_: object) -> ChunkVectors:
+            raise ValueError("vectors of 24 dimensions")
+
+    index.build()
+    switch(index)
+    embedder = Broken()
+    embedder.fingerprint = index.rows("SELECT embedder FROM generations WHERE id = 1")[0][0]
+    with index.opened() as first, Pipeline(first.settings, index.endpoints, embedder=embedder) as pipeline:
+        with pytest.raises(
+            RagError,
+            match=r"embedder of generation 1 does not work: .*24 dimensions; .*rollback 1 --without-embedder",
+        ):
+            switching.rollback(pipeline)
+        assert index.states() == {1: "previous", 2: "live"}
+        switching.rollback(pipeline, without_embedder=True)
+    assert index.states() == {1: "live", 2: "previous"}
 
 
 def test_postgresql_can_be_begun_anew_after_a_switch(index: GenerationIndex) -> None:

@@ -20,7 +20,9 @@ from rag_pipeline.embedding import factory
 from rag_pipeline.embedding.openai.server import EmbeddingServer, Patience
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.indexing.ingest import ingest
+from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.search import search
 from rag_pipeline.service.server import warm_up
 from rag_pipeline.settings import Settings
 from rag_pipeline_tests.support import embedding_server as fake
@@ -276,12 +278,33 @@ def test_a_dimension_that_the_index_has_is_not_asked_for_and_only_embedding_wait
         assert repair(pipeline, dry_run=True).remaining.consistent
         assert server.requests == []
         server.always = fake.another_dimension
-        with pytest.raises(StoreUnavailableError, match=f"the index has {fake.DIMENSION}: set RAG_EMBEDDING_URL"):
+        with pytest.raises(
+            StoreUnavailableError,
+            match=f"the index has {fake.DIMENSION}: set RAG_EMBEDDING_URL.*generations drop ID",
+        ):
             ingest(pipeline)
     server.always = fake.normally
     with open_unset() as pipeline:
         assert ingest(pipeline).complete
     index.assert_complete()
+
+
+def test_an_empty_index_is_searched_and_checked_without_its_server(
+    index: ServedIndex, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory, "_loaded", {})
+    index.write("a.md", sections("休暇"))
+    settings = openai_settings(server.url, embedding_dimensions=None)
+    fields = {name: getattr(settings, name) for name in settings.model_fields_set}
+    with Pipeline(index.settings(**fields), index.endpoints) as pipeline:
+        assert search(pipeline, "休暇").hits == [], "not even the tables exist"
+        pipeline.prepare()
+        assert search(pipeline, "休暇").hits == []
+        scan_source(pipeline, pipeline.source("docs"))
+        checker = DataConsistencyChecker(pipeline)
+        assert len(checker.months()) == 1
+        assert checker.check_consistency().consistent
+        assert server.requests == []
 
 
 @pytest.mark.parametrize("endpoint", [fake.EMBED_SPARSE, fake.POOLING])

@@ -7,12 +7,15 @@ import signal
 import sys
 import time
 from pathlib import Path
+from socket import AF_UNIX
+from socket import socket as listener
 
 from rag_pipeline.embedding import model_process
 from rag_pipeline.embedding.base import ChunkVectors
 from rag_pipeline.errors import ConfigError
 
 FROZEN = Path(sys.argv[1]).with_name("frozen")
+FREEZE_AT_START = Path(sys.argv[1]).with_name("freeze at start")
 
 
 def freeze() -> None:
@@ -45,5 +48,11 @@ if __name__ == "__main__":
     socket = Path(sys.argv[1])
     with (socket.parent / "pids").open("a") as file:
         file.write(f"{os.getpid()}\n")
+    if FREEZE_AT_START.exists():
+        FREEZE_AT_START.unlink()
+        with listener(AF_UNIX) as listening:
+            listening.bind(str(socket))
+            listening.listen()
+            freeze()
     model_process.BUSY_SECONDS = 0.1
     model_process.serve(socket, HastyEmbedder(), idle_seconds=0.2)  # type: ignore[arg-type]

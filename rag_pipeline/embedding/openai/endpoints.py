@@ -81,7 +81,8 @@ class Embeddings(Endpoint[Answer]):
             "set RAG_EMBEDDING_MODEL and RAG_EMBEDDING_DIMENSIONS to those of the index"
             if recorded_dimension is None
             else f"the index has {recorded_dimension}: set RAG_EMBEDDING_URL and RAG_EMBEDDING_MODEL to the model that it "
-            "was made with, or build another one beside it: `rag-pipeline generations build --same-settings`"
+            "was made with, or build another one beside it: `rag-pipeline generations build --same-settings`, after "
+            "`rag-pipeline generations drop ID` of one that is being built (`rag-pipeline generations list` shows it)"
         )
 
     def body(self, texts: Sequence[str]) -> dict[str, Any]:

@@ -32,6 +32,19 @@ def existing_collections(milvus: Milvus, prefix: str) -> list[tuple[VectorKind, 
     ]
 
 
+def prefix_in_use(milvus: Milvus, suffix: str, own: str) -> str | None:
+    """Return the prefix of the collections whose names end so: `own` if there are such; None if there are none at all."""
+    with milvus.client() as client:
+        existing = client.list_collections(timeout=TIMEOUT_SECONDS)
+    found = {
+        name.removesuffix(f"{kind}_{suffix}")
+        for name in existing
+        for kind in VECTOR_KINDS
+        if name.endswith(f"{kind}_{suffix}")
+    }
+    return own if own in found else min(found, default=None)
+
+
 def partitions_of_no_month(milvus: Milvus, collection: str) -> list[str]:
     """Return a collection's other partitions: Milvus' default one, and those that somebody else created.
 

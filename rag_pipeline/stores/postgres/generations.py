@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg.types.json import Jsonb
 
+from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import named, objects, values
 from rag_pipeline.stores.postgres.month_bounds import DOCUMENTS_OF_MONTH, in_month, month_bounds
@@ -39,6 +40,8 @@ class GenerationRow:
     """The settings that make it; see `rag_pipeline.generation`."""
     collections: str
     """How the names of its collections in Milvus end."""
+    milvus_prefix: str | None
+    """How they begin; None if an older program began it, and no newer one has looked yet."""
     own_aliases: bool
     has_sources: bool
     """Whether the rows in Milvus say which source they are of."""
@@ -53,8 +56,8 @@ class GenerationRow:
         return f"generation {self.id}"
 
 
-_COLUMNS = """id, state, embedder, dimension, multi_dimension, settings, collections, own_aliases, has_sources,
-    is_noted, created_at, live_since"""
+_COLUMNS = """id, state, embedder, dimension, multi_dimension, settings, collections, milvus_prefix, own_aliases,
+    has_sources, is_noted, created_at, live_since"""
 
 
 def live(connection: Connection) -> GenerationRow | None:
@@ -90,6 +93,7 @@ def add(
     multi_dimension: int,
     settings: Mapping[str, Any],
     collections: str,
+    milvus_prefix: str,
     own_aliases: bool,
     has_sources: bool,
 ) -> GenerationRow | None:
@@ -99,10 +103,10 @@ def add(
         GenerationRow,
         f"""
         INSERT INTO generations
-            (state, embedder, dimension, multi_dimension, settings, collections, own_aliases, has_sources, is_noted,
-                live_since)
+            (state, embedder, dimension, multi_dimension, settings, collections, milvus_prefix, own_aliases, has_sources,
+                is_noted, live_since)
         VALUES (%(state)s::text, %(embedder)s, %(dimension)s, %(multi_dimension)s, %(settings)s, %(collections)s,
-            %(own_aliases)s, %(has_sources)s, %(state)s::text = 'live', CASE WHEN %(state)s::text = 'live' THEN clock_timestamp() END)
+            %(milvus_prefix)s, %(own_aliases)s, %(has_sources)s, %(state)s::text = 'live', CASE WHEN %(state)s::text = 'live' THEN clock_timestamp() END)
         ON CONFLICT DO NOTHING RETURNING {_COLUMNS}
         """,
         {
@@ -112,6 +116,7 @@ def add(
             "multi_dimension": multi_dimension,
             "settings": Jsonb(dict(settings)),
             "collections": collections,
+            "milvus_prefix": milvus_prefix,
             "own_aliases": own_aliases,
             "has_sources": has_sources,
         },
@@ -122,6 +127,18 @@ def add(
 def set_settings(connection: Connection, generation: int, settings: Mapping[str, Any]) -> None:
     """Note that a generation is made with other settings from now on."""
     connection.execute("UPDATE generations SET settings = %s WHERE id = %s", (Jsonb(dict(settings)), generation))
+
+
+def adopt_prefix(connection: Connection, generation: int, prefix: str) -> None:
+    """Note under which prefix the collections of a generation were found, if none is noted."""
+    connection.execute(
+        "UPDATE generations SET milvus_prefix = %s WHERE id = %s AND milvus_prefix IS NULL", (prefix, generation)
+    )
+
+
+def move_to_prefix(connection: Connection, prefix: str) -> None:
+    """Note that the collections of all generations are under this prefix from now on."""
+    connection.execute("UPDATE generations SET milvus_prefix = %s", (prefix,))
 
 
 def give_own_aliases(connection: Connection, generation: int) -> None:
@@ -154,14 +171,27 @@ def announced(connection: Connection) -> list[GenerationRow]:
     )
 
 
+def hold(connection: Connection, generation: GenerationRow, *, to_change: bool = False) -> None:
+    """Keep a generation beside the live one until the transaction ends: it can neither go live nor be dropped meanwhile.
+
+    Many can hold it, or one that is about to change its state. Raises a `RagError` if it is live, being dropped, or gone:
+    a session that looks in its schema would find the live generation's tables in place of its own.
+    """
+    lock = "NO KEY UPDATE" if to_change else "SHARE"
+    states = values(connection, f"SELECT state FROM generations WHERE id = %s FOR {lock}", (generation.id,))
+    state = f"{states[0]} now" if states else "gone"
+    if state not in ("building now", "previous now"):
+        raise RagError(f"{generation.name} is {state}: see `rag-pipeline generations list`, nothing was changed")
+
+
 def begin_dropping(connection: Connection, generation: int) -> None:
     """Note that a generation is being dropped, so that nothing is written to it any more."""
     connection.execute("UPDATE generations SET state = 'dropping' WHERE id = %s", (generation,))
 
 
 def remove(connection: Connection, generation: int) -> None:
-    """Remove a generation whose tables and collections are gone."""
-    connection.execute("DELETE FROM generations WHERE id = %s", (generation,))
+    """Remove a generation that is being dropped and whose tables and collections are gone."""
+    connection.execute("DELETE FROM generations WHERE id = %s AND state = 'dropping'", (generation,))
 
 
 def note_month(connection: Connection, generation: int, month: Month) -> None:

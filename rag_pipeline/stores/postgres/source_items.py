@@ -430,6 +430,18 @@ def delete_gone(connection: Connection, month: Month, limit: int) -> list[UUID]:
     )
 
 
+def gone(connection: Connection, name: str) -> int:
+    """Return the number of a source's gone items, which their months' next runs delete with their documents."""
+    return value(
+        connection,
+        f"""
+        SELECT count(*) FROM source_items i JOIN sources s ON s.id = i.source
+        WHERE s.name = %s AND i.state = {ItemState.GONE.sql}
+        """,
+        (name,),
+    )
+
+
 def quarantined(connection: Connection, source: UUID, limit: int) -> tuple[int, list[tuple[str, str]]]:
     """Return the number of a source's quarantined items, and up to `limit` of them as (source_id, reason)."""
     rows = named(
