@@ -1,4 +1,4 @@
-"""Progress: on a terminal one line that is overwritten, elsewhere a line every few seconds."""
+"""Progress: on a terminal one line that is overwritten, elsewhere a line every few seconds, and the last of each step."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 _TERMINAL_SECONDS = 0.1
 _LOG_SECONDS = 5.0
+_RUN_LOG_SECONDS = 10.0
 
 
 class ProgressLine:
@@ -61,6 +63,38 @@ class ProgressLine:
             if self._terminal and self._written:
                 self._stream.write("\r" + " " * self._written + "\r")
                 self._stream.flush()
+
+
+class ProgressLog:
+    """A `Progress` for the log of a run: a line every ten seconds, and the last one of each step. Thread-safe.
+
+    A line of a step whose total is unknown can only be its last once another step begins. What a step is waiting for
+    is written once.
+    """
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._next = -math.inf
+        self._stage = ""
+        self._withheld = ""
+        self._lock = threading.Lock()
+        self._waited: set[str] = set()
+
+    def __call__(self, stage: str, done: int | None = None, total: int | None = None) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if done is None:
+                if stage not in self._waited:
+                    self._waited.add(stage)
+                    self._write(stage)
+                return
+            if stage != self._stage and self._withheld:
+                self._write(self._withheld)
+            self._stage, self._withheld = stage, described(stage, done, total or None)
+            if now >= self._next or done == total:
+                self._next = now + _RUN_LOG_SECONDS
+                self._write(self._withheld)
+                self._withheld = ""
 
 
 def described(stage: str, done: int | None, total: int | None) -> str:

@@ -54,7 +54,9 @@ def test_from_files_to_a_search(tmp_path: Path, stores: Stores) -> None:
     assert re.match(
         r"1\. Backups.*  \(meaning 1, words 1, sentences 1\)\n", cli.run("search", "バックアップ").stdout
     )
-    assert cli.json("sources")["sources"][0]["successful_documents"] == 4
+    (source,) = cli.json("sources")["sources"]
+    counts = ("total", "successful", "failed", "waiting", "unsearchable")
+    assert [source[f"{count}_documents"] for count in counts] == [4, 4, 0, 0, 0]
     assert all(part["running"] for part in cli.json("status").values())
 
 

@@ -50,7 +50,11 @@ def sources(as_json: bool, remove: str | None) -> None:
             _remove(pipeline, remove)
         configured = pipeline.sources
         with pipeline.stores.database.connection() as connection:
-            rows = {row["name"]: row for row in table.list_sources(connection)}
+            counts = table.documents_now(connection)
+            rows = {
+                row["name"]: {**row, **counts[row["source_type"], row["name"]]}
+                for row in table.list_sources(connection)
+            }
     for name, config in configured.items():
         rows.setdefault(name, {"name": name, "source_type": config.type, "sync_status": "never scanned"})
     for entry in pipeline.sources_file.invalid:
@@ -90,10 +94,24 @@ def _source_line(row: dict[str, Any]) -> str:
     state = row.get("sync_status") if row.get("is_active", True) else "not configured"
     line = (
         f"{row['name']:<20} {row['source_type']:<12} {state:<14} "
-        f"{row.get('successful_documents') or 0} ingested, {row.get('failed_documents') or 0} quarantined, "
-        f"last scan {_moment(row.get('last_sync_at'))}, next {_moment(row.get('next_sync_at'))}"
+        f"{_documents(row)}, last scan {_moment(row.get('last_sync_at'))}, next {_moment(row.get('next_sync_at'))}"
     )
     return f"{line}  {row['last_error']}" if row.get("last_error") else line
+
+
+def _documents(row: dict[str, Any]) -> str:
+    """Return how far the documents of a source have come, as `139 of 201 ingested, 62 waiting, 0 quarantined`."""
+    ingested, waiting, failed, unsearchable = (
+        row.get(f"{state}_documents") or 0 for state in ("successful", "waiting", "failed", "unsearchable")
+    )
+    return ", ".join(
+        [
+            f"{ingested:,} of {ingested + waiting + failed:,} ingested" if waiting else f"{ingested:,} ingested",
+            *([f"{waiting:,} waiting"] if waiting else []),
+            *([f"{unsearchable:,} not searchable yet"] if unsearchable else []),
+            f"{failed:,} quarantined",
+        ]
+    )
 
 
 def _moment(moment: datetime | None) -> str:

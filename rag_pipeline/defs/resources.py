@@ -17,7 +17,7 @@ from rag_pipeline.defs.event_storage import write_events_by_step
 from rag_pipeline.defs.run_owners import owned
 from rag_pipeline.indexing.month_run import MonthRun, MonthRuns
 from rag_pipeline.pipeline import Pipeline, Progress, silent
-from rag_pipeline.progress import described
+from rag_pipeline.progress import ProgressLog
 from rag_pipeline.settings import load_settings
 
 
@@ -68,16 +68,4 @@ class MonthRunsResource(dg.ConfigurableResource[MonthRuns]):
 
 def _progress(context: dg.InitResourceContext) -> Progress:
     """Progress to the log of the run; a sensor or schedule has no run, and its result says what it did."""
-    log = context.log
-    if context.run is None or log is None:
-        return silent
-
-    waited: set[str] = set()
-
-    def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
-        if done is None and stage in waited:
-            return
-        waited.update([stage] if done is None else [])
-        log.info(described(stage, done, total or None))
-
-    return progress
+    return silent if context.run is None or context.log is None else ProgressLog(context.log.info)

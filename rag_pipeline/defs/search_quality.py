@@ -1,6 +1,5 @@
 """The asset `search_quality`: how well searches find what is judged, over time, and the check that fails on a drop."""
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,8 @@ from pydantic import Field
 from rag_pipeline.consistency.asset_names import collection_asset
 from rag_pipeline.defs.assets import OWNERS
 from rag_pipeline.defs.metadata import table
-from rag_pipeline.pipeline import Pipeline, Progress
+from rag_pipeline.pipeline import Pipeline
+from rag_pipeline.progress import ProgressLog
 from rag_pipeline.settings import VectorKind
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ ASSET = "search_quality"
 CHECK = "no_significant_drop"
 
 _GROUP = "quality"
-_LOG_SECONDS = 10.0
 _QUERY_CHARACTERS = 80
 _LOST_NAMED = 3
 _WHAT_TO_DO = (
@@ -74,24 +73,10 @@ def search_quality_asset(built: Sequence[VectorKind]) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         from rag_pipeline.search.quality import evaluate_quality
 
-        found = evaluate_quality(pipeline, accept=config.accept, progress=_now_and_then(context))
+        found = evaluate_quality(pipeline, accept=config.accept, progress=ProgressLog(context.log.info))
         return dg.MaterializeResult(metadata=dict(_metadata(found)), check_results=[_check_result(found)])
 
     return search_quality
-
-
-def _now_and_then(context: dg.AssetExecutionContext) -> Progress:
-    """Progress to the log of the run: at most a line every ten seconds, and the end of each mode."""
-    last = time.monotonic()
-
-    def progress(stage: str, done: int | None = None, total: int | None = None) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if done == total or now - last >= _LOG_SECONDS:
-            last = now
-            context.log.info(f"{stage}: {done} of {total}")
-
-    return progress
 
 
 def _metadata(found: "Quality") -> Iterator[tuple[str, Any]]:

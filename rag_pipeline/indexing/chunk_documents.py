@@ -90,11 +90,13 @@ def _chunk_with_workers(pipeline: Pipeline, month: Month, result: ChunksResult) 
         with pipeline.stores.database.connection() as connection:
             return document_claims.to_chunk_up_to(connection, month, 1) > 0
 
+    with pipeline.stores.database.connection() as connection:
+        total = document_claims.to_chunk_up_to(connection, month)
     with pipeline.stopwatch.stage("chunks"), fleet(pipeline, f"{month} chunks") as workers:
         for member, batch in workers.run(chunk_claimed, (month,), is_left):
             member.done += batch.documents
             result.add(batch)
-            pipeline.progress(f"{month} chunks", result.documents)
+            pipeline.progress(f"{month} documents cut", result.documents, max(result.documents, total))
         result.workers = workers.reports()
 
 
@@ -190,6 +192,8 @@ class _ChunkStep:
         self._cutter = _Cutter(pipeline, month)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="chunks")
         self._storing: deque[Future[None]] = deque()
+        self._total: int | None = None
+        """Documents; None until it is counted."""
 
     def __enter__(self) -> _ChunkStep:
         return self
@@ -213,7 +217,11 @@ class _ChunkStep:
     def _read(self, after: UUID | None) -> tuple[list[DocumentText], dict[UUID, list[StoredChunk]]] | None:
         with self._pipeline.stores.database.connection() as connection:
             batch = documents.to_chunk(connection, self._month, _BATCH, _BATCH_CHARS, after)
-            return (batch, document_chunks.of_documents(connection, self._month, _keys(batch))) if batch else None
+            if not batch:
+                return None
+            if self._total is None:
+                self._total = document_claims.to_chunk_up_to(connection, self._month)
+            return batch, document_chunks.of_documents(connection, self._month, _keys(batch))
 
     def _store(self, batch: Sequence[_Cut]) -> None:
         try:
@@ -224,7 +232,9 @@ class _ChunkStep:
                 f"chunks of {batch[0].document.source} and {len(batch) - 1} more: {one_line(error)}"
             ) from error
         self._result.add(done)
-        self._pipeline.progress(f"{self._month} chunks", self._result.documents)
+        cut = self._result.documents
+        # A repair can find more meanwhile.
+        self._pipeline.progress(f"{self._month} documents cut", cut, max(cut, self._total or 0))
 
 
 def _keys(batch: Sequence[DocumentText]) -> list[DocumentKey]:

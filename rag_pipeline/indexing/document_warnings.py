@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from rag_pipeline.documents.parsing.dates import parse_date
+from rag_pipeline.documents.parsing.dates import parse_date, two_meanings
 
 if TYPE_CHECKING:
     from rag_pipeline.months import Month
@@ -57,6 +57,9 @@ def date_warning(stated: str | None, used: datetime, first: Month) -> str | None
         return None
     moment = parse_date(stated)
     instead = f"{used.astimezone(UTC):%Y-%m-%d} is used"
+    if moment is None and (meanings := two_meanings(stated)):
+        first_meaning, second_meaning = (f"{meaning:%Y-%m-%d}" for meaning in meanings)
+        return f"the date {stated!r} has two meanings, {first_meaning} and {second_meaning}: {instead}"
     if moment is None:
         return f"the date {stated!r} is not a date that can be read: {instead}"
     if moment == used.astimezone(UTC):

@@ -144,6 +144,8 @@ class _VectorStep:
         self._month = month
         self._kinds = kinds
         self._result = VectorsResult(TouchedChunks(month))
+        self._total = 0
+        """Chunks that were pending at the beginning."""
         self._to_switch: set[UUID] = set()
         self._switched_at = time.monotonic()
         self._counting = Lock()
@@ -173,6 +175,7 @@ class _VectorStep:
         """Embed and write what is pending. Return whether anything was."""
         if self._is_for_workers():
             self._pipeline.ensure_collections(self._month)
+            self._total = self._pending()
             with self._released_on_error():
                 self._index_with_workers()
             return True
@@ -180,9 +183,15 @@ class _VectorStep:
         first = embedder.claim()
         if first:
             self._pipeline.ensure_collections(self._month)
+            is_all = len(first) < self._pipeline.settings.batch_size
             with self._released_on_error():
+                self._total = len(first) if is_all else self._pending()
                 self._result.embedding_tokens = embedder.run(first)
         return bool(first)
+
+    def _pending(self) -> int:
+        with self._database.connection() as connection:
+            return document_chunks.pending_up_to(connection, self._month, self._kinds)
 
     @contextmanager
     def _released_on_error(self) -> Iterator[None]:
@@ -233,7 +242,8 @@ class _VectorStep:
             result.touched.add_documents(batch.documents)
             result.touched.add_written(batch.written)
             self._to_switch |= batch.documents
-        self._pipeline.progress(f"{self._month} vectors", result.written)
+            done = result.written + len(result.failed)
+        self._pipeline.progress(f"{self._month} chunks embedded", done, max(done, self._total))
         if time.monotonic() - self._switched_at > _SWITCH_SECONDS and self._switching.acquire(blocking=False):
             try:
                 self._switch_written()

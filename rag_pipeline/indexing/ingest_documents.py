@@ -94,7 +94,7 @@ def _delete_gone(pipeline: Pipeline, month: Month, result: DocumentsResult) -> N
 
 def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -> None:
     after = ("", "")
-    done = 0
+    done = total = 0
     with (
         _parsers(pipeline, month, result) as (parsers, at_once),
         ThreadPoolExecutor(at_once, thread_name_prefix="parse") as threads,
@@ -105,6 +105,9 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
         while True:
             with pipeline.stores.database.connection() as connection:
                 batch = source_items.pending(connection, month, _BATCH, after)
+                if not done:
+                    is_all = len(batch) < _BATCH
+                    total = len(batch) if is_all else source_items.pending_up_to(connection, month)
             if not batch:
                 return
             if not done:
@@ -115,7 +118,8 @@ def _ingest_pending(pipeline: Pipeline, month: Month, result: DocumentsResult) -
                 _store(pipeline, month, group, result)
                 result.warnings.add(_with_warnings(group, warned))
             done += len(batch)
-            pipeline.progress(f"{month} documents", done)
+            # A scan can find more meanwhile.
+            pipeline.progress(f"{month} documents", done, max(done, total))
 
 
 @contextmanager

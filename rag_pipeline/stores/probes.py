@@ -9,12 +9,16 @@ from __future__ import annotations
 import socket
 import ssl
 
-from rag_pipeline.endpoints import milvus_address
+from rag_pipeline.endpoints import MilvusAddress, milvus_address
 from rag_pipeline.errors import ConfigError, StoreUnavailableError, one_line
 from rag_pipeline.redis_errors import refuses_writes
 from rag_pipeline.stores.redis_client import connect_redis
 from rag_pipeline.urls import mask_url
 
+START_IT = "start it (the embedded one: `rag-pipeline up`)"
+"""What to do about a server where nobody answers."""
+WAIT_FOR_IT = "it runs but is too busy, or is still starting: wait, or stop other work,"
+"""What to do about one that takes connections but gives no answer in time; "and" follows."""
 _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HTTP2_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
@@ -62,8 +66,10 @@ def probe_milvus(uri: str, timeout: float = 2) -> None:
     about every process that is started afterwards.
     """
     address = milvus_address(uri)
+    connected = False
     try:
         with socket.create_connection((address.host, address.port), timeout) as connection:
+            connected = True
             if address.secure:
                 context = ssl.create_default_context()
                 context.set_alpn_protocols(["h2"])
@@ -73,13 +79,25 @@ def probe_milvus(uri: str, timeout: float = 2) -> None:
                 # The first frame holds the server's settings: three bytes of length, then the type.
                 frame = answer.read(9)
     except OSError as error:
+        if connected and isinstance(error, TimeoutError):
+            raise StoreUnavailableError(
+                f"Milvus at {mask_url(uri)} did not answer within {timeout:g} s; {WAIT_FOR_IT} and run again"
+            ) from None
         raise _unavailable("Milvus", uri, error) from None
     if frame[3:4] != b"\x04":
         raise _unavailable("Milvus", uri, ValueError("it does not speak gRPC"))
 
 
+def accepts_connections(address: MilvusAddress, timeout: float = 2) -> bool:
+    """Whether somebody listens there: the system accepts connections for a process that is too busy to do so."""
+    try:
+        socket.create_connection((address.host, address.port), timeout).close()
+    except OSError:
+        return False
+    return True
+
+
 def _unavailable(name: str, url: str, error: BaseException) -> StoreUnavailableError:
     return StoreUnavailableError(
-        f"{name} at {mask_url(url)} does not answer: {mask_url(one_line(error))}; "
-        "start it (the embedded one: `rag-pipeline up`)"
+        f"{name} at {mask_url(url)} does not answer: {mask_url(one_line(error))}; {START_IT}"
     )

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from rag_pipeline.indexing import index_vectors, ingest, retention
+from rag_pipeline.indexing import index_vectors, ingest, ingest_documents, retention
 from rag_pipeline.indexing.index_vectors import reopen_incomplete
 from rag_pipeline.indexing.ingest import deactivate_unconfigured, remove_source, retry_failed_documents
 from rag_pipeline.indexing.retention import apply_retention
@@ -168,3 +168,19 @@ def test_what_is_killed_between_batches_goes_on(
         assert act(pipeline) == (2 if change == "retry" else 3), "one of its documents had not failed yet"
         assert index.rows(left) == [(0,)]
         assert act(pipeline) == 0
+
+
+def test_progress_says_how_much_there_is_in_all(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(index)
+    monkeypatch.setattr(ingest_documents, "_BATCH", 2)
+    said: dict[str, list[tuple[int | None, int | None]]] = {}
+    with index.open(batch_size=2) as pipeline:
+        pipeline.progress = lambda stage, done=None, total=None: said.setdefault(stage, []).append((done, total))
+        ingest.ingest(pipeline)
+    ((chunks,),) = index.rows("SELECT count(*) FROM document_chunks")
+    assert said["2024-03 documents"] == [(2, 5), (4, 5), (5, 5)]
+    assert said["2024-03 documents cut"][-1] == (5, 5)
+    embedded = said["2024-03 chunks embedded"]
+    assert len(embedded) > 1
+    assert embedded[-1] == (chunks, chunks)
+    assert {total for _, total in embedded} == {chunks}

@@ -79,7 +79,7 @@ def test_a_date_that_is_not_used_is_a_warning_that_says_what_is_used_instead(ind
         "docs:future.md": f"the date '9999-12-31' is in the future: {datetime.now(UTC):%Y-%m-%d} is used",
         "docs:past.md": "the date '0001-01-01' is before RAG_FIRST_MONTH (2000-01): 2000-01-01 is used",
         "docs:impossible.md": "the date '2024-02-30' is not a date that can be read: 2025-06-01 is used",
-        "docs:ambiguous.md": "the date '3/4/2024' is not a date that can be read: 2025-06-01 is used",
+        "docs:ambiguous.md": "the date '3/4/2024' has two meanings, 2024-03-04 and 2024-04-03: 2025-06-01 is used",
     }
     assert [line.partition(":")[0] for line in result.document_warnings.lines()] == [
         "documents with warnings",

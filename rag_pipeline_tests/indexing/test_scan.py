@@ -10,7 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from rag_pipeline.cli.ingest_commands import _documents
 from rag_pipeline.indexing import scan as module
+from rag_pipeline.indexing.chunk_documents import chunk_documents
+from rag_pipeline.indexing.ingest_documents import ingest_documents
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
@@ -52,6 +55,40 @@ def test_a_scan_writes_no_item_that_has_not_changed(index: Index) -> None:
         ["docs:1.md", "docs:3.md"],
         ["docs:3.md", "docs:1.md"],
     )
+
+
+def test_a_source_says_what_waits_and_what_is_not_searchable_yet(index: Index) -> None:
+    """Its row is written by a scan and at the end of a run: for the time between it said what had been."""
+
+    def said() -> str:
+        with index.open() as pipeline, pipeline.stores.database.connection() as connection:
+            (row,) = sources.list_sources(connection)
+            counts = sources.documents_now(connection)
+        return _documents({**row, **counts["filesystem", "docs"]})
+
+    for number in range(3):
+        index.write(f"{number}.md", f"# {number}\n\n本文。\n", "2024-03-05")
+    index.write("empty.md", "", "2024-03-05")
+    assert scan(index)
+    assert said() == "0 of 4 ingested, 4 waiting, 0 quarantined"
+    with index.open() as pipeline:
+        ingest_documents(pipeline, MARCH)
+        assert said() == "3 ingested, 3 not searchable yet, 1 quarantined"
+        chunk_documents(pipeline, MARCH)
+    assert said() == "3 ingested, 3 not searchable yet, 1 quarantined"
+    index.ingest()
+    assert said() == "3 ingested, 1 quarantined"
+    index.write("1.md", "# 1\n\n別の本文。\n", "2024-03-05")
+    index.write("3.md", "# 3\n\n本文。\n", "2024-03-05")
+    index.delete("0.md")
+    assert scan(index)
+    assert said() == "1 of 4 ingested, 2 waiting, 1 quarantined"
+    index.ingest()
+    assert said() == "3 ingested, 1 quarantined"
+    assert _documents({"successful_documents": 0, "waiting_documents": 20000}) == (
+        "0 of 20,000 ingested, 20,000 waiting, 0 quarantined"
+    )
+    assert _documents({}) == "0 ingested, 0 quarantined"
 
 
 NAMES = (

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
+from pymilvus import MilvusClient
 
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.months import Month
+from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline.stores.milvus import collections
+from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.postgres import consistency_queries, document_chunks, vector_deletions
 from rag_pipeline.stores.postgres.database import Connection, Database, value
 from rag_pipeline_tests.support.databases import temporary_database
+from rag_pipeline_tests.support.index import Index, sections
+from rag_pipeline_tests.support.milvus import milvus_client
+from rag_pipeline_tests.support.stores import Stores
 
 MONTH, OTHER = Month(2024, 1), Month(2024, 2)
 
@@ -64,3 +73,37 @@ def test_the_outbox_is_read_as_far_as_it_is_asked_for(database: Database) -> Non
                 f"EXPLAIN SELECT chunk_id FROM vector_deletions WHERE {condition}"
             ).fetchall()  # type: ignore[arg-type]
             assert "idx_vector_deletions_chunk" in str(plan)
+
+
+def test_milvus_counts_a_month_in_parts_that_may_take_longer_than_a_search(
+    tmp_path: Path, prepared_stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A month of 100,000 chunks takes Milvus Lite half a minute on a quiet machine, and longer beside a run."""
+    index = Index(tmp_path, prepared_stores)
+    index.write("all.md", sections(*"一二三四五六七八九十"), "2024-01-10")
+    assert index.ingest().complete
+    asked: list[tuple[int, float]] = []
+    query = MilvusClient.query
+
+    def recorded(client: MilvusClient, *arguments: Any, **options: Any) -> Any:
+        rows = query(client, *arguments, **options)
+        asked.append((len(rows), options["timeout"]))
+        return rows
+
+    monkeypatch.setattr(MilvusClient, "query", recorded)
+    monkeypatch.setattr(collections, "_COUNTED_AT_ONCE", 4)
+    with index.open() as pipeline:
+        for kind in VECTOR_KINDS:
+            stored = pipeline.collections.stored(kind, MONTH)
+            asked.clear()
+            assert pipeline.collections.searchable(kind, MONTH) == stored
+            assert len(asked) == -(-stored // 4)
+            assert sum(rows for rows, _ in asked) == stored
+            assert all(seconds > TIMEOUT_SECONDS for _, seconds in asked)
+        name = pipeline.collections.generations["sparse"].name
+        with milvus_client(index.endpoints.milvus_uri) as client:
+            (row, *_) = client.query(name, filter='id != ""', output_fields=["*"], timeout=TIMEOUT_SECONDS)
+            moved = {**row, "created_timestamp": int(OTHER.start.timestamp())}
+            client.upsert(name, [moved], partition_name=MONTH.milvus_partition)
+        stored = pipeline.collections.stored("sparse", MONTH)
+        assert pipeline.collections.searchable("sparse", MONTH) == stored - 1

@@ -12,6 +12,7 @@ import pytest
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import StoreUnavailableError
 from rag_pipeline.local_servers.processes import free_port
+from rag_pipeline.stores.milvus import client as milvus_client
 from rag_pipeline.stores.milvus.client import Milvus
 from rag_pipeline.stores.probes import probe_milvus, probe_postgres, probe_redis
 
@@ -69,6 +70,25 @@ def test_nobody_on_the_port(probe: Callable[..., None], url: str) -> None:
     assert address in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stranger", [None], ids=["silent"], indirect=True)
+def test_a_milvus_is_to_be_started_only_where_nobody_listens(
+    stranger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is busy accepts connections, and says nothing for a while."""
+    monkeypatch.setattr(milvus_client, "_CONNECT_TIMEOUT_SECONDS", 0.5)
+    nobody = f"127.0.0.1:{free_port()}"
+    for address, advice, other in ((stranger, "too busy", "start it"), (nobody, "start it", "too busy")):
+        for ask in (lambda uri: Milvus(uri).is_lite, lambda uri: probe_milvus(uri, timeout=0.5)):
+            with pytest.raises(StoreUnavailableError) as caught:
+                ask(f"http://root:geheim@{address}")
+            said = str(caught.value)
+            assert address in said
+            assert advice in said
+            assert other not in said
+            assert "geheim" not in said
+            assert "\n" not in said
 
 
 @pytest.mark.parametrize(("probe", "url"), PROBES)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from email.utils import parsedate_to_datetime
+from zoneinfo import ZoneInfo
 
 _TIME = r"""
     (?: (?: [T\s,]\s* | (?<=[日)])) (?P<half> 午前 | 午後 | [AP]M (?![A-Z]) )?\s*
         (?P<hour>\d{1,2}) (?: : (?P<minute>\d{2}) | 時 (?: (?P<minute_ja>\d{1,2}) 分?)? )
-        (?: :? (?P<second>\d{1,2}) (?:[.,]\d+)? 秒? )? (?: \s* (?P<half_after> [AP]\.?M\.? ) )? )?
-    \s* (?P<zone> Z | UTC | GMT | JST | [+-]\d{1,2}(?::?\d{2})? )?
+        (?: :? (?P<second>\d{1,2}) (?:[.,]\d+)? 秒? )? (?: \s* (?P<half_after> [AP]\.?M\.? (?! [A-Z_]*/ ) ) )? )?
+    # Of abbreviations only those that have one meaning. After an offset, the name of its zone (RFC 9557) adds nothing.
+    (?: \s* (?P<open> [(\[] )?
+        (?P<zone> (?:UTC|GMT)?[+-]\d{1,2}(?::?\d{2})? | Z | UTC | GMT | JST | [A-Z][A-Z_]+ (?: /[A-Z][\w+-]+ ){1,2} )
+        (?(open) [)\]] ) (?: \s* \[!? [A-Z][\w/+-]* \] )? )?
 """
 _NUMERIC = re.compile(
     r"""
@@ -20,11 +25,12 @@ _NUMERIC = re.compile(
     (?: \s*[-/.年]\s* (?P<month>\d{1,2})
         (?: \s*[-/.月]\s* (?P<day>\d{1,2}) )? )?
     \s*[年月日]?
-    (?: \s*\([^)]{1,3}\) )?
+    (?: \s*\( (?! JST | UTC | GMT ) [^)]{1,3}\) )?
     """
     + _TIME,
     re.VERBOSE | re.IGNORECASE,
 )
+_EPOCH = re.compile(r"[1-9]\d{9}(?:\d{3})?", re.ASCII)
 _YEAR_LAST = re.compile(r"(?P<one>\d{1,2})(?P<mark>[./-])(?P<two>\d{1,2})(?P=mark)(?P<year>\d{4})(?!\d)")
 
 _ERAS = {
@@ -63,11 +69,15 @@ def parse_date(text: str | None) -> datetime | None:
     Accepts ISO 8601 and its looser forms in YAML, `2024/1/5`, `2024年1月5日 午後3時`, Japanese eras (`令和6年5月1日`,
     `R6.5.1`, `平成元年`), kanji numerals, times with AM and PM, RFC 2822 and `January 5, 2024`. `15.03.2024` and
     `3/15/2024` are dates, as only one of the numbers can be a month; `3/4/2024` is not guessed. A date means its first
-    moment, a year or month its first day. A time without a zone is taken as UTC.
+    moment, a year or month its first day; 24:00 is the end of a day. A zone is an offset, `Z`, UTC, GMT, JST or a name such
+    as `Asia/Tokyo`, also in brackets; not EST or IST, which several zones are called. A time without a zone is taken as UTC.
+    Ten digits are seconds since 1970 and thirteen milliseconds, unless they begin with a date.
     """
     text = unicodedata.normalize("NFKC", text or "").strip()
     if not 4 <= len(text) <= 100:
         return None
+    if _EPOCH.fullmatch(text) and (moment := _since_1970(text)):
+        return moment
     text = _year_first(_in_common_era(_KANJI_NUMBER.sub(_arabic, text)))
     match = _NUMERIC.fullmatch(text)
     if match:
@@ -80,10 +90,31 @@ def parse_date(text: str | None) -> datetime | None:
     return None
 
 
+def two_meanings(text: str) -> tuple[datetime, datetime] | None:
+    """Return both moments that a date such as `3/4/2024` can mean, month first and day first; None for any other text."""
+    text = unicodedata.normalize("NFKC", text).strip()
+    match = _YEAR_LAST.match(text)
+    if match is None or parse_date(text):
+        return None
+    first, second = (
+        parse_date(f"{match['year']}-{match[month]}-{match[day]}{text[match.end() :]}")
+        for month, day in (("one", "two"), ("two", "one"))
+    )
+    return (first, second) if first and second else None
+
+
 def parse_pdf_date(text: str | None) -> datetime | None:
     """Return the UTC datetime of a PDF date string such as `D:20240105093000+09'00'`; None for any other text."""
     match = _PDF.fullmatch((text or "").strip())
     return _moment(match) if match else parse_date(text)
+
+
+def _since_1970(text: str) -> datetime | None:
+    """Return the moment of a number of seconds or milliseconds; None if it begins with a date: 2024010509."""
+    with suppress(ValueError):
+        datetime(int(text[:4]), int(text[4:6]), int(text[6:8]), tzinfo=UTC)
+        return None
+    return datetime.fromtimestamp(int(text[:10]), UTC)
 
 
 def _arabic(match: re.Match[str]) -> str:
@@ -131,21 +162,29 @@ def _moment(match: re.Match[str]) -> datetime | None:
         if hour > 12:
             return None
         hour = hour % 12 + (12 if half == "午後" or half[0] in "Pp" else 0)
+    end_of_day = (hour, minute, second) == (24, 0, 0)
     try:
-        return _in_utc(datetime(int(match["year"]), month, day, hour, minute, second, tzinfo=_zone(match["zone"])))
+        moment = datetime(int(match["year"]), month, day, 0 if end_of_day else hour, minute, second)  # noqa: DTZ001
+        return _in_utc((moment + timedelta(days=end_of_day)).replace(tzinfo=_zone(match["zone"])))
     except (ValueError, OverflowError):
         return None
 
 
-def _zone(text: str | None) -> timezone:
+def _zone(text: str | None) -> tzinfo:
+    """Return the zone of a text that has the form of one. Raises `ValueError` if there is none of this name."""
     if not text or text.upper() in ("Z", "UTC", "GMT"):
         return UTC
     if text.upper() == "JST":
         return timezone(timedelta(hours=9))
+    if "/" in text:
+        try:
+            return ZoneInfo(text)
+        except (LookupError, OSError):  # America/Argentina is a folder.
+            raise ValueError(f"no zone is called {text}") from None
     digits = re.sub(r"\D", "", text)
     hours, minutes = (int(digits), 0) if len(digits) <= 2 else (int(digits[:-2]), int(digits[-2:]))
     offset = timedelta(hours=hours, minutes=minutes)
-    return timezone(-offset if text.startswith("-") else offset)
+    return timezone(-offset if "-" in text else offset)
 
 
 def _in_utc(moment: datetime) -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from rag_pipeline.endpoints import milvus_address
 from rag_pipeline.errors import DataRefusedError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.stores.milvus.lean_pymilvus import import_pymilvus
+from rag_pipeline.stores.probes import START_IT, WAIT_FOR_IT, accepts_connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 TIMEOUT_SECONDS = 30
+MONTH_TIMEOUT_SECONDS = 300
+"""For one of the reads that together read a whole month, for which nobody waits at a screen: Lite goes through the whole
+partition for each, and shares the processors with a run. Not longer: pymilvus tries a server that is down for as long."""
 _CONNECT_TIMEOUT_SECONDS = 10
 _POOL = 10
 _KEEPALIVE_MS = 330_000
@@ -44,7 +49,7 @@ class Milvus:
     """
 
     def __init__(self, uri: str) -> None:
-        address = milvus_address(uri)
+        self._address = address = milvus_address(uri)
         self.where = str(address)
         self._arguments: dict[str, Any] = {"uri": f"{'https' if address.secure else 'http'}://{self.where}"}
         parts = urlsplit(uri)
@@ -74,12 +79,13 @@ class Milvus:
         from pymilvus.exceptions import MilvusException
 
         with self._slots:
+            begun = time.monotonic()
             try:
                 yield self._connected()
             except MilvusException as error:
-                raise self._translate(error) from None
+                raise self._translate(error, time.monotonic() - begun) from None
             except grpc.RpcError as error:
-                raise self._translate_rpc(error) from None
+                raise self._translate_rpc(error, time.monotonic() - begun) from None
 
     @property
     def is_lite(self) -> bool:
@@ -116,12 +122,12 @@ class Milvus:
                 self._client = client
             return self._client
 
-    def _translate_rpc(self, error: Any) -> StoreUnavailableError:
+    def _translate_rpc(self, error: Any, seconds: float) -> StoreUnavailableError:
         import grpc
 
         code = error.code() if isinstance(error, grpc.Call) else None
         if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-            return StoreUnavailableError(self._down(f"did not answer within {TIMEOUT_SECONDS} s"))
+            return StoreUnavailableError(self._down(f"did not answer within {seconds:.0f} s"))
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED:  # The server's, or a proxy's, limit of a message.
             return StoreUnavailableError(
                 f"Milvus at {self.where} takes no requests of this size: {one_line(Exception(error.details()))}; "
@@ -129,7 +135,7 @@ class Milvus:
             )
         return StoreUnavailableError(self._down(f"fails: {one_line(error)}"))
 
-    def _translate(self, error: Any) -> RagError:
+    def _translate(self, error: Any, seconds: float) -> RagError:
         text = _refused_login(error) or one_line(getattr(error, "message", None) or error)
         if _is_about_data(error):
             return DataRefusedError(f"Milvus at {self.where} refuses the data: {text}")
@@ -152,7 +158,7 @@ class Milvus:
                 f"Milvus at {self.where} refuses the connection: {text}; correct RAG_MILVUS_URI"
             )
         if "deadline" in lowered or "timeout" in lowered or "timed out" in lowered:
-            return StoreUnavailableError(self._down(f"did not answer within {TIMEOUT_SECONDS} s"))
+            return StoreUnavailableError(self._down(f"did not answer within {seconds:.0f} s"))
         if "no space" in lowered or ("disk" in lowered and "full" in lowered):
             return StoreUnavailableError(f"Milvus at {self.where}: {text}; free some space there and run again")
         return self._refusal(text)
@@ -163,10 +169,9 @@ class Milvus:
         )
 
     def _down(self, reason: str) -> str:
-        return (
-            f"Milvus at {self.where} {reason}; start it (the embedded one: `rag-pipeline up`) and run again, "
-            "nothing was lost"
-        )
+        # Not by the error: pymilvus gives a server that nobody started the same one as a server that is slow.
+        advice = WAIT_FOR_IT if accepts_connections(self._address) else START_IT
+        return f"Milvus at {self.where} {reason}; {advice} and run again, nothing was lost"
 
 
 def _refused_login(error: BaseException) -> str:

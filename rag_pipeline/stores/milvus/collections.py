@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from rag_pipeline.errors import DimensionMismatchError, RagError
 from rag_pipeline.months import Month
 from rag_pipeline.settings import VECTOR_KINDS, VectorKind
-from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.client import MONTH_TIMEOUT_SECONDS, TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.expressions import has_key, in_parts
+from rag_pipeline.stores.milvus.key_ranges import ranges
 from rag_pipeline.stores.milvus.partitions import create_partition, partition_exists
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _FLUSH_SECONDS = 60
 _MANY_ROWS = 1000
 """Lite compares a query with unflushed rows one by one: with so many it takes a twentieth of a second."""
 _COUNT = "count(*)"
+_COUNTED_AT_ONCE = 8192
+"""Keys: a part of a month that Lite counts within a second of processor time."""
 _SOURCE = "source"
 _NO_SUCH_ALIAS = 1600
 _LITE_NOT_FOUND = 100
@@ -185,7 +188,7 @@ class Collections:
                 output_fields=[_COUNT],
                 partition_names=[partition],
                 consistency_level="Strong",
-                timeout=TIMEOUT_SECONDS,
+                timeout=MONTH_TIMEOUT_SECONDS,
             )
             return int(rows[0][_COUNT])
 
@@ -197,14 +200,26 @@ class Collections:
         """
         start, end = _seconds(month)
         within = f"created_timestamp >= {start} and created_timestamp < {end}"
-        # To count rows, Lite makes all of their fields, also long vectors; of the keys it makes only those.
-        fields = ["id"] if self.milvus.is_lite and kind == "dense" else [_COUNT]
-        rows = self._found(kind, month, within, fields)
+        if self.milvus.is_lite:
+            return self._searchable_in_parts(kind, month, within)
+        rows = self._found(kind, month, within, [_COUNT])
         if rows is None:
             return self.stored(kind, month)
-        if fields == ["id"]:
-            return len(rows)
         return int(rows[0][_COUNT]) if rows else 0
+
+    def _searchable_in_parts(self, kind: VectorKind, month: Month, within: str) -> int:
+        """Count the keys: to count rows, Lite makes all of their fields, also long vectors.
+
+        In parts, since a month has any number of them, and a call has a limit.
+        """
+        stored = self.stored(kind, month)
+        found = 0
+        for part in ranges(stored, _COUNTED_AT_ONCE):
+            rows = self._found(kind, month, " and ".join(filter(None, (within, part.filter))), ["id"])
+            if rows is None:
+                return stored
+            found += len(rows)
+        return found
 
     def searchable_among(self, kind: VectorKind, month: Month, keys: Sequence[str]) -> int:
         """Return how many of these keys queries find, as `searchable` finds the rows of the month."""
@@ -237,7 +252,7 @@ class Collections:
                 output_fields=fields,
                 partition_names=partitions,
                 consistency_level="Strong",
-                timeout=TIMEOUT_SECONDS,
+                timeout=MONTH_TIMEOUT_SECONDS,
             )
             return [dict(row) for row in rows]
 

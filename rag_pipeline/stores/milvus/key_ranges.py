@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.errors import RagError
-from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
+from rag_pipeline.stores.milvus.client import MONTH_TIMEOUT_SECONDS, TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.expressions import has_key, in_parts
 from rag_pipeline.stores.milvus.partitions import partition_exists
 
@@ -120,7 +120,7 @@ def read_rows(
                 partition_names=[partition],
                 limit=most,
                 consistency_level="Strong",
-                timeout=TIMEOUT_SECONDS,
+                timeout=MONTH_TIMEOUT_SECONDS,
             )
         ]
     if len(rows) < most:
@@ -142,7 +142,7 @@ def present(milvus: Milvus, collection: str, month: Month, keys: Sequence[str]) 
                 output_fields=["id"],
                 partition_names=[month.milvus_partition],
                 consistency_level="Strong",
-                timeout=TIMEOUT_SECONDS,
+                timeout=MONTH_TIMEOUT_SECONDS,
             )
             found.update(row["id"] for row in rows)
     return found

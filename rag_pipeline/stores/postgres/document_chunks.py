@@ -348,8 +348,10 @@ def map_vectors(
     )
 
 
-def pending_up_to(connection: Connection, month: Month, kinds: Sequence[str], limit: int) -> int:
-    """Return how many chunks `claim` would find, claimed ones included; counts no further than `limit`."""
+def pending_up_to(connection: Connection, month: Month, kinds: Sequence[str], limit: int | None = None) -> int:
+    """Return how many chunks `claim` would find, claimed ones included; counts no further than `limit`, if one is given."""
+    if limit is None:
+        let_read_a_month(connection)
     counted: int = value(
         connection,
         f"SELECT count(*) FROM (SELECT {_without_a_vector(kinds, *TO_EMBED)} LIMIT %(limit)s) counted",

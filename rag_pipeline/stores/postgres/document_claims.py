@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _TO_CHUNK = f"FROM documents WHERE processing_status IN {one_of(*TO_CHUNK)} AND {in_month('created_at')}"
 
 
-def to_chunk_up_to(connection: Connection, month: Month, limit: int) -> int:
-    """Return how many documents of a month are to be chunked; counts no further than `limit`."""
+def to_chunk_up_to(connection: Connection, month: Month, limit: int | None = None) -> int:
+    """Return how many documents of a month are to be chunked; counts no further than `limit`, if one is given."""
     counted: int = value(
         connection,
         f"SELECT count(*) FROM (SELECT {_TO_CHUNK} LIMIT %(limit)s) counted",

@@ -358,8 +358,8 @@ def pending(
     )
 
 
-def pending_up_to(connection: Connection, month: Month, limit: int) -> int:
-    """Return how many items of a month are pending; counts no further than `limit`."""
+def pending_up_to(connection: Connection, month: Month, limit: int | None = None) -> int:
+    """Return how many items of a month are pending; counts no further than `limit`, if one is given."""
     counted: int = value(
         connection,
         f"""

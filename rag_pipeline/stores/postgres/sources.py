@@ -9,7 +9,7 @@ from uuid import UUID
 
 from rag_pipeline.stores.postgres.database import dicts, named, one, value, values
 from rag_pipeline.stores.postgres.source_items import IN_ORDER
-from rag_pipeline.stores.postgres.statuses import ITEM_WORK, ItemState, SyncStatus, one_of
+from rag_pipeline.stores.postgres.statuses import ITEM_WORK, TO_CHUNK, TO_INDEX, ItemState, SyncStatus, one_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -195,6 +195,7 @@ def _counted(condition: str) -> str:
         SELECT s.id, count(i.source) AS total,
             count(*) FILTER (WHERE i.state = {ItemState.INGESTED.sql}) AS ingested,
             count(*) FILTER (WHERE i.state = {ItemState.FAILED.sql}) AS failed,
+            count(*) FILTER (WHERE i.state = {ItemState.PENDING.sql}) AS pending,
             count(*) FILTER (WHERE i.state IN {one_of(*ITEM_WORK)}) AS waiting
         FROM sources s LEFT JOIN source_items i ON i.source = s.id WHERE {condition} GROUP BY s.id
     """
@@ -252,6 +253,32 @@ def list_sources(connection: Connection) -> list[dict[str, Any]]:
         FROM sources ORDER BY name, source_type
         """,
     )
+
+
+def documents_now(connection: Connection) -> dict[tuple[str, str], dict[str, int]]:
+    """Return how far the documents of each source, as (source_type, name), have come at this moment.
+
+    `total_documents`, `successful_documents` and `failed_documents` as in its row, which a scan and the end of a run
+    store; `waiting_documents` are new, changed or to be retried, and `unsearchable_documents` are ingested, but searches
+    do not find them yet, or find their version before.
+    """
+    rows = named(
+        connection,
+        f"""
+        WITH counted AS ({_counted("true")}), unsearchable AS (
+            SELECT i.source AS id, count(*) AS number
+            FROM documents d JOIN source_items i USING (source_type, source_id)
+            WHERE (d.processing_status IN {one_of(*TO_CHUNK)} OR d.indexing_status IN {one_of(*TO_INDEX)})
+                AND i.state = {ItemState.INGESTED.sql}
+            GROUP BY i.source
+        )
+        SELECT s.source_type, s.name, c.total AS total_documents, c.ingested AS successful_documents,
+            c.failed AS failed_documents, c.pending AS waiting_documents,
+            coalesce(u.number, 0) AS unsearchable_documents
+        FROM sources s JOIN counted c ON c.id = s.id LEFT JOIN unsearchable u ON u.id = s.id
+        """,
+    )
+    return {(row.source_type, row.name): dict(list(row._asdict().items())[2:]) for row in rows}
 
 
 def remove(connection: Connection, name: str, limit: int) -> int:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_pipeline.documents.parsing.dates import parse_date, parse_pdf_date
+from rag_pipeline.documents.parsing.dates import parse_date, parse_pdf_date, two_meanings
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,33 @@ from rag_pipeline.documents.parsing.dates import parse_date, parse_pdf_date
         ("2024-02-30", None),
         ("2024-01-05T10:00+99:00", None),
         ("0001-01-01T00:00:00+09:00", None),
+        ("2024-04-01 00:00 Asia/Tokyo", datetime(2024, 3, 31, 15, tzinfo=UTC)),
+        ("2024-07-01 00:00 [Europe/Berlin]", datetime(2024, 6, 30, 22, tzinfo=UTC)),
+        ("2024-01-01T00:00 America/Argentina/Buenos_Aires", datetime(2024, 1, 1, 3, tzinfo=UTC)),
+        ("2024-01-01 00:00 Etc/GMT-9", datetime(2023, 12, 31, 15, tzinfo=UTC)),
+        ("2024-04-01T00:00:00+09:00[Asia/Tokyo]", datetime(2024, 3, 31, 15, tzinfo=UTC)),
+        ("2024-04-01T00:00:00Z[!Etc/UTC]", datetime(2024, 4, 1, tzinfo=UTC)),
+        ("2024-04-01 00:00:00 (JST)", datetime(2024, 3, 31, 15, tzinfo=UTC)),
+        ("2024-04-01（JST）", datetime(2024, 3, 31, 15, tzinfo=UTC)),
+        ("2024年4月1日(月) 0時 JST", datetime(2024, 3, 31, 15, tzinfo=UTC)),
+        ("2024-04-01 00:00 UTC+9", datetime(2024, 3, 31, 15, tzinfo=UTC)),
+        ("2024-04-01 00:00 GMT-05:00", datetime(2024, 4, 1, 5, tzinfo=UTC)),
+        ("2024-04-01 00:00 America/Argentina", None),
+        ("2024-04-01 00:00 Asia/Edo", None),
+        ("2024-04-01 00:00 [EST]", None),
+        ("2024-04-01 00:00 EST", None),
+        ("2024-04-01 00:00 IST", None),
+        ("2024-04-01 00:00 (JST", None),
+        ("2024-02-29 24:00", datetime(2024, 3, 1, tzinfo=UTC)),
+        ("2024-12-31T24:00:00+09:00", datetime(2024, 12, 31, 15, tzinfo=UTC)),
+        ("2024年2月29日24時", datetime(2024, 3, 1, tzinfo=UTC)),
+        ("2024-02-29 24:01", None),
+        ("9999-12-31 24:00", None),
+        ("1711897200", datetime(2024, 3, 31, 15, tzinfo=UTC)),
+        ("1711897200000", datetime(2024, 3, 31, 15, tzinfo=UTC)),
+        ("9999999999", datetime(2286, 11, 20, 17, 46, 39, tzinfo=UTC)),
+        ("2024010509", None),
+        ("17118972001", None),
         ("yesterday", None),
         ("", None),
         (None, None),
@@ -60,6 +87,25 @@ from rag_pipeline.documents.parsing.dates import parse_date, parse_pdf_date
 )
 def test_dates(text: str | None, moment: datetime | None) -> None:
     assert parse_date(text) == moment
+
+
+@pytest.mark.parametrize(
+    ("text", "meanings"),
+    [
+        ("3/4/2024", (datetime(2024, 3, 4, tzinfo=UTC), datetime(2024, 4, 3, tzinfo=UTC))),
+        (
+            "３．４．２０２４ 24:00 JST",
+            (datetime(2024, 3, 4, 15, tzinfo=UTC), datetime(2024, 4, 3, 15, tzinfo=UTC)),
+        ),
+        ("3/15/2024", None),
+        ("3/4/2024 sometime", None),
+        ("13/13/2024", None),
+        ("3/4/0000", None),
+        ("2024-03-04", None),
+    ],
+)
+def test_dates_with_two_meanings(text: str, meanings: tuple[datetime, datetime] | None) -> None:
+    assert two_meanings(text) == meanings
 
 
 @pytest.mark.parametrize(
