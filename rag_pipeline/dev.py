@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from rag_pipeline import running_dev
 from rag_pipeline.dagster_home import QUIET, dagster_environment, shipped
@@ -43,41 +43,93 @@ def run_dev(
     `ports` are those of the Dagster UI and of the search page. `prepare` is called whenever servers were started and answer, the first time before Dagster starts. Raises a
     `RagError` if another `rag-pipeline dev` runs in the same home: two daemons would do everything twice.
     """
-    with ExitStack() as stack:
-        lock = stack.enter_context(_only_one(settings.home_path))
-        servers = LocalServers(settings)
-        before = servers.running()
-        stack.callback(_stop_servers, servers, before, report)
-        endpoints = servers.up(report)
-        prepare()
-        free, search_port = _free_port(ports[0], "--port"), _free_port(ports[1], "--search-port")
-        for what, wanted, found in (("UI", ports[0], free), ("search page", ports[1], search_port)):
-            if found != wanted:
-                report(f"port {wanted} is taken, so the {what} is on {found}")
-        # Alerts and pages link to them; the variables override them for what is behind a proxy.
-        page = {"RAG_UI_URL": f"http://{host}:{free}", "RAG_SEARCH_URL": f"http://{host}:{search_port}"}
-        unbuffered = {"PYTHONUNBUFFERED": "1"}
-        environment = {**QUIET, **page, **unbuffered, **os.environ, **dagster_environment(settings, endpoints)}
-        log = servers.logs / "dagster.log"
-        make_private_folder(servers.logs)
-        stops = "everything but the servers, which ran before" if before else "everything"
-        report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops {stops}); all of Dagster's output: {log}")
-        if unused := _unused_configuration(Path.cwd()):
-            report(
-                f"{unused} is not used: to configure Dagster with it, run `dagster dev` with a DAGSTER_HOME of your own"
-            )
-        output = stack.enter_context(DagsterOutput(log, report))
-        command = [sys.executable, "-m", "dagster", "dev", "-w", str(shipped("workspace.yaml"))]
-        stack.enter_context(
-            Supervisor(servers, report=report, restarted=prepare, alert=partial(_alert, settings, report))
+    # Before anything is started: a signal that ended this process at once would leave it behind.
+    with _Signals() as signals, ExitStack() as stack:
+        try:
+            return _run(stack, settings, host, ports, report, prepare)
+        except KeyboardInterrupt:
+            report("stopping")
+            return 0
+        finally:
+            signals.are_ignored = True
+
+
+class _Signals:
+    """Has each signal that ends `dev` raise `KeyboardInterrupt`, until they are ignored: what ends is not disturbed.
+
+    Use it in a `with` statement.
+    """
+
+    def __init__(self) -> None:
+        self.are_ignored = False
+
+    def __enter__(self) -> _Signals:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._stop) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: object) -> None:
+        if not self.are_ignored:
+            self.are_ignored = True
+            raise KeyboardInterrupt
+
+
+def _run(
+    stack: ExitStack,
+    settings: Settings,
+    host: str,
+    ports: tuple[int, int],
+    report: Callable[[str], None],
+    prepare: Callable[[], None],
+) -> int:
+    """Start everything, and wait until Dagster ends; `stack` stops what was started."""
+    lock = stack.enter_context(_only_one(settings.home_path))
+    servers = LocalServers(settings)
+    before = servers.running()
+    stack.callback(_stop_servers, servers, before, report)
+    endpoints = servers.up(report)
+    prepare()
+    free, search_port = _free_port(ports[0], "--port"), _free_port(ports[1], "--search-port")
+    for what, wanted, found in (("UI", ports[0], free), ("search page", ports[1], search_port)):
+        if found != wanted:
+            report(f"port {wanted} is taken, so the {what} is on {found}")
+    # Alerts and pages link to them; the variables override them for what is behind a proxy.
+    page = {"RAG_UI_URL": f"http://{host}:{free}", "RAG_SEARCH_URL": f"http://{host}:{search_port}"}
+    unbuffered = {"PYTHONUNBUFFERED": "1"}
+    environment = {**QUIET, **page, **unbuffered, **os.environ, **dagster_environment(settings, endpoints)}
+    log = servers.logs / "dagster.log"
+    make_private_folder(servers.logs)
+    stops = "everything but the servers, which ran before" if before else "everything"
+    report(f"Dagster UI: http://{host}:{free} (Ctrl-C stops {stops}); all of Dagster's output: {log}")
+    if unused := _unused_configuration(Path.cwd()):
+        report(
+            f"{unused} is not used: to configure Dagster with it, run `dagster dev` with a DAGSTER_HOME of your own"
         )
-        command += ["--host", host, "--port", str(free)]
-        stack.enter_context(ServiceProcess(host, search_port, {**page, **os.environ}, report))
+    output = stack.enter_context(DagsterOutput(log, report))
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(shipped("workspace.yaml"))]
+    stack.enter_context(
+        Supervisor(servers, report=report, restarted=prepare, alert=partial(_alert, settings, report))
+    )
+    command += ["--host", host, "--port", str(free)]
+    stack.enter_context(ServiceProcess(host, search_port, {**page, **os.environ}, report))
 
-        def started(pid: int) -> None:
-            running_dev.publish(lock, running_dev.RunningDev(pid, page["RAG_UI_URL"], page["RAG_SEARCH_URL"]))
-
-        return _run(command, environment, output, report, lock, started)
+    # Its own session with default signals: `dagster dev` copies an ignored SIGINT to SIGTERM and could then not be
+    # stopped, and Ctrl-C must reach it once, from us, not from the terminal as well.
+    process = subprocess.Popen(
+        ["env", "--default-signal=INT,QUIT,TERM,HUP", *command],
+        env=environment,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=[lock],
+    )
+    stack.callback(_stop_group, process)
+    running_dev.publish(lock, running_dev.RunningDev(process.pid, page["RAG_UI_URL"], page["RAG_SEARCH_URL"]))
+    return process.wait()
 
 
 def _unused_configuration(folder: Path) -> Path | None:
@@ -145,42 +197,6 @@ def _alert(settings: Settings, report: Callable[[str], None], text: str) -> None
     report(text)
     for receiver in receivers(settings):
         receiver.send(Message("rag-pipeline: Failing: embedded servers", text, "failing"))
-
-
-def _run(
-    command: list[str],
-    environment: dict[str, str],
-    output: IO[bytes],
-    report: Callable[[str], None],
-    lock: int,
-    started: Callable[[int], None],
-) -> int:
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    # Its own session with default signals: `dagster dev` copies an ignored SIGINT to SIGTERM and could then not be
-    # stopped, and Ctrl-C must reach it once, from us, not from the terminal as well.
-    process = subprocess.Popen(
-        ["env", "--default-signal=INT,QUIT,TERM,HUP", *command],
-        env=environment,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=[lock],
-    )
-    started(process.pid)
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        report("stopping")
-        return 0
-    finally:
-        for number in handlers:
-            signal.signal(number, signal.SIG_IGN)
-        _stop_group(process)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _stop_group(process: subprocess.Popen[bytes]) -> None:

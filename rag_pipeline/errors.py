@@ -23,9 +23,21 @@ catches by kind is a plain `RagError`.
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 
 class RagError(Exception):
     """Something that a person can fix. Its text is one line that says how; it is shown without a traceback."""
+
+    @classmethod
+    def saying(cls, text: str) -> Self:
+        """Return an error of this kind with a text, whatever this kind is otherwise made of."""
+        error = cls.__new__(cls)
+        Exception.__init__(error, text)
+        return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).saying, (str(self),), self.__dict__
 
 
 class ConfigError(RagError):
@@ -71,8 +83,6 @@ class DimensionMismatchError(RagError):
     """A vector does not have the dimension of its collection. Raised before anything is written."""
 
     def __init__(self, expected: int, got: int, what: str = "") -> None:
-        self.expected = expected
-        self.got = got
         suffix = f" ({what})" if what else ""
         super().__init__(f"Vector dimension mismatch: expected {expected}, got {got}{suffix}")
 

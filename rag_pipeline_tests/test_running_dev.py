@@ -12,7 +12,9 @@ import pytest
 
 from rag_pipeline.dagster_home import shipped
 from rag_pipeline.dev import _only_one, _unused_configuration, refuse_beside_dev
+from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import RagError
+from rag_pipeline.local_servers import LocalServers
 from rag_pipeline.running_dev import RunningDev, publish, running_dev
 from rag_pipeline.settings import load_settings
 from rag_pipeline_tests.support.workspace import clean_environment
@@ -88,3 +90,36 @@ def test_a_dev_that_is_starting_has_no_address(home: Path) -> None:
         assert running_dev(home) is None
         with pytest.raises(RagError, match="it is starting"):
             refuse_beside_dev(home)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from rag_pipeline.dev import run_dev
+from rag_pipeline.settings import load_settings
+
+def report(line):
+    print(line, flush=True)
+    if line.startswith("Valkey: started") or line == "stopping":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+sys.exit(run_dev(load_settings(), "127.0.0.1", (3000, 8000), report, lambda: None))
+"""
+
+
+def test_a_dev_that_is_ended_while_it_starts_leaves_no_server(home: Path, server_endpoints: Endpoints) -> None:
+    variables = {
+        "RAG_HOME": str(home),
+        "RAG_POSTGRES_URL": server_endpoints.postgres_url,
+        "RAG_MILVUS_URI": server_endpoints.milvus_uri,
+    }
+    dev = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        env=clean_environment() | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    left = LocalServers(load_settings()).running()
+    LocalServers(load_settings()).down()
+    assert left == []
+    assert (dev.returncode, dev.stdout.splitlines()[-2:]) == (0, ["stopping", "Valkey: stopped"]), dev.stderr

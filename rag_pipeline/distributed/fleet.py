@@ -244,7 +244,7 @@ class Fleet:
                 continue
             member.heard_at = time.monotonic()
             if report.kind == "failed":
-                raise type(report.what)(f"worker on node {member.node}: {one_line(report.what)}")
+                raise report.what.saying(f"worker on node {member.node}: {one_line(report.what)}")
             if report.kind == "ended":
                 self.returned.append(report.what)
                 member.ended()

@@ -59,7 +59,7 @@ class Worker:
             _ = pipeline.stores.milvus.is_lite
             embedder = pipeline.embedder.fingerprint
         except RagError as error:
-            return type(error)(f"worker on node {node_name()}: {one_line(error)}")
+            return error.saying(f"worker on node {node_name()}: {one_line(error)}")
         self._pipeline = pipeline
         self._guards = (*guards, lease.guard)
         return Opened(node_name(), embedder)

@@ -383,7 +383,5 @@ def _environment() -> dict[str, str]:
 
 def _error(kind: str, text: str) -> RagError:
     """Return the error that the model has raised."""
-    found = getattr(errors, kind, RagError)
-    error: RagError = found.__new__(found)
-    Exception.__init__(error, text)
-    return error
+    found: type[RagError] = getattr(errors, kind, RagError)
+    return found.saying(text)

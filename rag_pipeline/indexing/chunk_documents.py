@@ -220,7 +220,7 @@ class _ChunkStep:
             with self._pipeline.stores.database.connection() as connection:
                 done = self._cutter.store(connection, batch)
         except RagError as error:
-            raise type(error)(
+            raise error.saying(
                 f"chunks of {batch[0].document.source} and {len(batch) - 1} more: {one_line(error)}"
             ) from error
         self._result.add(done)

@@ -53,14 +53,15 @@ def drain_deletions(
                 return 0
         if not _is_ours(database, held, deadline):
             return 0
-        # Every generation that exists: a deletion has to reach all of them.
-        collections = existing_collections(pipeline.stores.milvus, pipeline.settings.milvus_prefix)
         try:
             while deadline is None or time.monotonic() < deadline:
                 with database.connection() as connection:
                     batch = vector_deletions.next_batch(connection, _BATCH)
                 if not batch:
                     break
+                # Every generation that exists: a deletion has to reach all of them. Listed after the batch was read: what
+                # is begun later has none of these chunks, or its writer finds that they are gone and adds them again.
+                collections = existing_collections(pipeline.stores.milvus, pipeline.settings.milvus_prefix)
                 # Outside a transaction: an open one would keep PostgreSQL from vacuuming while Milvus works.
                 _delete(pipeline, collections, batch)
                 with database.connection() as connection:

@@ -13,6 +13,7 @@ from uuid import UUID
 from rag_pipeline.errors import RagError
 from rag_pipeline.indexing.embed_chunks import ChunkEmbedder
 from rag_pipeline.indexing.touched_chunks import TouchedChunks
+from rag_pipeline.stores.collection_lock import sole_writer
 from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.postgres import (
     built_kinds,
@@ -259,7 +260,7 @@ class _VectorStep:
 
     def _rewrite_moved(self) -> None:
         """Rewrite the rows of chunks that only moved: their new position, with the vectors that are stored."""
-        collections, month = self._pipeline.collections, self._month
+        collections, month, milvus = self._pipeline.collections, self._month, self._pipeline.stores.milvus
         while True:
             with self._database.connection() as connection:
                 moved = document_chunks.moved_chunks(connection, month, _MOVE_BATCH)
@@ -270,7 +271,9 @@ class _VectorStep:
             # One that somebody deleted just now has no count.
             states = {chunk.id: (chunk, counts[chunk.id]) for chunk in moved if chunk.id in counts}
             for kind, generation in collections.generations.items():
-                rows.update_metadata(self._pipeline.stores.milvus, kind, generation.name, month, states)
+                for part in rows.with_new_metadata(milvus, kind, generation.name, states):
+                    with sole_writer(self._database, milvus, generation.name):
+                        rows.upsert(milvus, generation.name, month, part)
             with self._database.connection() as connection:
                 document_chunks.mark_positions_stored(connection, month, moved)
                 vector_deletions.add_gone(connection, month, list(counts.items()))

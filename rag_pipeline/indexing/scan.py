@@ -1,7 +1,8 @@
 """Scan: what a source holds now is merged into `source_items`. Nothing is fetched to find that nothing changed.
 
 A pass walks a source in slices. After each slice its position is stored, so that a pass can be spread over many sensor
-ticks, or be killed. What a complete pass did not see is gone.
+ticks, or be killed. What a complete pass did not see is gone. New documents are read for their dates, so a slice of them
+ends when its time is over, wherever it is.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rag_pipeline.errors import DocumentError, RagError, SourceError, one_line
 from rag_pipeline.indexing.retention import oldest_kept_month
@@ -26,7 +28,7 @@ from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
 from rag_pipeline.stores.postgres.statuses import SyncStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from uuid import UUID
 
     from rag_pipeline.indexing.stats import Counts
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection
 
 _SLICE = 1000
+_SLICE_SECONDS = 5.0
+"""A slice ends early if reading its new documents takes longer: a scan that is killed loses no more than that."""
 _A_MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 _SCHEDULED = 100
 
@@ -181,6 +185,13 @@ def recipe(source: SourceConfig) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
+class _Listed(NamedTuple):
+    """What a source has listed, and what the scan had passed by until then that is no item, by kind."""
+
+    entry: Item | ScanProblem
+    not_included: dict[str, int]
+
+
 class _Pass:
     """A pass over one source: begun, or resumed where the last scan stopped."""
 
@@ -207,16 +218,20 @@ class _Pass:
             self._recipe,
             self._oldest_kept.start if self._oldest_kept else None,
         )
-        result = ScanResult(config.name, problems=list(position.problems), not_included=self._source.not_included)
-        found = self._source.scan(after=position.resume_after)
+        result = ScanResult(config.name, problems=list(position.problems))
+        found = self._listed(position.resume_after)
         after = position.resume_after or ""
-        for slice_ in iter(lambda: list(itertools.islice(found, _SLICE)), []):
-            items = [entry for entry in slice_ if isinstance(entry, Item)]
-            unlisted = [entry for entry in slice_ if isinstance(entry, ScanProblem)]
+        waiting: list[_Listed] = []
+        while listed := waiting + list(itertools.islice(found, _SLICE - len(waiting))):
+            slice_end = min(time.monotonic() + _SLICE_SECONDS, math.inf if deadline is None else deadline)
+            dates = self._dates([one.entry for one in listed if isinstance(one.entry, Item)], slice_end)
+            slice_ = listed[: _dated(listed, dates)]
+            waiting = listed[len(slice_) :]
+            items = [one.entry for one in slice_ if isinstance(one.entry, Item)]
+            unlisted = [one.entry for one in slice_ if isinstance(one.entry, ScanProblem)]
             problems = [f"{entry.path}: {entry.reason}" for entry in unlisted]
-            dated = self._dated(items)
             # A folder that became unreadable since the last slice comes first, with a key before the position.
-            until = max(slice_[-1].key, after)
+            until = max(slice_[-1].entry.key, after)
             keys = [entry.key for entry in unlisted]
             # In a transaction of its own, as is every statement that locks several items.
             with self._database.connection() as connection:
@@ -229,23 +244,31 @@ class _Pass:
                     unlisted=keys,
                 )
             with self._database.connection() as connection:
-                new, changed = source_items.merge(connection, this_pass, dated)
+                new, changed = source_items.merge(
+                    connection, this_pass, [(item, dates[item.source_id]) for item in items]
+                )
                 sources.advance_pass(connection, self._source_id, until, problems, keys)
             after = until
             result.scanned += len(items)
             result.new += new
             result.changed += changed
             result.problems += problems
+            result.not_included = slice_[-1].not_included
             self._pipeline.progress(f"scan {config.name}", result.scanned)
             if deadline is not None and time.monotonic() > deadline:
                 return result
         result.complete = True
+        result.not_included = self._source.not_included
         with self._database.connection() as connection:
             source_items.mark_missed(connection, this_pass, [], after=after)
         with self._database.connection() as connection:
             result.gone = self._mark_gone(connection, position.number)
             sources.finish_pass(connection, self._source_id, next_sync_at(config), len(result.problems))
         return result
+
+    def _listed(self, after: str | None) -> Iterator[_Listed]:
+        for entry in self._source.scan(after=after):
+            yield _Listed(entry, dict(self._source.not_included))
 
     def _mark_gone(self, connection: Connection, number: int) -> int:
         gone, known = source_items.unseen(connection, self._source_id, number)
@@ -262,30 +285,45 @@ class _Pass:
             )
         return source_items.mark_gone(connection, self._source_id, number)
 
-    def _dated(self, items: list[Item]) -> list[tuple[Item, datetime]]:
-        """Return the items, each with the time that decides its month if it is new, and create the months' partitions.
+    def _dates(self, items: list[Item], end: float) -> dict[str, datetime]:
+        """Return the times that decide the months of new items, by item, and create the months' partitions.
 
-        Months older than the retention get none: their items are not ingested.
+        Known items have any time: they keep what they were given when they were new. Items whose turn comes after `end`
+        (on the clock of `time.monotonic`) are left out, except the first for each worker, so that there is always some
+        progress. Months older than the retention get no partition: their items are not ingested.
         """
         settings = self._pipeline.settings
         with self._database.connection() as connection:
             new = source_items.new_ids(connection, self._config.type, [item.source_id for item in items])
         now = datetime.now(UTC)
+        undated = [item for item in items if item.source_id in new]
 
-        def date(item: Item) -> datetime:
+        def date(number: int, item: Item) -> datetime | None:
+            if number >= settings.parse_workers and time.monotonic() > end:
+                return None
             moment = _own_date(self._pipeline, self._source, item) or item.modified_at or now
             return clamp(moment, settings.first_month, now)
 
-        undated = [item for item in items if item.source_id in new]
         with ThreadPoolExecutor(settings.parse_workers, thread_name_prefix="date") as pool:
-            dates = {item.source_id: moment for item, moment in zip(undated, pool.map(date, undated), strict=True)}
+            dates = {
+                item.source_id: moment
+                for item, moment in zip(undated, pool.map(date, itertools.count(), undated), strict=True)
+                if moment is not None
+            }
         months = {Month.of(moment) for moment in dates.values()}
         oldest_kept = self._oldest_kept
         schema.ensure_months(
             self._database, [month for month in months if oldest_kept is None or month >= oldest_kept]
         )
-        # What is known keeps the date that it was given when it was new.
-        return [(item, dates.get(item.source_id, now)) for item in items]
+        return {item.source_id: now for item in items if item.source_id not in new} | dates
+
+
+def _dated(listed: Sequence[_Listed], dates: Mapping[str, datetime]) -> int:
+    """Return how many entries there are before the first item without a date."""
+    undated = (
+        n for n, (entry, _) in enumerate(listed) if isinstance(entry, Item) and entry.source_id not in dates
+    )
+    return next(undated, len(listed))
 
 
 def _own_date(pipeline: Pipeline, source: Source, item: Item) -> datetime | None:

@@ -83,6 +83,10 @@ class EmbeddedServer(ABC):
     def complete(self) -> None:  # noqa: B027 - most have nothing to do
         """Create what clients expect, once it answers; called by each `up`."""
 
+    def unsaved(self) -> str:
+        """Return what is lost if it is stopped now, and why; empty if nothing is."""
+        return ""
+
     def process(self) -> psutil.Process | None:
         """Return its process in any state; None if it is not running."""
         return processes.find(self.pidfile, *self.marks)
@@ -123,8 +127,9 @@ class EmbeddedServer(ABC):
 
     def down(self, report: Report) -> None:
         """Stop it if it is running."""
+        unsaved = self.unsaved()
         if self.stop():
-            report(f"{self.name}: stopped")
+            report(f"{self.name}: stopped{unsaved and f'; {unsaved}'}")
         else:
             report(f"{self.name}: not running")
 

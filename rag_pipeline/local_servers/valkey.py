@@ -7,7 +7,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from rag_pipeline.errors import RagError
+from rag_pipeline.errors import RagError, StoreUnavailableError
 from rag_pipeline.local_servers import processes
 from rag_pipeline.local_servers.embedded_server import EmbeddedServer, Report
 from rag_pipeline.private_files import write_private
@@ -47,6 +47,17 @@ class Valkey(EmbeddedServer):
         with suppress(WritesRefusedError):  # It answers; another one would be as short of what it lacks.
             probe_redis(self.url)
 
+    def unsaved(self) -> str:
+        if self.process() is None:
+            return ""
+        try:
+            probe_redis(self.url)
+        except WritesRefusedError as error:
+            return f"what it had not saved of embedding_cache, sessions and search caches is lost: it {error}"
+        except StoreUnavailableError:
+            pass  # It does not answer: nobody knows.
+        return ""
+
     def prepare(self, report: Report) -> None:
         data = self.folder / "data"
         self.folder.mkdir(mode=0o700, exist_ok=True)
@@ -63,6 +74,8 @@ class Valkey(EmbeddedServer):
             "maxmemory-policy": "volatile-lru",
             "appendonly": "yes",
             "save": '""',
+            # By default it does not end if it cannot save, so that it would be waited for and then killed.
+            "shutdown-on-sigint": "force",
             "proc-title-template": '"{title} {listen-addr} {config-file}"',
         }
         write_private(self.configuration, "".join(f"{key} {value}\n" for key, value in lines.items()))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 
+from rag_pipeline.indexing import scan as module
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.sources import connect
-from rag_pipeline.sources.interface import Item
+from rag_pipeline.sources.interface import Item, Source
 from rag_pipeline.stores.postgres import source_items, sources
 from rag_pipeline_tests.support.databases import wait_for_blocked_session
 from rag_pipeline_tests.support.index import Index
@@ -87,6 +91,76 @@ def test_scans_in_slices_know_what_is_there(index: Index, monkeypatch: pytest.Mo
     index.ingest(confirm_deletions=True)
     assert {locator for (locator,) in index.rows("SELECT locator FROM source_items")} == there
     index.assert_consistent()
+
+
+class SlowSource:
+    """A clock that stands still but for the second that it takes to read a new document."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        self.read: list[str] = []
+        self.own_date = module._own_date
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.seconds))
+        monkeypatch.setattr(module, "_own_date", self._read)
+
+    def _read(self, pipeline: Pipeline, source: Source, item: Item) -> datetime | None:
+        self.seconds += 1
+        self.read.append(item.locator)
+        return self.own_date(pipeline, source, item)
+
+
+def test_a_scan_that_reads_slowly_ends_at_its_deadline_and_loses_nothing(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(8):
+        index.write(f"{number}.md", "# x\n\n本文。\n")
+        index.write(f"{number}.csv", "x")
+    index.ingest()
+    index.delete("3.md")
+    new = [f"{number}{letter}.md" for number in range(8) for letter in "abc"]
+    for name in new:
+        index.write(name, "# x\n\n本文。\n")
+    there = {path.name for path in index.docs.glob("*.md")}
+    slow = SlowSource(monkeypatch)
+    scanned, not_included, scans = 0, 0, 0
+    with index.open(parse_workers=1) as pipeline:
+        while True:
+            began = slow.seconds
+            result = scan_source(pipeline, pipeline.source("docs"), deadline=began + 7)
+            assert slow.seconds - began <= 8, "the time, and the document that was being read"
+            scans += 1
+            scanned += result.scanned
+            not_included += result.not_included.get(".csv", 0)
+            if result.complete:
+                break
+            # Also what was read before the last slice: a scan that is killed does not begin anew.
+            assert index.rows("SELECT count(*) FROM source_items WHERE state = 'gone'") == [(0,)]
+    assert (slow.read, scans) == (new, 4), "each once, in order"
+    assert (scanned, not_included, result.gone) == (len(there), 8, 1)
+    kept = index.rows("SELECT locator FROM source_items WHERE state <> 'gone'")
+    assert {locator for (locator,) in kept} == there
+
+
+def test_a_killed_scan_that_reads_slowly_loses_seconds(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{number:02}.md" for number in range(20)]
+    for name in names:
+        index.write(name, "# x\n\n本文。\n")
+    slow = SlowSource(monkeypatch)
+    read = slow.own_date
+
+    def killed(pipeline: Pipeline, source: Source, item: Item) -> datetime | None:
+        if item.locator == names[15]:
+            raise KeyboardInterrupt
+        return read(pipeline, source, item)
+
+    with monkeypatch.context() as patch, index.open(parse_workers=1) as pipeline:
+        patch.setattr(slow, "own_date", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scan_source(pipeline, pipeline.source("docs"))
+    assert scan(index)
+    again = [name for name in names[:15] if slow.read.count(name) > 1]
+    assert again == names[12:15], "the slice of 12 to 17 was lost"
+    assert index.rows("SELECT count(*) FROM source_items") == [(20,)]
 
 
 def test_what_cannot_be_listed_is_not_missed(index: Index) -> None:

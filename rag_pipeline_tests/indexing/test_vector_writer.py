@@ -17,6 +17,7 @@ from rag_pipeline.stores.milvus import rows
 from rag_pipeline.stores.milvus.client import Milvus
 from rag_pipeline.stores.postgres import document_chunks
 from rag_pipeline.stores.postgres.advisory_locks import held
+from rag_pipeline_tests.support.databases import end_idle_lock_sessions
 from rag_pipeline_tests.support.index import Index, section, sections
 from rag_pipeline_tests.support.milvus import refusing
 
@@ -150,27 +151,32 @@ def test_data_that_are_refused_alike_for_every_chunk_are_blamed_on_none(index: I
     index.assert_consistent()
 
 
-def test_vectors_are_taken_back_under_the_lock_of_their_collection(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextmanager
+def watched_locks(index: Index, call: str) -> Iterator[list[tuple[str, bool]]]:
+    """Yield the collections of the calls of a function of `rows`, each with whether its lock was held."""
+    original, seen = getattr(rows, call), []
+    with index.open() as other, pytest.MonkeyPatch.context() as patch:
+
+        def watched(milvus: Milvus, collection: str, *arguments: object) -> None:
+            lock = f"collection {collection}"
+            with other.stores.database.connection() as connection:
+                seen.append((collection, lock in held(connection, [lock])))
+            original(milvus, collection, *arguments)
+
+        patch.setattr(rows, call, watched)
+        yield seen
+
+
+def test_vectors_are_taken_back_under_the_lock_of_their_collection(index: Index) -> None:
     """Another batch is being written meanwhile, and Milvus Lite takes one writer to a collection at a time."""
     write_documents(index)
-    deleted, unlocked = [], []
-    delete = rows.delete
-
-    def watched(milvus: Milvus, collection: str, ids: Sequence[str]) -> None:
-        deleted.append(collection)
-        lock = f"collection {collection}"
-        with index.open() as other, other.stores.database.connection() as connection:
-            if not held(connection, [lock]):
-                unlocked.append(lock)
-        delete(milvus, collection, ids)
-
-    monkeypatch.setattr(rows, "delete", watched)
-    with refusing(*TOO_LONG), pytest.raises(StoreUnavailableError, match="refused alike"):
+    with (
+        watched_locks(index, "delete") as deleted,
+        refusing(*TOO_LONG),
+        pytest.raises(StoreUnavailableError, match="refused alike"),
+    ):
         index.ingest()
-    assert deleted
-    assert unlocked == []
+    assert set(deleted) == {(name, True) for name in index.collections().values()}
 
 
 def test_what_a_failed_run_completed_goes_live_even_if_the_next_cannot_embed(
@@ -288,6 +294,44 @@ def test_a_document_deleted_during_a_run_leaves_no_vectors_and_comes_back(
     index.assert_consistent()
 
 
+def move_chunks(index: Index) -> None:
+    """Ingest a document, and give it a section before the others."""
+    path = index.write("a.md", sections("前", "一", "二"))
+    index.ingest()
+    path.write_text(path.read_text("utf-8").replace("## 一", f"{section('零')}\n\n## 一"), "utf-8")
+
+
+def test_moved_chunks_are_rewritten_under_the_lock_of_their_collection(index: Index) -> None:
+    move_chunks(index)
+    with watched_locks(index, "upsert") as written:
+        assert index.ingest().stats.moved
+    assert set(written) == {(name, True) for name in index.collections().values()}
+    assert len(written) == 2 * len(set(written)), "what is new, and what has moved"
+
+
+def test_a_run_that_lost_its_month_rewrites_no_moved_chunk(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has fetched is older than what the run that began meanwhile has written."""
+    move_chunks(index)
+    fetch, upsert = rows.fetch, rows.upsert
+    written_later: list[str] = []
+
+    def failover(*arguments: object) -> object:
+        found = fetch(*arguments)  # type: ignore[arg-type]
+        monkeypatch.setattr(rows, "upsert", lambda _, collection, *__: written_later.append(collection))
+        with index.open() as other:
+            end_idle_lock_sessions(other.stores.database)
+        return found
+
+    monkeypatch.setattr(rows, "fetch", failover)
+    with pytest.raises(LockLostError):
+        index.ingest()
+    assert written_later == []
+    monkeypatch.setattr(rows, "fetch", fetch)
+    monkeypatch.setattr(rows, "upsert", upsert)
+    assert index.ingest().stats.moved
+    index.assert_consistent()
+
+
 @pytest.mark.parametrize(
     ("module", "name", "before"),
     [(rows, "fetch", False), (document_chunks, "multi_counts", True)],
@@ -296,9 +340,7 @@ def test_a_document_deleted_during_a_run_leaves_no_vectors_and_comes_back(
 def test_a_moved_chunk_that_is_deleted_meanwhile_leaves_no_vectors(
     index: Index, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, before: bool
 ) -> None:
-    path = index.write("a.md", sections("前", "一", "二"))
-    index.ingest()
-    path.write_text(path.read_text("utf-8").replace("## 一", f"{section('零')}\n\n## 一"), "utf-8")
+    move_chunks(index)
     original = getattr(module, name)
     deleted: list[str] = []
 

@@ -1,4 +1,4 @@
-"""An embedded Redis whose disk is full runs: nothing says that it is down, or is to be started."""
+"""An embedded Redis whose disk is full runs: nothing says that it is down, or is to be started. It can be stopped."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from rag_pipeline_tests.support.command_line import CommandLine, one_line
 from rag_pipeline_tests.support.embedders import CheapEmbedder
 from rag_pipeline_tests.support.stores import Stores
 
+LOST = "what it had not saved of embedding_cache, sessions and search caches is lost"
+
 
 @pytest.fixture
 def cli(tmp_path: Path, prepared_stores: Stores) -> Iterator[CommandLine]:
@@ -26,6 +28,7 @@ def cli(tmp_path: Path, prepared_stores: Stores) -> Iterator[CommandLine]:
     cli = CommandLine(tmp_path, prepared_stores)
     del cli.environment["RAG_REDIS_URL"]
     servers = LocalServers(cli.settings(redis_url=None))
+    stopped: list[str] = []
     url = servers.up().redis_url
     try:
         with redis.Redis.from_url(url) as client:
@@ -39,7 +42,10 @@ def cli(tmp_path: Path, prepared_stores: Stores) -> Iterator[CommandLine]:
         cli.endpoints = Endpoints(cli.endpoints.postgres_url, cli.endpoints.milvus_uri, url)
         yield cli
     finally:
-        servers.down()
+        servers.down(stopped.append)
+    [said] = [line for line in stopped if line.startswith("Valkey")]
+    assert said.startswith(f"Valkey: stopped; {LOST}: it refuses writes: MISCONF")
+    assert not (tmp_path / "home" / "valkey" / "valkey.pid").exists(), "it has ended by itself, and was not killed"
 
 
 def test_a_redis_that_refuses_writes_is_running(

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from pymilvus.client.connection_manager import ConnectionManager
 from pymilvus.exceptions import MilvusException
 from pymilvus.grpc_gen import common_pb2
 
@@ -448,6 +449,24 @@ def test_a_refusal_is_one_line_with_the_server_s_words(
         assert "\n" not in str(raised.value)
     finally:
         milvus.close()
+
+
+def test_an_attempt_to_connect_that_fails_leaves_no_connection(proxy: MilvusProxy) -> None:
+    milvus, kept = Milvus(proxy.uri), ConnectionManager.get_instance()._dedicated
+    before = len(kept)
+    for _ in range(3):
+        with (
+            proxy.failing("GetVersion", error=Refused(65_535, "starting")) as refused,
+            pytest.raises(StoreUnavailableError, match="starting"),
+            milvus.client(),
+        ):
+            pass
+        assert refused
+        assert len(kept) == before
+    assert not milvus.is_lite
+    assert len(kept) == before + 1
+    milvus.close()
+    assert len(kept) == before
 
 
 def test_searches_go_on_where_the_retention_was_interrupted(index: ClusterIndex, proxy: MilvusProxy) -> None:

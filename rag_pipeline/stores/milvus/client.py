@@ -108,7 +108,11 @@ class Milvus:
                     dedicated=True,
                     grpc_options={"grpc.keepalive_time_ms": _KEEPALIVE_MS},
                 )
-                self._version = client.get_server_version(timeout=_CONNECT_TIMEOUT_SECONDS)
+                try:
+                    self._version = client.get_server_version(timeout=_CONNECT_TIMEOUT_SECONDS)
+                except BaseException:
+                    client.close()  # A dedicated connection is kept by pymilvus until then.
+                    raise
                 self._client = client
             return self._client
 

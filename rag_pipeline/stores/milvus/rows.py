@@ -9,7 +9,7 @@ from rag_pipeline.stores.milvus.expressions import KEYS_PER_FILTER, has_key, in_
 from rag_pipeline.stores.vector_ids import chunk_of, row_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors
@@ -111,16 +111,13 @@ def fetch(milvus: Milvus, collection: str, ids: Sequence[str], fields: Sequence[
     return found
 
 
-def update_metadata(
-    milvus: Milvus,
-    kind: VectorKind,
-    collection: str,
-    month: Month,
-    chunks: dict[UUID, tuple[ChunkToEmbed, int]],
-) -> None:
-    """Rewrite the position and language of chunks with the vectors that are stored; nothing is embedded again.
+def with_new_metadata(
+    milvus: Milvus, kind: VectorKind, collection: str, chunks: Mapping[UUID, tuple[ChunkToEmbed, int]]
+) -> Iterator[list[Row]]:
+    """Yield the stored rows of chunks, some chunks at a time, with their new position and language, to be written.
 
-    `chunks` maps a chunk's id to its new state and its number of multi-vectors. Missing rows stay missing.
+    The vectors are those that are stored; nothing is embedded again. `chunks` maps a chunk's id to its new state and
+    its number of multi-vectors. Rows that are missing stay missing.
     """
     items = list(chunks.items())
     step = max(1, KEYS_PER_FILTER // max([1, *(count for _, count in chunks.values())]))
@@ -133,7 +130,7 @@ def update_metadata(
             row["chunk_position"] = chunk.position
             if kind != "multi":
                 row["language"] = chunk.language
-        upsert(milvus, collection, month, rows)
+        yield rows
 
 
 def _slices(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
