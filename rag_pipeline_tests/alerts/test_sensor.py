@@ -7,6 +7,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 import psycopg
@@ -31,12 +32,15 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.error import SerializableErrorInfo
 from dagster_postgres import PostgresScheduleStorage
 
+from rag_pipeline.alerts.recording import record
+from rag_pipeline.consistency.asset_names import built_assets
 from rag_pipeline.defs import alert_sensor, event_log
 from rag_pipeline.defs.alert_sensor import alerts
 from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
 from rag_pipeline.defs.resources import PipelineResource
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
+from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline_tests.support.alerts import Inbox
 from rag_pipeline_tests.support.dagster_home import DagsterHome
@@ -225,6 +229,54 @@ def test_runs_of_selected_assets_are_reported_by_their_names(
     assert len(inbox.messages) == 1
     assert inbox.titles[0].startswith("rag-pipeline: Failing: ")
     assert "2024-01" in inbox.titles[0]
+
+
+@pytest.mark.parametrize(
+    ("assets", "checks", "subject", "closes"),
+    [
+        (built_assets(VECTOR_KINDS), [], "index_month", True),
+        (["documents", "dense_collection"], [], "index_month", False),
+        ([], [("documents", "rows_kept")], "check_month", False),
+        (["sales"], [], "materialization of sales", True),
+    ],
+)
+def test_a_run_by_hand_fails_its_month_and_closes_the_alert_only_if_it_is_whole(
+    home: DagsterHome,
+    database: Database,
+    assets: list[str],
+    checks: list[tuple[str, str]],
+    subject: str,
+    closes: bool,
+) -> None:
+    def run(job: str, success: bool, selected: bool = True) -> None:
+        run = dg.DagsterRun(
+            job_name=job,
+            run_id=str(uuid4()),
+            asset_selection=frozenset(map(dg.AssetKey, assets)) if selected else None,
+            asset_check_selection=frozenset(dg.AssetCheckKey(dg.AssetKey(a), name) for a, name in checks)
+            if selected
+            else None,
+            tags={"dagster/partition": "2024-03-01"},
+        )
+        home.instance.add_run(run)
+        kind = dg.DagsterEventType.RUN_SUCCESS if success else dg.DagsterEventType.RUN_FAILURE
+        home.instance.report_dagster_event(dg.DagsterEvent(kind.value, job), run.run_id)
+
+    def recorded() -> list[tuple[str, str]]:
+        log = log_name(home.instance)
+        page = read_events(home.instance, 0, datetime.now(UTC) + timedelta(minutes=1))
+        record(database, log, page.observations)
+        with database.connection() as connection:
+            return connection.execute("SELECT name, state FROM alert_outbox ORDER BY id").fetchall()
+
+    run("__ASSET_JOB", False)
+    opened = [(subject, "failing")]
+    assert recorded() == opened
+    run("__ASSET_JOB", True)
+    assert recorded() == (opened if not closes else [*opened, (subject, "recovered")])
+    if not closes:
+        run(subject, True, selected=False)
+        assert recorded() == [*opened, (subject, "recovered")]
 
 
 def test_an_unreachable_receiver_loses_no_alert(
