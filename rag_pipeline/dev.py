@@ -35,18 +35,19 @@ def run_dev(
     ports: tuple[int, int],
     report: Callable[[str], None],
     prepare: Callable[[], None],
+    cancel_runs: Callable[[], None],
 ) -> int:
     """Run until a signal comes, or Dagster cannot be kept running; return the exit code. Servers that were not running
     before are stopped.
 
     `ports` are those of the Dagster UI and of the search page. `prepare` is called whenever servers were started and
-    answer, the first time before Dagster starts. Raises a `RagError` if another `rag-pipeline dev` runs in the same home:
-    two daemons would do everything twice.
+    answer, the first time before Dagster starts; `cancel_runs` before Dagster is stopped and after it. Raises a `RagError`
+    if another `rag-pipeline dev` runs in the same home: two daemons would do everything twice.
     """
     # Before anything is started: a signal that ended this process at once would leave it behind.
     with _Signals() as signals, ExitStack() as stack:
         try:
-            return _run(stack, settings, host, ports, report, prepare)
+            return _run(stack, settings, host, ports, report, prepare, cancel_runs)
         except KeyboardInterrupt:
             report("stopping")
             return 0
@@ -85,6 +86,7 @@ def _run(
     ports: tuple[int, int],
     report: Callable[[str], None],
     prepare: Callable[[], None],
+    cancel_runs: Callable[[], None],
 ) -> int:
     """Start everything, and wait until Dagster cannot be kept running; `stack` stops what was started."""
     lock = stack.enter_context(_only_one(settings.home_path))
@@ -125,7 +127,11 @@ def _run(
         alert=lambda text: _alert(settings, report, "Dagster", f"{text}: see {log}"),
         started=lambda number: running_dev.publish(lock, number, page["RAG_UI_URL"], page["RAG_SEARCH_URL"]),
     )
-    ended = stack.enter_context(dagster).keep_running()
+    # Twice: its daemon may start a queued run until it has ended.
+    stack.callback(_try, cancel_runs, report)
+    stack.enter_context(dagster)
+    stack.callback(_try, cancel_runs, report)
+    ended = dagster.keep_running()
     _alert(settings, report, "Dagster", f"{ended}, so rag-pipeline dev ends: see {log}")
     return 1
 
@@ -178,6 +184,14 @@ def _already_running(home: Path) -> str:
     dev = running_dev.running_dev(home)
     said = f"rag-pipeline dev is already running in {home}: {dev.ui_url if dev else 'it is starting'}"
     return f"{said}; to stop it, press Ctrl-C there, or: kill {dev.pid}" if dev else said
+
+
+def _try(cancel_runs: Callable[[], None], report: Callable[[str], None]) -> None:
+    """Cancel the runs; that it is impossible must not keep anything from being stopped."""
+    try:
+        cancel_runs()
+    except RagError as error:
+        report(f"runs that go on are killed, and reported as failed at the next start: {one_line(error)}")
 
 
 def _stop_servers(servers: LocalServers, before: Sequence[str], report: Callable[[str], None]) -> None:

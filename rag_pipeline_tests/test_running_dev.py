@@ -102,7 +102,7 @@ def report(line):
     if line.startswith("Valkey: started") or line == "stopping":
         os.kill(os.getpid(), signal.SIGTERM)
 
-sys.exit(run_dev(load_settings(), "127.0.0.1", (3000, 8000), report, lambda: None))
+sys.exit(run_dev(load_settings(), "127.0.0.1", (3000, 8000), report, lambda: None, lambda: None))
 """
 
 
