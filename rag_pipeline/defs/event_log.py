@@ -16,11 +16,12 @@ from urllib.parse import quote
 
 import dagster as dg
 import sqlalchemy as db
-from dagster._core.events import JobFailureData
+from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickData, TickStatus
 from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.storage.schedules import SqlScheduleStorage
 from dagster._core.storage.schedules.schema import JobTickTable
+from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._serdes import deserialize_value
 from dagster._utils.error import SerializableErrorInfo
 
@@ -52,6 +53,9 @@ _OUR_ERROR = re.compile(r"^rag_pipeline\.errors\.\w+: ")
 _MONTHLY_ASSETS = {dg.AssetKey(asset) for asset in built_assets(VECTOR_KINDS)}
 _ADHOC_JOB = "__ASSET_JOB"
 """Dagster's job name for a run of assets selected by hand."""
+_MARKED_AS_FAILED = "This run has been marked as failed from outside the execution context."
+_NO_WORKER = "Detected run worker status"
+"""Dagster's messages of a run whose process is gone."""
 _BY_HAND = "mend what it says; you need not start it again, the month is run by itself until it succeeds"
 
 
@@ -283,7 +287,7 @@ def _run_observed(record: dg.EventLogRecord, run: dg.DagsterRun, name: str, what
         record.storage_id,
         passed,
         _moment(record.timestamp),
-        description="" if passed else _run_error(_event(record)),
+        description="" if passed else _run_error(_event(record), run),
         what_to_do=what_to_do,
         path=f"/runs/{run.run_id}",
     )
@@ -303,7 +307,7 @@ def _months_observed(
     elif (begun := _last_begun(instance, run)) is not None:
         # It was killed, or something else than a month failed. What it had done by then is not known here; the sensor
         # runs those months again that have an open alert, and those that have pending work.
-        failed = {begun: _run_error(_event(record))}
+        failed = {begun: _run_error(_event(record), run)}
     for month in sorted({*failed, *done}):
         yield Observation(
             Subject("run", INDEX_MONTH, month.partition_key),
@@ -350,13 +354,21 @@ def _run_name(run: dg.DagsterRun) -> str:
     return f"{what} of {', '.join(selected)}"
 
 
-def _run_error(event: dg.DagsterEvent) -> str:
+def _run_error(event: dg.DagsterEvent, run: dg.DagsterRun) -> str:
     """Return where and why a run failed, on one line: the first failed step and its reason."""
     failure = _failure(event)
     step = failure.first_step_failure_event if failure else None
-    if step is None:
-        return (_reason(failure.error) if failure else "") or event.message or ""
-    return f"step {step.step_key}: {_reason(step.step_failure_data.error)}"
+    if step is not None:
+        return f"step {step.step_key}: {_reason(step.step_failure_data.error)}"
+    if failure is not None and (reason := _reason(failure.error)):
+        return reason
+    if failure is not None and failure.failure_reason == RunFailureReason.START_TIMEOUT:
+        said = "It could not be started in time"
+    elif event.message and event.message != _MARKED_AS_FAILED and not event.message.startswith(_NO_WORKER):
+        return event.message
+    else:
+        said = "Its process ended without a word (killed, or out of memory)"
+    return f"{said}; it is started once more" if run.tags.get(WILL_RETRY_TAG) == "true" else said
 
 
 def _failure(event: dg.DagsterEvent) -> JobFailureData | None:

@@ -13,6 +13,7 @@ import dagster as dg
 import psycopg
 import pytest
 import sqlalchemy
+from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
     RemoteInstigatorOrigin,
@@ -177,15 +178,46 @@ def test_failing_runs_alert_once_until_one_succeeds(listening: DagsterHome, inbo
     assert "http://rag.example:3000/runs/" in text
 
 
-def test_a_run_whose_worker_never_started_alerts(listening: DagsterHome, inbox: Inbox, world: World) -> None:
-    """Dagster records its failure without a reason."""
-    run = listening.instance.create_run_for_job(
-        world.definitions().resolve_job_def("index_month"), tags={"dagster/partition": "2024-01-01"}
+@pytest.mark.parametrize(
+    ("message", "reason", "tags", "said"),
+    [
+        (
+            None,
+            None,
+            {"dagster/max_retries": "0"},
+            "Its process ended without a word (killed, or out of memory)",
+        ),
+        (
+            "Detected run worker status UNKNOWN. Marking run 1 as failed.",
+            None,
+            {},
+            "Its process ended without a word (killed, or out of memory); it is started once more",
+        ),
+        (
+            "Run timed out due to taking longer than 180 seconds to start.",
+            RunFailureReason.START_TIMEOUT,
+            {"dagster/max_retries": "0"},
+            "It could not be started in time",
+        ),
+        ("The process of this run is gone.", None, {}, "The process of this run is gone."),
+    ],
+)
+def test_a_run_whose_worker_ended_without_a_reason_alerts(
+    home: DagsterHome,
+    world: World,
+    message: str | None,
+    reason: RunFailureReason | None,
+    tags: dict[str, str],
+    said: str,
+) -> None:
+    run = home.instance.create_run_for_job(
+        world.definitions().resolve_job_def("index_month"), tags={"dagster/partition": "2024-01-01", **tags}
     )
-    listening.instance.report_run_failed(run)
-    tick(listening)
-    assert inbox.titles == ["rag-pipeline: Failing: index_month, 2024-01"]
-    assert "This run has been marked as failed from outside the execution context." in inbox.bodies()
+    data = JobFailureData(error=None, failure_reason=reason) if reason else None
+    home.instance.report_run_failed(run, message, data)
+    [seen] = read_events(home.instance, 0, datetime.now(UTC) + timedelta(minutes=1)).observations
+    assert (seen.subject.name, seen.subject.partition) == ("index_month", "2024-01-01")
+    assert seen.description == said
 
 
 def test_a_run_failed_by_a_blocking_check_alone_is_reported_by_the_check(
