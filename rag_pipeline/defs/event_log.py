@@ -50,6 +50,7 @@ _TICK_PAGE = 5000
 _TICK_ENDS = (TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE)
 _RUN_TYPES = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 _OUR_ERROR = re.compile(r"^rag_pipeline\.errors\.\w+: ")
+_TOO_LONG = re.compile(r"timed out due to taking longer than (\d+) seconds")
 _MONTHLY_ASSETS = {dg.AssetKey(asset) for asset in built_assets(VECTOR_KINDS)}
 _ADHOC_JOB = "__ASSET_JOB"
 """Dagster's job name for a run of assets selected by hand."""
@@ -412,9 +413,19 @@ def _tick_observed(state: InstigatorState, tick: InstigatorTick) -> Observation:
         tick.tick_id,
         tick.status != TickStatus.FAILURE,
         _moment(tick.timestamp),
-        description=_reason(tick.error),
+        description=_tick_error(tick.error),
         path=f"/locations/{place}/{'sensors' if sensor else 'schedules'}/{quote(state.name)}",
     )
+
+
+def _tick_error(error: SerializableErrorInfo | None) -> str:
+    """Return why a tick failed; if it took too long, this and not the text of the call to the code server."""
+    part = error
+    while part is not None:
+        if found := _TOO_LONG.search(part.message):
+            return f"the tick took longer than {found[1]} s"
+        part = part.cause
+    return _reason(error)
 
 
 def _event(record: dg.EventLogRecord) -> dg.DagsterEvent:

@@ -434,6 +434,17 @@ def test_failing_sensors_and_schedules_alert_once_each(listening: DagsterHome, i
     assert "http://rag.example:3000/locations/rag_pipeline/schedules/nightly" in inbox.bodies()
 
 
+def test_a_tick_that_took_too_long_says_so(home: DagsterHome) -> None:
+    sweep = Ticking(home.instance, "sweep_counts", InstigatorType.SENSOR)
+    begun = sweep.tick(TickStatus.STARTED)
+    call = SerializableErrorInfo("<_InactiveRpcError of RPC that terminated with: DEADLINE_EXCEEDED>", [], "")
+    message = "User code server request timed out due to taking longer than 60 seconds to complete."
+    error = SerializableErrorInfo(message, [], "DagsterUserCodeUnreachableError", cause=call)
+    home.instance.update_tick(begun.with_status(TickStatus.FAILURE, error=error, end_timestamp=time.time()))
+    [seen] = read_ticks(home.instance, None, datetime.now(UTC)).observations
+    assert seen.description == "the tick took longer than 60 s"
+
+
 def test_the_ticks_of_many_sensors_are_read_at_once(home: DagsterHome) -> None:
     sensors = [Ticking(home.instance, f"sync_{n}", InstigatorType.SENSOR) for n in range(40)]
     for sensor in sensors:
