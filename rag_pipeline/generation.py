@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rag_pipeline.errors import DimensionMismatchError, RagError
+from rag_pipeline.errors import AnotherEmbedderError, DimensionMismatchError
 from rag_pipeline.settings import Settings
 from rag_pipeline.stores.milvus.collections import Collections, Generation, generations, suffix_of
 
@@ -111,7 +111,7 @@ def settings_in_use(
 
 
 def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription, settings: Settings) -> None:
-    """Raise `DimensionMismatchError` or a `RagError` if a generation was made with another embedder than this.
+    """Raise `DimensionMismatchError` or `AnotherEmbedderError` if a generation was made with another embedder than this.
 
     It is PostgreSQL that says so, whatever Milvus holds: if Milvus has lost everything, a repair would otherwise fill it
     with this embedder's vectors, and the right one would be refused from then on.
@@ -126,9 +126,9 @@ def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription,
         if own.get(name) != value
     ]
     remedy = (
-        f"{row.name} holds the vectors of {row.embedder}, and these settings name {described.fingerprint}; "
-        f"{' and '.join(back) or 'set RAG_EMBEDDER and what belongs to it back'}, or build an index of this one beside "
-        "it: `rag-pipeline generations build`"
+        f"the index was made with another embedder: {' and '.join(back) or 'set RAG_EMBEDDER and what belongs to it back'}, "
+        f"or build an index of this one beside it: `rag-pipeline generations build`; {row.name} holds the vectors of "
+        f"{row.embedder}, and these settings name {described.fingerprint}"
     )
     for found, wanted in (
         (row.dimension, described.dimension),
@@ -136,7 +136,7 @@ def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription,
     ):
         if found != wanted:
             raise DimensionMismatchError(found, wanted, remedy)
-    raise RagError(remedy)
+    raise AnotherEmbedderError(remedy)
 
 
 class OpenGeneration:
@@ -190,6 +190,15 @@ class OpenGeneration:
         if self._embedder is not None:
             return describe(self._embedder)
         return describe_embedder(self.settings, self._recorded)
+
+    def refuse_another_embedder(self) -> None:
+        """Raise as `collections` does if it was made with another embedder; with the same settings nothing is loaded."""
+        if self.row is None:
+            return
+        chunks_aside: dict[str, Any] = {"chunk_tokens": None}
+        own, made_with = configuration(self.settings) | chunks_aside, dict(self.row.settings) | chunks_aside
+        if not _made_alike(own, made_with):
+            _refuse_another_embedder(self.row, self.description, self.settings)
 
     @property
     def _recorded(self) -> EmbedderDescription | None:

@@ -10,6 +10,7 @@ import threading
 import click
 
 from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line, print_status
+from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.service.logs import log_to_stderr
 from rag_pipeline.settings import load_settings
 from rag_pipeline.urls import mask_url
@@ -121,6 +122,11 @@ def _prepare() -> None:
     with open_pipeline() as pipeline:
         pipeline.prepare()
         pipeline.load_collections()
+        try:
+            pipeline.generation.refuse_another_embedder()
+        except RagError as error:
+            # Keyword search works, and the index can be looked at: so everything is started.
+            print_status(f"runs and searches by meaning fail: {one_line(error)}")
 
 
 def _cancel_runs() -> None:
