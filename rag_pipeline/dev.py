@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 from rag_pipeline import running_dev
 from rag_pipeline.dagster_home import QUIET, dagster_environment, shipped
 from rag_pipeline.dagster_output import DagsterOutput
+from rag_pipeline.dagster_process import DagsterProcess
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.local_servers.manager import LocalServers
 from rag_pipeline.local_servers.processes import port_is_free, try_lock
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from rag_pipeline.settings import Settings
 
-_STOP_SECONDS = 30
 _PORTS_TRIED, _PORTS_END = 50, 65536
 
 
@@ -37,16 +35,19 @@ def run_dev(
     ports: tuple[int, int],
     report: Callable[[str], None],
     prepare: Callable[[], None],
+    cancel_runs: Callable[[], None],
 ) -> int:
-    """Run until Dagster ends or a signal comes; return the exit code. Servers that were not running before are stopped.
+    """Run until a signal comes, or Dagster cannot be kept running; return the exit code. Servers that were not running
+    before are stopped.
 
-    `ports` are those of the Dagster UI and of the search page. `prepare` is called whenever servers were started and answer, the first time before Dagster starts. Raises a
-    `RagError` if another `rag-pipeline dev` runs in the same home: two daemons would do everything twice.
+    `ports` are those of the Dagster UI and of the search page. `prepare` is called whenever servers were started and
+    answer, the first time before Dagster starts; `cancel_runs` before Dagster is stopped and after it. Raises a `RagError`
+    if another `rag-pipeline dev` runs in the same home: two daemons would do everything twice.
     """
     # Before anything is started: a signal that ended this process at once would leave it behind.
     with _Signals() as signals, ExitStack() as stack:
         try:
-            return _run(stack, settings, host, ports, report, prepare)
+            return _run(stack, settings, host, ports, report, prepare, cancel_runs)
         except KeyboardInterrupt:
             report("stopping")
             return 0
@@ -85,8 +86,9 @@ def _run(
     ports: tuple[int, int],
     report: Callable[[str], None],
     prepare: Callable[[], None],
+    cancel_runs: Callable[[], None],
 ) -> int:
-    """Start everything, and wait until Dagster ends; `stack` stops what was started."""
+    """Start everything, and wait until Dagster cannot be kept running; `stack` stops what was started."""
     lock = stack.enter_context(_only_one(settings.home_path))
     servers = LocalServers(settings)
     before = servers.running()
@@ -111,25 +113,27 @@ def _run(
         )
     output = stack.enter_context(DagsterOutput(log, report))
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(shipped("workspace.yaml"))]
-    stack.enter_context(
-        Supervisor(servers, report=report, restarted=prepare, alert=partial(_alert, settings, report))
-    )
     command += ["--host", host, "--port", str(free)]
+    alert = partial(_alert, settings, report, "embedded servers")
+    stack.enter_context(Supervisor(servers, report=report, restarted=prepare, alert=alert))
     stack.enter_context(ServiceProcess(host, search_port, {**page, **os.environ}, report))
 
-    # Its own session with default signals: `dagster dev` copies an ignored SIGINT to SIGTERM and could then not be
-    # stopped, and Ctrl-C must reach it once, from us, not from the terminal as well.
-    process = subprocess.Popen(
-        ["env", "--default-signal=INT,QUIT,TERM,HUP", *command],
-        env=environment,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=[lock],
+    dagster = DagsterProcess(
+        command,
+        environment,
+        output,
+        lock,
+        report=report,
+        alert=lambda text: _alert(settings, report, "Dagster", f"{text}: see {log}"),
+        started=lambda number: running_dev.publish(lock, number, page["RAG_UI_URL"], page["RAG_SEARCH_URL"]),
     )
-    stack.callback(_stop_group, process)
-    running_dev.publish(lock, running_dev.RunningDev(process.pid, page["RAG_UI_URL"], page["RAG_SEARCH_URL"]))
-    return process.wait()
+    # Twice: its daemon may start a queued run until it has ended.
+    stack.callback(_try, cancel_runs, report)
+    stack.enter_context(dagster)
+    stack.callback(_try, cancel_runs, report)
+    ended = dagster.keep_running()
+    _alert(settings, report, "Dagster", f"{ended}, so rag-pipeline dev ends: see {log}")
+    return 1
 
 
 def _unused_configuration(folder: Path) -> Path | None:
@@ -183,6 +187,14 @@ def _already_running(home: Path) -> str:
     return f"{said}; to stop it, press Ctrl-C there, or: kill {dev.pid}" if dev else said
 
 
+def _try(cancel_runs: Callable[[], None], report: Callable[[str], None]) -> None:
+    """Cancel the runs; that it is impossible must not keep anything from being stopped."""
+    try:
+        cancel_runs()
+    except RagError as error:
+        report(f"runs that go on are killed, and reported as failed at the next start: {one_line(error)}")
+
+
 def _stop_servers(servers: LocalServers, before: Sequence[str], report: Callable[[str], None]) -> None:
     """Stop the servers that were not running before, and say which are left."""
     servers.down(report, leave=before)
@@ -190,32 +202,11 @@ def _stop_servers(servers: LocalServers, before: Sequence[str], report: Callable
         report(f"left running, as before: {', '.join(before)}; `rag-pipeline down` stops them")
 
 
-def _alert(settings: Settings, report: Callable[[str], None], text: str) -> None:
+def _alert(settings: Settings, report: Callable[[str], None], what: str, text: str) -> None:
     """Tell people and receivers directly: what Dagster would tell them is in a database that may be down."""
     from rag_pipeline.alerts.messages import Message
     from rag_pipeline.alerts.receivers import receivers
 
     report(text)
     for receiver in receivers(settings):
-        receiver.send(Message("rag-pipeline: Failing: embedded servers", text, "failing"))
-
-
-def _stop_group(process: subprocess.Popen[bytes]) -> None:
-    """Send TERM to Dagster, which stops its children; kill what remains of its group after a while."""
-    if process.poll() is None:
-        process.terminate()
-    deadline = time.monotonic() + _STOP_SECONDS
-    while time.monotonic() < deadline and _group_alive(process.pid):
-        process.poll()
-        time.sleep(0.1)
-    if _group_alive(process.pid):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _group_alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        receiver.send(Message(f"rag-pipeline: Failing: {what}", text, "failing"))

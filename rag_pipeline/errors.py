@@ -10,6 +10,7 @@
     ├── SourceError               fix access to the source; its documents stay as they are
     ├── DocumentError             fix the document at its source, or leave it quarantined
     │   └── VanishedError         nothing: the next complete scan finds what is gone
+    ├── AnotherEmbedderError      use the embedder that made the index, or build another index
     └── DimensionMismatchError    use the embedder that made the collection, or another collection
 
 Who catches what: a run stops on `StoreUnavailableError` and `DimensionMismatchError`, continues without the source on
@@ -77,6 +78,10 @@ class DocumentError(RagError):
 
 class VanishedError(DocumentError):
     """A document was removed after its source was scanned. It stays pending until a complete scan marks it as gone."""
+
+
+class AnotherEmbedderError(RagError):
+    """The index was made with another embedder of the same dimension. Raised before anything is searched or written."""
 
 
 class DimensionMismatchError(RagError):

@@ -12,7 +12,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rag_pipeline.errors import DimensionMismatchError, RagError
+from rag_pipeline.errors import AnotherEmbedderError, DimensionMismatchError
 from rag_pipeline.settings import Settings
 from rag_pipeline.stores.milvus.collections import Collections, Generation, generations, suffix_of
 from rag_pipeline.stores.milvus.partitions import prefix_in_use
@@ -163,7 +163,7 @@ def refuse_another_prefix(row: GenerationRow, settings: Settings, recorded: str 
 
 
 def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription, settings: Settings) -> None:
-    """Raise `DimensionMismatchError` or a `RagError` if a generation was made with another embedder than this.
+    """Raise `DimensionMismatchError` or `AnotherEmbedderError` if a generation was made with another embedder than this.
 
     It is PostgreSQL that says so, whatever Milvus holds: if Milvus has lost everything, a repair would otherwise fill it
     with this embedder's vectors, and the right one would be refused from then on.
@@ -172,8 +172,9 @@ def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription,
         return
     back = " and ".join(_set_back(row, settings)) or "set RAG_EMBEDDER and what belongs to it back"
     remedy = (
-        f"{row.name} holds the vectors of {row.embedder}, and these settings name {described.fingerprint}; {back}, or "
-        "build an index of this one beside it: `rag-pipeline generations build`"
+        f"the index was made with another embedder: {back}, or build an index of this one beside it: "
+        f"`rag-pipeline generations build`; {row.name} holds the vectors of {row.embedder}, and these settings name "
+        f"{described.fingerprint}"
     )
     for found, wanted in (
         (row.dimension, described.dimension),
@@ -181,7 +182,7 @@ def _refuse_another_embedder(row: GenerationRow, described: EmbedderDescription,
     ):
         if found != wanted:
             raise DimensionMismatchError(found, wanted, remedy)
-    raise RagError(remedy)
+    raise AnotherEmbedderError(remedy)
 
 
 def _set_back(row: GenerationRow, settings: Settings) -> list[str]:
@@ -264,6 +265,15 @@ class OpenGeneration:
         if self._embedder is not None:
             return describe(self._embedder)
         return describe_embedder(self.settings, self._recorded)
+
+    def refuse_another_embedder(self) -> None:
+        """Raise as `collections` does if it was made with another embedder; with the same settings nothing is loaded."""
+        if self.row is None:
+            return
+        chunks_aside: dict[str, Any] = {"chunk_tokens": None}
+        own, made_with = configuration(self.settings) | chunks_aside, dict(self.row.settings) | chunks_aside
+        if not _made_alike(own, made_with):
+            _refuse_another_embedder(self.row, self.description, self.settings)
 
     @property
     def _recorded(self) -> EmbedderDescription | None:

@@ -39,7 +39,7 @@ def dagster(home: Path) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-c", "input()", "dagster", "dev"]
     with _only_one(home) as lock:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=[lock])
-        publish(lock, RunningDev(process.pid, UI, PAGE))
+        publish(lock, process.pid, UI, PAGE)
     with process:
         yield process
 
@@ -47,7 +47,7 @@ def dagster(home: Path) -> Iterator[subprocess.Popen[bytes]]:
 def test_links_lead_to_the_dev_of_the_home(
     home: Path, dagster: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert running_dev(home) == RunningDev(dagster.pid, UI, PAGE)
+    assert running_dev(home) == RunningDev(os.getpid(), UI, PAGE)
     settings = load_settings()
     assert (settings.ui_url, settings.search_url) == (UI, PAGE)
     monkeypatch.setenv("RAG_SEARCH_URL", "https://search.example.com")
@@ -60,7 +60,7 @@ def test_links_lead_to_the_dev_of_the_home(
     assert (settings.ui_url, settings.search_url) == ("http://127.0.0.1:3000", "http://127.0.0.1:8000")
 
 
-@pytest.mark.parametrize("left", ["", "17", f"1 {UI} {PAGE}", f"{'9' * 30} {UI} {PAGE}"])
+@pytest.mark.parametrize("left", ["", "17", f"1 1 {UI} {PAGE}", f"{'9' * 30} 1 {UI} {PAGE}"])
 def test_what_another_process_left_is_no_dev(home: Path, left: str) -> None:
     (home / "dev.lock").write_text(left, "utf-8")
     assert running_dev(home) is None
@@ -73,7 +73,7 @@ def test_down_stops_nothing_while_dev_runs(home: Path, dagster: subprocess.Popen
     [line] = done.stderr.splitlines()
     assert line == (
         "rag-pipeline: nothing was stopped, as dev would start it again: rag-pipeline dev is already running in "
-        f"{home}: {UI}; to stop it, press Ctrl-C there, or: kill {dagster.pid}"
+        f"{home}: {UI}; to stop it, press Ctrl-C there, or: kill {os.getpid()}"
     )
     dagster.communicate()
     done = subprocess.run([sys.executable, "-m", "rag_pipeline.cli", "down"], capture_output=True, text=True)
@@ -120,7 +120,7 @@ def report(line):
     if line.startswith("Valkey: started") or line == "stopping":
         os.kill(os.getpid(), signal.SIGTERM)
 
-sys.exit(run_dev(load_settings(), "127.0.0.1", (3000, 8000), report, lambda: None))
+sys.exit(run_dev(load_settings(), "127.0.0.1", (3000, 8000), report, lambda: None, lambda: None))
 """
 
 

@@ -10,11 +10,13 @@ import threading
 import click
 
 from rag_pipeline.cli.common import json_option, open_pipeline, print_json, print_line, print_status
+from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.service.logs import log_to_stderr
 from rag_pipeline.settings import load_settings
 from rag_pipeline.urls import mask_url
 
 _PORT = click.IntRange(1, 65535)
+_CANCEL_SECONDS = 10.0
 
 
 @click.command()
@@ -81,7 +83,7 @@ def dev(host: str, port: int, search_port: int) -> None:
     """Start the servers, the Dagster UI, its daemon and the search page; Ctrl-C stops all that was not running before."""
     from rag_pipeline.dev import run_dev
 
-    sys.exit(run_dev(load_settings(), host, (port, search_port), print_status, _prepare))
+    sys.exit(run_dev(load_settings(), host, (port, search_port), print_status, _prepare, _cancel_runs))
 
 
 @click.command()
@@ -129,3 +131,25 @@ def _prepare() -> None:
     with open_pipeline() as pipeline:
         pipeline.prepare()
         pipeline.load_collections()
+        try:
+            pipeline.generation.refuse_another_embedder()
+        except RagError as error:
+            # Keyword search works, and the index can be looked at: so everything is started.
+            print_status(f"runs and searches by meaning fail: {one_line(error)}")
+
+
+def _cancel_runs() -> None:
+    """End the runs of `dev`, which is ending: those that were killed would be reported as failed."""
+    from rag_pipeline.dagster_home import dagster_environment
+    from rag_pipeline.stores.postgres import dagster_runs
+
+    with open_pipeline() as pipeline:
+        if "DAGSTER_PG_URL" not in os.environ:  # Without runs Dagster is not imported: that takes seconds.
+            schema = dagster_runs.schema_beside(pipeline.settings.postgres_schema)
+            with pipeline.stores.database.connection() as connection:
+                if not dagster_runs.any_running(connection, schema):
+                    return
+        from rag_pipeline.defs.run_month import cancel_launched_runs
+
+        os.environ.update(dagster_environment(pipeline.settings, pipeline.endpoints))
+        cancel_launched_runs(pipeline, _CANCEL_SECONDS)

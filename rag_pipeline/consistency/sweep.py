@@ -20,15 +20,29 @@ _NEEDS_A_PERSON = "quarantined_documents"
 
 
 @dataclass
+class PartOfMonth:
+    """A month some of whose collections were counted when the time was up."""
+
+    month: Month
+    kinds: list[str] = field(default_factory=list)
+    """Those that were counted."""
+    different: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Sweep:
     """What one call of `sweep` saw."""
 
     counted: int = 0
     """Months."""
+    busy: int = 0
+    """Months that were left out."""
     suspects: dict[Month, str] = field(default_factory=dict)
     """The months to check, each with what was seen: the same text as long as nothing changes."""
     stopped_at: Month | None = None
     """The last month that was counted if the time was up; None: all were."""
+    part: PartOfMonth | None = None
+    """The next one, if it was counted in part."""
 
 
 def sweep(
@@ -37,25 +51,39 @@ def sweep(
     after: Month | None,
     deadline: float,
     unchecked: Mapping[Month, str] | None = None,
+    part: PartOfMonth | None = None,
 ) -> Sweep:
     """Count the vectors of every month with documents, from the one `after` the last call's until the deadline.
 
     Suspect are months whose counts differ, months with a failing check, which may have been repaired since, and those
     that are `unchecked`, each with the reason, also without documents. Months that are `busy` are left out: their run
-    ends with their checks. `deadline` is in `time.monotonic()`; at least one month is counted.
+    ends with their checks. `deadline` is in `time.monotonic()`; at least one collection of a month is counted. A month
+    of which a `part` was counted by the last call is gone on with.
     """
     unchecked = unchecked or {}
     result = Sweep()
     failing = _failing_months(pipeline)
+    some = False
     for month in sorted({*schema.months_with_documents(pipeline.stores.database), *unchecked}):
-        if month in busy or (after is not None and month <= after):
+        if after is not None and month <= after:
             continue
-        if result.counted and time.monotonic() >= deadline:
-            return result
-        different = [str(counts) for counts in verify(pipeline, month, pipeline.vectors) if not counts.equal]
+        if month in busy:
+            result.busy += 1
+            continue
+        counted = part if part is not None and part.month == month else PartOfMonth(month)
+        for kind in pipeline.vectors:
+            if kind in counted.kinds:
+                continue
+            if some and time.monotonic() >= deadline:
+                result.part = counted if counted.kinds else None
+                result.stopped_at = result.stopped_at or after
+                return result
+            counted.different += [str(counts) for counts in verify(pipeline, month, [kind]) if not counts.equal]
+            counted.kinds.append(kind)
+            some = True
         seen = [
-            *different,
-            *(["a check fails"] if not different and month.partition_key in failing else []),
+            *counted.different,
+            *(["a check fails"] if not counted.different and month.partition_key in failing else []),
             *([unchecked[month]] if month in unchecked else []),
         ]
         if seen:

@@ -37,7 +37,7 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[Pipel
     database = pipeline.stores.database
     listed = receivers(pipeline.settings)
     is_gone = _gone_subjects(context, pipeline)
-    recorded = _record_ticks(context, database, is_gone) + _record_events(context.instance, database, is_gone)
+    recorded = _record_ticks(context, database, is_gone) + _record_events(context.instance, pipeline, is_gone)
     recorded += record_gone(database, is_gone)
     sent = deliver(database, listed, pipeline.settings.ui_url, time.monotonic() + _SEND_SECONDS)
     for name in sent.refused:
@@ -77,14 +77,15 @@ def _record_ticks(
     return recorded
 
 
-def _record_events(instance: dg.DagsterInstance, database: Database, is_gone: Callable[[Subject], bool]) -> int:
+def _record_events(instance: dg.DagsterInstance, pipeline: Pipeline, is_gone: Callable[[Subject], bool]) -> int:
     """Bring the outbox up to date with the event log within the time of a tick; return the number of new alerts."""
+    database, built = pipeline.stores.database, pipeline.settings.vectors
     log = log_name(instance)
     recorded = 0
     deadline = time.monotonic() + _READ_SECONDS
     more = True
     while more and time.monotonic() < deadline:
-        page = read_events(instance, last_read_event(database, log), datetime.now(UTC))
+        page = read_events(instance, last_read_event(database, log), datetime.now(UTC), built)
         recorded += record(database, log, _existing(page.observations, is_gone), page.read_up_to)
         more = page.more
     return recorded

@@ -16,11 +16,12 @@ from urllib.parse import quote
 
 import dagster as dg
 import sqlalchemy as db
-from dagster._core.events import JobFailureData
+from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickData, TickStatus
 from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.storage.schedules import SqlScheduleStorage
 from dagster._core.storage.schedules.schema import JobTickTable
+from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._serdes import deserialize_value
 from dagster._utils.error import SerializableErrorInfo
 
@@ -29,13 +30,13 @@ from rag_pipeline.consistency.asset_names import built_assets
 from rag_pipeline.consistency.findings import COMMAND
 from rag_pipeline.defs.index_months import DONE, FAILED
 from rag_pipeline.defs.jobs import CHECK_MONTH, INDEX_MONTH, INDEX_MONTHS
-from rag_pipeline.defs.month_partitions import NOT_A_MONTH, PARTITION_TAG, months_of_runs
+from rag_pipeline.defs.month_partitions import NOT_A_MONTH, PARTITION_TAG, month_of_key, months_of_runs
 from rag_pipeline.defs.repair_job import REPAIR_MONTH
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.defs.source_check import CHECK as SOURCE_CHECK
 from rag_pipeline.errors import RagError, one_line
 from rag_pipeline.months import Month
-from rag_pipeline.settings import VECTOR_KINDS
+from rag_pipeline.settings import VECTOR_KINDS, VectorKind
 from rag_pipeline.stores.postgres.alert_outbox import Subject
 
 LATE_EVENTS = 200
@@ -49,9 +50,14 @@ _TICK_PAGE = 5000
 _TICK_ENDS = (TickStatus.SUCCESS, TickStatus.SKIPPED, TickStatus.FAILURE)
 _RUN_TYPES = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_SUCCESS)
 _OUR_ERROR = re.compile(r"^rag_pipeline\.errors\.\w+: ")
+_TOO_LONG = re.compile(r"timed out due to taking longer than (\d+) seconds")
 _MONTHLY_ASSETS = {dg.AssetKey(asset) for asset in built_assets(VECTOR_KINDS)}
 _ADHOC_JOB = "__ASSET_JOB"
 """Dagster's job name for a run of assets selected by hand."""
+_MARKED_AS_FAILED = "This run has been marked as failed from outside the execution context."
+_NO_WORKER = "Detected run worker status"
+"""Dagster's messages of a run whose process is gone."""
+_BY_HAND = "mend what it says; you need not start it again, the month is run by itself until it succeeds"
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,14 @@ def log_name(instance: dg.DagsterInstance) -> str:
     return cast(SqlRunStorage, instance.run_storage).get_run_storage_id()
 
 
-def read_events(instance: dg.DagsterInstance, after: int, now: datetime) -> Page:
-    """Return check evaluations and ends of runs after an event's id, and those just before it that can be late."""
+def read_events(
+    instance: dg.DagsterInstance, after: int, now: datetime, built: Sequence[VectorKind] = VECTOR_KINDS
+) -> Page:
+    """Return check evaluations and ends of runs after an event's id, and those just before it that can be late.
+
+    `built` are the kinds of vectors that are built: a run that somebody starts by hand for all assets of a month is as
+    good as its job.
+    """
     late: list[dg.EventLogRecord] = []
     new: list[dg.EventLogRecord] = []
     horizon = None
@@ -90,7 +102,7 @@ def read_events(instance: dg.DagsterInstance, after: int, now: datetime) -> Page
             horizon = min(horizon or found[-1].storage_id, found[-1].storage_id)
     new = _settled(sorted(new, key=lambda record: record.storage_id), horizon, now)
     late = [record for record in late if abs(now.timestamp() - record.timestamp) < LATE_SECONDS]
-    observations = list(_observations(instance, [*late, *new]))
+    observations = list(_observations(instance, [*late, *new], built))
     return Page(observations, new[-1].storage_id if new else after, more=horizon is not None and bool(new))
 
 
@@ -162,7 +174,10 @@ def _settled(records: list[dg.EventLogRecord], horizon: int | None, now: datetim
     return records
 
 
-def _observations(instance: dg.DagsterInstance, records: Sequence[dg.EventLogRecord]) -> Iterator[Observation]:
+def _observations(
+    instance: dg.DagsterInstance, records: Sequence[dg.EventLogRecord], built: Sequence[VectorKind]
+) -> Iterator[Observation]:
+    all_of_a_month = {dg.AssetKey(asset) for asset in built_assets(built)}
     shown = {record.run_id for record in records if record.event_type in _RUN_TYPES or not _passed(record)}
     runs = {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=sorted(shown)))} if shown else {}
     for record in records:
@@ -178,7 +193,15 @@ def _observations(instance: dg.DagsterInstance, records: Sequence[dg.EventLogRec
             or _told(_event(record), NOT_A_MONTH) is not None
             or _failed_by_checks(instance, record)
         ):
-            yield _run_observed(record, run)
+            job = _monthly_job(run)
+            if job is None:
+                yield _run_observed(record, run, _run_name(run))
+            elif not run.asset_selection and not run.asset_check_selection:
+                yield _run_observed(record, run, job)
+            elif record.event_type == dg.DagsterEventType.RUN_FAILURE:
+                yield _run_observed(record, run, job, _BY_HAND)
+            elif all_of_a_month <= (run.asset_selection or set()):
+                yield _run_observed(record, run, job)
 
 
 def _passed(evaluation: dg.EventLogRecord) -> bool:
@@ -196,6 +219,25 @@ def _lacks_its_month(run: dg.DagsterRun, end: dg.EventLogRecord) -> bool:
         return False
     selected = {*(run.asset_selection or ()), *(key.asset_key for key in run.asset_check_selection or ())}
     return run.job_name in (INDEX_MONTH, CHECK_MONTH, REPAIR_MONTH) or bool(selected & _MONTHLY_ASSETS)
+
+
+def _monthly_job(run: dg.DagsterRun) -> str | None:
+    """Return the job whose success makes up for a failure of a run; None if it is no run of a month of ours.
+
+    Which assets of the month somebody has selected makes no difference: nobody selects the same ones again. So a part
+    that failed is a failure of the month, whose own run closes the alert, and a part that succeeded says nothing.
+    """
+    if run.job_name not in (_ADHOC_JOB, INDEX_MONTH, CHECK_MONTH) or month_of_key(_partition(run)) is None:
+        return None
+    if _MONTHLY_ASSETS & (run.asset_selection or set()):
+        return INDEX_MONTH
+    if any(key.asset_key in _MONTHLY_ASSETS for key in run.asset_check_selection or ()):
+        return CHECK_MONTH
+    return run.job_name if run.job_name != _ADHOC_JOB and not run.asset_selection else None
+
+
+def _partition(run: dg.DagsterRun) -> str:
+    return run.tags.get(PARTITION_TAG, "")
 
 
 def _check_observed(record: dg.EventLogRecord, run: dg.DagsterRun | None) -> Observation:
@@ -238,15 +280,16 @@ def _place(location: str, repository: str) -> str:
     return quote(location if repository == "__repository__" else f"{repository}@{location}")
 
 
-def _run_observed(record: dg.EventLogRecord, run: dg.DagsterRun) -> Observation:
+def _run_observed(record: dg.EventLogRecord, run: dg.DagsterRun, name: str, what_to_do: str = "") -> Observation:
     """Observe a run as its job and month: a run and its retries, by Dagster or by a sensor, alert once."""
     passed = record.event_type == dg.DagsterEventType.RUN_SUCCESS
     return Observation(
-        Subject("run", _run_name(run), run.tags.get(PARTITION_TAG, "")),
+        Subject("run", name, _partition(run)),
         record.storage_id,
         passed,
         _moment(record.timestamp),
-        description="" if passed else _run_error(_event(record)),
+        description="" if passed else _run_error(_event(record), run),
+        what_to_do=what_to_do,
         path=f"/runs/{run.run_id}",
     )
 
@@ -265,7 +308,7 @@ def _months_observed(
     elif (begun := _last_begun(instance, run)) is not None:
         # It was killed, or something else than a month failed. What it had done by then is not known here; the sensor
         # runs those months again that have an open alert, and those that have pending work.
-        failed = {begun: _run_error(_event(record))}
+        failed = {begun: _run_error(_event(record), run)}
     for month in sorted({*failed, *done}):
         yield Observation(
             Subject("run", INDEX_MONTH, month.partition_key),
@@ -312,13 +355,21 @@ def _run_name(run: dg.DagsterRun) -> str:
     return f"{what} of {', '.join(selected)}"
 
 
-def _run_error(event: dg.DagsterEvent) -> str:
+def _run_error(event: dg.DagsterEvent, run: dg.DagsterRun) -> str:
     """Return where and why a run failed, on one line: the first failed step and its reason."""
     failure = _failure(event)
     step = failure.first_step_failure_event if failure else None
-    if step is None:
-        return (_reason(failure.error) if failure else "") or event.message or ""
-    return f"step {step.step_key}: {_reason(step.step_failure_data.error)}"
+    if step is not None:
+        return f"step {step.step_key}: {_reason(step.step_failure_data.error)}"
+    if failure is not None and (reason := _reason(failure.error)):
+        return reason
+    if failure is not None and failure.failure_reason == RunFailureReason.START_TIMEOUT:
+        said = "It could not be started in time"
+    elif event.message and event.message != _MARKED_AS_FAILED and not event.message.startswith(_NO_WORKER):
+        return event.message
+    else:
+        said = "Its process ended without a word (killed, or out of memory)"
+    return f"{said}; it is started once more" if run.tags.get(WILL_RETRY_TAG) == "true" else said
 
 
 def _failure(event: dg.DagsterEvent) -> JobFailureData | None:
@@ -362,9 +413,19 @@ def _tick_observed(state: InstigatorState, tick: InstigatorTick) -> Observation:
         tick.tick_id,
         tick.status != TickStatus.FAILURE,
         _moment(tick.timestamp),
-        description=_reason(tick.error),
+        description=_tick_error(tick.error),
         path=f"/locations/{place}/{'sensors' if sensor else 'schedules'}/{quote(state.name)}",
     )
+
+
+def _tick_error(error: SerializableErrorInfo | None) -> str:
+    """Return why a tick failed; if it took too long, this and not the text of the call to the code server."""
+    part = error
+    while part is not None:
+        if found := _TOO_LONG.search(part.message):
+            return f"the tick took longer than {found[1]} s"
+        part = part.cause
+    return _reason(error)
 
 
 def _event(record: dg.EventLogRecord) -> dg.DagsterEvent:

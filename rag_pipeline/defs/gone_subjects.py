@@ -19,6 +19,8 @@ from rag_pipeline.stores.postgres.alert_outbox import Subject
 
 _MONTHLY_ASSETS = set(built_assets(VECTOR_KINDS))
 _OF_OUR_MONTHS = {INDEX_MONTH, CHECK_MONTH, REPAIR_MONTH, *_MONTHLY_ASSETS}
+_SELECTIONS = ("materialization of ", f"{INDEX_MONTH} of ", f"{CHECK_MONTH} of ")
+"""How earlier versions named a run of some assets of a month. Now it is reported as the month's."""
 _SOURCE = f"{SOURCE_CHECK} on sources/"
 
 
@@ -63,6 +65,8 @@ class GoneSubjects:
             return True
         if subject.kind == "run" and (parsed := parse_key(subject.partition)):
             return parsed[1] not in self._built_generations
+        if subject.kind == "run" and subject.name.startswith(_SELECTIONS) and is_of_our_months(subject):
+            return True
         return is_of_our_months(subject) and self._has_expired(subject.partition)
 
     def _has_expired(self, partition: str) -> bool:

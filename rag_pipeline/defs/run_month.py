@@ -141,6 +141,14 @@ def cancel_runs_of_this_process(pipeline: "Pipeline") -> None:
     run_owners.cancel_runs_of_this_process(_instance(pipeline))
 
 
+def cancel_launched_runs(pipeline: "Pipeline", seconds: float) -> None:
+    """End the runs of `rag-pipeline dev` as canceled, because it was interrupted; wait for them for so long."""
+    try:
+        run_owners.cancel_launched_runs(_instance(pipeline), pipeline.stores.database, seconds)
+    except DBAPIError as error:
+        raise _unavailable(error, "that its runs were canceled") from None
+
+
 def expire_history(pipeline: "Pipeline") -> None:
     """Delete some of the runs that are too old, once an hour: there may be no daemon that deletes them at night."""
     from rag_pipeline.defs import run_history

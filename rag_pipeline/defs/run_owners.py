@@ -7,12 +7,16 @@ STARTED, and keep its month from every other run.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import time
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from rag_pipeline.defs.month_partitions import months_of_runs
 from rag_pipeline.months import Month
@@ -24,6 +28,8 @@ PROCESS_TAG = "rag-pipeline/process"
 _QUIET = timedelta(minutes=1)
 """A worker holds the lock from soon after its run's start until shortly before its end, and logs meanwhile."""
 _WAIT_SECONDS = 10
+_POLL_SECONDS = 0.2
+_INTERRUPTED = "Interrupted. What was done stays, and another run of the month resumes."
 _RUNNING = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _BEGUN = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
 
@@ -62,9 +68,42 @@ def cancel_runs_of_this_process(instance: dg.DagsterInstance) -> None:
     """End the unfinished runs of this process as canceled, before it ends itself."""
     filters = dg.RunsFilter(tags={PROCESS_TAG: this_process()}, statuses=[*_RUNNING, *_BEGUN])
     for run in instance.get_runs(filters):
-        instance.report_run_canceled(
-            run, "Interrupted. What was done stays, and another run of the month resumes."
-        )
+        instance.report_run_canceled(run, _INTERRUPTED)
+
+
+def cancel_launched_runs(instance: dg.DagsterInstance, database: Database, seconds: float) -> None:
+    """Cancel the runs of the code servers on this machine, which are about to be stopped, and wait for their ends.
+
+    Those of a server that is gone are ended as canceled, unless their owner lives. Runs that are queued stay so.
+    """
+    asked: set[str] = set()
+    deadline = time.monotonic() + seconds
+    while runs := _launched_here(instance):
+        new = [run for run in runs if run.run_id not in asked and not _asked_to_end(instance, run)]
+        asked |= {run.run_id for run in runs}
+        if new:
+            with database.connection() as connection:
+                owned_now = held(connection, [_lock(run.run_id) for run in new])
+            for run in new:
+                if _lock(run.run_id) not in owned_now:
+                    instance.report_run_canceled(run, _INTERRUPTED)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _launched_here(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Return the unfinished runs of code servers that listen on a socket, as those of `dagster dev` do."""
+    unfinished = instance.get_runs(dg.RunsFilter(statuses=[*_RUNNING, *_BEGUN]))
+    return [run for run in unfinished if json.loads(run.tags.get(GRPC_INFO_TAG, "{}")).get("socket")]
+
+
+def _asked_to_end(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Ask a run's code server to end it; return whether the server has it."""
+    try:
+        return instance.run_launcher.terminate(run.run_id)
+    except DagsterUserCodeUnreachableError:
+        return False
 
 
 def _lock(run_id: str) -> str:

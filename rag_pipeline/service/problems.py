@@ -15,7 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
+from rag_pipeline.errors import (
+    AnotherEmbedderError,
+    ConfigError,
+    DimensionMismatchError,
+    RagError,
+    StoreUnavailableError,
+    one_line,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +73,9 @@ def of_error(error: Exception) -> ProblemError:
     if isinstance(error, StoreUnavailableError):
         _log.warning("%s", one_line(error))
         return unavailable("a store does not answer: try again later")
+    if isinstance(error, AnotherEmbedderError | DimensionMismatchError):
+        _log.warning("%s", one_line(error))
+        return unavailable("the service is set to another embedder than the index: its log says what to set back")
     if isinstance(error, RagError):
         _log.warning("%s", one_line(error))
         return ProblemError(500, "the search failed: the service's log says why")

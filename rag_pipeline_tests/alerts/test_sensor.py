@@ -7,11 +7,13 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 import psycopg
 import pytest
 import sqlalchemy
+from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
     RemoteInstigatorOrigin,
@@ -31,12 +33,15 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._utils.error import SerializableErrorInfo
 from dagster_postgres import PostgresScheduleStorage
 
+from rag_pipeline.alerts.recording import record
+from rag_pipeline.consistency.asset_names import built_assets
 from rag_pipeline.defs import alert_sensor, event_log
 from rag_pipeline.defs.alert_sensor import alerts
 from rag_pipeline.defs.event_log import log_name, read_events, read_ticks
 from rag_pipeline.defs.resources import PipelineResource
 from rag_pipeline.defs.sensors import NOT_DUE
 from rag_pipeline.months import Month
+from rag_pipeline.settings import VECTOR_KINDS
 from rag_pipeline.stores.postgres.database import Database
 from rag_pipeline_tests.support.alerts import Inbox
 from rag_pipeline_tests.support.dagster_home import DagsterHome
@@ -173,15 +178,46 @@ def test_failing_runs_alert_once_until_one_succeeds(listening: DagsterHome, inbo
     assert "http://rag.example:3000/runs/" in text
 
 
-def test_a_run_whose_worker_never_started_alerts(listening: DagsterHome, inbox: Inbox, world: World) -> None:
-    """Dagster records its failure without a reason."""
-    run = listening.instance.create_run_for_job(
-        world.definitions().resolve_job_def("index_month"), tags={"dagster/partition": "2024-01-01"}
+@pytest.mark.parametrize(
+    ("message", "reason", "tags", "said"),
+    [
+        (
+            None,
+            None,
+            {"dagster/max_retries": "0"},
+            "Its process ended without a word (killed, or out of memory)",
+        ),
+        (
+            "Detected run worker status UNKNOWN. Marking run 1 as failed.",
+            None,
+            {},
+            "Its process ended without a word (killed, or out of memory); it is started once more",
+        ),
+        (
+            "Run timed out due to taking longer than 180 seconds to start.",
+            RunFailureReason.START_TIMEOUT,
+            {"dagster/max_retries": "0"},
+            "It could not be started in time",
+        ),
+        ("The process of this run is gone.", None, {}, "The process of this run is gone."),
+    ],
+)
+def test_a_run_whose_worker_ended_without_a_reason_alerts(
+    home: DagsterHome,
+    world: World,
+    message: str | None,
+    reason: RunFailureReason | None,
+    tags: dict[str, str],
+    said: str,
+) -> None:
+    run = home.instance.create_run_for_job(
+        world.definitions().resolve_job_def("index_month"), tags={"dagster/partition": "2024-01-01", **tags}
     )
-    listening.instance.report_run_failed(run)
-    tick(listening)
-    assert inbox.titles == ["rag-pipeline: Failing: index_month, 2024-01"]
-    assert "This run has been marked as failed from outside the execution context." in inbox.bodies()
+    data = JobFailureData(error=None, failure_reason=reason) if reason else None
+    home.instance.report_run_failed(run, message, data)
+    [seen] = read_events(home.instance, 0, datetime.now(UTC) + timedelta(minutes=1)).observations
+    assert (seen.subject.name, seen.subject.partition) == ("index_month", "2024-01-01")
+    assert seen.description == said
 
 
 def test_a_run_failed_by_a_blocking_check_alone_is_reported_by_the_check(
@@ -225,6 +261,54 @@ def test_runs_of_selected_assets_are_reported_by_their_names(
     assert len(inbox.messages) == 1
     assert inbox.titles[0].startswith("rag-pipeline: Failing: ")
     assert "2024-01" in inbox.titles[0]
+
+
+@pytest.mark.parametrize(
+    ("assets", "checks", "subject", "closes"),
+    [
+        (built_assets(VECTOR_KINDS), [], "index_month", True),
+        (["documents", "dense_collection"], [], "index_month", False),
+        ([], [("documents", "rows_kept")], "check_month", False),
+        (["sales"], [], "materialization of sales", True),
+    ],
+)
+def test_a_run_by_hand_fails_its_month_and_closes_the_alert_only_if_it_is_whole(
+    home: DagsterHome,
+    database: Database,
+    assets: list[str],
+    checks: list[tuple[str, str]],
+    subject: str,
+    closes: bool,
+) -> None:
+    def run(job: str, success: bool, selected: bool = True) -> None:
+        run = dg.DagsterRun(
+            job_name=job,
+            run_id=str(uuid4()),
+            asset_selection=frozenset(map(dg.AssetKey, assets)) if selected else None,
+            asset_check_selection=frozenset(dg.AssetCheckKey(dg.AssetKey(a), name) for a, name in checks)
+            if selected
+            else None,
+            tags={"dagster/partition": "2024-03-01"},
+        )
+        home.instance.add_run(run)
+        kind = dg.DagsterEventType.RUN_SUCCESS if success else dg.DagsterEventType.RUN_FAILURE
+        home.instance.report_dagster_event(dg.DagsterEvent(kind.value, job), run.run_id)
+
+    def recorded() -> list[tuple[str, str]]:
+        log = log_name(home.instance)
+        page = read_events(home.instance, 0, datetime.now(UTC) + timedelta(minutes=1))
+        record(database, log, page.observations)
+        with database.connection() as connection:
+            return connection.execute("SELECT name, state FROM alert_outbox ORDER BY id").fetchall()
+
+    run("__ASSET_JOB", False)
+    opened = [(subject, "failing")]
+    assert recorded() == opened
+    run("__ASSET_JOB", True)
+    assert recorded() == (opened if not closes else [*opened, (subject, "recovered")])
+    if not closes:
+        run(subject, True, selected=False)
+        assert recorded() == [*opened, (subject, "recovered")]
 
 
 def test_an_unreachable_receiver_loses_no_alert(
@@ -348,6 +432,17 @@ def test_failing_sensors_and_schedules_alert_once_each(listening: DagsterHome, i
     assert "\nit is missing\n" in inbox.bodies()
     assert "http://rag.example:3000/locations/rag_pipeline/sensors/sync_docs" in inbox.bodies()
     assert "http://rag.example:3000/locations/rag_pipeline/schedules/nightly" in inbox.bodies()
+
+
+def test_a_tick_that_took_too_long_says_so(home: DagsterHome) -> None:
+    sweep = Ticking(home.instance, "sweep_counts", InstigatorType.SENSOR)
+    begun = sweep.tick(TickStatus.STARTED)
+    call = SerializableErrorInfo("<_InactiveRpcError of RPC that terminated with: DEADLINE_EXCEEDED>", [], "")
+    message = "User code server request timed out due to taking longer than 60 seconds to complete."
+    error = SerializableErrorInfo(message, [], "DagsterUserCodeUnreachableError", cause=call)
+    home.instance.update_tick(begun.with_status(TickStatus.FAILURE, error=error, end_timestamp=time.time()))
+    [seen] = read_ticks(home.instance, None, datetime.now(UTC)).observations
+    assert seen.description == "the tick took longer than 60 s"
 
 
 def test_the_ticks_of_many_sensors_are_read_at_once(home: DagsterHome) -> None:

@@ -50,6 +50,8 @@ def subjects_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
         ("check", "vectors_verified on dense_collection", "2019-01-01", True),
         ("run", "index_month", "2019-01-01", True),
         ("run", "materialization of document_chunks, dense_collection", "2019-01-01", True),
+        ("run", "materialization of documents", KEPT.partition_key, True),
+        ("run", "materialization of sales", KEPT.partition_key, False),
         ("run", "index_month", HALF_EXPIRED.partition_key, False),
         ("run", "index_month", KEPT.partition_key, False),
         ("run", "index_month", "2021-01-01", False),

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from rag_pipeline.alerts.recording import record
 from rag_pipeline.alerts.state_changes import Observation
 from rag_pipeline.defs import run_owners, sensors
 from rag_pipeline.defs.event_log import read_events
 from rag_pipeline.defs.month_partitions import PARTITION_TAG
-from rag_pipeline.defs.run_owners import PROCESS_TAG, cancel_runs_of_this_process, end_ownerless_runs, owned
+from rag_pipeline.defs.run_owners import (
+    PROCESS_TAG,
+    cancel_launched_runs,
+    cancel_runs_of_this_process,
+    end_ownerless_runs,
+    owned,
+)
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.settings import load_settings
@@ -132,6 +140,52 @@ def test_only_the_runs_of_this_process_are_canceled(defs: dg.Definitions, instan
     cancel_runs_of_this_process(instance)
     assert status_of(instance, ours) == dg.DagsterRunStatus.CANCELED
     assert status_of(instance, other) == dg.DagsterRunStatus.STARTED
+
+
+@pytest.mark.parametrize(
+    ("status", "server", "ended"),
+    [
+        (dg.DagsterRunStatus.STARTED, {"host": "localhost", "socket": "/gone"}, dg.DagsterRunStatus.CANCELED),
+        (dg.DagsterRunStatus.STARTING, {"host": "localhost", "socket": "/gone"}, dg.DagsterRunStatus.CANCELED),
+        (dg.DagsterRunStatus.STARTED, {"host": "code.example", "port": 1}, dg.DagsterRunStatus.STARTED),
+    ],
+)
+def test_the_runs_of_code_servers_here_are_canceled_before_these_are_stopped(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    database: Database,
+    status: dg.DagsterRunStatus,
+    server: dict[str, object],
+    ended: dg.DagsterRunStatus,
+) -> None:
+    run = begin(defs, instance, status, **{GRPC_INFO_TAG: json.dumps(server)})
+    cancel_launched_runs(instance, database, seconds=0)
+    assert status_of(instance, run) == ended
+
+
+def test_a_run_is_not_given_up_while_its_server_ends_it_or_its_owner_lives(
+    defs: dg.Definitions, instance: dg.DagsterInstance, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags = {GRPC_INFO_TAG: json.dumps({"host": "localhost", "socket": "/gone"})}
+    run = begin(defs, instance, **tags)
+    with owned(database, run.run_id):
+        cancel_launched_runs(instance, database, seconds=0)
+    assert status_of(instance, run) == dg.DagsterRunStatus.CANCELING
+    other = begin(defs, instance, **tags)
+    asked: list[str] = []
+
+    def end_later(run_id: str) -> bool:
+        asked.append(run_id)
+        return True
+
+    def time_passes(seconds: float) -> None:
+        instance.report_run_canceled(run)
+        instance.report_run_canceled(other)
+
+    monkeypatch.setattr(instance.run_launcher, "terminate", end_later)
+    monkeypatch.setattr(run_owners.time, "sleep", time_passes)
+    cancel_launched_runs(instance, database, seconds=60)
+    assert sorted(asked) == sorted([run.run_id, other.run_id])
 
 
 def requested(defs: dg.Definitions, instance: dg.DagsterInstance, cursor: str | None = None) -> list[str | None]:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg.sql import SQL, Identifier
 
+from rag_pipeline.cli import server_commands
 from rag_pipeline.consistency import repair as repairing
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.embedding.base import ChunkVectors
@@ -182,7 +183,17 @@ def test_the_previous_generation_can_be_dropped_once_no_environment_names_it(ind
     check(index, embedder=WIDE)
 
 
-def test_a_wrong_embedder_still_stops_with_its_line(index: GenerationIndex) -> None:
+def test_a_wrong_embedder_still_stops_with_its_line(
+    index: GenerationIndex, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for settings in ({}, {"embedder": WIDE}):
+        monkeypatch.setattr(server_commands, "open_pipeline", lambda settings=settings: index.opened(**settings))
+        server_commands._prepare()  # As `up` and `dev` do when they start.
+        said.append(capsys.readouterr().err)
+    assert said[0] == ""
+    assert "another embedder: set RAG_EMBEDDER=" in said[1]
+    assert said[1].index("RAG_EMBEDDER") < said[1].index("generation 1 holds the vectors of")
     with index.opened(embedder=WIDE) as pipeline, pytest.raises(DimensionMismatchError, match="RAG_EMBEDDER"):
         search(pipeline, "味噌汁", mode="dense")
     index.write("soup.md", sections("味噌汁", "若布"), "2024-02-15")

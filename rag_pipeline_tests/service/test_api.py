@@ -9,7 +9,9 @@ from uuid import UUID
 import httpx
 import pytest
 
+from rag_pipeline.errors import AnotherEmbedderError, DimensionMismatchError, RagError
 from rag_pipeline.search import Filters, search
+from rag_pipeline.service.problems import of_error
 from rag_pipeline.service.routes import SearchFilters
 from rag_pipeline_tests.support.http_service import Service, bearer, new_key, running
 from rag_pipeline_tests.support.search_index import SearchIndex
@@ -287,3 +289,13 @@ def _is_problem(answer: httpx.Response, said: str = "") -> None:
     assert body["status"] == answer.status_code
     assert said in body["detail"]
     assert "\n" not in body["detail"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AnotherEmbedderError("set RAG_BGE_M3_MODEL=/home/rag back"), DimensionMismatchError(64, 384, "/home/rag")],
+)
+def test_another_embedder_than_the_index_has_is_told_without_paths(error: RagError):
+    problem = of_error(error)
+    assert problem.status == 503
+    assert str(problem) == "the service is set to another embedder than the index: its log says what to set back"
