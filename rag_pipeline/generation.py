@@ -12,7 +12,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from rag_pipeline.errors import AnotherEmbedderError, DimensionMismatchError
+from rag_pipeline.errors import AnotherEmbedderError, DimensionMismatchError, RagError
 from rag_pipeline.settings import Settings
 from rag_pipeline.stores.milvus.collections import Collections, Generation, generations, suffix_of
 from rag_pipeline.stores.milvus.partitions import prefix_in_use
@@ -265,15 +265,6 @@ class OpenGeneration:
         if self._embedder is not None:
             return describe(self._embedder)
         return describe_embedder(self.settings, self._recorded)
-
-    def refuse_another_embedder(self) -> None:
-        """Raise as `collections` does if it was made with another embedder; with the same settings nothing is loaded."""
-        if self.row is None:
-            return
-        chunks_aside: dict[str, Any] = {"chunk_tokens": None}
-        own, made_with = configuration(self.settings) | chunks_aside, dict(self.row.settings) | chunks_aside
-        if not _made_alike(own, made_with):
-            _refuse_another_embedder(self.row, self.description, self.settings)
 
     @property
     def _recorded(self) -> EmbedderDescription | None:
