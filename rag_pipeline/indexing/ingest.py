@@ -147,12 +147,14 @@ def ingest(
 def deactivate_unconfigured(pipeline: Pipeline, file: SourcesFile) -> list[str]:
     """Mark sources that the file no longer lists as inactive, and return their names.
 
-    None if the file has a mistake: the entry with the mistake could be theirs.
+    None if the file cannot be read, or an entry with a mistake has no name of its own: it could be theirs.
     """
-    if file.invalid:
+    mistaken = [entry.name for entry in file.invalid if entry.name is not None]
+    if len(mistaken) < len(file.invalid):
         return []
+    configured = [(source.type, source.name) for source in file.sources]
     with pipeline.stores.database.connection() as connection:
-        return sources.deactivate_unconfigured(connection, [(source.type, source.name) for source in file.sources])
+        return sources.deactivate_unconfigured(connection, configured, mistaken)
 
 
 def remove_source(pipeline: Pipeline, name: str) -> int:
