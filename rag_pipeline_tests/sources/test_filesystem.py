@@ -92,6 +92,7 @@ def test_by_default_supported_formats_are_found_and_nothing_hidden(tmp_path: Pat
     wanted = ["a.docx", "a.htm", "a.html", "a.markdown", "a.md", "a.pdf", "a.txt", "x/y/b.md"]
     upper = ["MEMO.Md", "README.TXT", "報告書.PDF"]
     write(tmp_path, *wanted, *upper, "a.png", "md", ".hidden.md", ".git/c.md", "x/.y/d.md")
+    write(tmp_path, "~$a.docx", "x/~$b.csv", ".~lock.a.docx#")  # What Word and LibreOffice lock documents with.
     connector = source(tmp_path)
     assert paths(connector) == sorted([*wanted, *upper])
     assert connector.not_included == {".png": 1, "without extension": 1}
