@@ -331,7 +331,7 @@ def test_errors_name_the_file_and_the_folder_that_are_used(cli: CommandLine) -> 
     other.write_text("sources: [{name: docs, type: filesystem, path: ./nowhere}]\n", "utf-8")
     done = cli.run("ingest", RAG_SOURCES=str(other))
     assert done.returncode == 1
-    assert f"nowhere does not exist: correct `path` in {other}" in done.stderr
+    assert f"nowhere does not exist: mount it again if it was mounted, or correct `path` in {other}" in done.stderr
     done = cli.run("documents", RAG_POSTGRES_URL="", RAG_HOME=str(cli.folder / "empty"))
     line = one_line(done.stderr)
     assert f"no PostgreSQL under {cli.folder}/empty: run `rag-pipeline up` first, or set RAG_HOME" in line

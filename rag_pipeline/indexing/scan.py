@@ -257,8 +257,8 @@ class _Pass:
             connection.commit()
             raise SourceError(
                 f"source {name}: {gone} of its {known} documents are gone, more than RAG_MAX_DELETED_SHARE "
-                f"({limit:.0%}) allows at once; nothing was deleted. To delete them, run "
-                f"`rag-pipeline ingest --source {name} --confirm-deletions`"
+                f"({limit:.0%}) allows at once; nothing was deleted. If a disk or a share is not mounted there, mount it again; "
+                f"only if they are really gone, run `rag-pipeline ingest --source {name} --confirm-deletions`"
             )
         return source_items.mark_gone(connection, self._source_id, number)
 

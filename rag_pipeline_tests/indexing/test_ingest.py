@@ -195,7 +195,10 @@ def test_deleting_most_of_a_source_needs_a_confirmation(index: Index) -> None:
         path.unlink()
     result = index.ingest()
     assert "3 of its 4 documents" in result.errors[0]
-    assert "--confirm-deletions" in result.errors[0]
+    assert result.errors[0].endswith(
+        "nothing was deleted. If a disk or a share is not mounted there, mount it again; only if they are really gone, run "
+        "`rag-pipeline ingest --source docs --confirm-deletions`"
+    )
     assert index.rows("SELECT count(*) FROM documents") == [(4,)]
     assert index.rows("SELECT sync_status, last_error IS NOT NULL FROM sources") == [("failed", True)]
     result = index.ingest(confirm_deletions=True)
