@@ -179,6 +179,8 @@ def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> N
     expected = {"docs:empty.md", "docs:huge.txt", "docs:broken.pdf", "docs:nul.txt", "docs:loop.md"}
     assert expected <= set(failed) <= expected | {"docs:pipe.md"}
     assert "RAG_MAX_DOCUMENT_BYTES" in failed["docs:huge.txt"]
+    assert failed["docs:empty.md"] == "the file is empty", "its name is beside it"
+    assert failed["docs:loop.md"].startswith("is a ")
     assert all(failed.values())
     with psycopg.connect(cli.environment["RAG_POSTGRES_URL"]) as connection:
         good = connection.execute("SELECT count(*) FROM documents WHERE indexing_status = 'completed'").fetchone()

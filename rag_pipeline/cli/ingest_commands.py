@@ -21,6 +21,7 @@ from rag_pipeline.cli.interruption import run_until_interrupted
 from rag_pipeline.errors import ConfigError, RagError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.progress import ProgressLine
+from rag_pipeline.sources.naming import without_name
 from rag_pipeline.sources.not_included import described
 
 if TYPE_CHECKING:
@@ -267,6 +268,8 @@ def documents(as_json: bool, failed: bool) -> None:
         pipeline.prepare()
         with pipeline.stores.database.connection() as connection:
             rows = source_items.overview(connection, failed)
+    for row in rows:
+        row["error"] = without_name(row["error"], row["source_id"]) if row["error"] else None
     if as_json:
         print_json({"documents": rows})
         return

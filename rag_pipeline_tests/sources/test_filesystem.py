@@ -394,7 +394,9 @@ def test_a_missing_file_is_a_document_error_and_a_missing_root_a_source_error(
     with pytest.raises(VanishedError, match=r"handbook:a.md does not exist any more"):
         connector.fetch("a.md", 1000)
     (tmp_path / "docs").rename(tmp_path / "elsewhere")
-    with pytest.raises(SourceError, match=r"source handbook: .*/docs does not exist: mount it again if .*, or correct `path`"):
+    with pytest.raises(
+        SourceError, match=r"source handbook: .*/docs does not exist: mount it again if .*, or correct `path`"
+    ):
         connector.fetch("b.md", 1000)
 
 
