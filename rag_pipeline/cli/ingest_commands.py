@@ -11,6 +11,7 @@ import click
 from rag_pipeline.cli.common import (
     MonthType,
     json_option,
+    local_time,
     open_pipeline,
     print_error,
     print_json,
@@ -106,8 +107,7 @@ def _source_line(row: dict[str, Any]) -> str:
 
 
 def _moment(moment: datetime | None) -> str:
-    """Return a moment in this machine's time, with its offset."""
-    return moment.astimezone().isoformat(timespec="seconds") if moment else "never"
+    return local_time(moment) if moment else "never"
 
 
 @click.command()
