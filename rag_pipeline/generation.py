@@ -294,10 +294,15 @@ class OpenGeneration:
         """
         from rag_pipeline.embedding.factory import described_with
 
-        if self.row is not None and self._embedder is None:
-            described = described_with(self.settings, self.row.dimension)
-            if described is not None:
-                _refuse_another_embedder(self.row, described, self.settings)
+        row = self.row
+        if row is None or self._embedder is not None:
+            return
+        described = described_with(self.settings, row.dimension)
+        if described is None:
+            if made_alike({**configuration(self.settings), "chunk_tokens": row.settings["chunk_tokens"]}, row):
+                return  # To describe some embedders is to load them.
+            described = self.description
+        _refuse_another_embedder(row, described, self.settings)
 
     def _of_kinds(self) -> dict[VectorKind, Generation]:
         if self.row is not None:

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -180,6 +181,8 @@ def test_bad_files_are_quarantined_and_good_ones_ingested(cli: CommandLine) -> N
     expected = {"docs:empty.md", "docs:huge.txt", "docs:broken.pdf", "docs:nul.txt", "docs:loop.md"}
     assert expected <= set(failed) <= expected | {"docs:pipe.md"}
     assert "RAG_MAX_DOCUMENT_BYTES" in failed["docs:huge.txt"]
+    assert failed["docs:empty.md"] == "the file is empty", "its name is beside it"
+    assert failed["docs:loop.md"].startswith("is a ")
     assert all(failed.values())
     with psycopg.connect(cli.environment["RAG_POSTGRES_URL"]) as connection:
         good = connection.execute("SELECT count(*) FROM documents WHERE indexing_status = 'completed'").fetchone()
@@ -282,14 +285,34 @@ def test_a_source_is_removed_as_soon_as_its_entry_is_deleted_and_an_unknown_one_
     cli: CommandLine,
 ) -> None:
     fill(cli, 2)
-    cli.json("ingest")
+    (cli.docs / "blank.txt").write_bytes(b"")
+    cli.json("ingest", code=1)
     done = cli.run("sources", "--remove", "nope")
     assert (done.returncode, done.stdout) == (1, "")
     assert one_line(done.stderr) == "rag-pipeline: no source 'nope' was ever scanned: there are docs"
-    cli.sources.write_text("sources: []\n", "utf-8")
+
+    def state() -> dict[str, Any]:
+        return {row["name"]: row for row in cli.json("sources")["sources"]}["docs"]
+
+    # An entry with a mistake that has another name is not in the way; one that has none could be the source's own.
+    mistake = "{name: faq, type: filesystem, pth: ./faq}"
+    cli.sources.write_text(f"sources: [{mistake}, 7]\n", "utf-8")
+    said = one_line(cli.run("sources", "--remove", "docs").stderr)
+    assert said.startswith("rag-pipeline: docs was not removed, because it may still be configured: ")
+    assert "source 2: must be a mapping" in said
+    assert (state()["sync_status"], state()["next_sync_at"]) == ("not scanned", None)
+    cli.sources.write_text(f"sources: [{mistake}]\n", "utf-8")
+    assert (state()["is_active"], state()["next_sync_at"]) == (False, None)
+    assert re.search(
+        r"^docs +filesystem +not configured +2 ingested.*, next never$", cli.run("sources").stdout, re.M
+    )
+    said = "3 documents and quarantined files of docs will be deleted by the next run or `rag-pipeline ingest`"
     for _ in range(2):
-        assert "2 documents of docs will be deleted" in cli.run("sources", "--remove", "docs").stderr
-    assert cli.json("ingest")["deleted"] == 2
+        assert one_line(cli.run("sources", "--remove", "docs").stderr) == said
+    cli.sources.write_text("sources: []\n", "utf-8")
+    assert cli.json("ingest")["deleted"] == 3
+    assert cli.json("sources") == {"sources": []}
+    assert one_line(cli.run("sources", "--remove", "docs").stderr) == "nothing is left of docs"
 
 
 def test_a_search_takes_a_month_for_either_end(cli: CommandLine) -> None:
@@ -313,7 +336,7 @@ def test_errors_name_the_file_and_the_folder_that_are_used(cli: CommandLine) -> 
     other.write_text("sources: [{name: docs, type: filesystem, path: ./nowhere}]\n", "utf-8")
     done = cli.run("ingest", RAG_SOURCES=str(other))
     assert done.returncode == 1
-    assert f"nowhere does not exist: correct `path` in {other}" in done.stderr
+    assert f"nowhere does not exist: mount it again if it was mounted, or correct `path` in {other}" in done.stderr
     done = cli.run("documents", RAG_POSTGRES_URL="", RAG_HOME=str(cli.folder / "empty"))
     line = one_line(done.stderr)
     assert f"no PostgreSQL under {cli.folder}/empty: run `rag-pipeline up` first, or set RAG_HOME" in line

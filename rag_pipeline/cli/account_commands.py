@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rag_pipeline.accounts.permissions import ROLES
-from rag_pipeline.cli.common import DateType, json_option, open_pipeline, print_json, print_line, print_status
+from rag_pipeline.cli.common import (
+    DateType,
+    json_option,
+    local_time,
+    open_pipeline,
+    print_json,
+    print_line,
+    print_status,
+)
 from rag_pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +84,7 @@ def invite(email: str, as_json: bool, role: str | None, permissions: tuple[str, 
     print_line(made.link)
     print_status(
         f"whoever opens this link chooses the password of {made.email}: it works once, until "
-        f"{made.expires_at:%Y-%m-%d %H:%M} UTC, and is shown only now"
+        f"{local_time(made.expires_at)}, and is shown only now"
     )
 
 
@@ -261,10 +269,10 @@ def list_keys(as_json: bool) -> None:
         return
     for row in rows:
         used = f"used {row['usage_count'] or 0} times" + (
-            f", last {_moment(row['last_used_at'])}" if row["last_used_at"] else ""
+            f", last {local_time(row['last_used_at'])}" if row["last_used_at"] else ""
         )
         print_line(
-            f"{row['prefix']:<13} {_key_state(row):<30} {row['rate_limit_per_minute']:>5} a minute  {used}  "
+            f"{row['prefix']:<13} {_key_state(row):<39} {row['rate_limit_per_minute']:>5} a minute  {used}  "
             f"{row['email']}  {row['name']}  ({', '.join(row['permissions'])})"
         )
     if not rows:
@@ -289,20 +297,14 @@ def _key_state(row: dict[str, Any]) -> str:
         return "revoked"
     if row["expires_at"] is None:
         return "active"
-    return (
-        f"{'expired' if row['expires_at'] <= datetime.now(UTC) else 'active until'} {_moment(row['expires_at'])}"
-    )
+    return f"{'expired' if row['expires_at'] <= datetime.now(UTC) else 'active until'} {local_time(row['expires_at'])}"
 
 
 def _user_state(row: dict[str, Any]) -> str:
     if not row["is_active"]:
         return "deactivated"
     until = row["locked_until"]
-    return f"locked until {_moment(until)}" if until and until > datetime.now(UTC) else "active"
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"locked until {local_time(until)}" if until and until > datetime.now(UTC) else "active"
 
 
 @contextmanager

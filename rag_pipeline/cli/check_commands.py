@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rag_pipeline.cli.common import MonthType, json_option, open_pipeline, print_error, print_json, print_line
+from rag_pipeline.cli.common import (
+    MonthType,
+    json_option,
+    local_time,
+    open_pipeline,
+    print_error,
+    print_json,
+    print_line,
+)
 from rag_pipeline.errors import RagError
 from rag_pipeline.months import Month
 from rag_pipeline.progress import ProgressLine
@@ -126,6 +134,6 @@ def alerts(as_json: bool, test: bool) -> None:
         return
     for subject, since in failing:
         where = f", {subject.partition}" if subject.partition else ""
-        print_line(f"{subject.kind:<9} {subject.name}{where}  since {since.isoformat(timespec='seconds')}")
+        print_line(f"{subject.kind:<9} {subject.name}{where}  since {local_time(since)}")
     if not failing:
         print_line("nothing is failing")

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,12 +87,17 @@ def in_generation(pipeline: Pipeline, generation: int | None) -> Iterator[Pipeli
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON object on standard output; moments in ISO 8601, anything else that JSON lacks as text."""
+    """Print one JSON object on standard output; moments in ISO 8601 and UTC, anything else that JSON lacks as text."""
     click.echo(json.dumps(value, ensure_ascii=False, default=_json_default))
 
 
 def _json_default(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
+
+
+def local_time(moment: datetime) -> str:
+    """Return a moment as a line for people has it: to the second, in this machine's time, with its offset."""
+    return moment.astimezone().isoformat(timespec="seconds")
 
 
 def print_line(line: str, *, err: bool = False) -> None:

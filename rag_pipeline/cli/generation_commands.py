@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rag_pipeline.cli.common import MonthType, json_option, open_pipeline, print_error, print_json, print_line
+from rag_pipeline.cli.common import (
+    MonthType,
+    json_option,
+    local_time,
+    open_pipeline,
+    print_error,
+    print_json,
+    print_line,
+)
 from rag_pipeline.cli.interruption import run_until_interrupted
 from rag_pipeline.progress import ProgressLine
 
@@ -50,9 +58,7 @@ def list_generations(as_json: bool) -> None:
 
 def _described(status: GenerationStatus) -> tuple[str, str]:
     row = status.row
-    since = (
-        f" since {row.live_since.isoformat(timespec='seconds')}" if row.state == "live" and row.live_since else ""
-    )
+    since = f" since {local_time(row.live_since)}" if row.state == "live" and row.live_since else ""
     work = f", {len(status.pending)} months to build" if status.pending else ""
     made_with = ", ".join(
         f"RAG_{name.upper()}={','.join(value) if isinstance(value, list) else value}"

@@ -11,6 +11,7 @@ import click
 from rag_pipeline.cli.common import (
     MonthType,
     json_option,
+    local_time,
     open_pipeline,
     print_error,
     print_json,
@@ -21,6 +22,7 @@ from rag_pipeline.cli.interruption import run_until_interrupted
 from rag_pipeline.errors import ConfigError, RagError, one_line
 from rag_pipeline.months import Month
 from rag_pipeline.progress import ProgressLine
+from rag_pipeline.sources.naming import without_name
 from rag_pipeline.sources.not_included import described
 
 if TYPE_CHECKING:
@@ -48,16 +50,21 @@ def sources(as_json: bool, remove: str | None) -> None:
         pipeline.prepare()
         if remove is not None:
             _remove(pipeline, remove)
-        configured = pipeline.sources
+        file = pipeline.sources_file
         with pipeline.stores.database.connection() as connection:
             counts = table.documents_now(connection)
             rows = {
                 row["name"]: {**row, **counts[row["source_type"], row["name"]]}
                 for row in table.list_sources(connection)
             }
+    configured = {source.name: source for source in file.sources}
+    for name, row in rows.items():
+        if name not in configured:  # No scan has noticed it yet.
+            row |= {"next_sync_at": None}
+            row |= {"sync_status": "not scanned"} if file.mistake_about(name) else {"is_active": False}
     for name, config in configured.items():
         rows.setdefault(name, {"name": name, "source_type": config.type, "sync_status": "never scanned"})
-    for entry in pipeline.sources_file.invalid:
+    for entry in file.invalid:
         name = entry.name or pipeline.settings.sources.name
         rows[name] = {"source_type": "", **rows.get(name, {}), "name": name, "sync_status": "invalid"}
         rows[name]["last_error"] = entry.message
@@ -74,20 +81,26 @@ def _remove(pipeline: Pipeline, name: str) -> None:
     from rag_pipeline.stores.postgres import sources as table
 
     file = pipeline.sources_file
-    if name in pipeline.sources:
+    if file.source(name) or any(entry.name == name for entry in file.invalid):
         raise RagError(f"source {name} is still configured in {pipeline.settings.sources}: delete its entry first")
-    if file.invalid:  # An entry with a mistake could be this source's.
-        raise ConfigError(file.invalid[0].message)
+    if mistake := file.mistake_about(name):
+        raise ConfigError(f"{name} was not removed, because it may still be configured: {mistake}")
     # The entry was perhaps deleted a moment ago, before any ingest has noticed.
     deactivate_unconfigured(pipeline, file)
     with pipeline.stores.database.connection() as connection:
-        known = {row["name"] for row in table.list_sources(connection)}
+        known = table.names(connection)
+        listed = {row["name"] for row in table.list_sources(connection)}
     if name not in known:
-        raise RagError(f"no source {name!r} was ever scanned: there are {', '.join(sorted(known)) or 'none'}")
+        raise RagError(f"no source {name!r} was ever scanned: there are {', '.join(known) or 'none'}")
+    if name not in listed:
+        print_status(f"nothing is left of {name}")
+        return
     remove_source(pipeline, name)
     with pipeline.stores.database.connection() as connection:
         count = source_items.gone(connection, name)  # Those that wait from before included.
-    print_status(f"{count} documents of {name} will be deleted by the next `rag-pipeline ingest`")
+    print_status(
+        f"{count} documents and quarantined files of {name} will be deleted by the next run or `rag-pipeline ingest`"
+    )
 
 
 def _source_line(row: dict[str, Any]) -> str:
@@ -115,8 +128,7 @@ def _documents(row: dict[str, Any]) -> str:
 
 
 def _moment(moment: datetime | None) -> str:
-    """Return a moment in this machine's time, with its offset."""
-    return moment.astimezone().isoformat(timespec="seconds") if moment else "never"
+    return local_time(moment) if moment else "never"
 
 
 @click.command()
@@ -277,6 +289,8 @@ def documents(as_json: bool, failed: bool) -> None:
         pipeline.prepare()
         with pipeline.stores.database.connection() as connection:
             rows = source_items.overview(connection, failed)
+    for row in rows:
+        row["error"] = without_name(row["error"], row["source_id"]) if row["error"] else None
     if as_json:
         print_json({"documents": rows})
         return

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rag_pipeline.sources.naming import without_name
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -74,10 +76,8 @@ def row_text(row: Mapping[str, Any]) -> str:
     if document is None:
         return ", ".join(f"{name} {value}" for name, value in fields.items())
     fields.pop("chunk_id", None)
-    file = document.rpartition(":")[2].rpartition("/")[2]
     details = ", ".join(
-        # The reason often begins with the name of the file.
-        str(value).removeprefix(f"{file}: ") if name == "reason" else f"{name} {value}"
+        without_name(str(value), document) if name == "reason" else f"{name} {value}"
         for name, value in fields.items()
     )
     return f"{document} ({details})" if details else str(document)

@@ -186,7 +186,7 @@ def _delete_runs(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
 def _delete_scans(instance: dg.DagsterInstance, pipeline: Pipeline, before: datetime) -> int:
     """Delete what sources reported outside of runs, but for the last of each kind."""
     with pipeline.stores.database.connection() as connection:
-        keys = [source_key(row["name"]).to_string() for row in sources.list_sources(connection)]
+        keys = [source_key(name).to_string() for name in sources.names(connection)]
     events, checks, tags = SqlEventLogStorageTable, AssetCheckExecutionsTable, AssetEventTagsTable
     moment = before.replace(tzinfo=None)
 

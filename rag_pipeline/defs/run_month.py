@@ -26,6 +26,7 @@ from rag_pipeline.defs.month_partitions import MONTHS_TAG, months_tag
 from rag_pipeline.defs.run_owners import PROCESS_TAG, owned, this_process
 from rag_pipeline.errors import RagError, StoreUnavailableError, one_line
 from rag_pipeline.indexing.month_run import MonthRun, MonthRuns
+from rag_pipeline.stores.postgres.refusals import what_to_do
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -173,26 +174,16 @@ def record_scan(pipeline: "Pipeline", source: "SourceConfig", result: "ScanResul
         raise _unavailable(error, f"the scan of {source.name}") from None
 
 
-_SHORT_OF = {
-    "53100": "free space on its disk",
-    "53200": "give it more memory, or stop what else uses it",
-    "53300": "end other connections to it, or raise its max_connections",
-}
-"""What to do about a server that runs, and refuses to work for want of something, by its SQLSTATE."""
 _GONE = ("08", "57P")
 """The classes of SQLSTATE of a lost connection and of a server that ends or starts."""
-_SHORT_OF_CONNECTIONS = ("too many clients", "too many connections", "connection slots are reserved")
-"""An error while connecting has no SQLSTATE in psycopg2."""
 
 
 def _unavailable(error: DBAPIError, what: str) -> StoreUnavailableError:
     """Say in one line what happened to Dagster's storage while it recorded something, and what to do about it."""
     said = reason(error)
     state = getattr(error.orig, "pgcode", None) or ""
-    if any(words in said for words in _SHORT_OF_CONNECTIONS):
-        state = "53300"
-    if state.startswith("53"):
-        happened, cure = "refused to work", _SHORT_OF.get(state, "give it what it lacks")
+    if cure := what_to_do(state, said):
+        happened = "refused to work"
     elif state.startswith(_GONE) or not state:
         happened, cure = "became unreachable", "start it (the embedded one: `rag-pipeline up`)"
     else:

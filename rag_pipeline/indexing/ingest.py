@@ -17,7 +17,7 @@ from rag_pipeline.indexing.drain_deletions import deletion_counts, drain_deletio
 from rag_pipeline.indexing.index_vectors import reopen_incomplete
 from rag_pipeline.indexing.month_run import MonthRun, MonthRuns, run_month
 from rag_pipeline.indexing.retention import apply_retention
-from rag_pipeline.indexing.scan import ScanResult, scan_source
+from rag_pipeline.indexing.scan import ScanResult, retry_failed_items, scan_source
 from rag_pipeline.indexing.small_months import in_groups, small_months
 from rag_pipeline.indexing.stats import IngestStats
 from rag_pipeline.months import Month
@@ -118,15 +118,13 @@ def ingest(
         result.errors += [entry.message for entry in file.invalid]
     result.unconfigured = deactivate_unconfigured(pipeline, file)
     if retry_failed:
-        with pipeline.stores.database.connection() as connection:
-            source_items.retry_failed(connection, only_sources or None)
+        retry_failed_items(pipeline, only_sources or None)
         retry_failed_documents(pipeline, only_sources or None)
     _scan(pipeline, chosen_sources, confirm_deletions, on_scan, result)
     if reread:
-        with pipeline.stores.database.connection() as connection:
-            months_or_all: Sequence[Month | None] = only_months or [None]
-            for month in months_or_all:
-                source_items.reread(connection, chosen_sources, month)
+        months_or_all: Sequence[Month | None] = only_months or [None]
+        for month in months_or_all:
+            reread_items(pipeline, chosen_sources, month)
     result.warnings += apply_retention(pipeline).busy
     # Before the months: documents that somebody deleted and whose sources still hold them become pending.
     result.stats.add(deletion_counts(drain_deletions(pipeline)))
@@ -148,12 +146,14 @@ def ingest(
 def deactivate_unconfigured(pipeline: Pipeline, file: SourcesFile) -> list[str]:
     """Mark sources that the file no longer lists as inactive, and return their names.
 
-    None if the file has a mistake: the entry with the mistake could be theirs.
+    None if the file cannot be read, or an entry with a mistake has no name of its own: it could be theirs.
     """
-    if file.invalid:
+    mistaken = [entry.name for entry in file.invalid if entry.name is not None]
+    if len(mistaken) < len(file.invalid):
         return []
+    configured = [(source.type, source.name) for source in file.sources]
     with pipeline.stores.database.connection() as connection:
-        return sources.deactivate_unconfigured(connection, [(source.type, source.name) for source in file.sources])
+        return sources.deactivate_unconfigured(connection, configured, mistaken)
 
 
 def remove_source(pipeline: Pipeline, name: str) -> int:
@@ -161,6 +161,18 @@ def remove_source(pipeline: Pipeline, name: str) -> int:
     return in_batches(
         pipeline.stores.database, lambda connection: sources.remove(connection, name, _ITEMS), f"removing {name}"
     )
+
+
+def reread_items(pipeline: Pipeline, names: Sequence[str], month: Month | None = None) -> int:
+    """Have the next runs read every item of these sources, of a month or (None) of all, again; return their number."""
+    last = "", ""
+
+    def some(connection: Connection) -> int:
+        nonlocal last
+        count, last = source_items.reread(connection, _ITEMS, last, names, month)
+        return count
+
+    return in_batches(pipeline.stores.database, some, "items to read again")
 
 
 def retry_failed_documents(

@@ -25,6 +25,7 @@ from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.sources.not_included import count, described
 from rag_pipeline.stores.postgres import schema, source_items, sources
 from rag_pipeline.stores.postgres.advisory_locks import advisory_lock
+from rag_pipeline.stores.postgres.batches import in_batches
 from rag_pipeline.stores.postgres.statuses import SyncStatus
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
     from rag_pipeline.sources.config import SourceConfig
     from rag_pipeline.sources.interface import Source
-    from rag_pipeline.stores.postgres.database import Connection
 
 _SLICE = 1000
 _SLICE_SECONDS = 5.0
 """A slice ends early if reading its new documents takes longer: a scan that is killed loses no more than that."""
+_ITEMS = 5000
+"""That one transaction changes, besides those of a slice."""
 _A_MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
 _SCHEDULED = 100
 
@@ -131,8 +133,7 @@ def _register(pipeline: Pipeline, config: SourceConfig, before: Any | None) -> U
     database, settings = pipeline.stores.database, config.connection_config()
     if before is not None and not (before.is_active and before.connection_config == settings):
         # Before the row has the new settings, so that a scan that is killed here is followed by one that does it too.
-        with database.connection() as connection:
-            source_items.retry_failed(connection, [config.name])
+        retry_failed_items(pipeline, [config.name])
         with database.connection() as connection:
             sources.restart_pass(connection, before.id)
     with database.connection() as connection:
@@ -141,6 +142,15 @@ def _register(pipeline: Pipeline, config: SourceConfig, before: Any | None) -> U
         )
         store_access(connection, pipeline.sources_file)
     return source_id
+
+
+def retry_failed_items(pipeline: Pipeline, only_sources: Sequence[str] | None = None) -> int:
+    """Make what could not be read pending, of all sources or the named ones; return the number of items."""
+    return in_batches(
+        pipeline.stores.database,
+        lambda connection: source_items.retry_failed(connection, _ITEMS, only_sources),
+        "items to retry",
+    )
 
 
 def next_sync_at(config: SourceConfig, now: datetime | None = None) -> datetime:
@@ -233,16 +243,9 @@ class _Pass:
             # A folder that became unreadable since the last slice comes first, with a key before the position.
             until = max(slice_[-1].entry.key, after)
             keys = [entry.key for entry in unlisted]
-            # In a transaction of its own, as is every statement that locks several items.
-            with self._database.connection() as connection:
-                source_items.mark_missed(
-                    connection,
-                    this_pass,
-                    [item.source_id for item in items],
-                    after=after,
-                    until=until,
-                    unlisted=keys,
-                )
+            # In transactions of their own, as is every statement that locks several items.
+            seen = [item.source_id for item in items]
+            self._mark_missed(this_pass, source_items.Slice(seen, after, until, keys))
             with self._database.connection() as connection:
                 new, changed = source_items.merge(
                     connection, this_pass, [(item, dates[item.source_id]) for item in items]
@@ -259,10 +262,9 @@ class _Pass:
                 return result
         result.complete = True
         result.not_included = self._source.not_included
+        self._mark_missed(this_pass, source_items.Slice([], after))
+        result.gone = self._mark_gone(position.number)
         with self._database.connection() as connection:
-            source_items.mark_missed(connection, this_pass, [], after=after)
-        with self._database.connection() as connection:
-            result.gone = self._mark_gone(connection, position.number)
             sources.finish_pass(connection, self._source_id, next_sync_at(config), len(result.problems))
         return result
 
@@ -270,20 +272,36 @@ class _Pass:
         for entry in self._source.scan(after=after):
             yield _Listed(entry, dict(self._source.not_included))
 
-    def _mark_gone(self, connection: Connection, number: int) -> int:
-        gone, known = source_items.unseen(connection, self._source_id, number)
+    def _mark_missed(self, this_pass: source_items.Pass, where: source_items.Slice) -> None:
+        with self._database.connection() as connection:
+            if not source_items.has_missed(connection, this_pass, where):
+                return
+        in_batches(
+            self._database,
+            lambda connection: source_items.mark_missed(connection, this_pass, where, _ITEMS),
+            f"what the scan of {self._config.name} has missed",
+        )
+
+    def _mark_gone(self, number: int) -> int:
+        """Mark what the pass did not see as gone. A scan that is killed meanwhile is resumed with the rest."""
+        with self._database.connection() as connection:
+            gone, known = source_items.unseen(connection, self._source_id, number)
         limit = self._pipeline.settings.max_deleted_share
         name = self._config.name
         if gone > known * limit and not self._confirm_deletions:
             # The next scan has to start over: the end of this pass was not accepted.
-            sources.restart_pass(connection, self._source_id)
-            connection.commit()
+            with self._database.connection() as connection:
+                sources.restart_pass(connection, self._source_id)
             raise SourceError(
                 f"source {name}: {gone} of its {known} documents are gone, more than RAG_MAX_DELETED_SHARE "
-                f"({limit:.0%}) allows at once; nothing was deleted. To delete them, run "
-                f"`rag-pipeline ingest --source {name} --confirm-deletions`"
+                f"({limit:.0%}) allows at once; nothing was deleted. If a disk or a share is not mounted there, mount it again; "
+                f"only if they are really gone, run `rag-pipeline ingest --source {name} --confirm-deletions`"
             )
-        return source_items.mark_gone(connection, self._source_id, number)
+        return in_batches(
+            self._database,
+            lambda connection: source_items.mark_gone(connection, self._source_id, number, _ITEMS),
+            f"what is gone from {name}",
+        )
 
     def _dates(self, items: list[Item], end: float) -> dict[str, datetime]:
         """Return the times that decide the months of new items, by item, and create the months' partitions.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rag_pipeline.sources.naming import without_name
 from rag_pipeline.stores.postgres import source_items, sources
 from rag_pipeline.stores.postgres.statuses import SyncStatus
 
@@ -69,7 +70,7 @@ def source_health(pipeline: Pipeline, config: SourceConfig) -> SourceHealth:
         error=state.last_error if state.sync_status == SyncStatus.FAILED else None,
         unlisted=state.problems[:_SAMPLE],
         unlisted_count=len(state.problems),
-        unreadable=sample,
+        unreadable=[(source_id, without_name(reason, source_id)) for source_id, reason in sample],
         unreadable_count=count,
         last_scan=state.last_sync_at,
         next_scan=state.next_sync_at,

@@ -5,8 +5,8 @@ ended in `/`. So walking the tree yields its keys in order, and a scan that cont
 folders without listing them. The walk holds the names in the folders it is in, never the whole tree.
 
 Links are followed within the source's folder, and out of it only if `follow_links` is set (`local_tree`); else what they
-lead to does not belong to the source. Hidden files and folders (leading dot) are left out unless a pattern contains the
-dot. Something that matches but cannot be read (a broken link, a pipe) is an item all the same, so that it is quarantined
+lead to does not belong to the source. Hidden files and folders (`patterns.is_hidden`) are left out unless a pattern begins
+as their names do. Something that matches but cannot be read (a broken link, a pipe) is an item all the same, so that it is quarantined
 with a reason instead of being overlooked.
 """
 
@@ -23,7 +23,7 @@ from rag_pipeline.sources.interface import Item, ScanProblem
 from rag_pipeline.sources.local_tree import LocalTree
 from rag_pipeline.sources.naming import from_locator, printable, source_id, to_locator
 from rag_pipeline.sources.not_included import count, kind_of
-from rag_pipeline.sources.patterns import Patterns, State
+from rag_pipeline.sources.patterns import Patterns, State, is_hidden
 from rag_pipeline.sources.remote_tree import RemoteTree
 from rag_pipeline.sources.tree import Entry, Tree, plain_reason
 
@@ -135,7 +135,7 @@ class FilesystemSource:
                 continue
             elif self._include.match(folder.included, entry.name):
                 found[key] = path, key, entry
-            elif not entry.name.startswith("."):
+            elif not is_hidden(entry.name):
                 found[key] = kind_of(entry.name)
         return [found[key] for key in sorted(found)]
 

@@ -59,7 +59,9 @@ class LocalTree:
             status = os.stat(self._root)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                reason = f"does not exist: correct `path` in {self._listed_in}"
+                reason = (
+                    f"does not exist: mount it again if it was mounted, or correct `path` in {self._listed_in}"
+                )
             else:
                 reason = f"is unreachable: {plain_reason(error)}"
             raise SourceError(f"source {self._source}: {self._shown} {reason}") from None

@@ -92,6 +92,17 @@ def source_id(source: str, path: str) -> str:
     return f"{source}:{readable}~{digest}"
 
 
+def without_name(reason: str, source_id: str) -> str:
+    """Return why an item cannot be used, without the item's name in front, for whoever names it beside the reason."""
+    path = _HASHED.sub("", source_id.partition(":")[2])
+    composed = unicodedata.normalize("NFC", reason)  # Readers of documents compose a name that they show.
+    for name in (f"{path.rpartition('/')[2]}: ", f"{source_id}: ", f"{source_id} "):
+        shown = unicodedata.normalize("NFC", name)
+        if composed.startswith(shown):
+            return composed.removeprefix(shown)
+    return reason
+
+
 def _invisible(char: str) -> bool:
     return unicodedata.category(char) in _INVISIBLE
 

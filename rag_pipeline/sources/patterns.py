@@ -20,6 +20,15 @@ State = frozenset[tuple[int, int]]
 
 ANY_FOLDERS = "**"
 
+_HIDDEN = (".", "~$")
+"""How hidden names begin. `~$name.docx` is what Office keeps beside a document that somebody has open; LibreOffice's
+`.~lock.name.docx#` has the dot."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is of a hidden file or folder, which no wildcard of `include` matches."""
+    return name.startswith(_HIDDEN)
+
 
 def split_pattern(pattern: str) -> tuple[str, ...]:
     """Return the parts of a pattern, one per path component. A trailing `/` or `/**` means everything below.
@@ -48,8 +57,8 @@ def split_pattern(pattern: str) -> tuple[str, ...]:
 class Patterns:
     """Several patterns, matched together.
 
-    `hidden`: whether wildcards match names with a leading dot. If not, as in a shell, only a pattern that contains
-    the dot matches a hidden name. `ignore_case`: whether `*.pdf` matches `A.PDF`.
+    `hidden`: whether wildcards match hidden names, see `is_hidden`. If not, as in a shell, only a pattern that begins as
+    they do matches one. `ignore_case`: whether `*.pdf` matches `A.PDF`.
     """
 
     def __init__(self, patterns: Sequence[str], *, hidden: bool, ignore_case: bool = False) -> None:
@@ -67,7 +76,7 @@ class Patterns:
             parts = self._patterns[index]
             matches = parts[used]
             if matches is None:
-                if self._hidden or not name.startswith("."):
+                if self._hidden or not is_hidden(name):
                     deeper.add((index, used))
             elif used + 1 < len(parts) and matches(name):
                 deeper.add((index, used + 1))
@@ -100,6 +109,6 @@ def _matcher(part: str, hidden: bool, ignore_case: bool) -> Callable[[str], obje
         return None
     part = unicodedata.normalize("NFC", part)
     expression = fnmatch.translate(part)
-    if not hidden and not part.startswith("."):
-        expression = r"(?!\.)" + expression
+    if not hidden and not is_hidden(part):
+        expression = f"(?!{'|'.join(map(re.escape, _HIDDEN))})" + expression
     return re.compile(expression, re.IGNORECASE if ignore_case else 0).match

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from rag_pipeline.accounts import api_keys, users
+from rag_pipeline.cli.common import local_time
 from rag_pipeline.errors import ConfigError
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.stores.postgres import search_judgements
@@ -90,10 +91,12 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     assert (gone.returncode, "no active key" in one_line(gone.stderr)) == (1, True)
     cli.json("keys", "create", "ci", "--user", "hanako@example.com", "--expires", "2130-01-31")
     listed = cli.run("keys", "list").stdout
-    assert re.search("active until 2130-02-01 00:00 UTC +100 a minute  used 0 times  hanako", listed)
+    until = re.escape(local_time(datetime(2130, 2, 1, tzinfo=UTC)))
+    assert re.search(f"active until {until} +100 a minute  used 0 times  hanako", listed)
     cli.rows("UPDATE api_keys SET usage_count = 3, last_used_at = '2024-02-01T09:00+09:00'")
+    last = re.escape(local_time(datetime(2024, 2, 1, tzinfo=UTC)))
     assert re.search(
-        f"^{made['prefix']} +revoked +5 a minute  used 3 times, last 2024-02-01 00:00 UTC  hanako@example.com  ci  "
+        f"^{made['prefix']} +revoked +5 a minute  used 3 times, last {last}  hanako@example.com  ci  "
         r"\(hr\)$",
         cli.run("keys", "list").stdout,
         re.M,
@@ -107,7 +110,7 @@ def test_accounts_and_keys_from_the_command_line(cli: CommandLine):
     assert (opened.returncode, one_line(opened.stderr)) == (0, "reactivated hanako@example.com")
     assert not any(key["is_active"] for key in cli.json("keys", "list")["keys"])
     cli.rows("UPDATE users SET locked_until = '2130-01-01T00:00Z'")
-    assert " locked until 2130-01-01 00:00 UTC " in cli.run("users", "list").stdout
+    assert f" locked until {local_time(datetime(2130, 1, 1, tzinfo=UTC))} " in cli.run("users", "list").stdout
     for said in ("unlocked hanako@example.com", "hanako@example.com was open already"):
         opened = cli.run("users", "unlock", "hanako@example.com")
         assert (opened.returncode, one_line(opened.stderr)) == (0, said)

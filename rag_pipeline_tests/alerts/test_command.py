@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -53,8 +54,13 @@ def test_it_lists_what_is_failing(
     assert CliRunner().invoke(cli, ["alerts"]).output == "nothing is failing\n"
     at = datetime(2026, 1, 5, 10, 11, 12, tzinfo=UTC)
     record(database, "log", [Observation(Subject("check", "verified on dense", "2024-01-01"), 1, False, at)])
-    listed = CliRunner().invoke(cli, ["alerts"]).output
-    assert listed == "check     verified on dense, 2024-01-01  since 2026-01-05T10:11:12+00:00\n"
+    # People read moments in the time of the machine, programs in UTC.
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        listed = CliRunner().invoke(cli, ["alerts"]).output
+    time.tzset()
+    assert listed == "check     verified on dense, 2024-01-01  since 2026-01-05T19:11:12+09:00\n"
     assert json.loads(CliRunner().invoke(cli, ["alerts", "--json"]).output) == {
         "failing": [
             {

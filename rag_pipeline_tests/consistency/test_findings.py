@@ -18,10 +18,11 @@ def finding(problem: str, count: int, *sample: dict) -> Finding:
         (
             finding(
                 "quarantined documents",
-                1,
+                2,
                 {"source_type": "filesystem", "source_id": "docs:old/a.pdf", "reason": "a.pdf: it is encrypted"},
+                {"source_id": "docs:b.md", "reason": "docs:b.md is a link that leads nowhere"},
             ),
-            "Quarantined documents (1): docs:old/a.pdf (it is encrypted).",
+            "Quarantined documents (2): docs:old/a.pdf (it is encrypted); docs:b.md (is a link that leads nowhere).",
         ),
         (
             finding(

@@ -132,7 +132,7 @@ def test_items_that_cannot_be_read_are_named(source: Source) -> None:
     source.tick()
     check = source.checks()[0]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "items that cannot be read: 1 (docs:broken.pdf: " in (check.description or "")
+    assert "items that cannot be read: 1 (docs:broken.pdf: broken PDF" in (check.description or "")
     assert counts(check) == {"not_listed": 0, "not_readable": 1}
 
 

@@ -405,12 +405,12 @@ def test_the_variables_to_set_back_are_those_that_help(documents: GenerationInde
         return str(raised.value)
 
     assert (
-        "; set RAG_EMBEDDER=openai and set RAG_EMBEDDING_URL=https://host/v1/embeddings and set RAG_EMBEDDING_MODEL=a "
+        ": set RAG_EMBEDDER=openai and set RAG_EMBEDDING_URL=https://host/v1/embeddings and set RAG_EMBEDDING_MODEL=a "
         "and set RAG_EMBEDDING_PASSAGE_PREFIX='passage: ' and set RAG_VECTORS=dense,sparse, or build"
     ) in refused(settings(vectors="dense,sparse,multi"))
     other = {name: getattr(made_with, name) for name in made_with.model_fields_set}
     sparse = {"embedding_sparse_url": "https://host/pooling", "embedding_sparse_model": "s"}
-    assert re.search(f"; {_UNSET_SPARSE}, or build", refused(settings(**other | sparse)))
+    assert re.search(f": {_UNSET_SPARSE}, or build", refused(settings(**other | sparse)))
 
 
 def test_a_server_of_sparse_vectors_belongs_to_the_generation(documents: GenerationIndex) -> None:

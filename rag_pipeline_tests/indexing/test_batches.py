@@ -11,13 +11,20 @@ from typing import Any
 import psycopg
 import pytest
 
-from rag_pipeline.indexing import index_vectors, ingest, ingest_documents, retention
+from rag_pipeline.indexing import index_vectors, ingest, ingest_documents, retention, scan
 from rag_pipeline.indexing.index_vectors import reopen_incomplete
 from rag_pipeline.indexing.ingest import deactivate_unconfigured, remove_source, retry_failed_documents
 from rag_pipeline.indexing.retention import apply_retention
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.stores.postgres import built_kinds, document_chunks, documents, expiring_months, sources
+from rag_pipeline.stores.postgres import (
+    built_kinds,
+    document_chunks,
+    documents,
+    expiring_months,
+    source_items,
+    sources,
+)
 from rag_pipeline_tests.support.index import Index, sections
 
 MONTH = Month(2024, 3)
@@ -123,6 +130,32 @@ def retried(index: Index) -> Callable[[Pipeline], int]:
     return retry_failed_documents
 
 
+def scanned(index: Index, **columns: str) -> None:
+    """Have the items scanned, and their rows changed."""
+    with index.open() as pipeline:
+        pipeline.prepare()
+        scan.scan_source(pipeline, pipeline.source("docs"))
+    for column, value in columns.items():
+        index.rows(f"UPDATE source_items SET {column} = '{value}'")
+
+
+def gone(index: Index) -> Callable[[Pipeline], int]:
+    scanned(index)
+    for name in NAMES:
+        index.delete(name)
+    return lambda pipeline: scan.scan_source(pipeline, pipeline.source("docs"), confirm_deletions=True).gone
+
+
+def quarantined(index: Index) -> Callable[[Pipeline], int]:
+    scanned(index, state="failed")
+    return lambda pipeline: scan.retry_failed_items(pipeline, ["docs"])
+
+
+def ingested(index: Index) -> Callable[[Pipeline], int]:
+    scanned(index, state="ingested", content_hash="0" * 64)
+    return lambda pipeline: ingest.reread_items(pipeline, ["docs"], MONTH)
+
+
 CHANGES: dict[str, tuple[Callable[[Index], Callable[[Pipeline], int]], object, str, str]] = {
     "remove": (removed, sources, "remove", "SELECT count(*) FROM source_items WHERE state <> 'gone'"),
     "restore": (
@@ -136,6 +169,19 @@ CHANGES: dict[str, tuple[Callable[[Index], Callable[[Pipeline], int]], object, s
         documents,
         "retry_failed",
         "SELECT count(DISTINCT document_id) FROM document_chunks WHERE embedding_status = 'failed'",
+    ),
+    "gone": (gone, source_items, "mark_gone", "SELECT count(*) FROM source_items WHERE state <> 'gone'"),
+    "retry items": (
+        quarantined,
+        source_items,
+        "retry_failed",
+        "SELECT count(*) FROM source_items WHERE state = 'failed'",
+    ),
+    "reread": (
+        ingested,
+        source_items,
+        "reread",
+        "SELECT count(*) FROM source_items WHERE state = 'ingested' AND content_hash IS NOT NULL",
     ),
 }
 
@@ -151,6 +197,7 @@ def test_what_is_killed_between_batches_goes_on(
     for table in ("source_items", "documents", "document_chunks"):
         refuse_large(index, table, 1)
     monkeypatch.setattr(retention, "_ITEMS", 1)
+    monkeypatch.setattr(scan, "_ITEMS", 1)
     for limit in ("_ITEMS", "_DOCUMENTS", "_CHUNKS"):
         monkeypatch.setattr(ingest, limit, 1)
     batch, batches = getattr(module, name), count()

@@ -26,6 +26,7 @@ from rag_pipeline_tests.support.embedders import CheapEmbedder
 from rag_pipeline_tests.support.index import Index, section, sections
 
 KINDS: tuple[VectorKind, ...] = ("dense", "sparse", "multi")
+ACTIVE = "SELECT name, is_active FROM sources ORDER BY 1"
 
 
 def paragraphs(count: int, seed: str = "") -> str:
@@ -194,7 +195,10 @@ def test_deleting_most_of_a_source_needs_a_confirmation(index: Index) -> None:
         path.unlink()
     result = index.ingest()
     assert "3 of its 4 documents" in result.errors[0]
-    assert "--confirm-deletions" in result.errors[0]
+    assert result.errors[0].endswith(
+        "nothing was deleted. If a disk or a share is not mounted there, mount it again; only if they are really gone, run "
+        "`rag-pipeline ingest --source docs --confirm-deletions`"
+    )
     assert index.rows("SELECT count(*) FROM documents") == [(4,)]
     assert index.rows("SELECT sync_status, last_error IS NOT NULL FROM sources") == [("failed", True)]
     result = index.ingest(confirm_deletions=True)
@@ -441,7 +445,12 @@ def test_an_unlisted_source_keeps_its_documents_until_it_is_removed(index: Index
     result = index.ingest()
     assert result.unconfigured == ["docs"]
     assert index.rows("SELECT count(*) FROM documents") == [(2,)]
-    assert index.rows("SELECT name, is_active FROM sources ORDER BY 1") == [("docs", False), ("other", True)]
+    assert index.rows(ACTIVE) == [("docs", False), ("other", True)]
+    # An entry with a mistake is that of its name, and of no other source; one without a name can be anybody's.
+    for entries, unconfigured in (("{name: other, type: file}, 7", []), ("{name: docs, pth: x}", ["other"])):
+        index.sources.write_text(f"sources: [{entries}]\n", "utf-8")
+        assert index.ingest().unconfigured == unconfigured
+    assert index.rows(ACTIVE) == [("docs", False), ("other", False)]
     index.assert_consistent()
 
 

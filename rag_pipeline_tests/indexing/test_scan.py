@@ -207,10 +207,10 @@ def test_what_cannot_be_listed_is_not_missed(index: Index) -> None:
     [(source, number)] = index.rows("SELECT source, pass FROM source_scans")
     later = source_items.Pass("filesystem", source, number + 1, "recipe")
     with index.open() as pipeline, pipeline.stores.database.connection() as connection:
-        source_items.mark_missed(connection, later, [], after="", until="a/", unlisted=["a/"])
-        source_items.mark_missed(connection, later, [], after="a/", until="a0", unlisted=["a/"])
+        source_items.mark_missed(connection, later, source_items.Slice([], "", "a/", ["a/"]), 9)
+        source_items.mark_missed(connection, later, source_items.Slice([], "a/", "a0", ["a/"]), 9)
         sources.advance_pass(connection, source, "a0", ["a: no permission"], ["a/"])
-        source_items.mark_missed(connection, later, [], after="")
+        source_items.mark_missed(connection, later, source_items.Slice([], ""), 9)
     assert index.rows("SELECT locator FROM source_items WHERE missed_pass IS NOT NULL") == [("b/1.md",)]
 
 

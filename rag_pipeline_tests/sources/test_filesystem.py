@@ -92,6 +92,7 @@ def test_by_default_supported_formats_are_found_and_nothing_hidden(tmp_path: Pat
     wanted = ["a.docx", "a.htm", "a.html", "a.markdown", "a.md", "a.pdf", "a.txt", "x/y/b.md"]
     upper = ["MEMO.Md", "README.TXT", "報告書.PDF"]
     write(tmp_path, *wanted, *upper, "a.png", "md", ".hidden.md", ".git/c.md", "x/.y/d.md")
+    write(tmp_path, "~$a.docx", "x/~$b.csv", ".~lock.a.docx#")  # What Word and LibreOffice lock documents with.
     connector = source(tmp_path)
     assert paths(connector) == sorted([*wanted, *upper])
     assert connector.not_included == {".png": 1, "without extension": 1}
@@ -393,13 +394,15 @@ def test_a_missing_file_is_a_document_error_and_a_missing_root_a_source_error(
     with pytest.raises(VanishedError, match=r"handbook:a.md does not exist any more"):
         connector.fetch("a.md", 1000)
     (tmp_path / "docs").rename(tmp_path / "elsewhere")
-    with pytest.raises(SourceError, match=r"source handbook: .*/docs does not exist: correct `path`"):
+    with pytest.raises(
+        SourceError, match=r"source handbook: .*/docs does not exist: mount it again if .*, or correct `path`"
+    ):
         connector.fetch("b.md", 1000)
 
 
 def test_a_root_that_is_missing_or_a_file_is_rejected_by_name(tmp_path: Path) -> None:
     write(tmp_path, "file.md")
-    with pytest.raises(SourceError, match=rf"source handbook: {tmp_path}/nowhere does not exist: correct `path`"):
+    with pytest.raises(SourceError, match=rf"source handbook: {tmp_path}/nowhere does not exist: mount it"):
         list(source(tmp_path / "nowhere").scan())
     with pytest.raises(SourceError, match=rf"source handbook: {tmp_path}/file.md is not a folder"):
         list(source(tmp_path / "file.md").scan())

@@ -6,10 +6,11 @@ import hashlib
 import re
 import unicodedata
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rag_pipeline.sources.naming import from_locator, printable, source_id, to_locator
+from rag_pipeline.sources.naming import from_locator, printable, source_id, to_locator, without_name
 
 # Paths of real file systems: any bytes of any length, often almost identical.
 HOSTILE = st.one_of(
@@ -80,3 +81,21 @@ def test_ids_are_readable() -> None:
 def test_composed_and_decomposed_names_are_two_documents() -> None:
     composed, decomposed = (unicodedata.normalize(form, "ガイド.md") for form in ("NFC", "NFD"))
     assert source_id("s", composed) != source_id("s", decomposed)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "shown"),
+    [
+        ("a.md", "a.md: the file is empty", "the file is empty"),
+        ("old/a:b.md", "a:b.md: the file is empty", "the file is empty"),
+        ("old/a.md", "{id} is a link that leads nowhere", "is a link that leads nowhere"),
+        ("a\nb.md", r"a\nb.md: the file is empty", "the file is empty"),
+        ("a\nb.md", "{id} is a link that leads nowhere", "is a link that leads nowhere"),
+        (unicodedata.normalize("NFD", "ガイド.md"), "ガイド.md: the file is empty", "the file is empty"),
+        ("a.md", "b.md: the file is empty", "b.md: the file is empty"),
+        ("a.md", "no encoding fits the bytes", "no encoding fits the bytes"),
+    ],
+)
+def test_a_reason_is_shown_without_the_name_that_is_shown_beside_it(path: str, reason: str, shown: str) -> None:
+    item = source_id("docs", path)
+    assert without_name(reason.format(id=item), item) == shown

@@ -36,6 +36,8 @@ def matches(patterns: Patterns, path: str) -> bool:
         ("**/x/**/a", ["x/a", "q/x/a", "q/x/r/x/a", "x/x/a"], ["a", "q/a"]),
         ("**/.notes/*.md", [".notes/a.md", "x/.notes/a.md"], [".notes/.a.md", ".other/a.md"]),
         ("**/.*", [".a", "x/.a"], ["a", ".x/.a"]),
+        ("**/*.docx", ["a.docx", "~a.docx", "$a.docx", "a~$.docx"], ["~$a.docx", "x/~$a.docx"]),
+        ("~$*", ["~$a.docx"], ["a.docx"]),
         ("第?章/[ab].md", ["第1章/a.md", "第二章/b.md"], ["第12章/a.md", "第1章/c.md"]),
         ("./a[!0-9].md", ["ax.md"], ["a1.md"]),
         ("a[[]1].md", ["a[1].md"], ["a1.md"]),

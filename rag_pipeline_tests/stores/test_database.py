@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from threading import Barrier
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from rag_pipeline.defs.run_month import _unavailable
 from rag_pipeline.errors import RagError, StoreUnavailableError
 from rag_pipeline.stores.postgres.database import Database, value
 
@@ -150,3 +153,45 @@ def test_a_statement_that_others_end_is_one_line_that_says_what_to_do(
     assert text.endswith("; run again, nothing was lost")
     assert "\n" not in text
     assert isinstance(raised.value, kind), "whoever can repeat it does"
+
+
+WHAT_TO_DO = {
+    "53100": "free space on its disk",
+    "53200": "give it more memory, or stop what else uses it",
+    "53300": "end other connections to it, or raise its max_connections",
+    "53000": "give it what it lacks",
+    "25006": "make it writable for this user",
+    "42501": "make it writable for this user",
+}
+
+
+def test_what_refuses_to_work_is_said_with_what_to_do_by_both_drivers(database: Database) -> None:
+    for state, cure in WHAT_TO_DO.items():
+        refuse = f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$"
+        with pytest.raises(StoreUnavailableError) as raised, database.connection() as connection:
+            connection.execute(refuse)  # type: ignore[arg-type]
+        said = f"; {cure} and run again, nothing was lost"
+        assert str(raised.value).startswith(f"PostgreSQL at {database.where}: no ")
+        assert str(raised.value).endswith(said)
+        refused = Exception("no")
+        refused.pgcode = state  # type: ignore[attr-defined]
+        of_dagster = _unavailable(OperationalError("INSERT", {}, refused), "a run")
+        assert str(of_dagster).endswith(f" recorded a run: no{said}")
+
+
+def test_a_server_that_has_no_connection_left_says_so(database_url: str) -> None:
+    """While connecting there is no SQLSTATE, only words."""
+    address = urlsplit(database_url)
+    role = address.path.removeprefix("/")
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'word' CONNECTION LIMIT 0")  # type: ignore[arg-type]
+        url = address._replace(netloc=f"{role}:word@{address.hostname}:{address.port}").geturl()
+        try:
+            with pytest.raises(StoreUnavailableError) as raised, Database(url).connection():
+                pass
+        finally:
+            connection.execute(f"DROP ROLE {role}")  # type: ignore[arg-type]
+    cure = "end other connections to it, or raise its max_connections"
+    assert str(raised.value).endswith(
+        f'too many connections for role "{role}"; {cure} and run again, nothing was lost'
+    )

@@ -14,6 +14,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, one_line
 from rag_pipeline.stores.postgres.poolers import refuse_unfit_pooler
+from rag_pipeline.stores.postgres.refusals import what_to_do
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -359,10 +360,7 @@ class Database:
                 raise kind(f"PostgreSQL at {self.where}: {said}: {why}; run again, nothing was lost") from error
             raise StoreUnavailableError(f"PostgreSQL at {self.where}: {self._reason(error)}") from None
         except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
-            raise StoreUnavailableError(
-                f"PostgreSQL at {self.where}: {one_line(error)}; make it writable for this user and run again, "
-                "nothing was lost"
-            ) from None
+            raise StoreUnavailableError(f"PostgreSQL at {self.where}: {self._reason(error)}") from None
         except psycopg.ProgrammingError as error:
             if error.sqlstate is None and "conninfo" in str(error):
                 raise StoreUnavailableError(f"{self.where}: correct it") from None
@@ -373,8 +371,8 @@ class Database:
         text = one_line(error)
         if "password authentication failed" in text or "no password supplied" in text:
             return "the user or password is wrong; correct RAG_POSTGRES_URL"
-        if isinstance(error, psycopg.errors.DiskFull | psycopg.errors.OutOfMemory):
-            return f"{text}; free space there and run again, nothing was lost"
+        if cure := what_to_do(getattr(error, "sqlstate", None), text):
+            return f"{text.rsplit('FATAL:', 1)[-1].strip()}; {cure} and run again, nothing was lost"
         if "unsupported startup parameter" in text:
             return f"{text.rsplit('FATAL:', 1)[-1].strip()}: a pooler in front of it refuses it; connect directly"
         if "does not exist" in text and "database" in text:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rag_pipeline.documents.headings import section_path
 from rag_pipeline.stores.postgres.database import dicts
 from rag_pipeline.stores.postgres.document_chunks import CONTEXT
+from rag_pipeline.stores.postgres.sources import IS_LEFT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,9 +68,9 @@ def sources_to_see(connection: Connection, sources: Sequence[UUID] | None) -> li
     """Return these sources (None: all), by name, with how many documents of each are ingested."""
     return dicts(
         connection,
-        """
-        SELECT name, source_type AS type, last_sync_at, successful_documents AS documents FROM sources
-        WHERE %(sources)s::uuid[] IS NULL OR id = ANY(%(sources)s::uuid[]) ORDER BY name, source_type
+        f"""
+        SELECT name, source_type AS type, last_sync_at, successful_documents AS documents FROM sources s
+        WHERE {IS_LEFT} AND (%(sources)s::uuid[] IS NULL OR id = ANY(%(sources)s::uuid[])) ORDER BY name, source_type
         """,
         {"sources": None if sources is None else list(sources)},
     )

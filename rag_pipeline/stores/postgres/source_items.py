@@ -18,7 +18,7 @@ from rag_pipeline.stores.postgres.statuses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from rag_pipeline.months import Month
@@ -213,42 +213,69 @@ _UNTIL = f"""AND i.locator COLLATE "C" <= %(until)s
     AND left(i.locator, {_PREFIX}) COLLATE "C" <= left(%(until)s, {_PREFIX})"""
 
 
-def mark_missed(
-    connection: Connection,
-    of: Pass,
-    seen: Sequence[str],
-    *,
-    after: str,
-    until: str | None = None,
-    unlisted: Sequence[str] = (),
-) -> None:
-    """Mark what a slice of a pass did not see: known items behind `after` and up to `until` (None: the end).
+def _some(which: str, still: str) -> str:
+    """Up to `limit` items, locked in order. Both are conditions: which ones, and what must hold of each once it is locked."""
+    return f"""
+        SELECT i.source_type, i.source_id FROM source_items i
+        WHERE {still} AND (i.source_type, i.source_id) IN (
+            SELECT i.source_type, i.source_id FROM source_items i WHERE {which} AND {still} LIMIT %(limit)s)
+        {IN_ORDER} FOR NO KEY UPDATE OF i"""
 
-    `seen` are the source_ids of the slice, `unlisted` the prefixes of what it could not list: that can be there.
-    """
-    connection.execute(
+
+@dataclass(frozen=True)
+class Slice:
+    """What a slice of a pass saw, and where it looked."""
+
+    seen: Sequence[str]
+    """The source_ids that it saw."""
+    after: str
+    """It looked at what is behind this key …"""
+    until: str | None = None
+    """… and up to this one. None: to the end."""
+    unlisted: Sequence[str] = ()
+    """The prefixes of what it could not list: that can be there."""
+
+    def missed(self) -> str:
+        """The condition that a known item was not seen there; its parameters are those of `parameters`."""
+        return f"""i.source = %(source)s AND {_BEHIND} {"" if self.until is None else _UNTIL}
+            AND NOT EXISTS (SELECT FROM unnest(%(seen)s::text[]) AS seen(id) WHERE seen.id = i.source_id)
+            AND {_listable(" || %(unlisted)s::text[]")}"""
+
+    def parameters(self, of: Pass) -> dict[str, Any]:
+        return {
+            "source": of.source,
+            "pass": of.number,
+            "after": self.after,
+            "until": self.until,
+            "seen": list(self.seen),
+            "unlisted": list(self.unlisted),
+        }
+
+
+_UNMARKED = f"i.state <> {ItemState.GONE.sql} AND i.missed_pass IS DISTINCT FROM %(pass)s"
+
+
+def has_missed(connection: Connection, of: Pass, where: Slice) -> bool:
+    """Whether `mark_missed` has something to mark: mostly not, and this takes half of its time."""
+    found = connection.execute(
+        f"SELECT count(*) FROM source_items i WHERE {where.missed()} AND {_UNMARKED}",
+        where.parameters(of),
+        prepare=False,  # A plan for arrays of any length compares each known item with each seen one.
+    ).fetchone()
+    return found != (0,)
+
+
+def mark_missed(connection: Connection, of: Pass, where: Slice, limit: int) -> int:
+    """Mark up to `limit` items that a slice of a pass did not see; return their number."""
+    return connection.execute(
         f"""
-        WITH missed AS (
-            SELECT i.source_type, i.source_id FROM source_items i
-            WHERE i.source = %(source)s AND i.state <> {ItemState.GONE.sql}
-                AND i.missed_pass IS DISTINCT FROM %(pass)s AND {_BEHIND} {"" if until is None else _UNTIL}
-                AND NOT EXISTS (SELECT FROM unnest(%(seen)s::text[]) AS seen(id) WHERE seen.id = i.source_id)
-                AND {_listable(" || %(unlisted)s::text[]")}
-            {IN_ORDER} FOR NO KEY UPDATE OF i
-        )
+        WITH missed AS ({_some(where.missed(), _UNMARKED)})
         UPDATE source_items i SET missed_pass = %(pass)s
         FROM missed WHERE (i.source_type, i.source_id) = (missed.source_type, missed.source_id)
         """,
-        {
-            "source": of.source,
-            "pass": of.number,
-            "after": after,
-            "until": until,
-            "seen": list(seen),
-            "unlisted": list(unlisted),
-        },
-        prepare=False,  # A plan for arrays of any length compares each known item with each seen one.
-    )
+        {**where.parameters(of), "limit": limit},
+        prepare=False,
+    ).rowcount
 
 
 def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]:
@@ -269,55 +296,78 @@ def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]
     return counts.unseen, counts.known
 
 
-def mark_gone(connection: Connection, source: UUID, number: int) -> int:
-    """Mark what a complete pass did not see as gone, except below what it could not list; return the number."""
+def mark_gone(connection: Connection, source: UUID, number: int, limit: int) -> int:
+    """Mark up to `limit` items that a complete pass did not see as gone; return their number.
+
+    Not those below what it could not list.
+    """
+    unseen = f"i.source = %(source)s AND {_listable()}"
+    still = f"i.missed_pass = %(pass)s AND i.state <> {ItemState.GONE.sql}"
     return connection.execute(
         f"""
-        WITH unseen AS (
-            SELECT i.source_type, i.source_id FROM source_items i
-            WHERE i.source = %s AND i.missed_pass = %s AND i.state <> {ItemState.GONE.sql} AND {_listable()}
-            {IN_ORDER} FOR NO KEY UPDATE OF i
-        )
+        WITH unseen AS ({_some(unseen, still)})
         UPDATE source_items i SET state = {ItemState.GONE.sql}
         FROM unseen WHERE (i.source_type, i.source_id) = (unseen.source_type, unseen.source_id)
         """,
-        (source, number),
+        {"source": source, "pass": number, "limit": limit},
     ).rowcount
 
 
-def retry_failed(connection: Connection, sources: Sequence[str] | None = None) -> int:
-    """Make quarantined items of all sources, or the named ones, pending; return their number."""
-    return _read_again(connection, f"i.state = {ItemState.FAILED.sql}", "i.content_hash", sources)
+_OF_SOURCES = """(%(names)s::text[] IS NULL
+    OR i.source IN (SELECT s.id FROM sources s WHERE s.name = ANY(%(names)s)))"""
 
 
-def reread(connection: Connection, sources: Sequence[str] | None = None, month: Month | None = None) -> int:
-    """Make all items pending and forget what was read of them; of all sources or the named ones; return their number."""
-    which = f"i.state IN {one_of(ItemState.INGESTED, ItemState.FAILED, ItemState.PENDING)} AND s.is_active"
-    if month is None:
-        return _read_again(connection, which, "NULL", sources)
-    return _read_again(connection, f"{which} AND {ITEMS_OF_MONTH}", "NULL", sources, month_bounds(month))
-
-
-def _read_again(
-    connection: Connection,
-    which: str,
-    content_hash: str,
-    sources: Sequence[str] | None,
-    parameters: Mapping[str, Any] | None = None,
-) -> int:
-    """Make items of all sources, or the named ones, pending; return their number. The rest is SQL."""
+def retry_failed(connection: Connection, limit: int, sources: Sequence[str] | None = None) -> int:
+    """Make up to `limit` quarantined items of all sources, or the named ones, pending; return their number."""
     return connection.execute(
+        f"""
+        WITH again AS ({_some(_OF_SOURCES, f"i.state = {ItemState.FAILED.sql}")})
+        UPDATE source_items i SET state = {ItemState.PENDING.sql}
+        FROM again WHERE (i.source_type, i.source_id) = (again.source_type, again.source_id)
+        """,
+        {"names": None if sources is None else list(sources), "limit": limit},
+    ).rowcount
+
+
+def reread(
+    connection: Connection,
+    limit: int,
+    after: tuple[str, str] = ("", ""),
+    sources: Sequence[str] | None = None,
+    month: Month | None = None,
+) -> tuple[int, tuple[str, str]]:
+    """Make items pending and forget what was read of them: up to `limit` of all sources or the named ones, of all months or
+    one, in their order, that follow `after`. Return their number and the last one.
+
+    Without the order it would never end: what a run reads meanwhile would be taken up again.
+    """
+    of_month, bounds = (f"AND {ITEMS_OF_MONTH}", month_bounds(month)) if month else ("", {})
+    rows = named(
+        connection,
         f"""
         WITH again AS (
             SELECT i.source_type, i.source_id FROM source_items i JOIN sources s ON s.id = i.source
-            WHERE {which} AND (%(names)s::text[] IS NULL OR s.name = ANY(%(names)s))
-            {IN_ORDER} FOR NO KEY UPDATE OF i
+            WHERE s.is_active AND {_OF_SOURCES} {of_month}
+                AND (i.state IN {one_of(ItemState.INGESTED, ItemState.FAILED)}
+                    OR i.state = {ItemState.PENDING.sql} AND i.content_hash IS NOT NULL)
+                AND (i.source_type, i.source_id) > (%(type)s, %(id)s)
+            {IN_ORDER} LIMIT %(limit)s FOR NO KEY UPDATE OF i
+        ), changed AS (
+            UPDATE source_items i SET state = {ItemState.PENDING.sql}, content_hash = NULL
+            FROM again WHERE (i.source_type, i.source_id) = (again.source_type, again.source_id)
         )
-        UPDATE source_items i SET state = {ItemState.PENDING.sql}, content_hash = {content_hash}
-        FROM again WHERE (i.source_type, i.source_id) = (again.source_type, again.source_id)
+        SELECT source_type, source_id, count(*) OVER () AS total FROM again
+        ORDER BY source_type DESC, source_id DESC LIMIT 1
         """,
-        {"names": None if sources is None else list(sources), **(parameters or {})},
-    ).rowcount
+        {
+            "names": None if sources is None else list(sources),
+            "type": after[0],
+            "id": after[1],
+            "limit": limit,
+            **bounds,
+        },
+    )
+    return (rows[0].total, (rows[0].source_type, rows[0].source_id)) if rows else (0, after)
 
 
 def retry_due(connection: Connection, limit: int) -> int:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rag_pipeline.stores.postgres.database import Connection
 
 
+IS_LEFT = "(s.is_active OR EXISTS (SELECT FROM source_items i WHERE i.source = s.id))"
+"""That a source `s` is configured, or something of it is still to be deleted: its row stays after that, others name it."""
+
+
 @dataclass(frozen=True)
 class ScanPosition:
     """The progress of a pass over a source."""
@@ -93,17 +97,20 @@ def ids_of(connection: Connection, name: str) -> list[UUID]:
     return values(connection, "SELECT id FROM sources WHERE name = %s", (name,))
 
 
-def deactivate_unconfigured(connection: Connection, names: Sequence[tuple[str, str]]) -> list[str]:
+def deactivate_unconfigured(
+    connection: Connection, names: Sequence[tuple[str, str]], of_any_type: Sequence[str] = ()
+) -> list[str]:
     """Mark sources that are no longer configured as inactive; return the names of those that were active.
 
-    `names` are the configured ones as (source_type, name). Their documents stay.
+    `names` are the configured ones as (source_type, name), and `of_any_type` those whose entries have a mistake, which
+    can be in their type. Their documents stay.
     """
     return values(
         connection,
         """
         WITH unconfigured AS (
             SELECT id FROM sources
-            WHERE is_active AND NOT EXISTS (
+            WHERE is_active AND name <> ALL(%s::text[]) AND NOT EXISTS (
                 SELECT FROM unnest(%s::text[], %s::text[]) AS configured(source_type, name)
                 WHERE configured.source_type = sources.source_type AND configured.name = sources.name)
             ORDER BY id FOR NO KEY UPDATE
@@ -112,7 +119,7 @@ def deactivate_unconfigured(connection: Connection, names: Sequence[tuple[str, s
         FROM unconfigured WHERE s.id = unconfigured.id
         RETURNING s.name
         """,
-        ([kind for kind, _ in names], [name for _, name in names]),
+        (list(of_any_type), [kind for kind, _ in names], [name for _, name in names]),
     )
 
 
@@ -243,14 +250,20 @@ def wrong_statistics(connection: Connection) -> list[dict[str, Any]]:
     )
 
 
+def names(connection: Connection) -> list[str]:
+    """Return the name of every source that was ever scanned, also of those that were removed."""
+    return values(connection, "SELECT DISTINCT name FROM sources ORDER BY name")
+
+
 def list_sources(connection: Connection) -> list[dict[str, Any]]:
-    """Return all sources with their state, by name."""
+    """Return the sources with their state, by name, without inactive ones of which nothing is left."""
     return dicts(
         connection,
-        """
+        f"""
         SELECT name, source_type, is_active, sync_schedule, sync_status, last_sync_at, next_sync_at,
             total_documents, successful_documents, failed_documents, error_count, last_error
-        FROM sources ORDER BY name, source_type
+        FROM sources s
+        WHERE {IS_LEFT} ORDER BY name, source_type
         """,
     )
 
