@@ -46,6 +46,14 @@ _HIDDEN = re.compile(
     r"|Found a dagster instance configuration value \(dagster\.ya?ml\) in the current folder"
 )
 
+_NOISE = re.compile(
+    # A step without a value says so, and pools of connections, whatever was interrupted.
+    r"Emitting implicit Nothing for output |(closing returned|discarding closed) connection: "
+    # The daemon asks once more after a source was removed and the code location loaded again.
+    r"|Could not find sensor "
+)
+"""What says nothing to anybody, in an event or outside of one."""
+
 
 class Condenser:
     """Turns lines of Dagster's output into those that are shown."""
@@ -72,11 +80,12 @@ class Condenser:
                 self._error = _OURS.sub("", line)
         elif not _TRACE.match(line):
             yield from self.end()
-            yield line
+            if not _NOISE.search(line):
+                yield line
 
     def end(self) -> Iterator[str]:
         """Yield the event that is being read: no more of it has come for a while."""
-        if self._event and not _HIDDEN.search(self._event):
+        if self._event and not _HIDDEN.search(self._event) and not _NOISE.search(self._event + self._error):
             yield f"{self._event.rstrip(' .:')}: {self._error}" if self._error else self._event
         self._event = self._error = ""
 

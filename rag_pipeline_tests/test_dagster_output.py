@@ -93,6 +93,19 @@ def test_a_checkouts_own_configuration_is_not_warned_of() -> None:
     assert condensed(text) == []
 
 
+def test_what_says_nothing_to_anybody_is_left_to_the_file() -> None:
+    at = "2026-11-25 13:02:20 +0000 - dagster"
+    text = (
+        f'{at} - INFO - index_month - 093306c6 - 2024-10 - Emitting implicit Nothing for output "result" on op "expire"\n'
+        "closing returned connection: <psycopg.Connection [ACTIVE] at 0x7f>\n"
+        "WARNING:psycopg.pool:discarding closed connection: <psycopg.Connection [BAD] at 0x7f>\n"
+        f"{at}.daemon.SensorDaemon - ERROR - Sensor daemon caught an error for sensor sync_odd\n"
+        "dagster._core.errors.DagsterInvariantViolationError: Could not find sensor 'sync_odd'. Found: ['alerts'].\n"
+        "Serving the UI"
+    )
+    assert condensed(text) == ["Serving the UI"]
+
+
 def test_what_is_no_event_passes() -> None:
     text = "Usage: dagster dev\nTypeError: no event before it\nbatch of 7 chunks of 2024-10: refused"
     assert condensed(text) == text.splitlines()

@@ -205,7 +205,7 @@ def sources_file_sensor(path: Path, loaded: Collection[str]) -> dg.SensorDefinit
         if new := [source.name for source in file.sources if source.name not in loaded]:
             names = ", ".join(new)
             said.append(
-                f"not scanned yet, because they are new: {names}: reload the code location (Deployment, Reload)"
+                f"without a sensor yet, because they are new: {names}: reload the code location (Deployment, Reload)"
             )
         return dg.SkipReason("; ".join(said))
 
@@ -236,7 +236,8 @@ def index_pending_months(index_months: dg.JobDefinition) -> dg.SensorDefinition:
         work = {month: digest for month, digest in (repeated | work).items() if month in shown}
         # A month whose checks are queued can be requested: it runs before them. One whose run has just failed waits,
         # also if a part of its work was done: Dagster restarts it if its worker died.
-        busy = months_in_runs(instance, except_job=CHECK_MONTH) | months_failed_since(instance, now - _RETRY_PAUSE)
+        running = months_in_runs(instance, except_job=CHECK_MONTH)
+        busy = running | months_failed_since(instance, now - _RETRY_PAUSE)
         requested = load_requested(context.cursor)
         # What two runs of several months have not done, the month's own run is to do, or to fail with.
         new = [
@@ -253,10 +254,17 @@ def index_pending_months(index_months: dg.JobDefinition) -> dg.SensorDefinition:
         return dg.SensorResult(
             run_requests=[*map(_of_month, alone), *map(_of_months, groups)],
             cursor=dump_requested(small_requested | others_requested),
-            skip_reason=None if alone or groups else f"months with pending work: {len(work)}; none is due",
+            skip_reason=None if alone or groups else _none_is_due(work, running),
         )
 
     return pending
+
+
+def _none_is_due(work: Collection[Month], running: Collection[Month]) -> str:
+    there = len(set(work).intersection(running))
+    return f"months with pending work: {len(work)}" + (
+        f", of which {there} are running" if there else "; none is due"
+    )
 
 
 def _of_month(month: Month) -> dg.RunRequest:

@@ -154,7 +154,7 @@ def test_a_new_source_is_configured_and_said_to_need_a_reload(
     tick_of_sensor(defs, "index_pending_months", instance)
     assert location.sql(ACTIVE) == [("docs", True), ("more", True)]
     assert tick_of_sensor(defs, "sources_file", instance).skip_message == (
-        "valid sources: 2; not scanned yet, because they are new: more: reload the code location (Deployment, Reload)"
+        "valid sources: 2; without a sensor yet, because they are new: more: reload the code location (Deployment, Reload)"
     )
     write_sources(entry(), "{name: more, type: filesystem, pth: ./docs}")
     assert "unknown key 'pth'" in failure(defs, "sources_file", instance)

@@ -208,6 +208,16 @@ def test_the_sensor_ends_a_dead_run_and_goes_on_with_its_month_after_a_minute(
     assert requested(defs, instance) == [JANUARY.partition_key]
 
 
+def test_the_sensor_says_which_of_the_pending_months_are_running(
+    location: CodeLocation, defs: dg.Definitions, instance: dg.DagsterInstance, database: Database
+) -> None:
+    location.write("a.md", "2024-01-05")
+    location.scan()
+    with owned(database, begin(defs, instance, **IN_PROCESS).run_id):
+        tick = tick_of_sensor(defs, "index_pending_months", instance)
+    assert tick.skip_message == "months with pending work: 1, of which 1 are running"
+
+
 def test_a_month_whose_failure_was_reported_is_run_until_it_succeeds(
     location: CodeLocation,
     defs: dg.Definitions,
