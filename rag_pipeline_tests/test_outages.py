@@ -43,7 +43,7 @@ def _kill(port: int) -> None:
 @pytest.mark.parametrize("store", ["milvus", "postgres"])
 def test_a_store_killed_in_the_middle(own_servers: LocalServers, tmp_path: Path, store: str) -> None:
     endpoints = own_servers.up()
-    cli = CommandLine(tmp_path, Stores(endpoints, f"{store}_"))
+    cli = CommandLine(tmp_path, Stores(endpoints, "outages_"))
     for n in range(30):
         (cli.docs / f"{store}{n}.md").write_text(TEXT.format(n=f"{store}{n}"), "utf-8")
     cli.sources.write_text(f"sources: [{{name: {store}, type: filesystem, path: ./docs}}]\n", "utf-8")

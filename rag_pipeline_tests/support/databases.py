@@ -30,7 +30,8 @@ def temporary_database(server_url: str, label: str = "test", template: str | Non
     name = f"{label}_{secrets.token_hex(6)}"
     create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
     if template is not None:
-        create += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+        # Copied file by file, which takes two thirds of the time that writing every page to the log takes.
+        create += sql.SQL(" TEMPLATE {} STRATEGY FILE_COPY").format(sql.Identifier(template))
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(create)
     try:
