@@ -6,7 +6,7 @@ to be finished, whatever the retention is by then. The caller holds the month's 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rag_pipeline.months import Month
 from rag_pipeline.stores.postgres.database import value, values
@@ -17,11 +17,10 @@ from rag_pipeline.stores.postgres.month_bounds import (
     in_month,
     month_bounds,
 )
-from rag_pipeline.stores.postgres.source_items import IN_ORDER
+from rag_pipeline.stores.postgres.source_items import change_some
 from rag_pipeline.stores.postgres.statuses import ItemState, one_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from rag_pipeline.stores.postgres.database import Connection
@@ -48,11 +47,11 @@ def expire_items(connection: Connection, month: Month, limit: int) -> int:
         AND (i.state NOT IN {one_of(ItemState.EXPIRED, ItemState.GONE)}
             OR i.state = {ItemState.EXPIRED.sql}
                 AND (i.ingested_fingerprint IS NOT NULL OR i.content_hash IS NOT NULL))"""
-    return _change_some(
+    return change_some(
         connection,
-        to_expire,
         f"""state = {ItemState.EXPIRED.sql}, error_message = NULL, failures = 0, retry_at = NULL,
             ingested_fingerprint = NULL, ingested_recipe = NULL, content_hash = NULL, ingested_at = NULL""",
+        to_expire,
         {**month_bounds(month), "limit": limit},
     )
 
@@ -135,31 +134,12 @@ def restore_items(connection: Connection, oldest_kept: datetime | None, limit: i
         AND NOT EXISTS (
             SELECT FROM expiring_months r
             WHERE r.month = date_trunc('month', i.document_created_at AT TIME ZONE 'UTC')::date)"""
-    return _change_some(
+    return change_some(
         connection,
-        to_restore,
         f"state = {ItemState.PENDING.sql}",
+        to_restore,
         {"oldest_kept": oldest_kept, "limit": limit},
     )
-
-
-def _change_some(connection: Connection, which: str, change: str, parameters: Mapping[str, Any]) -> int:
-    """Change up to `limit` items; return their number. `which` is a condition, `change` an assignment."""
-    # Whichever come first by an index, and only then in the order in which items are locked.
-    return connection.execute(
-        f"""
-        WITH chosen AS (
-            SELECT i.source_type, i.source_id FROM source_items i
-            WHERE (i.source_type, i.source_id) IN (
-                    SELECT i.source_type, i.source_id FROM source_items i WHERE {which} LIMIT %(limit)s)
-                AND {which}
-            {IN_ORDER} FOR NO KEY UPDATE OF i
-        )
-        UPDATE source_items i SET {change}
-        FROM chosen WHERE (i.source_type, i.source_id) = (chosen.source_type, chosen.source_id)
-        """,
-        parameters,
-    ).rowcount
 
 
 def any_to_restore(connection: Connection, oldest_kept: datetime | None) -> bool:

@@ -18,7 +18,7 @@ from rag_pipeline.stores.postgres.statuses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from rag_pipeline.months import Month
@@ -213,13 +213,35 @@ _UNTIL = f"""AND i.locator COLLATE "C" <= %(until)s
     AND left(i.locator, {_PREFIX}) COLLATE "C" <= left(%(until)s, {_PREFIX})"""
 
 
-def _some(which: str, still: str) -> str:
-    """Up to `limit` items, locked in order. Both are conditions: which ones, and what must hold of each once it is locked."""
-    return f"""
-        SELECT i.source_type, i.source_id FROM source_items i
-        WHERE {still} AND (i.source_type, i.source_id) IN (
-            SELECT i.source_type, i.source_id FROM source_items i WHERE {which} AND {still} LIMIT %(limit)s)
-        {IN_ORDER} FOR NO KEY UPDATE OF i"""
+def change_some(
+    connection: Connection,
+    change: str,
+    still: str,
+    parameters: Mapping[str, Any],
+    *,
+    which: str = "true",
+    prepare: bool | None = None,
+) -> int:
+    """Change up to `limit` items, locked in order; return their number.
+
+    `change` is an assignment. `which` and `still` are conditions of an item `i`: which ones, and what must hold of each
+    once it is locked. `parameters` has theirs, and the limit.
+    """
+    # Whichever come first by an index, and only then in the order in which items are locked.
+    return connection.execute(
+        f"""
+        WITH chosen AS (
+            SELECT i.source_type, i.source_id FROM source_items i
+            WHERE {still} AND (i.source_type, i.source_id) IN (
+                SELECT i.source_type, i.source_id FROM source_items i WHERE {which} AND {still} LIMIT %(limit)s)
+            {IN_ORDER} FOR NO KEY UPDATE OF i
+        )
+        UPDATE source_items i SET {change}
+        FROM chosen WHERE (i.source_type, i.source_id) = (chosen.source_type, chosen.source_id)
+        """,
+        parameters,
+        prepare=prepare,
+    ).rowcount
 
 
 @dataclass(frozen=True)
@@ -267,15 +289,14 @@ def has_missed(connection: Connection, of: Pass, where: Slice) -> bool:
 
 def mark_missed(connection: Connection, of: Pass, where: Slice, limit: int) -> int:
     """Mark up to `limit` items that a slice of a pass did not see; return their number."""
-    return connection.execute(
-        f"""
-        WITH missed AS ({_some(where.missed(), _UNMARKED)})
-        UPDATE source_items i SET missed_pass = %(pass)s
-        FROM missed WHERE (i.source_type, i.source_id) = (missed.source_type, missed.source_id)
-        """,
+    return change_some(
+        connection,
+        "missed_pass = %(pass)s",
+        _UNMARKED,
         {**where.parameters(of), "limit": limit},
+        which=where.missed(),
         prepare=False,
-    ).rowcount
+    )
 
 
 def unseen(connection: Connection, source: UUID, number: int) -> tuple[int, int]:
@@ -301,16 +322,13 @@ def mark_gone(connection: Connection, source: UUID, number: int, limit: int) -> 
 
     Not those below what it could not list.
     """
-    unseen = f"i.source = %(source)s AND {_listable()}"
-    still = f"i.missed_pass = %(pass)s AND i.state <> {ItemState.GONE.sql}"
-    return connection.execute(
-        f"""
-        WITH unseen AS ({_some(unseen, still)})
-        UPDATE source_items i SET state = {ItemState.GONE.sql}
-        FROM unseen WHERE (i.source_type, i.source_id) = (unseen.source_type, unseen.source_id)
-        """,
+    return change_some(
+        connection,
+        f"state = {ItemState.GONE.sql}",
+        f"i.missed_pass = %(pass)s AND i.state <> {ItemState.GONE.sql}",
         {"source": source, "pass": number, "limit": limit},
-    ).rowcount
+        which=f"i.source = %(source)s AND {_listable()}",
+    )
 
 
 _OF_SOURCES = """(%(names)s::text[] IS NULL
@@ -319,14 +337,13 @@ _OF_SOURCES = """(%(names)s::text[] IS NULL
 
 def retry_failed(connection: Connection, limit: int, sources: Sequence[str] | None = None) -> int:
     """Make up to `limit` quarantined items of all sources, or the named ones, pending; return their number."""
-    return connection.execute(
-        f"""
-        WITH again AS ({_some(_OF_SOURCES, f"i.state = {ItemState.FAILED.sql}")})
-        UPDATE source_items i SET state = {ItemState.PENDING.sql}
-        FROM again WHERE (i.source_type, i.source_id) = (again.source_type, again.source_id)
-        """,
+    return change_some(
+        connection,
+        f"state = {ItemState.PENDING.sql}",
+        f"i.state = {ItemState.FAILED.sql}",
         {"names": None if sources is None else list(sources), "limit": limit},
-    ).rowcount
+        which=_OF_SOURCES,
+    )
 
 
 def reread(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from rag_pipeline.stores.postgres.database import dicts, named, one, value, values
-from rag_pipeline.stores.postgres.source_items import IN_ORDER
+from rag_pipeline.stores.postgres.source_items import change_some
 from rag_pipeline.stores.postgres.statuses import ITEM_WORK, TO_CHUNK, TO_INDEX, ItemState, SyncStatus, one_of
 
 if TYPE_CHECKING:
@@ -296,22 +296,13 @@ def documents_now(connection: Connection) -> dict[tuple[str, str], dict[str, int
 
 def remove(connection: Connection, name: str, limit: int) -> int:
     """Mark up to `limit` items of an inactive source as gone, for their months' runs to delete; return their number."""
-    return connection.execute(
-        f"""
-        WITH removed AS (
-            SELECT i.source_type, i.source_id FROM source_items i
-            WHERE (i.source_type, i.source_id) IN (
-                    SELECT i.source_type, i.source_id FROM source_items i JOIN sources s ON s.id = i.source
-                    WHERE s.name = %(name)s AND NOT s.is_active AND i.state <> {ItemState.GONE.sql}
-                    LIMIT %(limit)s)
-                AND i.state <> {ItemState.GONE.sql}
-            {IN_ORDER} FOR NO KEY UPDATE
-        )
-        UPDATE source_items i SET state = {ItemState.GONE.sql}
-        FROM removed WHERE (i.source_type, i.source_id) = (removed.source_type, removed.source_id)
-        """,
+    return change_some(
+        connection,
+        f"state = {ItemState.GONE.sql}",
+        f"i.state <> {ItemState.GONE.sql}",
         {"name": name, "limit": limit},
-    ).rowcount
+        which="i.source IN (SELECT s.id FROM sources s WHERE s.name = %(name)s AND NOT s.is_active)",
+    )
 
 
 def state_of(connection: Connection, source_type: str, name: str) -> Any | None:
