@@ -11,13 +11,12 @@ from typing import IO, TYPE_CHECKING
 import psutil
 
 from rag_pipeline.local_servers.processes import ended, wait_until
+from rag_pipeline.restart_pauses import RestartPauses, was_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-_HEALTHY_SECONDS = 60.0
 _RECENT_SECONDS = 600.0
 _ALERT_AFTER = 3
 _STOP_SECONDS = 30
@@ -77,16 +76,15 @@ class DagsterProcess:
     def keep_running(self) -> str:
         """Run it for as long as it can be kept running; return why it cannot. A signal's exception ends it earlier."""
         ends: list[float] = []
-        pause, was_healthy = _FIRST_PAUSE, False
+        pauses, has_worked = RestartPauses(), False
         while True:
             began = time.monotonic()
             self._run()
             now = time.monotonic()
-            healthy = now - began > _HEALTHY_SECONDS
-            was_healthy = was_healthy or healthy
-            pause = _FIRST_PAUSE if healthy else min(2 * pause, _LONGEST_PAUSE)
+            has_worked = has_worked or was_healthy(now - began)
+            pause = pauses.after(now - began)
             ends = [*(end for end in ends if now - end < _RECENT_SECONDS), now]
-            if len(ends) == _ALERT_AFTER and not was_healthy:
+            if len(ends) == _ALERT_AFTER and not has_worked:
                 # It has never worked here: something that it needs is missing or wrong.
                 return f"Dagster ended {_ALERT_AFTER} times soon after its start"
             self._report(f"Dagster ended unexpectedly: it is started again in {pause:.0f} s")

@@ -8,12 +8,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from rag_pipeline.restart_pauses import RestartPauses
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-_HEALTHY_SECONDS = 60.0
 _STOP_SECONDS = 15
 
 
@@ -47,13 +47,13 @@ class ServiceProcess:
             self._process.kill()
 
     def _keep_running(self) -> None:
-        pause = _FIRST_PAUSE
+        pauses = RestartPauses()
         while not self._ending.is_set():
             began = time.monotonic()
             code = self._run()
             if self._ending.is_set():
                 return
-            pause = _FIRST_PAUSE if time.monotonic() - began > _HEALTHY_SECONDS else min(2 * pause, _LONGEST_PAUSE)
+            pause = pauses.after(time.monotonic() - began)
             self._report(f"the search service ended with exit code {code}: it is started again in {pause:.0f} s")
             self._ending.wait(pause)
 

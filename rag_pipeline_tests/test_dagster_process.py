@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rag_pipeline import dagster_process
+from rag_pipeline import dagster_process, restart_pauses
 from rag_pipeline.dagster_process import DagsterProcess
 from rag_pipeline.local_servers.processes import ended, wait_until
 
@@ -47,8 +47,8 @@ def input_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_dagster_that_ends_is_started_again_and_people_are_told_if_it_keeps_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dagster_process, "_HEALTHY_SECONDS", -1.0)
-    monkeypatch.setattr(dagster_process, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(restart_pauses, "_HEALTHY_SECONDS", -1.0)
+    monkeypatch.setattr(restart_pauses, "_FIRST_PAUSE", 0.0)
     started: list[int] = []
     said: list[str] = []
     alerts: list[str] = []
@@ -68,7 +68,7 @@ def test_dagster_that_ends_is_started_again_and_people_are_told_if_it_keeps_endi
 
 
 def test_dagster_that_never_works_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dagster_process, "_LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(restart_pauses, "_LONGEST_PAUSE", 0.0)
     said: list[str] = []
     alerts: list[str] = []
     with dagster(tmp_path, "raise SystemExit(2)", lambda number: None, said, alerts) as running:
@@ -79,7 +79,7 @@ def test_dagster_that_never_works_is_given_up(tmp_path: Path, monkeypatch: pytes
 def test_no_second_daemon_is_started_beside_one_that_is_left_and_runs_may_finish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dagster_process, "_LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(restart_pauses, "_LONGEST_PAUSE", 0.0)
     monkeypatch.setattr(dagster_process, "_STOP_SECONDS", 0.2)
     left: list[psutil.Process] = []
 
