@@ -78,7 +78,8 @@ class RepairResult:
 def take_aliases(pipeline: Pipeline) -> list[str]:
     """Let Milvus' aliases follow a PostgreSQL that was restored or is new, before a repair; see `take_aliases` there.
 
-    It is also how an index gets collections under another prefix. Return the collections that they pointed to and that are no generation's.
+    It is also how an index gets collections under another prefix. Return the collections that they pointed to and that
+    are no generation's.
     """
     with _structure_lock(pipeline):
         pipeline.take_prefix()

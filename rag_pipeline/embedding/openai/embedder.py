@@ -49,7 +49,8 @@ class OpenAIEmbedder:
 
     The constructor is free. Without RAG_EMBEDDING_DIMENSIONS and without a dimension that was recorded, `dimension` and
     `fingerprint` ask the server once, at first need, with the patience of an ingest; queries ask with theirs. Any string is
-    accepted; texts are sent as NFKC, for dense vectors behind their prefix. Dense vectors are made unit length, since Milvus compares them by their inner product; they are as deterministic as the server is.
+    accepted; texts are sent as NFKC, for dense vectors behind their prefix. Dense vectors are made unit length, since
+    Milvus compares them by their inner product; they are as deterministic as the server is.
     There are no multi-vectors.
 
     All methods that need a server raise `StoreUnavailableError` if it is down, slow, throttling or wrong, whatever it

@@ -29,6 +29,7 @@ from rag_pipeline.service.page.page import HERE, Page, Visitor, local, text_of
 from rag_pipeline.service.page.showing import excerpt, link, moment, parts, pieces, plain, without_marks
 from rag_pipeline.service.page.texts import LANGUAGES
 from rag_pipeline.service.problems import ProblemError
+from rag_pipeline.service.routes import NO_DOCUMENT
 from rag_pipeline.service.searching import Answer, asked_as, gone_from, in_thread
 from rag_pipeline.stores.filters import Filters
 from rag_pipeline.stores.postgres import search_judgements
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _CHUNKS, _BEFORE = 40, 3
-_NO_DOCUMENT = "there is no such document"
 _SAYS = {"helpful": True, "not helpful": False, "nothing": None}
 """What a form says of a document → what is stored."""
 _InAddress = Annotated[Asked, Depends(asked)]
@@ -126,7 +126,7 @@ def page_routes(
         if identity is not None:
             document = await in_thread(reading.document, visitor.asker, identity)
         if document is None:
-            raise ProblemError(404, _NO_DOCUMENT, words="error_404")
+            raise ProblemError(404, NO_DOCUMENT, words="error_404")
         if says not in _SAYS:
             raise ProblemError(422, f"a document is judged by one of {', '.join(_SAYS)}")
 
@@ -154,7 +154,7 @@ def page_routes(
             first = max(0, read[0]["chunks"] - 1 - _BEFORE)
             read = await in_thread(reading.with_chunks, visitor.asker, document_id, first, _CHUNKS)
         if read is None:
-            raise ProblemError(404, _NO_DOCUMENT, words="error_404")
+            raise ProblemError(404, NO_DOCUMENT, words="error_404")
         found, chunks = read
         path = f"/documents/{document_id}"
         last = chunks[-1]["position"] if chunks else 0
