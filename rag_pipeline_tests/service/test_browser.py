@@ -117,8 +117,7 @@ def test_log_in_search_filter_judge_open_and_make_a_key(service: Service, browse
     page.locator("main").focus()
     page.keyboard.press("j")
     page.keyboard.press("Enter")
-    page.wait_for_selector(".chunk.here")
-    assert page.evaluate("document.activeElement.id") == "p0"
+    page.wait_for_selector("#p0.chunk.here:focus")  # The script focuses it after the page is drawn.
     assert page.evaluate("document.documentElement.scrollWidth") <= device["viewport"]["width"]
     page.locator("main a").first.click()
     page.wait_for_url("**/?q=%E4%BC%91%E6%9A%87+8&source=notes")
