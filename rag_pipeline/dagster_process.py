@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _RECENT_SECONDS = 600.0
 _ALERT_AFTER = 3
 _STOP_SECONDS = 30
+_KILLED_SECONDS = 30
+"""For a process that was killed to be gone: at once, but on a machine that is too busy."""
 _SERVICES = {"dagster._daemon", "dagster_webserver"}
 
 
@@ -106,11 +108,14 @@ class DagsterProcess:
         self._started(process.pid)
         process.wait()
         left = _members(process.pid)
+        # If it was killed, they are still there, and two daemons would do everything twice.
+        services = []
         for one in left:
-            # If it was killed, they are still there, and two daemons would do everything twice.
             with suppress(psutil.Error):
                 if _SERVICES & set(one.cmdline()):
+                    services.append(one)
                     one.kill()
+        wait_until(lambda: not _alive(services), lambda: True, _KILLED_SECONDS)
         self._left = _alive([*self._left, *left])
 
 

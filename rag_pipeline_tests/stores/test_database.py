@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from rag_pipeline.defs.run_month import _unavailable
 from rag_pipeline.errors import RagError, StoreUnavailableError
+from rag_pipeline.local_servers.processes import wait_until
 from rag_pipeline.stores.postgres.database import Database, value
 
 _OTHERS = """
@@ -68,7 +69,8 @@ def backend(database: Database) -> int:
 
 
 def test_a_thread_that_asks_for_it_keeps_one_connection_and_gives_it_back(database: Database) -> None:
-    assert len({backend(database) for _ in range(8)}) > 1, "the pool lends its connections in turn"
+    in_turn = wait_until(lambda: len({backend(database) for _ in range(8)}) > 1, lambda: True, 60)
+    assert in_turn, "the pool, once it has opened some, lends its connections in turn"
     for _ in range(2 * 4):
         with database.one_connection():
             kept = {backend(database) for _ in range(8)}
