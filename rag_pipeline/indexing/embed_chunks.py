@@ -99,7 +99,6 @@ class ChunkEmbedder:
             self._kinds,
             built=self._pipeline.vectors,
             embedder=self._pipeline.embedder.fingerprint,
-            keep_claims=self._shared,
         )
         billed_before = billed_tokens(self._pipeline.embedder)
         writing: deque[Future[None]] = deque()

@@ -2,7 +2,7 @@
 
 There is no transaction across the two stores, so a batch is a saga (Garcia-Molina and Salem, "Sagas", SIGMOD 1987):
 
-1. the chunks are `processing` in PostgreSQL;
+1. the chunks are this run's: it holds the month, and workers of one run mark theirs `processing`;
 2. their rows are written to the collections, side by side;
 3. their vectors' ids are written back, and they are `completed`. Chunks that somebody deleted meanwhile go into the
    outbox of deletions instead.
@@ -51,9 +51,8 @@ _ABOUT_DATA = (DataRefusedError, psycopg.DataError, psycopg.IntegrityError)
 class VectorMappingService:
     """Saves chunks with their vectors, in one month, for the given kinds of vectors; from several threads.
 
-    `built` are all the kinds that a complete chunk has; `embedder` is the fingerprint of what made the vectors. With
-    `keep_claims`, chunks of a batch that failed stay claimed, where others would claim them as soon as they are pending:
-    before this has tried the halves. Who has given it the chunks sets them back.
+    `built` are all the kinds that a complete chunk has; `embedder` is the fingerprint of what made the vectors. What a
+    chunk's status was, claimed by a worker or pending, it stays if its batch fails.
     """
 
     def __init__(
@@ -65,7 +64,6 @@ class VectorMappingService:
         *,
         built: Sequence[VectorKind],
         embedder: str,
-        keep_claims: bool = False,
     ) -> None:
         self._database = database
         self._collections = collections
@@ -73,7 +71,6 @@ class VectorMappingService:
         self._kinds = tuple(kinds)
         self._built = tuple(built)
         self._embedder = embedder
-        self._keep_claims = keep_claims
         self._pool = ThreadPoolExecutor(len(self._kinds), thread_name_prefix="collection")
         self._writing = {kind: Lock() for kind in self._kinds}
 
@@ -130,7 +127,8 @@ class VectorMappingService:
         multi_counts = [0 if v.multi is None else len(v.multi) for v in vectors]
         with Saga(f"batch of {len(batch)} chunks of {self._month}") as saga:
             counted = [(chunk.id, count) for chunk, count in zip(batch, multi_counts, strict=True)]
-            saga.on_failure("set the chunks back to pending", partial(self._set_back, counted))
+            # In case that Milvus has their vectors and refuses to delete them: no later batch has these chunks.
+            saga.on_failure("note the vectors of deleted chunks", partial(self._note_gone, counted))
             if "multi" in self._kinds:
                 with self._database.connection() as connection:
                     document_chunks.announce_multi(connection, self._month, counted)
@@ -181,13 +179,8 @@ class VectorMappingService:
         with self._writing[kind], sole_writer(self._database, self._collections.milvus, name):
             yield
 
-    def _set_back(self, counted: Sequence[tuple[UUID, int]]) -> None:
+    def _note_gone(self, counted: Sequence[tuple[UUID, int]]) -> None:
         with self._database.connection() as connection:
-            if not self._keep_claims:
-                document_chunks.set_status(
-                    connection, self._month, [chunk for chunk, _ in counted], EmbeddingStatus.PENDING
-                )
-            # In case that Milvus has their vectors and refuses to delete them: no later batch has these chunks.
             vector_deletions.add_gone(connection, self._month, counted)
 
 

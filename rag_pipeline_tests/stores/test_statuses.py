@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from rag_pipeline.indexing.retention import apply_retention
 from rag_pipeline.indexing.run_selection import pending_work
 from rag_pipeline.indexing.scan import scan_source
 from rag_pipeline.months import Month
+from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.stores.milvus import rows as milvus_rows
-from rag_pipeline.stores.postgres import sources
+from rag_pipeline.stores.postgres import document_chunks, sources
 from rag_pipeline.stores.postgres.statuses import (
     TRANSITIONS,
     EmbeddingStatus,
@@ -220,7 +221,7 @@ def poison_chunks(index: Index) -> None:
 
 
 def chunks_that_cannot_be_written(index: Index) -> None:
-    """A batch is set back and written again in halves, so that one chunk fails alone."""
+    """A batch is written again in halves, so that one chunk fails alone."""
     index.write("unwritten.md", TEXT.format("書けない。"))
     refused: list[str] = []
 
@@ -236,6 +237,11 @@ def chunks_that_cannot_be_written(index: Index) -> None:
     index.ingest(retry_failed=True)
 
 
+def _claim_beside_others(pipeline: Pipeline, month: Month) -> None:
+    with pipeline.stores.database.connection() as connection:
+        assert document_chunks.claim(connection, month, pipeline.vectors, 10, None, shared=True)
+
+
 class _Rows:
     """The module `rows` with another `upsert`."""
 
@@ -246,25 +252,22 @@ class _Rows:
         return getattr(milvus_rows, name)
 
 
-def killed_runs(index: Index) -> None:
+def killed_workers(index: Index) -> None:
     index.write("killed.md", TEXT.format("途中で止まる。"))
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
-        patch.setattr(index.embedder, "encode", killed)
-        _ingest(index)
-    assert index.rows("SELECT count(*) > 0 FROM document_chunks WHERE embedding_status = 'processing'") == [
-        (True,)
-    ]
+    _store(index, chunk_documents, _claim_beside_others)
     index.write("killed.md", TEXT.format("書き直した。").replace("見出し", "題"))
     _ingest(index)
     index.write("killed.md", TEXT.format("一種類ずつ。"))
-    _store(index, chunk_documents)
+    _store(index, chunk_documents, _claim_beside_others)
     with index.open() as pipeline:
         for kind in pipeline.settings.vectors:
             index_vectors(pipeline, MONTH, [kind])
+    for text in ("全種類。", POISON):
+        index.embedder.poison = POISON
+        index.write("killed.md", TEXT.format(text))
+        _store(index, chunk_documents, _claim_beside_others)
+        _ingest(index)
+    index.embedder.poison = None
 
 
 def failed_scans(index: Index) -> None:
@@ -338,7 +341,7 @@ SCENES = (
     unreadable_documents,
     poison_chunks,
     chunks_that_cannot_be_written,
-    killed_runs,
+    killed_workers,
     failed_scans,
     repairs,
     retention,

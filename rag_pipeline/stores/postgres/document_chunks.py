@@ -103,6 +103,17 @@ _MOVED = "(c.stored_position, c.stored_language) IS DISTINCT FROM (c.position, d
 """The chunk's rows in the collections hold another position or language."""
 
 _STORED_KINDS = ", ".join(f"CASE WHEN c.{column(kind)} IS NOT NULL THEN '{kind}' END" for kind in VECTOR_KINDS)
+_OF_ITS_DOCUMENT = "d.source_type, d.source_id, i.source, coalesce(d.language, '') AS language"
+_OF_ITSELF = f"""c.id, c.document_id, c.document_created_at AS created_at, c.position,
+    coalesce(c.embedding_text, c.content) AS text, array_remove(ARRAY[{_STORED_KINDS}], NULL) AS stored"""
+_TO_EMBED = f"{_OF_ITSELF}, {_OF_ITS_DOCUMENT}"
+_CLAIM_BESIDE_OTHERS = f"""
+    WITH next AS (
+        SELECT c.id, c.document_created_at, {_OF_ITS_DOCUMENT} {{selected}} FOR UPDATE OF c SKIP LOCKED
+    )
+    UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PROCESSING.sql}, updated_at = now()
+    FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at AND {CHUNKS_OF_MONTH}
+    RETURNING {_OF_ITSELF}, next.source_type, next.source_id, next.source, next.language"""
 _SET_MAPPED_IDS = ", ".join(
     f"{column(kind)} = CASE WHEN '{kind}' = ANY(%(kinds)s) "
     f"THEN {mapped_id_sql(kind, 'c.id')} ELSE c.{column(kind)} END"
@@ -233,43 +244,29 @@ def claim(
     *,
     shared: bool = False,
 ) -> list[ChunkToEmbed]:
-    """Mark the next chunks of a month without a vector of one of these kinds as `processing`, and return them.
+    """Return the next chunks of a month without a vector of one of these kinds.
 
-    They are ordered by document and position and begin after `after`. Rows that a killed run left `processing` are
-    claimed again: the caller holds the month's lock, so no other run is processing them. With `shared`, the month's run
-    has several workers that claim: those rows are another worker's, and rows that one is claiming now are skipped.
+    They are ordered by document and position and begin after `after`. The caller holds the month's lock, so nobody else
+    takes them and nothing is written, which would cost a version of each row. With `shared`, the month's run has several
+    workers that claim: their chunks become `processing`, and those that another one has or is claiming now are skipped.
     """
     # A batch is to be read in the order of the index from where the last one ended, and the planner does so if it sees
     # what is asked: conditions that are not always the same are no parameters, and it plans each time.
-    statuses, skip = ((EmbeddingStatus.PENDING,), "SKIP LOCKED") if shared else (TO_EMBED, "")
     beyond = (
         "AND (c.document_id, c.position) > (%(document)s, %(position)s) AND d.id >= %(document)s" if after else ""
     )
-    chunks = objects(
-        connection,
-        ChunkToEmbed,
-        f"""
-        WITH next AS (
-            SELECT c.id, c.document_created_at, d.source_type, d.source_id, i.source, coalesce(d.language, '') AS language
-            {_without_a_vector(kinds, *statuses)} {beyond}
-            ORDER BY c.document_id, c.position LIMIT %(limit)s
-            FOR UPDATE OF c {skip}
-        )
-        UPDATE document_chunks c SET embedding_status = {EmbeddingStatus.PROCESSING.sql}, updated_at = now()
-        FROM next WHERE c.id = next.id AND c.document_created_at = next.document_created_at AND {CHUNKS_OF_MONTH}
-        RETURNING c.id, c.document_id, c.document_created_at AS created_at, c.position,
-            coalesce(c.embedding_text, c.content) AS text, next.source_type, next.source_id, next.source,
-            next.language,
-            array_remove(ARRAY[{_STORED_KINDS}], NULL) AS stored
-        """,
-        {
-            **month_bounds(month),
-            "document": after[0] if after else None,
-            "position": after[1] if after else None,
-            "limit": limit,
-        },
-        prepare=False,
+    statuses = (EmbeddingStatus.PENDING,) if shared else TO_EMBED
+    selected = (
+        f"""{_without_a_vector(kinds, *statuses)} {beyond} ORDER BY c.document_id, c.position LIMIT %(limit)s"""
     )
+    query = _CLAIM_BESIDE_OTHERS.format(selected=selected) if shared else f"SELECT {_TO_EMBED} {selected}"
+    parameters = {
+        **month_bounds(month),
+        "document": after[0] if after else None,
+        "position": after[1] if after else None,
+        "limit": limit,
+    }
+    chunks = objects(connection, ChunkToEmbed, query, parameters, prepare=False)
     return sorted(chunks, key=lambda chunk: (chunk.document_id, chunk.position))
 
 

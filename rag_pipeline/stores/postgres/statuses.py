@@ -67,7 +67,7 @@ class EmbeddingStatus(Status):
     PENDING = "pending"
     """At least one of its vectors is missing."""
     PROCESSING = "processing"
-    """Claimed by a run. If that is killed, the next one claims it again."""
+    """Claimed by one of the workers of a run, beside others. If that is killed, the next run releases it."""
     COMPLETED = "completed"
     """All of its vectors are stored, and their ids are on its row."""
     FAILED = "failed"
@@ -188,16 +188,16 @@ TRANSITIONS: Mapping[type[Status], frozenset[Transition]] = {
         {
             # document_chunks.store_next_version
             (None, EmbeddingStatus.PENDING),
-            # document_chunks.claim
+            # document_chunks.claim, for one of several workers.
             (EmbeddingStatus.PENDING, EmbeddingStatus.PROCESSING),
-            # document_chunks.map_vectors: to pending while a kind is still missing; from pending if a batch failed
-            # and is written in halves. consistency_repairs.repair_statuses does both too.
+            # document_chunks.map_vectors; to pending while a kind is still missing, or by document_chunks.release.
+            # consistency_repairs.repair_statuses does all of it too.
+            (EmbeddingStatus.PENDING, EmbeddingStatus.COMPLETED),
             (EmbeddingStatus.PROCESSING, EmbeddingStatus.COMPLETED),
             (EmbeddingStatus.PROCESSING, EmbeddingStatus.PENDING),
-            (EmbeddingStatus.PENDING, EmbeddingStatus.COMPLETED),
-            # document_chunks.set_status: it cannot be embedded; from pending: it cannot be written.
-            (EmbeddingStatus.PROCESSING, EmbeddingStatus.FAILED),
+            # document_chunks.set_status: it cannot be embedded, or written.
             (EmbeddingStatus.PENDING, EmbeddingStatus.FAILED),
+            (EmbeddingStatus.PROCESSING, EmbeddingStatus.FAILED),
             # documents.retry_failed and retry_due; store_next_version, where an edit keeps the chunk;
             # consistency_repairs.forget_vectors.
             (EmbeddingStatus.FAILED, EmbeddingStatus.PENDING),
