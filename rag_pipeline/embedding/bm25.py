@@ -51,7 +51,8 @@ def query_vector(words: Sequence[str], document_frequency: DocumentFrequency | N
     if document_frequency is None or not counts:
         return _vector({word: float(qtf) for word, qtf in counts.items()})
     total, holding = document_frequency(list(counts))
-    return _vector({word: qtf * idf(total, holding.get(word, 0)) for word, qtf in counts.items()})
+    # A word that no chunk holds finds nothing; nor must the time tell that chunks hold it which are not to be seen.
+    return _vector({word: qtf * idf(total, holding[word]) for word, qtf in counts.items() if holding.get(word)})
 
 
 def idf(total: int, holding: int) -> float:

@@ -373,10 +373,10 @@ def test_queries_have_their_prefix_and_are_one_request(server: LoopbackServer) -
     prefixes = {"embedding_query_prefix": "query: ", "embedding_passage_prefix": "passage: "}
     with openai_embedder(server.url, **prefixes) as embedder:
         assert isinstance(embedder, QueriesEmbedder)
-        found = embedder.encode_queries(["休暇", "ﾊﾞｯｸｱｯﾌﾟ"], KINDS, [None, lambda words: (10, {})])
+        found = embedder.encode_queries(["休暇", "ﾊﾞｯｸｱｯﾌﾟ"], KINDS, [None, lambda words: (10, {"バックアップ": 1})])
         assert server.requests[0].texts == ["query: 休暇", "query: バックアップ"]
         assert [list(v.sparse or {}) for v in found] == [[bm25.term_id(w)] for w in ("休暇", "バックアップ")]
-        assert found[1].sparse == bm25.query_vector(["バックアップ"], lambda words: (10, {}))
+        assert found[1].sparse == bm25.query_vector(["バックアップ"], lambda words: (10, {"バックアップ": 1}))
         embedder.encode(["休暇"], KINDS)
         assert server.requests[1].texts == ["passage: 休暇"]
         assert len(server.requests) == 2

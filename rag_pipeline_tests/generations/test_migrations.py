@@ -9,6 +9,7 @@ import pytest
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.generations import registry, switching
+from rag_pipeline.stores.postgres import schema
 from rag_pipeline.stores.postgres.migrations.in_each_generation import in_each_generation
 from rag_pipeline_tests.support.generations import GenerationIndex
 from rag_pipeline_tests.support.index import sections
@@ -71,3 +72,55 @@ def test_without_other_generations_it_is_a_migration_like_any_other(
         in_each_generation(connection, ADD_COLUMN)
         assert connection.execute("SELECT probe FROM documents").fetchall() == []
         connection.rollback()
+
+
+BEFORE_0012 = """
+CREATE TABLE before AS SELECT term, month, sum(chunks)::integer AS chunks FROM term_statistics GROUP BY 1, 2;
+DROP TABLE term_statistics;
+ALTER TABLE before RENAME TO term_statistics;
+ALTER TABLE term_statistics ADD PRIMARY KEY (term, month);
+GRANT SELECT ON term_statistics TO PUBLIC;
+ALTER TABLE document_chunks DROP COLUMN source;
+"""
+COUNTS = "SELECT term, month, source, chunks FROM term_statistics WHERE chunks > 0 ORDER BY 1, 2, 3"
+SOURCES_OF_CHUNKS = "SELECT id, source, live FROM document_chunks ORDER BY id"
+GRANTED = "SELECT relacl::text LIKE '%=r/%' FROM pg_class WHERE oid = 'term_statistics'::regclass"
+
+
+def test_the_words_of_an_older_index_are_counted_by_source_in_every_generation(index: GenerationIndex) -> None:
+    more = index.folder / "more"
+    more.mkdir()
+    for name, text, date in (("c.md", "復元 統計", "2024-02-03"), ("d.md", "掃除", "2024-03-01")):
+        more.joinpath(name).write_text(f"---\ndate: {date}\n---\n{sections(text)}", "utf-8")
+    docs, hr = "{name: docs, type: filesystem, path: ./docs}", "{name: hr, type: filesystem, path: ./more}"
+    index.sources.write_text(f"sources: [{docs}, {hr}]\n", "utf-8")
+    index.ingest()
+    index.build(embedder="rag_pipeline_tests.support.embedders:cheap", chunk_tokens=128)
+
+    def in_each_schema(*queries: str) -> list[list[tuple[object, ...]]]:
+        rows = []
+        with psycopg.connect(index.endpoints.postgres_url) as connection:
+            for schema_name in ("public", "public_generation_1", "public_generation_3"):
+                connection.execute(f"SET LOCAL search_path TO {schema_name}, public")
+                rows += [connection.execute(query).fetchall() for query in queries]
+        return rows
+
+    counted = in_each_schema(COUNTS, SOURCES_OF_CHUNKS)
+    assert len({row[2] for row in counted[0]}) == 2
+    with psycopg.connect(index.endpoints.postgres_url) as connection:
+        in_each_generation(connection, BEFORE_0012)
+        connection.execute(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0011'")
+    with index.opened() as pipeline:
+        assert DataConsistencyChecker(pipeline).check_consistency().consistent
+    assert in_each_schema(COUNTS, SOURCES_OF_CHUNKS) == counted
+    assert in_each_schema(GRANTED) == [[(True,)]] * 3
+
+    index.rows("DELETE FROM documents WHERE source_id = 'hr:c.md' RETURNING id")
+    (left,) = index.rows(
+        "SELECT sum(chunks) FROM term_statistics t JOIN sources s ON s.id = t.source WHERE name = 'hr' AND term = '復元'"
+    )
+    assert left == (0,)
+    assert index.ingest().complete
+    with index.opened() as pipeline:
+        assert DataConsistencyChecker(pipeline).check_consistency().consistent
+    assert in_each_schema(COUNTS)[0] == counted[0]

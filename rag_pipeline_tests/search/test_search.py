@@ -11,11 +11,13 @@ from uuid import UUID
 
 import pytest
 
+from rag_pipeline.embedding import bm25
 from rag_pipeline.endpoints import Endpoints
 from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
-from rag_pipeline.search import Filters, candidates, live_candidates, request, search, terms
+from rag_pipeline.search import Filters, candidates, live_candidates, request, search
+from rag_pipeline.search.terms import Terms
 from rag_pipeline.stores.milvus.collections import vector_field
 from rag_pipeline.stores.postgres import schema, term_statistics
 from rag_pipeline.stores.postgres import search_queries as queries
@@ -284,53 +286,47 @@ def test_the_order_of_hits_does_not_tell_which_words_are_in_hidden_documents(
             assert {source_id for source_id, _ in hits} >= {f"hr:{number}.md" for number in range(5)}, mode
 
 
-@pytest.mark.parametrize("most_counted", [500, 20])
-def test_words_are_counted_among_what_may_be_seen(library: SearchIndex, most_counted, monkeypatch):
-    monkeypatch.setattr(terms, "_MOST_COUNTED", most_counted)
+def test_words_are_counted_among_what_may_be_seen(library: SearchIndex):
     by_name = dict(library.execute("SELECT name, id FROM sources"))
     words = [word for (word,) in library.execute("SELECT DISTINCT term FROM term_statistics WHERE term <> ''")]
     count = "SELECT count(*) FROM document_chunks c JOIN documents d ON d.id = c.document_id WHERE c.live "
     for visible in (["staff"], ["staff", "notes"], ["docs", "notes", "staff"], []):
         sources = [by_name[name] for name in visible]
-        database = library.pipeline.stores.database
-        total, found = terms.visible_document_frequency(database, words, sources)
-        with database.connection() as connection:
-            of_all, totals = term_statistics.document_frequency(connection, words)
+        with library.pipeline.stores.database.connection() as connection:
+            total, found = term_statistics.document_frequency(connection, words, sources)
+            if len(visible) == len(by_name):
+                assert (total, found) == term_statistics.document_frequency(connection, words)
         seen = f"{count} AND split_part(d.source_id, ':', 1) = ANY(%s) "
-        for word, number in {**{word: found.get(word, 0) for word in words}, "": total}.items():
-            everywhere = totals.get(word, 0) if word else of_all
-            holds = "AND c.content_words @@ %s::tsquery" if word else ""
-            ((exact,),) = library.execute(seen + holds, visible, *([f"'{word}'"] if word else []))
-            if everywhere <= most_counted:
-                assert number == exact, word
-            else:
-                assert everywhere <= number <= everywhere * 1.2 + 1, word
+        assert library.execute(seen, visible) == [(total,)]
+        for word in words:
+            holding = library.execute(f"{seen} AND c.content_words @@ %s::tsquery", visible, f"'{word}'")
+            assert holding == [(found.get(word, 0),)], word
 
 
-def test_a_word_of_a_hidden_document_is_looked_for_like_one_of_no_document(index: SearchIndex, monkeypatch):
+def test_a_word_of_hidden_documents_only_is_looked_for_nowhere(index: SearchIndex, monkeypatch):
     (index.folder / "hidden").mkdir()
-    (index.folder / "hidden" / "plan.md").write_text(
-        "---\ndate: 2024-02-20\n---\n# Plan\n\nThe merger.\n", "utf-8"
-    )
+    for number in range(5):
+        text = f"---\ndate: 2024-0{number + 1}-20\n---\n# Plan\n\nThe merger, {number}.\n"
+        (index.folder / "hidden" / f"plan{number}.md").write_text(text, "utf-8")
     folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
     index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
     index.ingest()
     visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
-    monkeypatch.setattr(
-        terms, "_MOST_COUNTED", 1
-    )  # As in an index of more than 500 chunks: they are not all counted.
     looked_for: list[list[str]] = []
-    count = term_statistics.count_in_sources
+    fulltext = queries.fulltext
 
-    def counted(connection: Connection, of_months: list[term_statistics.OfMonth], sources: list[UUID]) -> Any:
-        looked_for.append([one.term for one in of_months])
-        return count(connection, of_months, sources)
+    def read(connection: Connection, words: Any, *arguments: Any, **options: Any) -> Any:
+        looked_for.append(list(words))
+        return fulltext(connection, words, *arguments, **options)
 
-    monkeypatch.setattr(term_statistics, "count_in_sources", counted)
+    monkeypatch.setattr(queries, "fulltext", read)
     for word in ("merger", "layoffs"):
-        _, found = terms.visible_document_frequency(index.pipeline.stores.database, [word], visible)
-        assert found == {}
-    assert looked_for == [["merger"], ["layoffs"]]
+        assert names(index, word, mode="fulltext", only_sources=visible) == []
+        terms = Terms(index.pipeline.stores.database, word, visible)
+        assert bm25.query_vector(list(terms.counts), terms.document_frequency) == {}
+    assert looked_for == [[], []]
+    assert len(names(index, "merger", mode="fulltext")) == 5
+    assert looked_for[2:] == [list(Terms(index.pipeline.stores.database, "merger").counts)]
 
 
 def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: SearchIndex):

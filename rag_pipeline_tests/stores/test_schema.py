@@ -202,7 +202,11 @@ def test_deleted_chunks_reach_the_outbox_however_they_are_deleted(database: Data
     with database.connection() as connection:
         document = _item(connection, datetime(2024, 1, 31, 23, 59, tzinfo=UTC))
         _chunks(connection, document, 5)
-        connection.execute("INSERT INTO term_statistics VALUES ('検索', '2024-01-01', 5), ('', '2024-01-01', 5)")
+        connection.execute("UPDATE document_chunks SET source = (SELECT id FROM sources)")
+        connection.execute(
+            "INSERT INTO term_statistics (term, month, source, chunks) "
+            "SELECT term, '2024-01-01', id, 5 FROM sources CROSS JOIN unnest(ARRAY['検索', '']) term"
+        )
     with database.connection() as connection:
         connection.execute(statement)  # type: ignore[call-overload]
         outbox = connection.execute("SELECT count(*), sum(multi_vector_count) FROM vector_deletions").fetchone()

@@ -68,9 +68,11 @@ class Index(Workspace):
         duplicates = "SELECT document_id, position FROM document_chunks GROUP BY 1, 2 HAVING count(*) > 1"
         assert self.rows(duplicates) == []
         wrong_terms = """
-            SELECT term, sum(chunks) FROM term_statistics GROUP BY term HAVING sum(chunks) <> 0
+            SELECT term, month, source, chunks FROM term_statistics WHERE chunks <> 0
             EXCEPT
-            SELECT word, count(*) FROM document_chunks, unnest(tsvector_to_array(content_words) || ARRAY['']) AS word
-            WHERE live GROUP BY word
+            SELECT word, date_trunc('month', i.document_created_at AT TIME ZONE 'UTC')::date, i.source, count(*)
+            FROM document_chunks c JOIN source_items i USING (document_id),
+                unnest(tsvector_to_array(c.content_words) || ARRAY['']) AS word
+            WHERE live GROUP BY 1, 2, 3
         """
         assert self.rows(wrong_terms) == []

@@ -87,21 +87,21 @@ _LEFT_PROCESSING = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus
 _WORDS = "CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(c.content_words, '')) || ARRAY['']) AS word(term)"
 """The words of a chunk, and the empty one that counts the chunk itself."""
 TERMS = f"""
-    SELECT term, sum(stored) AS stored, sum(counted) AS counted FROM (
-        SELECT term, chunks AS stored, 0 AS counted FROM term_statistics WHERE month = %(month)s
+    SELECT term, source, sum(stored) AS stored, sum(counted) AS counted FROM (
+        SELECT term, source, chunks AS stored, 0 AS counted FROM term_statistics WHERE month = %(month)s
         UNION ALL
-        SELECT word.term, 0, count(*) FROM document_chunks c
+        SELECT word.term, c.source, 0, count(*) FROM document_chunks c
         {_WORDS}
         WHERE c.live AND {CHUNKS_OF_MONTH}
-        GROUP BY word.term
-    ) both_sides GROUP BY term HAVING sum(stored) <> sum(counted)"""
+        GROUP BY word.term, c.source
+    ) both_sides GROUP BY term, source HAVING sum(stored) <> sum(counted)"""
 _TERMS_OF_DOCUMENTS = f"""
-    SELECT word.term, coalesce(t.chunks, 0) AS stored, count(*) AS at_least FROM document_chunks c
+    SELECT word.term, c.source, coalesce(t.chunks, 0) AS stored, count(*) AS at_least FROM document_chunks c
     {_WORDS}
-    LEFT JOIN term_statistics t ON t.term = word.term AND t.month = %(month)s
+    LEFT JOIN term_statistics t ON t.term = word.term AND t.source = c.source AND t.month = %(month)s
     WHERE c.live AND {CHUNKS_OF_MONTH} AND c.document_id = ANY(%(documents)s)
-    GROUP BY word.term, t.chunks HAVING coalesce(t.chunks, 0) < count(*)"""
-"""Words that are counted less often in the whole month than these documents have them."""
+    GROUP BY word.term, c.source, t.chunks HAVING coalesce(t.chunks, 0) < count(*)"""
+"""Words that are counted less often in the whole month of a source than these documents of it have them."""
 
 _A_DOCUMENT = "d.id AS document_id, d.source_id"
 _IDS = ", ".join(f"c.{column(kind)}" for kind in VECTOR_KINDS)

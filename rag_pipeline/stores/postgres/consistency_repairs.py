@@ -149,11 +149,11 @@ def recount_terms(connection: Connection, month: Month) -> int:
         f"""
         WITH wrong AS ({TERMS}), gone AS (
             DELETE FROM term_statistics t USING wrong
-            WHERE t.term = wrong.term AND t.month = %(month)s AND wrong.counted = 0
+            WHERE t.term = wrong.term AND t.source = wrong.source AND t.month = %(month)s AND wrong.counted = 0
         )
-        INSERT INTO term_statistics AS t (term, month, chunks)
-        SELECT term, %(month)s, counted FROM wrong WHERE counted > 0 ORDER BY term
-        ON CONFLICT (term, month) DO UPDATE SET chunks = excluded.chunks
+        INSERT INTO term_statistics AS t (term, month, source, chunks)
+        SELECT term, %(month)s, source, counted FROM wrong WHERE counted > 0 ORDER BY term, source
+        ON CONFLICT (term, source, month) DO UPDATE SET chunks = excluded.chunks
         """,
         of_month(month),
     ).rowcount

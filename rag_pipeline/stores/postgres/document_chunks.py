@@ -406,15 +406,16 @@ _DELETE_SUPERSEDED = f"DELETE FROM document_chunks c WHERE {_OF_READY} AND c.sup
 
 _GO_LIVE_AND_COUNT_TERMS = f"""
     WITH switched AS (
-        UPDATE document_chunks c SET live = true, updated_at = now()
-        WHERE {_OF_READY} AND NOT c.live
-        RETURNING c.content_words
+        UPDATE document_chunks c SET live = true, source = i.source, updated_at = now()
+        FROM source_items i
+        WHERE {_OF_READY} AND NOT c.live AND i.document_id = c.document_id
+        RETURNING c.content_words, c.source
     )
-    INSERT INTO term_statistics AS t (term, month, chunks)
-    SELECT word.term, %(month)s, count(*) FROM switched
+    INSERT INTO term_statistics AS t (term, month, source, chunks)
+    SELECT word.term, %(month)s, switched.source, count(*) FROM switched
     CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(content_words, '')) || ARRAY['']) AS word(term)
-    GROUP BY word.term ORDER BY word.term
-    ON CONFLICT (term, month) DO UPDATE SET chunks = t.chunks + excluded.chunks"""
+    GROUP BY word.term, switched.source ORDER BY word.term, switched.source
+    ON CONFLICT (term, source, month) DO UPDATE SET chunks = t.chunks + excluded.chunks"""
 
 _TAKE_NEXT_PLACE = f"""
     UPDATE document_chunks c SET

@@ -235,9 +235,7 @@ def fulltext(
         ) ranked
         WHERE c.live AND c.content_words @@ %(any)s::tsquery AND {_MATCHES}
             AND {_between("c.document_created_at", filters)} AND {_between("d.created_at", filters)}
-            AND (%(sources)s::uuid[] IS NULL OR EXISTS (
-                SELECT FROM source_items i WHERE i.source_type = d.source_type AND i.source_id = d.source_id
-                    AND {_OF_SOURCES.format(item="i")}))
+            AND {_OF_SOURCES.format(item="c")}
         ORDER BY score DESC, c.document_id, c.position LIMIT %(limit)s
         """,
         parameters,
