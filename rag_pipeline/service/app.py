@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from rag_pipeline.pipeline import Pipeline
 
 
+_CONNECTIONS = 5
+"""To PostgreSQL, from the start: requests come at the same time."""
 # A page on another site that reaches this machine (DNS rebinding) has no key, and browsers have none to add.
 _KEYS_SUFFICE = TransportSecuritySettings(enable_dns_rebinding_protection=False)
 
@@ -53,6 +55,7 @@ def create_app(pipeline: Pipeline, metrics: Metrics | None = None, *, closes_pip
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
+        database.keep_open(_CONNECTIONS)
         usage.start()
         access.start()
         next_generation.start()

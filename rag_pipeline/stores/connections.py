@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class StoreConnections:
-    """PostgreSQL (a pool of 5 to 20, commands end after 60 s), Milvus (10 calls at a time), Redis (at most 20).
+    """PostgreSQL (a pool of 1 to 20, commands end after 60 s), Milvus (10 calls at a time), Redis (at most 20).
 
     A context manager: at its end it closes what was opened.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from threading import Barrier
 from urllib.parse import urlsplit
 
@@ -61,6 +61,24 @@ def test_threads_that_begin_together_share_one_pool(database: Database) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(use, range(8)))) == 1
+
+
+def test_a_process_opens_one_connection_unless_it_asks_for_more(database_url: str) -> None:
+    with closing(Database(database_url)) as database, psycopg.connect(database_url, autocommit=True) as other:
+
+        def opened() -> int:
+            sessions = (
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rag-pipeline' AND datname = %s"
+            )
+            return int(value(other, sessions, (other.info.dbname,)))
+
+        backend(database)
+        assert wait_until(lambda: opened() == 1, lambda: True, 60)
+        database.keep_open(3)
+        assert wait_until(lambda: opened() == 3, lambda: True, 60)
+        database.close()
+        backend(database)
+        assert wait_until(lambda: opened() == 3, lambda: True, 60)
 
 
 def backend(database: Database) -> int:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 COMMAND_TIMEOUT_SECONDS = 60
 _MONTH_TIMEOUT_SECONDS = 1800
-_POOL_MIN, _POOL_MAX = 5, 20
+_POOL_MIN, _POOL_MAX = 1, 20
+_POOL_SECONDS = 10
 _CONNECT_TIMEOUT_SECONDS = 10
 _KEEPALIVE_SECONDS = 30
 _KEPT_LOCK_SESSIONS = 4
@@ -316,18 +317,30 @@ class Database:
                 with closing(connect()) as first:
                     refuse_unfit_pooler(first, connect, self.where)
                     self._refuse_lost_schema(first)
-                low, high = self._sizes
-                self._pool = ConnectionPool(
-                    self._url,
-                    min_size=low,
-                    max_size=high,
-                    kwargs=self._session,
-                    timeout=10,
-                    check=self._trust.check,
-                    configure=self._configure,
-                    open=True,
-                )
+                self._pool = self._new_pool()
             return self._pool
+
+    def _new_pool(self) -> ConnectionPool[Connection]:
+        low, high = self._sizes
+        pool: ConnectionPool[Connection] = ConnectionPool(
+            self._url,
+            min_size=1,
+            max_size=high,
+            kwargs=self._session,
+            timeout=_POOL_SECONDS,
+            check=self._trust.check,
+            configure=self._configure,
+            open=True,
+        )
+        try:
+            # Whoever asked before the first is there would make the pool open a second one.
+            pool.wait(_POOL_SECONDS)
+        except BaseException:
+            pool.close()
+            raise
+        if low > 1:
+            pool.resize(low, high)
+        return pool
 
     def _refuse_lost_schema(self, connection: Connection) -> None:
         """Raise `ConfigError` if a pooler drops what sessions ask for: they would use another deployment's tables."""
@@ -338,6 +351,15 @@ class Database:
                     f"PostgreSQL at {self.where}: the pooler in front of it drops the settings of sessions, so that "
                     f"RAG_POSTGRES_SCHEMA={self.schema} would have no effect: connect directly"
                 )
+
+    def keep_open(self, connections: int) -> None:
+        """Have so many connections open from now on, for a process that answers many at the same time.
+
+        By default it is one, and others are opened when they are needed: most processes run one command and end.
+        """
+        self._sizes = (connections, self._sizes[1])
+        if self._pool is not None:
+            self._pool.resize(*self._sizes)
 
     def close(self) -> None:
         """Close all connections; the next use opens the pool again."""
