@@ -72,8 +72,8 @@ class ChunkEmbedder:
         self._done = done
         self._shared = shared
 
-    def claim(self, after: tuple[UUID, int] | None = None) -> list[ChunkToEmbed]:
-        """Claim the next batch after a document and position. Nobody else has it until it is written or released."""
+    def claim(self, after: ChunkToEmbed | None = None) -> list[ChunkToEmbed]:
+        """Claim the next batch, after a chunk. Nobody else has it until it is written or released."""
         with self._database.connection() as connection:
             return document_chunks.claim(
                 connection,
@@ -109,7 +109,7 @@ class ChunkEmbedder:
                 while len(writing) == _WRITERS:
                     writing.popleft().result()
                 writing.append(writers.submit(self._write, service, embedded, outcome))
-                batch = self.claim((batch[-1].document_id, batch[-1].position))
+                batch = self.claim(batch[-1])
             while writing:
                 writing.popleft().result()
         if billed_before is None:

@@ -27,6 +27,7 @@ from rag_pipeline.stopwatch import Stopwatch
 from rag_pipeline.stores.filters import NO_FILTERS, Filters
 from rag_pipeline.stores.postgres import search_queries as queries
 from rag_pipeline.stores.postgres import sources as sources_table
+from rag_pipeline.stores.postgres import term_statistics
 from rag_pipeline.stores.postgres.consistency_queries import expects_vectors
 
 if TYPE_CHECKING:
@@ -99,6 +100,12 @@ def search(
         ranked = _in_one_generation(pipeline, request)
     except psycopg.errors.UndefinedTable:
         return SearchResult([], watch.seconds)  # Nothing was ever ingested, so not even the tables exist.
+    except psycopg.errors.UndefinedObject:
+        if term_statistics.has_table(pipeline.stores.database):
+            raise RagError(
+                "the text search configuration japanese is missing in PostgreSQL: run rag-pipeline repair"
+            ) from None
+        return SearchResult([], watch.seconds)
     except psycopg.errors.QueryCanceled:
         raise RagError("the search timed out in PostgreSQL: narrow it with filters, or use fewer words") from None
     shown = ranked[:limit]

@@ -117,7 +117,7 @@ class Guard:
                 raise ProblemError(405, "send a message with POST", {"Allow": "POST"})
             needed = _needed(path)
             if needed is not None:
-                asker, admission = await in_thread(self._let_in, asked)
+                asker, admission = await in_thread(self._let_in, _key(asked))
                 headers.update(admission.headers)
                 if not admission.is_admitted:
                     raise ProblemError(
@@ -180,19 +180,30 @@ class Guard:
             return str(known)
         return next((route.path for route in self._routes if route.path_regex.match(scope["path"])), "other")
 
-    def _let_in(self, headers: Headers) -> tuple[Asker, Admission]:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
-            raise ProblemError(401, _UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
-        key = key.strip()
-        asker = authenticate(self._pipeline.stores.database, key) if len(key) <= _LONGEST_KEY else None
+    def _let_in(self, key: str) -> tuple[Asker, Admission]:
+        asker = authenticate(self._pipeline.stores.database, key)
         if asker is None:
-            raise ProblemError(401, _WRONG_KEY, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
+            raise _wrong_key()
         assert asker.key_id is not None
         admission = self._limits.admit(str(asker.key_id), asker.requests_per_minute)
         if admission.is_admitted:
             self._usage.used(asker.key_id)
         return asker, admission
+
+
+def _key(headers: Headers) -> str:
+    """Return the key of a request. Raises `ProblemError` if there is none, or one that is none."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key:
+        raise ProblemError(401, _UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
+    key = key.strip()
+    if len(key) > _LONGEST_KEY:
+        raise _wrong_key()
+    return key
+
+
+def _wrong_key() -> ProblemError:
+    return ProblemError(401, _WRONG_KEY, {"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 
 _TLS_ONLY = (b"strict-transport-security", b"max-age=31536000")

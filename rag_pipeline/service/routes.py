@@ -7,6 +7,7 @@ from datetime import date, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.security import HTTPBearer
 from pydantic import (
@@ -322,7 +323,7 @@ def operating_routes(health: Health, metrics: Metrics) -> APIRouter:
         responses={503: {"description": "PostgreSQL or Milvus does not answer; the same object says which."}},
     )
     async def readyz() -> JSONResponse:
-        stores = await in_thread(health.stores)
+        stores = await in_thread(health.stores, limiter=to_thread.current_default_thread_limiter())
         # Without Redis everything is slower and nothing is wrong.
         is_ready = stores["postgres"] and stores["milvus"]
         return JSONResponse({"ready": is_ready, "stores": stores}, 200 if is_ready else 503)

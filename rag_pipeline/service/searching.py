@@ -17,6 +17,7 @@ from uuid import UUID
 
 import anyio
 from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 from starlette.requests import Request
 
 from rag_pipeline.accounts.permissions import visible_sources
@@ -51,6 +52,10 @@ _WAITING = 64
 """Searches that wait; more are told to come again."""
 _SWITCHES = 5
 """How often a search begins again."""
+_TEXTS_AT_ONCE = 4
+"""Searches for words alone, which need no Milvus and must not wait behind those that wait for it."""
+_CALLS_AT_ONCE = 40
+"""Other calls that ask a store. What asks none, or asks whether they answer, has threads of its own."""
 _SECONDS = 30.0
 """Nobody waits longer; PostgreSQL and Milvus have limits of their own."""
 
@@ -66,8 +71,8 @@ class Turns:
         self._at_once = at_once
         self._most = at_once + waiting
         self._entered = 0
-        self.on_change: Callable[[int], None] = lambda waiting: None
-        """Called with how many wait, when it may have changed."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when the number of those that wait may have changed."""
 
     @property
     def waiting(self) -> int:
@@ -82,7 +87,7 @@ class Turns:
         if self._entered >= self._most:
             raise unavailable("too many searches at once: try again in a moment", 1)
         self._entered += 1
-        self.on_change(self.waiting)
+        self.on_change()
         future = self._threads.submit(call)
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left))
@@ -104,7 +109,7 @@ class Turns:
 
     def _left(self) -> None:
         self._entered -= 1
-        self.on_change(self.waiting)
+        self.on_change()
 
     def close(self) -> None:
         """Let nobody in any more."""
@@ -134,9 +139,10 @@ class Searching:
         self._cache = cache
         self._usage = usage
         self._metrics = metrics
-        self._turns = Turns()
+        self._turns, self._texts = Turns(), Turns(_TEXTS_AT_ONCE)
         self._queries: dict[int, tuple[Embedder, QueryBatches]] = {}
-        self._turns.on_change = metrics.waiting.set
+        for turns in (self._turns, self._texts):
+            turns.on_change = self._note_waiting
 
     async def answer(
         self,
@@ -159,9 +165,8 @@ class Searching:
         if offset + limit > MAX_LIMIT:
             raise ConfigError(f"offset + limit is at most {MAX_LIMIT}: narrow the search with filters")
         start = time.perf_counter()
-        answer, found = await self._turns.run(
-            partial(self._answer, asker, query, mode, offset, limit, filters), gone
-        )
+        turns = self._texts if mode == "fulltext" else self._turns
+        answer, found = await turns.run(partial(self._answer, asker, query, mode, offset, limit, filters), gone)
         seen = {hit["chunk_id"] for hit in shown(answer.hits)}
         self._usage.shown(chunk for chunk in found if str(chunk.id) in seen)
         if logged:
@@ -180,6 +185,10 @@ class Searching:
     def close(self) -> None:
         """Begin no search any more."""
         self._turns.close()
+        self._texts.close()
+
+    def _note_waiting(self) -> None:
+        self._metrics.waiting.set(self._turns.waiting + self._texts.waiting)
 
     def _answer(
         self, asker: Asker, query: str, mode: Mode, offset: int, limit: int, filters: Filters
@@ -194,14 +203,14 @@ class Searching:
     ) -> tuple[Answer, list[Shown]]:
         """Return the answer, and its hits as they are counted when they are shown."""
         start = time.perf_counter()
-        pipeline = self._pipeline
+        pipeline, query = self._pipeline, " ".join(query.split())
         with pipeline.stores.database.connection() as connection:
             # Before the search, so that an answer is never kept under a later epoch than it was made in.
             epoch = index_epochs.current(connection)
             visible = visible_sources(asker.permissions, sources.access(connection))
         generation = pipeline.refreshed()
         question = {
-            "query": query.strip(),
+            "query": query,
             "mode": mode,
             "limit": offset + limit,
             "filters": _as_text(filters),
@@ -289,12 +298,26 @@ def _hide_scores(hits: Sequence[dict[str, Any]]) -> None:
 
 
 async def in_thread(call: Callable[..., T], *arguments: Any, limiter: CapacityLimiter | None = None) -> T:
-    """Return what a blocking call returns. Raises `ProblemError` if it takes too long; it then ends by itself."""
+    """Return what a call returns that asks a store. Raises `ProblemError` if it takes too long; it then ends by itself."""
     try:
         with anyio.fail_after(_SECONDS):
-            return await to_thread.run_sync(call, *arguments, abandon_on_cancel=True, limiter=limiter)
+            return await to_thread.run_sync(
+                call, *arguments, abandon_on_cancel=True, limiter=limiter or _of_calls()
+            )
     except TimeoutError:
         raise unavailable(f"this takes more than {_SECONDS:.0f} seconds: try again later") from None
+
+
+_calls: RunVar[CapacityLimiter] = RunVar("calls")
+
+
+def _of_calls() -> CapacityLimiter:
+    """The limiter of calls that ask a store, one for each event loop."""
+    limiter = _calls.get(None)
+    if limiter is None:
+        limiter = CapacityLimiter(_CALLS_AT_ONCE)
+        _calls.set(limiter)
+    return limiter
 
 
 def gone_from(request: Request) -> Callable[[], Awaitable[None]]:

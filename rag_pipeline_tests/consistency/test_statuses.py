@@ -15,6 +15,7 @@ NO_DOCUMENT = "items marked ingested, without a document"
 NO_IDS = "completed chunks without the ids of their vectors"
 NOT_COMPLETED = "chunks with the ids of all their vectors that are not completed"
 ABANDONED = "chunks in processing, with no run in progress"
+SOURCE = "live chunks with another source than their document"
 TERMS = "words whose term_statistics differ from the live chunks"
 
 ITS = "document_id = (SELECT id FROM documents WHERE {doc})"
@@ -57,6 +58,13 @@ CONTRADICTIONS: dict[str, list[Contradiction]] = {
         ),
         # The documents of the second, third and fifth statement are unfinished too.
         (f"UPDATE document_chunks SET live = false WHERE {ITS} AND position < 3", [("documents", UNFINISHED, 4)]),
+    ],
+    "of sources": [
+        (f"UPDATE document_chunks SET source = gen_random_uuid() WHERE {ITS}", []),
+        (
+            f"UPDATE document_chunks SET source = NULL WHERE {ITS} AND position < 2",
+            [("document_chunks", SOURCE, 8)],
+        ),
     ],
     "of lost rows": [
         (f"DELETE FROM document_chunks WHERE {ITS} AND position = 5", [("documents", COUNT, 2)]),

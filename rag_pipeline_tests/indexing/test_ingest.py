@@ -413,6 +413,19 @@ def test_a_kind_that_is_added_is_missing_until_the_next_ingest_builds_it(index: 
     assert index.ingest().months == []
 
 
+def test_a_kind_is_added_beside_an_edit_whatever_the_batches(index: Index) -> None:
+    """Until its version is live, a chunk that stays has the position of one that is new."""
+    for name in ("a", "b"):
+        index.write(f"{name}.md", paragraphs(4, name))
+    with index.open(vectors="dense,sparse", batch_size=1) as pipeline:
+        ingest(pipeline)
+    for name in ("a", "b"):
+        index.write(f"{name}.md", f"{paragraphs(1, 'first')}\n\n{paragraphs(4, name)}")
+    with index.open(batch_size=1) as pipeline:
+        assert ingest(pipeline).errors == []
+    index.assert_consistent()
+
+
 def test_a_kind_that_is_built_again_is_filled_where_it_was_left_out(index: Index) -> None:
     index.write("a.md", paragraphs(3, "a"))
     index.ingest()

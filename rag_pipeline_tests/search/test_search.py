@@ -13,7 +13,7 @@ import pytest
 
 from rag_pipeline.embedding import bm25
 from rag_pipeline.endpoints import Endpoints
-from rag_pipeline.errors import ConfigError, DimensionMismatchError, StoreUnavailableError
+from rag_pipeline.errors import ConfigError, DimensionMismatchError, RagError, StoreUnavailableError
 from rag_pipeline.months import Month
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search import Filters, candidates, live_candidates, request, search
@@ -300,7 +300,21 @@ def test_words_are_counted_among_what_may_be_seen(library: SearchIndex):
         assert library.execute(seen, visible) == [(total,)]
         for word in words:
             holding = library.execute(f"{seen} AND c.content_words @@ %s::tsquery", visible, f"'{word}'")
-            assert holding == [(found.get(word, 0),)], word
+            assert holding == [(found[word].chunks,)], word
+
+
+def test_a_word_is_found_whatever_postgresql_makes_of_its_letters(index: SearchIndex):
+    # Python's casefold writes Cherokee in capitals, PostgreSQL in small letters; it may take numbers in circles for no words.
+    letters = ["ᎦᏬᏂᎯᏍᏗ", "ẞtraße", "İstanbul", "ﬁnal", "ǅungla", "𐐀𐐨", "한국어", "العربية", "कखग"]
+    others = ["㉈", "⓭", "①", "x²"]
+    index.write("scripts.md", "# 文字\n\n" + "、".join([*letters, *others]), "2024-02-15")
+    index.ingest()
+    for word in letters:
+        assert names(index, word, mode="fulltext") == ["scripts.md"], word
+    for word in [*letters, *others]:
+        asked = Terms(index.pipeline.stores.database, word)
+        assert asked.counts, word
+        assert len(bm25.query_vector(list(asked.counts), asked.document_frequency)) == len(asked.counts), word
 
 
 def test_a_word_of_hidden_documents_only_is_looked_for_nowhere(index: SearchIndex, monkeypatch):
@@ -327,6 +341,21 @@ def test_a_word_of_hidden_documents_only_is_looked_for_nowhere(index: SearchInde
     assert looked_for == [[], []]
     assert len(names(index, "merger", mode="fulltext")) == 5
     assert looked_for[2:] == [list(Terms(index.pipeline.stores.database, "merger").counts)]
+
+
+def test_the_source_of_the_item_decides_who_may_see_a_chunk(index: SearchIndex):
+    (index.folder / "hidden").mkdir()
+    (index.folder / "hidden" / "plan.md").write_text(
+        "---\ndate: 2024-02-20\n---\n# Plan\n\nThe merger.\n", "utf-8"
+    )
+    folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
+    index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
+    index.ingest()
+    visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
+    index.execute("UPDATE document_chunks SET source = %s", visible[0])
+    index.execute("UPDATE term_statistics SET source = %s WHERE term LIKE 'マージャー'", visible[0])
+    assert names(index, "merger", mode="fulltext", only_sources=visible) == []
+    assert names(index, "merger", mode="fulltext") == ["hr:plan.md"]
 
 
 def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: SearchIndex):
@@ -482,6 +511,11 @@ def test_an_empty_index_has_no_hits(tmp_path: Path, server_endpoints: Endpoints)
         empty.pipeline.prepare()
         for mode in MODES:
             assert names(empty, "豆腐", mode=mode) == names(empty, "豆腐", mode=mode, filters=dated) == []
+        empty.execute("DROP TEXT SEARCH CONFIGURATION japanese CASCADE")
+        with pytest.raises(
+            RagError, match="configuration japanese is missing in PostgreSQL: run rag-pipeline repair"
+        ):
+            names(empty, "豆腐", mode="fulltext")
 
 
 def test_kinds_that_are_not_built_are_left_out_or_reported(shared: SearchIndex):

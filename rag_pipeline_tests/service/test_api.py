@@ -47,7 +47,7 @@ def test_a_search_answers_what_the_command_line_prints(service: Service, key: st
 
 
 def test_the_same_question_is_answered_from_the_cache(service: Service, key: str):
-    first, second = (service.search(key, " 休暇 17 ", limit=3).json() for _ in range(2))
+    first, second = (service.search(key, query, limit=3).json() for query in (" 休暇 17 ", "休暇 　17"))
     assert (first["cached"], second["cached"]) == (False, True)
     assert first["hits"] == second["hits"]
     assert service.search(key, "休暇 17", limit=4).json()["cached"] is False

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -182,7 +183,7 @@ def hold_searches(
 
 
 def test_too_many_searches_at_once_are_sent_away_and_health_still_answers(index: SearchIndex, monkeypatch):
-    monkeypatch.setattr(searching, "Turns", lambda: Turns(at_once=1, waiting=1))
+    monkeypatch.setattr(searching, "Turns", lambda *_: Turns(at_once=1, waiting=1))
     entered, go_on, _ = hold_searches(index, monkeypatch)
     with running(index.pipeline) as service:
         key = new_key(index.pipeline, "a@example.com")
@@ -205,6 +206,43 @@ def test_too_many_searches_at_once_are_sent_away_and_health_still_answers(index:
             thread.join()
         assert 200 in found
         assert service.search(key, "味噌").status_code == 200
+
+
+def test_searches_for_words_alone_do_not_wait_for_those_that_wait_for_milvus(index: SearchIndex, monkeypatch):
+    monkeypatch.setattr(searching, "Turns", lambda *_: Turns(at_once=1, waiting=5))
+    entered, go_on, _ = hold_searches(index, monkeypatch)
+    with running(index.pipeline) as service:
+        key = new_key(index.pipeline, "a@example.com")
+        held = threading.Thread(target=service.search, args=(key, "豆腐"))
+        held.start()
+        assert entered.wait(60)
+        assert service.search(key, "豆腐", mode="fulltext").status_code == 200
+        go_on.set()
+        held.join()
+
+
+def test_what_asks_no_store_does_not_wait_for_what_does(index: SearchIndex, monkeypatch):
+    go_on = threading.Event()
+    asked = threading.Semaphore(0)
+
+    def held(*_: object) -> None:
+        asked.release()
+        go_on.wait(60)
+
+    monkeypatch.setattr(guard, "authenticate", held)
+    with running(index.pipeline) as service, ThreadPoolExecutor(60) as threads:
+        try:
+            waiting = [threads.submit(service.get, "rag_some_key", "/v1/sources") for _ in range(60)]
+            for _ in range(searching._CALLS_AT_ONCE):
+                assert asked.acquire(timeout=60)
+            assert service.client.get("/readyz").status_code == 200
+            assert service.client.get("/static/page.css").status_code == 200
+            assert service.client.get("/login").status_code == 200
+            assert service.client.get("/v1/sources").status_code == 401
+            assert not any(one.done() for one in waiting)
+        finally:
+            go_on.set()
+        assert {one.result().status_code for one in waiting} == {401}
 
 
 def test_whoever_sends_slowly_is_sent_away(service: Service, monkeypatch):
@@ -518,7 +556,7 @@ def test_only_a_response_that_names_an_origin_allows_images_from_there():
 
 
 def test_a_search_that_nobody_waits_for_any_more_never_begins(index: SearchIndex, monkeypatch):
-    monkeypatch.setattr(searching, "Turns", lambda: Turns(at_once=1, waiting=5))
+    monkeypatch.setattr(searching, "Turns", lambda *_: Turns(at_once=1, waiting=5))
     entered, go_on, embedded = hold_searches(index, monkeypatch)
     with running(index.pipeline) as service:
         key = new_key(index.pipeline, "a@example.com")

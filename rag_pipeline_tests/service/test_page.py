@@ -169,6 +169,9 @@ def test_a_page_has_ten_hits_with_facets_ranks_and_the_rest_on_further_pages(bro
     assert both.count('<li class="hit">') == 0  # Only what is of `staff` has both.
     wrong = browser.get("/", q="休暇", **{"from": "2024-03-01", "to": "2024-02-01"})
     assert (wrong.status_code, "2024-03-01, is after the last date" in wrong.text) == (422, True)
+    for day in ("2024-W05-1", "20240101"):
+        wrong = browser.get("/", q="休暇", **{"from": day})
+        assert (wrong.status_code, f"“{day}” is not a day" in wrong.text) == (422, True)
     browser.client.headers["accept-language"] = "ja"
     wrong = browser.get("/", q="休暇", **{"from": "2024-03-01", "to": "2024-02-01"})
     assert (wrong.status_code, "入れ替えてください" in wrong.text) == (422, True)

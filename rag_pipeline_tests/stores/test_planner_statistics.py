@@ -91,7 +91,7 @@ def test_claiming_the_next_batches_reads_no_more_than_these(database: Database, 
             batch = document_chunks.claim(connection, MONTH, kinds, 64, after)
             assert len(batch) == 64
             assert entries_read(connection) - before < 20 * 64
-        after = (batch[-1].document_id, batch[-1].position)
+        after = batch[-1]
 
 
 def test_the_next_documents_to_chunk_are_read_without_the_others(database: Database) -> None:

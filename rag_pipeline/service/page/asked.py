@@ -137,6 +137,9 @@ def _day(text: str) -> date | None:
     if not text:
         return None
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
         raise WrongSearchError("wrong_day", day=text) from None
+    if day.isoformat() != text:  # Of a week, or without hyphens: the API refuses them too.
+        raise WrongSearchError("wrong_day", day=text)
+    return day

@@ -121,7 +121,7 @@ class Page:
 
     async def visitor(self, request: Request) -> Visitor:
         """Return who asks. Raises `NotLoggedInError`, or a `ProblemError` if they may not search."""
-        visitor = await in_thread(self._visitor, request.cookies.get(self.session_cookie, ""))
+        visitor = await self._logged_in(request)
         if visitor is None:
             raise NotLoggedInError
         admission = await in_thread(self._limits.admit, f"user {visitor.person.id}", _REQUESTS_PER_PERSON)
@@ -133,11 +133,15 @@ class Page:
 
     async def needs_no_login(self, request: Request) -> bool:
         """Whether somebody has logged in and may search: whoever may not can log in as somebody else."""
-        visitor = await in_thread(self._visitor, request.cookies.get(self.session_cookie, ""))
+        visitor = await self._logged_in(request)
         return visitor is not None and allows(visitor.asker.permissions, SEARCH)
 
+    async def _logged_in(self, request: Request) -> Visitor | None:
+        identity = request.cookies.get(self.session_cookie, "")
+        return await in_thread(self._visitor, identity) if identity else None
+
     def _visitor(self, identity: str) -> Visitor | None:
-        session = self._sessions.find(identity) if identity else None
+        session = self._sessions.find(identity)
         if session is None:
             return None
         with self._database.connection() as connection:

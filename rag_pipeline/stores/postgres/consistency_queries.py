@@ -84,6 +84,9 @@ NOT_COMPLETED = (
     f"{CHUNKS_OF_MONTH} AND c.embedding_status IN {one_of(*TO_EMBED, EmbeddingStatus.FAILED)} AND {_ALL_IDS}"
 )
 _LEFT_PROCESSING = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {_NO_RUN}"
+WRONG_SOURCE = (
+    f"{CHUNKS_OF_MONTH} AND c.live AND i.document_id = c.document_id AND c.source IS DISTINCT FROM i.source"
+)
 _WORDS = "CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(c.content_words, '')) || ARRAY['']) AS word(term)"
 """The words of a chunk, and the empty one that counts the chunk itself."""
 TERMS = f"""
@@ -92,14 +95,14 @@ TERMS = f"""
         UNION ALL
         SELECT word.term, c.source, 0, count(*) FROM document_chunks c
         {_WORDS}
-        WHERE c.live AND {CHUNKS_OF_MONTH}
+        WHERE c.live AND c.source IS NOT NULL AND {CHUNKS_OF_MONTH}
         GROUP BY word.term, c.source
     ) both_sides GROUP BY term, source HAVING sum(stored) <> sum(counted)"""
 _TERMS_OF_DOCUMENTS = f"""
     SELECT word.term, c.source, coalesce(t.chunks, 0) AS stored, count(*) AS at_least FROM document_chunks c
     {_WORDS}
     LEFT JOIN term_statistics t ON t.term = word.term AND t.source = c.source AND t.month = %(month)s
-    WHERE c.live AND {CHUNKS_OF_MONTH} AND c.document_id = ANY(%(documents)s)
+    WHERE c.live AND c.source IS NOT NULL AND {CHUNKS_OF_MONTH} AND c.document_id = ANY(%(documents)s)
     GROUP BY word.term, c.source, t.chunks HAVING coalesce(t.chunks, 0) < count(*)"""
 """Words that are counted less often in the whole month of a source than these documents of it have them."""
 
@@ -178,6 +181,14 @@ MISMATCHES = (
         "chunks in processing, with no run in progress",
         f"SELECT {_A_CHUNK}, c.updated_at FROM document_chunks c WHERE {_LEFT_PROCESSING}",
         "they become pending, and the month is run",
+    ),
+    Mismatch(
+        "document_chunks",
+        "live chunks with another source than their document",
+        f"SELECT {_A_CHUNK}, c.source FROM document_chunks c, source_items i WHERE {WRONG_SOURCE}",
+        "they get the source of the document's item, and their words are recounted",
+        f"SELECT {_A_CHUNK}, c.source FROM document_chunks c, source_items i WHERE {WRONG_SOURCE} "
+        "AND c.document_id = ANY(%(documents)s)",
     ),
     Mismatch(
         "document_chunks",

@@ -18,6 +18,7 @@ from rag_pipeline.stores.postgres.consistency_queries import (
     WITHOUT_DOCUMENT,
     WITHOUT_IDS,
     WRONG_COUNT,
+    WRONG_SOURCE,
     of_month,
 )
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH
@@ -144,7 +145,14 @@ def restore_ids(connection: Connection, month: Month, built: Sequence[VectorKind
 
 
 def recount_terms(connection: Connection, month: Month) -> int:
-    """Recount the words of a month's live chunks whose counts differ; return the number of words."""
+    """Recount the words of a month's live chunks whose counts differ, by the sources of their documents' items.
+
+    Returns the number of words.
+    """
+    connection.execute(
+        f"UPDATE document_chunks c SET source = i.source, updated_at = now() FROM source_items i WHERE {WRONG_SOURCE}",
+        of_month(month),
+    )
     return connection.execute(
         f"""
         WITH wrong AS ({TERMS}), gone AS (

@@ -240,34 +240,36 @@ def claim(
     month: Month,
     kinds: Sequence[str],
     limit: int,
-    after: tuple[UUID, int] | None,
+    after: ChunkToEmbed | None,
     *,
     shared: bool = False,
 ) -> list[ChunkToEmbed]:
     """Return the next chunks of a month without a vector of one of these kinds.
 
-    They are ordered by document and position and begin after `after`. The caller holds the month's lock, so nobody else
+    They are ordered by document, position and id (a chunk that stays can have the position of a new one until the version
+    is live) and begin after `after`. The caller holds the month's lock, so nobody else
     takes them and nothing is written, which would cost a version of each row. With `shared`, the month's run has several
     workers that claim: their chunks become `processing`, and those that another one has or is claiming now are skipped.
     """
     # A batch is to be read in the order of the index from where the last one ended, and the planner does so if it sees
     # what is asked: conditions that are not always the same are no parameters, and it plans each time.
     beyond = (
-        "AND (c.document_id, c.position) > (%(document)s, %(position)s) AND d.id >= %(document)s" if after else ""
+        "AND (c.document_id, c.position, c.id) > (%(document)s, %(position)s, %(chunk)s) AND d.id >= %(document)s"
+        if after
+        else ""
     )
     statuses = (EmbeddingStatus.PENDING,) if shared else TO_EMBED
-    selected = (
-        f"""{_without_a_vector(kinds, *statuses)} {beyond} ORDER BY c.document_id, c.position LIMIT %(limit)s"""
-    )
+    selected = f"""{_without_a_vector(kinds, *statuses)} {beyond} ORDER BY c.document_id, c.position, c.id LIMIT %(limit)s"""
     query = _CLAIM_BESIDE_OTHERS.format(selected=selected) if shared else f"SELECT {_TO_EMBED} {selected}"
     parameters = {
         **month_bounds(month),
-        "document": after[0] if after else None,
-        "position": after[1] if after else None,
+        "document": after and after.document_id,
+        "position": after and after.position,
+        "chunk": after and after.id,
         "limit": limit,
     }
     chunks = objects(connection, ChunkToEmbed, query, parameters, prepare=False)
-    return sorted(chunks, key=lambda chunk: (chunk.document_id, chunk.position))
+    return sorted(chunks, key=lambda chunk: (chunk.document_id, chunk.position, chunk.id))
 
 
 def reopen_incomplete(

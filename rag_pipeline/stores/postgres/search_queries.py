@@ -208,7 +208,7 @@ def fulltext(
     Best first. Every index of every month is locked until the end of the transaction, and PostgreSQL's table of locks
     is shared by all sessions: ask for a few months at a time, each in a transaction of its own.
 
-    `words` maps a word, as `rag_pipeline.language.words` returns it, to its weight. The score is the sum over the
+    `words` maps a word, as PostgreSQL writes it (`term_statistics.CountedWord.lexeme`), to its weight. The score is the sum over the
     words of weight × `ts_rank` (which grows with the word's occurrences and levels off), divided by
     1 + ln(1 + the number of different words in the chunk). `ts_rank` alone does not know which words are rare.
     """
@@ -236,6 +236,9 @@ def fulltext(
         WHERE c.live AND c.content_words @@ %(any)s::tsquery AND {_MATCHES}
             AND {_between("c.document_created_at", filters)} AND {_between("d.created_at", filters)}
             AND {_OF_SOURCES.format(item="c")}
+            -- The item decides; the chunk's own column is only read sooner.
+            AND (%(sources)s::uuid[] IS NULL OR EXISTS (
+                SELECT FROM source_items i WHERE i.document_id = d.id AND {_OF_SOURCES.format(item="i")}))
         ORDER BY score DESC, c.document_id, c.position LIMIT %(limit)s
         """,
         parameters,
@@ -262,6 +265,7 @@ def record_search(connection: Connection, shown: Sequence[Shown]) -> int:
     """
     # Losing the latest counts in a crash is cheaper than making every search wait for the disk.
     connection.execute("SET LOCAL synchronous_commit = off")
+    connection.execute("SET LOCAL lock_timeout = '200ms'")  # A migration can hold the whole table.
     return connection.execute(
         """
         UPDATE document_chunks c

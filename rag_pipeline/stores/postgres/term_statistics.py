@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rag_pipeline.stores.postgres.database import named, value
 
@@ -10,31 +10,53 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from rag_pipeline.stores.postgres.database import Connection
+    from rag_pipeline.stores.postgres.database import Connection, Database
 
 ALL = ""
 """The word of all live chunks."""
 
 
+class CountedWord(NamedTuple):
+    """A word as the full-text search knows it, and the number of live chunks that contain it."""
+
+    lexeme: str
+    chunks: int
+
+
 def document_frequency(
     connection: Connection, words: Sequence[str], sources: Sequence[UUID] | None = None
-) -> tuple[int, dict[str, int]]:
-    """Return (number of live chunks, word → number of live chunks that contain it), in these sources; None: in all.
+) -> tuple[int, dict[str, CountedWord]]:
+    """Return (number of live chunks, word → its count), in these sources; None: in all.
+
+    Words are counted as PostgreSQL writes them, which has lower-case letters where Python's `casefold` has capitals
+    (Cherokee); what it takes for no word, such as some numbers in circles, is not counted and absent here.
 
     The key of the table has the source before the month, so that rows of other sources are not read: neither the
     numbers nor the time tell whether those have a word.
     """
-    of_sources = "" if sources is None else "AND source = ANY(%(sources)s)"
+    of_sources = "" if sources is None else "AND t.source = ANY(%(sources)s)"
     rows = named(
         connection,
         f"""
-        SELECT term, sum(chunks)::bigint AS chunks FROM term_statistics
-        WHERE term = ANY(%(words)s) AND chunks > 0 {of_sources} GROUP BY term
+        WITH asked AS MATERIALIZED (
+            SELECT word, CASE WHEN word = '{ALL}' THEN ARRAY[word]
+                ELSE tsvector_to_array(to_tsvector('japanese', word)) END AS lexemes
+            FROM unnest(%(words)s::text[]) AS word
+        )
+        SELECT asked.word, asked.lexemes[1] AS lexeme, coalesce(sum(t.chunks), 0)::bigint AS chunks
+        FROM asked LEFT JOIN term_statistics t ON t.term = asked.lexemes[1] {of_sources}
+        WHERE cardinality(asked.lexemes) = 1 GROUP BY asked.word, asked.lexemes[1]
         """,
         {"words": [*words, ALL], "sources": None if sources is None else list(sources)},
     )
-    counts = {row.term: row.chunks for row in rows}
-    return counts.pop(ALL, 0), counts
+    counts = {row.word: CountedWord(row.lexeme, row.chunks) for row in rows}
+    return counts.pop(ALL).chunks, counts
+
+
+def has_table(database: Database) -> bool:
+    """Return whether the table exists: it does from the first ingest on."""
+    with database.connection() as connection:
+        return bool(value(connection, "SELECT to_regclass('term_statistics') IS NOT NULL"))
 
 
 def live_chunks(connection: Connection) -> int:

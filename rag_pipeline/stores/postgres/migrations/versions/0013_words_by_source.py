@@ -12,7 +12,7 @@ down_revision = "0012"
 branch_labels = None
 depends_on = None
 
-# Searches go on until the last lines. Nothing goes live meanwhile: it would be in neither count.
+# Searches go on until `EXCHANGE`. Nothing goes live meanwhile: it would be in neither count.
 SOURCES = """
 LOCK TABLE document_chunks IN SHARE ROW EXCLUSIVE MODE;
 UPDATE document_chunks c SET source = i.source FROM source_items i WHERE i.document_id = c.document_id AND c.live;
@@ -41,6 +41,7 @@ INSERT INTO term_statistics_by_source (term, month, source, chunks)
     WHERE cardinality(m.sources) > 1 AND c.live
     GROUP BY 1, 2, 3;
 DROP TABLE sources_of_months;
+ALTER TABLE term_statistics_by_source ADD CONSTRAINT term_statistics_by_source_pkey PRIMARY KEY (term, source, month);
 DO $$
 DECLARE
     granted RECORD;
@@ -53,9 +54,12 @@ BEGIN
         EXECUTE format('GRANT %s ON term_statistics_by_source TO %s', granted.privilege_type, granted.role);
     END LOOP;
 END $$;
-ALTER TABLE term_statistics_by_source ADD CONSTRAINT term_statistics_by_source_pkey PRIMARY KEY (term, source, month);
 COMMENT ON TABLE term_statistics_by_source IS
     'how many live chunks of a month and source hold a word; the empty word counts all live chunks';
+"""
+
+# Of all generations after all of them are counted: from here on searches of the live one wait.
+EXCHANGE = """
 DROP TABLE term_statistics;
 ALTER TABLE term_statistics_by_source RENAME TO term_statistics;
 ALTER TABLE term_statistics RENAME CONSTRAINT term_statistics_by_source_pkey TO term_statistics_pkey;
@@ -104,4 +108,5 @@ def upgrade() -> None:
     connection = op.get_bind().connection.driver_connection
     assert connection is not None
     in_each_generation(connection, SOURCES, STATISTICS)
+    in_each_generation(connection, EXCHANGE)
     connection.execute(CLEANUP)
