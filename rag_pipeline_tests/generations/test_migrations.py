@@ -9,7 +9,8 @@ import pytest
 
 from rag_pipeline.consistency.checker import DataConsistencyChecker
 from rag_pipeline.generations import registry, switching
-from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres import generation_tables, schema
+from rag_pipeline.stores.postgres.database import Connection, value
 from rag_pipeline.stores.postgres.migrations.in_each_generation import in_each_generation
 from rag_pipeline_tests.support.generations import GenerationIndex
 from rag_pipeline_tests.support.index import sections
@@ -87,7 +88,9 @@ SOURCES_OF_CHUNKS = "SELECT id, source, live FROM document_chunks ORDER BY id"
 GRANTED = "SELECT relacl::text LIKE '%=r/%' FROM pg_class WHERE oid = 'term_statistics'::regclass"
 
 
-def test_the_words_of_an_older_index_are_counted_by_source_in_every_generation(index: GenerationIndex) -> None:
+def test_the_words_of_an_older_index_are_counted_by_source_in_every_generation(
+    index: GenerationIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
     more = index.folder / "more"
     more.mkdir()
     for name, text, date in (("c.md", "復元 統計", "2024-02-03"), ("d.md", "掃除", "2024-03-01")):
@@ -110,6 +113,23 @@ def test_the_words_of_an_older_index_are_counted_by_source_in_every_generation(i
     with psycopg.connect(index.endpoints.postgres_url) as connection:
         in_each_generation(connection, BEFORE_0012)
         connection.execute(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0011'")
+    began: list[str] = []
+    read: list[int] = []
+    look_in = generation_tables.look_in
+
+    def read_meanwhile(connection: Connection, schema_name: str, path: str) -> None:
+        """While 0013 fills the other two generations' tables, after 0012 and before the exchanges."""
+        began.append(schema_name)
+        if 2 < len(began) <= 4:
+            with psycopg.connect(index.endpoints.postgres_url, options="-c lock_timeout=5s") as other:
+                read.append(value(other, "SELECT count(*) FROM term_statistics JOIN document_chunks ON false"))
+        look_in(connection, schema_name, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generation_tables, "look_in", read_meanwhile)
+        with index.opened() as pipeline:
+            assert schema.migrate(pipeline.stores.database) is False, "opening it has"
+    assert read == [0, 0]
     with index.opened() as pipeline:
         assert DataConsistencyChecker(pipeline).check_consistency().consistent
     assert in_each_schema(COUNTS, SOURCES_OF_CHUNKS) == counted
