@@ -292,16 +292,15 @@ class OpenGeneration:
 
         Before a server is asked that may be the wrong one, and down.
         """
-        from rag_pipeline.embedding.factory import described_with
-
         row = self.row
         if row is None or self._embedder is not None:
             return
-        described = described_with(self.settings, row.dimension)
-        if described is None:
-            if made_alike({**configuration(self.settings), "chunk_tokens": row.settings["chunk_tokens"]}, row):
-                return  # To describe some embedders is to load them.
-            described = self.description
+        made = {**configuration(self.settings), "chunk_tokens": row.settings["chunk_tokens"]}
+        if self.settings.embedder != "openai" and made_alike(made, row):
+            return  # To describe some embedders is to load them.
+        from rag_pipeline.embedding.factory import described_with
+
+        described = described_with(self.settings, row.dimension) or self.description
         _refuse_another_embedder(row, described, self.settings)
 
     def _of_kinds(self) -> dict[VectorKind, Generation]:

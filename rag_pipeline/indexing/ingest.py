@@ -111,6 +111,8 @@ def ingest(
     file = pipeline.sources_file
     if not file.is_readable:
         raise ConfigError(file.invalid[0].message)
+    # Also if nothing is to be embedded: a mistake is said at once, not with the first edit.
+    pipeline.generation.refuse_another_embedder()
     chosen_sources = [pipeline.source(name).name for name in only_sources] or [
         source.name for source in file.sources
     ]

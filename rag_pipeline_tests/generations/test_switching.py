@@ -196,9 +196,12 @@ def test_a_wrong_embedder_still_stops_with_its_line(
     assert said[1].index("RAG_EMBEDDER") < said[1].index("generation 1 holds the vectors of")
     with index.opened(embedder=WIDE) as pipeline, pytest.raises(DimensionMismatchError, match="RAG_EMBEDDER"):
         search(pipeline, "味噌汁", mode="dense")
+    with pytest.raises(DimensionMismatchError, match="RAG_EMBEDDER"):
+        index.ingest(embedder=WIDE)  # There is nothing to do, and it is wrong all the same.
     index.write("soup.md", sections("味噌汁", "若布"), "2024-02-15")
     with pytest.raises(DimensionMismatchError, match="RAG_EMBEDDER"):
         index.ingest(embedder=WIDE)
+    assert index.rows("SELECT DISTINCT state FROM source_items") == [("ingested",)], "no pass has begun"
     assert index.states() == {1: "live"}
 
 
