@@ -205,6 +205,7 @@ class _MonthRepair:
             self._result.embedded += done.stats.embedded
             self._result.reused += done.stats.reused
             with self._database.connection() as connection:
+                consistency_repairs.restore_sources(connection, month)
                 consistency_repairs.recount_terms(connection, month)
                 index_epochs.advance(connection, month)
         return others

@@ -31,8 +31,7 @@ class Terms:
         self._database = database
         self._sources = sources
         self._total = 0
-        self._asked: set[str] = set()
-        self._counted: dict[str, CountedWord] = {}
+        self._counted: dict[str, CountedWord | None] = {}
         self.counts = Counter(words(text))
         """The number of times each word is in the query."""
 
@@ -42,16 +41,14 @@ class Terms:
         A word that PostgreSQL does not count has 1, as one that a chunk might contain.
         """
         wanted = {*words, *self.counts}
-        if not wanted <= self._asked:
+        if not wanted <= self._counted.keys():
             with self._database.connection() as connection:
                 self._total, counted = term_statistics.document_frequency(
                     connection, sorted(wanted), self._sources
                 )
-            self._counted |= counted
-            self._asked |= wanted
-        return self._total, {
-            word: self._counted[word].chunks if word in self._counted else _UNCOUNTED for word in words
-        }
+            self._counted |= {word: counted.get(word) for word in wanted}
+        found = {word: self._counted[word] for word in words}
+        return self._total, {word: one.chunks if one else _UNCOUNTED for word, one in found.items()}
 
     def idf(self) -> dict[str, float]:
         """Return each word's inverse document frequency, as BM25 computes it."""
@@ -64,11 +61,8 @@ class Terms:
         The rarest come first.
         """
         idf = self.idf()
-        found = sorted(
-            (word for word in self.counts if word in self._counted and self._counted[word].chunks),
-            key=lambda word: (-idf[word], word),
-        )
+        found = {word: one.lexeme for word in self.counts if (one := self._counted[word]) and one.chunks}
         weights: dict[str, float] = defaultdict(float)
-        for word in found[:MAX_FULLTEXT_WORDS]:
-            weights[self._counted[word].lexeme] += self.counts[word] * idf[word]
+        for word in sorted(found, key=lambda word: (-idf[word], word))[:MAX_FULLTEXT_WORDS]:
+            weights[found[word]] += self.counts[word] * idf[word]
         return dict(weights)

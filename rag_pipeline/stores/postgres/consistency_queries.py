@@ -109,6 +109,7 @@ _TERMS_OF_DOCUMENTS = f"""
 _A_DOCUMENT = "d.id AS document_id, d.source_id"
 _IDS = ", ".join(f"c.{column(kind)}" for kind in VECTOR_KINDS)
 _A_CHUNK = "c.id AS chunk_id, c.document_id, c.position"
+_WRONG_SOURCES = f"SELECT {_A_CHUNK}, c.source FROM document_chunks c, source_items i WHERE {WRONG_SOURCE}"
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,9 @@ MISMATCHES = (
     Mismatch(
         "document_chunks",
         "live chunks with another source than their document",
-        f"SELECT {_A_CHUNK}, c.source FROM document_chunks c, source_items i WHERE {WRONG_SOURCE}",
+        _WRONG_SOURCES,
         "they get the source of the document's item, and their words are recounted",
-        f"SELECT {_A_CHUNK}, c.source FROM document_chunks c, source_items i WHERE {WRONG_SOURCE} "
-        "AND c.document_id = ANY(%(documents)s)",
+        f"{_WRONG_SOURCES} AND c.document_id = ANY(%(documents)s)",
     ),
     Mismatch(
         "document_chunks",

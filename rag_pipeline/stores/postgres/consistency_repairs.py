@@ -144,15 +144,16 @@ def restore_ids(connection: Connection, month: Month, built: Sequence[VectorKind
     ).rowcount
 
 
-def recount_terms(connection: Connection, month: Month) -> int:
-    """Recount the words of a month's live chunks whose counts differ, by the sources of their documents' items.
-
-    Returns the number of words.
-    """
-    connection.execute(
+def restore_sources(connection: Connection, month: Month) -> int:
+    """Give live chunks the source of their document's item; return the number of chunks. `recount_terms` follows."""
+    return connection.execute(
         f"UPDATE document_chunks c SET source = i.source, updated_at = now() FROM source_items i WHERE {WRONG_SOURCE}",
         of_month(month),
-    )
+    ).rowcount
+
+
+def recount_terms(connection: Connection, month: Month) -> int:
+    """Recount the words of a month's live chunks whose counts differ; return the number of words."""
     return connection.execute(
         f"""
         WITH wrong AS ({TERMS}), gone AS (

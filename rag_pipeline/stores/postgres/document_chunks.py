@@ -247,9 +247,9 @@ def claim(
     """Return the next chunks of a month without a vector of one of these kinds.
 
     They are ordered by document, position and id (a chunk that stays can have the position of a new one until the version
-    is live) and begin after `after`. The caller holds the month's lock, so nobody else
-    takes them and nothing is written, which would cost a version of each row. With `shared`, the month's run has several
-    workers that claim: their chunks become `processing`, and those that another one has or is claiming now are skipped.
+    is live) and begin after `after`. The caller holds the month's lock, so nobody else takes them and nothing is written,
+    which would cost a version of each row. With `shared`, the month's run has several workers that claim: their chunks
+    become `processing`, and those that another one has or is claiming now are skipped.
     """
     # A batch is to be read in the order of the index from where the last one ended, and the planner does so if it sees
     # what is asked: conditions that are not always the same are no parameters, and it plans each time.

@@ -59,6 +59,9 @@ _MATCHES = """(%(language)s::bpchar IS NULL OR d.language = %(language)s::bpchar
     AND (%(tags)s::text[] IS NULL OR d.tags @> %(tags)s::text[])"""
 
 _OF_SOURCES = "(%(sources)s::uuid[] IS NULL OR {item}.source = ANY(%(sources)s::uuid[]))"
+_ITS_ITEM_IS_OF_SOURCES = """(%(sources)s::uuid[] IS NULL OR EXISTS (
+    SELECT FROM source_items i WHERE i.document_id = d.id AND i.source = ANY(%(sources)s::uuid[])))"""
+"""Of a document `d`."""
 
 
 def _conditions(filters: Filters, sources: Sequence[UUID] | None) -> dict[str, Any]:
@@ -133,8 +136,7 @@ def matching_documents(
         f"""
         SELECT d.id FROM documents d
         WHERE {_MATCHES} AND {_between("d.created_at", filters)}
-            AND (%(sources)s::uuid[] IS NULL OR EXISTS (
-                SELECT FROM source_items i WHERE i.document_id = d.id AND {_OF_SOURCES.format(item="i")}))
+            AND {_ITS_ITEM_IS_OF_SOURCES}
         LIMIT %(limit)s
         """,
         {
@@ -237,8 +239,7 @@ def fulltext(
             AND {_between("c.document_created_at", filters)} AND {_between("d.created_at", filters)}
             AND {_OF_SOURCES.format(item="c")}
             -- The item decides; the chunk's own column is only read sooner.
-            AND (%(sources)s::uuid[] IS NULL OR EXISTS (
-                SELECT FROM source_items i WHERE i.document_id = d.id AND {_OF_SOURCES.format(item="i")}))
+            AND {_ITS_ITEM_IS_OF_SOURCES}
         ORDER BY score DESC, c.document_id, c.position LIMIT %(limit)s
         """,
         parameters,
