@@ -69,12 +69,13 @@ def _measure(database: Database, count: int) -> None:
         return search_queries.hydrate(connection, chunks, NO_FILTERS)
 
     def fulltext(connection: Connection) -> object:
-        first = months[max(0, count - 24)]
-        return search_queries.fulltext(connection, {"索引": 1.0}, NO_FILTERS, 10, first, newest)
+        ranked = search_queries.best_by_words(connection, {"索引": 1.0}, NO_FILTERS, months[-24:], 10)
+        return search_queries.hydrate(connection, {chunk.id: chunk.document_id for chunk in ranked}, NO_FILTERS)
 
     for name, query in {
         "the candidates of a search, 50 from as many months": hydrate,
         "a full-text search of 24 months": fulltext,
+        "the months of 8 words": lambda c: term_statistics.months_with(c, words),
         "8 words counted": lambda c: term_statistics.document_frequency(c, words),
         "8 words counted among the sources that may be seen": (
             lambda c: term_statistics.document_frequency(c, words, sources)
@@ -106,8 +107,8 @@ def _fill(database: Database, months: list[Month]) -> dict[UUID, UUID]:
             )
             connection.execute(
                 "INSERT INTO documents (id, created_at, title, content, source_type, source_id, processing_status, "
-                "indexing_status) VALUES (%s, %s, 't', 'c', 'filesystem', %s, 'completed', 'completed')",
-                (document, at, f"docs:{number}"),
+                "indexing_status, source) VALUES (%s, %s, 't', 'c', 'filesystem', %s, 'completed', 'completed', %s)",
+                (document, at, f"docs:{number}", source),
             )
             connection.execute(
                 "INSERT INTO document_chunks (id, document_id, document_created_at, content, position, content_hash, live, "

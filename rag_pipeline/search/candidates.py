@@ -103,11 +103,13 @@ def find(
     offset: int = 0,
     documents: Sequence[UUID] | None = None,
     sources: Sequence[UUID] | None = None,
+    months: Sequence[Month] | None = None,
     consistency: SearchConsistency = "strong",
 ) -> Candidates:
     """Return the `limit` nearest chunks after the first `offset`, by alias; none before the first ingest.
 
-    Only those of `documents`, if it is not None; of `sources` too, if the collection's rows say which source they are of.
+    Only those of `documents` and in `months`, where these are not None; of `sources` too, if the collection's rows say
+    which source they are of.
     """
     if len(vector) == 0:  # A query without terms matches nothing by its terms.
         return Candidates()
@@ -118,10 +120,10 @@ def find(
 
     def ask(client: MilvusClient, vectors: Sequence[FloatArray | SparseVector]) -> list[Any]:
         partitions = None
-        if filters.since is not None or filters.until is not None:
+        if months is not None:
             # A real server rejects a partition that does not exist.
             existing = client.list_partitions(generation.search_alias, timeout=TIMEOUT_SECONDS)
-            partitions = [name for name in existing if _overlaps(name, filters)]
+            partitions = [name for name in existing if Month.from_milvus_partition(name) in months]
             if not partitions:
                 return [[] for _ in vectors]
         is_dense = generation.kind == "dense"
@@ -184,7 +186,7 @@ def find(
         return together([vector])[0]
 
     if milvus.is_lite:
-        asked_in = narrowed, filters.since, filters.until, limit, offset
+        asked_in = narrowed, None if months is None else tuple(months), limit, offset
         hits = _lane(milvus, generation.search_alias).ask(asked_in, vector, alone, together)
     else:
         hits = alone(vector)
@@ -280,12 +282,3 @@ def expression(
     if filters.until is not None:
         clauses.append(f"created_timestamp <= {-((_EPOCH - filters.until) // _SECOND)}")
     return " and ".join(clauses)
-
-
-def _overlaps(partition: str, filters: Filters) -> bool:
-    month = Month.from_milvus_partition(partition)
-    return (
-        month is not None
-        and (filters.since is None or month.end > filters.since)
-        and (filters.until is None or month.start < filters.until)
-    )

@@ -18,6 +18,7 @@ from rag_pipeline.errors import ConfigError, RagError, StoreUnavailableError, on
 from rag_pipeline.search.candidates import Candidates, check_embedder
 from rag_pipeline.search.fusion import descending, standardized
 from rag_pipeline.search.lexical import lexical_weight
+from rag_pipeline.search.live_by_words import live_by_words
 from rag_pipeline.search.live_candidates import live_candidates
 from rag_pipeline.search.maxsim import multi_scores
 from rag_pipeline.search.request import Request
@@ -161,15 +162,7 @@ def _by_text(request: Request) -> list[_Ranked]:
     database, watch = request.pipeline.stores.database, request.watch
     with watch.stage("words"):
         weights = Terms(database, request.text, request.visible).fulltext_weights()
-    found: list[tuple[FoundChunk, float]] = []
-    with watch.stage("fulltext"):
-        for first, last in request.windows():
-            with database.connection() as connection:
-                found += queries.fulltext(
-                    connection, weights, request.filters, request.limit, first, last, request.sources
-                )
-        found.sort(key=lambda hit: (-hit[1], hit[0].document_id, hit[0].position))
-    return [_Ranked(chunk, score) for chunk, score in found]
+    return [_Ranked(chunk, score) for chunk, score in live_by_words(request, weights)]
 
 
 def _by_vectors(request: Request) -> list[_Ranked]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rag_pipeline.search.candidates import Candidates, find
+from rag_pipeline.search.matching_documents import NAMED_DOCUMENTS, has_filters_of_documents, matching_documents
 from rag_pipeline.stores.postgres import search_queries as queries
 
 if TYPE_CHECKING:
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from rag_pipeline.embedding.base import ChunkVectors
+    from rag_pipeline.months import Month
     from rag_pipeline.search.request import Request
     from rag_pipeline.settings import VectorKind
     from rag_pipeline.stores.postgres.search_queries import FoundChunk
 
-NAMED_DOCUMENTS = 2000
-"""At most so many documents are named to Milvus at once, in an expression of some 80 kB."""
 MOST_DOCUMENTS = 100_000
 """If more may be shown, they are not named: then they are some of the nearest chunks of almost any index."""
 _PAGES = (100, 400, 1500)
@@ -43,16 +43,17 @@ def live_candidates(
 ) -> tuple[Mapping[VectorKind, Candidates], Mapping[UUID, FoundChunk]]:
     """Return the candidates of each leg, and the rows of those that may be shown, by chunk."""
     with request.watch.stage("narrow"):
-        documents = _documents(request, NAMED_DOCUMENTS)
-    if documents == []:
+        months = request.months_with() if request.filters.has_dates else None
+        documents = None if months == [] else _documents(request, months, NAMED_DOCUMENTS)
+    if months == [] or documents == []:
         return {kind: Candidates() for kind in legs}, {}
     with ThreadPoolExecutor(len(legs), thread_name_prefix="search") as pool:
-        search = _Search(request, vectors, pool)
+        search = _Search(request, vectors, months, pool)
         found, live = search.nearest(legs, documents)
         is_short = len(live) < request.limit and not all(leg.exhausted for leg in found.values())
         if documents is None and is_short:
             with request.watch.stage("narrow"):
-                many = _documents(request, MOST_DOCUMENTS)
+                many = _documents(request, months, MOST_DOCUMENTS)
             if many is not None:
                 found, live = search.among(legs, many)
     return found, live
@@ -62,6 +63,8 @@ def live_candidates(
 class _Search:
     request: Request
     vectors: ChunkVectors
+    months: Sequence[Month] | None
+    """Where to look, if the filters have dates."""
     pool: Executor
 
     def nearest(self, legs: Sequence[VectorKind], documents: Sequence[UUID] | None) -> tuple[Legs, Live]:
@@ -103,7 +106,9 @@ class _Search:
         sources = self.request.sources
         consistency = pipeline.settings.search_consistency
         milvus = pipeline.stores.milvus
-        return find(milvus, collection, vector, filters, limit, offset, documents, sources, consistency)
+        return find(
+            milvus, collection, vector, filters, limit, offset, documents, sources, self.months, consistency
+        )
 
     def _hydrated(self, chunks: Mapping[UUID, UUID]) -> Live:
         request = self.request
@@ -111,31 +116,23 @@ class _Search:
             return queries.hydrate(connection, chunks, request.filters, request.sources)
 
 
-def _documents(request: Request, most: int) -> list[UUID] | None:
-    """Return the documents that may be shown, if Milvus' rows cannot tell.
+def _documents(request: Request, months: Sequence[Month] | None, most: int) -> list[UUID] | None:
+    """Return the documents of these months (None: all) that may be shown, if Milvus' rows cannot tell.
 
     None: they can, or there are more than `most`.
     """
     filters, sources = request.filters, request.sources
-    database = request.pipeline.stores.database
-    found: list[UUID] = []
-    if filters.category is None and filters.author is None and not filters.tags:
+    if not has_filters_of_documents(filters):
         # Which source its rows are of is Milvus' to say: else the time would tell how much is hidden.
         if sources is None or (sources and _rows_have_sources(request)):
             return None
-        with database.connection() as connection:
+        with request.pipeline.stores.database.connection() as connection:
             found = queries.documents_of_sources(connection, filters, sources, most + 1)
         if len(found) <= most:
             return found
         if filters.language is None:
             return None
-        found = []
-    for first, last in request.windows():
-        with database.connection() as connection:
-            found += queries.matching_documents(connection, filters, sources, first, last, most + 1 - len(found))
-        if len(found) > most:
-            return None
-    return found
+    return matching_documents(request, request.months_with() if months is None else months, most)
 
 
 def _rows_have_sources(request: Request) -> bool:

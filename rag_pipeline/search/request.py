@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rag_pipeline.stores.postgres import schema
+from rag_pipeline.stores.postgres import term_statistics
+from rag_pipeline.stores.postgres.term_statistics import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,14 +43,22 @@ class Request:
     encode_query_of: EncodeQueryOf | None = None
     """What embeds the text for the generation's embedder; None: it does so itself."""
 
-    def windows(self) -> Iterator[tuple[Month, Month]]:
-        """Yield the existing months that the filters' dates allow, a few at a time: the first and the last of them."""
+    def months_with(self, lexemes: Sequence[str] = (ALL,)) -> list[Month]:
+        """Return the months of the live chunks that may be found and contain one of these words, as the filters' dates allow.
+
+        Months of hidden documents alone are not among them: to look there too would take a time of its own.
+        """
         since, until = self.filters.since, self.filters.until
-        months = [
+        with self.pipeline.stores.database.connection() as connection:
+            months = term_statistics.months_with(connection, lexemes, self.sources)
+        return [
             month
-            for month in schema.existing_months(self.pipeline.stores.database)
+            for month in months
             if (until is None or month.start < until) and (since is None or month.end > since)
         ]
-        for at in range(0, len(months), MONTHS_AT_ONCE):
-            some = months[at : at + MONTHS_AT_ONCE]
-            yield some[0], some[-1]
+
+
+def windows(months: Sequence[Month]) -> Iterator[Sequence[Month]]:
+    """Yield a few months at a time, for a query each."""
+    for at in range(0, len(months), MONTHS_AT_ONCE):
+        yield months[at : at + MONTHS_AT_ONCE]

@@ -66,6 +66,11 @@ class Filters:
             )
 
     @property
+    def has_dates(self) -> bool:
+        """Whether a date restricts the search."""
+        return self.from_date is not None or self.to_date is not None
+
+    @property
     def since(self) -> datetime | None:
         """The first moment that any document can have, inclusive, in UTC."""
         return min(filter(None, (self.of_days.since, self.of_moments.since)), default=None)

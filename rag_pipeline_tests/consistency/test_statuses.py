@@ -15,6 +15,7 @@ NO_DOCUMENT = "items marked ingested, without a document"
 NO_IDS = "completed chunks without the ids of their vectors"
 NOT_COMPLETED = "chunks with the ids of all their vectors that are not completed"
 ABANDONED = "chunks in processing, with no run in progress"
+SOURCE_OF_DOCUMENT = "documents with another source than their item"
 SOURCE = "live chunks with another source than their document"
 TERMS = "words whose term_statistics differ from the live chunks"
 
@@ -65,6 +66,8 @@ CONTRADICTIONS: dict[str, list[Contradiction]] = {
             f"UPDATE document_chunks SET source = NULL WHERE {ITS} AND position < 2",
             [("document_chunks", SOURCE, 8)],
         ),
+        ("UPDATE documents SET source = gen_random_uuid() WHERE {doc}", []),
+        ("UPDATE documents SET source = NULL WHERE {doc}", [("documents", SOURCE_OF_DOCUMENT, 2)]),
     ],
     "of lost rows": [
         (f"DELETE FROM document_chunks WHERE {ITS} AND position = 5", [("documents", COUNT, 2)]),

@@ -82,13 +82,19 @@ ALTER TABLE before RENAME TO term_statistics;
 ALTER TABLE term_statistics ADD PRIMARY KEY (term, month);
 GRANT SELECT ON term_statistics TO PUBLIC;
 ALTER TABLE document_chunks DROP COLUMN source;
+ALTER TABLE documents DROP COLUMN source;
+CREATE INDEX idx_documents_tags ON documents USING GIN (tags);
+CREATE INDEX idx_chunks_fulltext ON document_chunks USING GIN (content_words) WHERE live;
 """
 COUNTS = "SELECT term, month, source, chunks FROM term_statistics WHERE chunks > 0 ORDER BY 1, 2, 3"
 SOURCES_OF_CHUNKS = "SELECT id, source, live FROM document_chunks ORDER BY id"
+SOURCES_OF_DOCUMENTS = "SELECT id, source FROM documents ORDER BY id"
+INDEXES = """SELECT tablename, indexname, indexdef FROM pg_indexes
+    WHERE schemaname = current_schema() AND tablename IN ('documents', 'document_chunks') ORDER BY 1, 2"""
 GRANTED = "SELECT relacl::text LIKE '%=r/%' FROM pg_class WHERE oid = 'term_statistics'::regclass"
 
 
-def test_the_words_of_an_older_index_are_counted_by_source_in_every_generation(
+def test_an_older_index_knows_sources_and_counts_words_by_them_in_every_generation(
     index: GenerationIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = index.folder / "more"
@@ -108,8 +114,10 @@ def test_the_words_of_an_older_index_are_counted_by_source_in_every_generation(
                 rows += [connection.execute(query).fetchall() for query in queries]
         return rows
 
-    counted = in_each_schema(COUNTS, SOURCES_OF_CHUNKS)
-    assert len({row[2] for row in counted[0]}) == 2
+    stored = COUNTS, SOURCES_OF_CHUNKS, SOURCES_OF_DOCUMENTS, INDEXES
+    before = in_each_schema(*stored)
+    assert len({row[2] for row in before[0]}) == 2
+    assert len({row[1] for row in before[2]}) == 2
     with psycopg.connect(index.endpoints.postgres_url) as connection:
         in_each_generation(connection, BEFORE_0012)
         connection.execute(f"UPDATE {schema.VERSION_TABLE} SET version_num = '0011'")
@@ -118,21 +126,23 @@ def test_the_words_of_an_older_index_are_counted_by_source_in_every_generation(
     look_in = generation_tables.look_in
 
     def read_meanwhile(connection: Connection, schema_name: str, path: str) -> None:
-        """While 0013 fills the other two generations' tables, after 0012 and before the exchanges."""
+        """While 0013 and 0015 fill the other two generations' tables, before the exchanges."""
         began.append(schema_name)
-        if 2 < len(began) <= 4:
+        if len(began) in {3, 4, 9, 10}:
             with psycopg.connect(index.endpoints.postgres_url, options="-c lock_timeout=5s") as other:
-                read.append(value(other, "SELECT count(*) FROM term_statistics JOIN document_chunks ON false"))
+                joined = "SELECT count(*) FROM term_statistics, document_chunks, documents WHERE false"
+                read.append(value(other, joined))
         look_in(connection, schema_name, path)
 
     with monkeypatch.context() as patch:
         patch.setattr(generation_tables, "look_in", read_meanwhile)
         with index.opened() as pipeline:
             assert schema.migrate(pipeline.stores.database) is False, "opening it has"
-    assert read == [0, 0]
+    assert len(began) == 12
+    assert read == [0, 0, 0, 0]
     with index.opened() as pipeline:
         assert DataConsistencyChecker(pipeline).check_consistency().consistent
-    assert in_each_schema(COUNTS, SOURCES_OF_CHUNKS) == counted
+    assert in_each_schema(*stored) == before
     assert in_each_schema(GRANTED) == [[(True,)]] * 3
 
     index.rows("DELETE FROM documents WHERE source_id = 'hr:c.md' RETURNING id")
@@ -143,4 +153,4 @@ def test_the_words_of_an_older_index_are_counted_by_source_in_every_generation(
     assert index.ingest().complete
     with index.opened() as pipeline:
         assert DataConsistencyChecker(pipeline).check_consistency().consistent
-    assert in_each_schema(COUNTS)[0] == counted[0]
+    assert in_each_schema(COUNTS)[0] == before[0]

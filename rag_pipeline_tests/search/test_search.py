@@ -327,26 +327,64 @@ def test_a_word_of_hidden_documents_only_is_looked_for_nowhere(index: SearchInde
     index.ingest()
     visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
     looked_for: list[list[str]] = []
-    fulltext = queries.fulltext
+    best_by_words = queries.best_by_words
 
-    def read(connection: Connection, words: Any, *arguments: Any, **options: Any) -> Any:
+    def read(connection: Connection, words: Any, *arguments: Any) -> Any:
         looked_for.append(list(words))
-        return fulltext(connection, words, *arguments, **options)
+        return best_by_words(connection, words, *arguments)
 
-    monkeypatch.setattr(queries, "fulltext", read)
+    monkeypatch.setattr(queries, "best_by_words", read)
     for word in ("merger", "layoffs"):
         assert names(index, word, mode="fulltext", only_sources=visible) == []
         terms = Terms(index.pipeline.stores.database, word, visible)
         assert bm25.query_vector(list(terms.counts), terms.document_frequency) == {}
-    assert looked_for == [[], []]
+    assert looked_for == []
     assert len(names(index, "merger", mode="fulltext")) == 5
-    assert looked_for[2:] == [list(Terms(index.pipeline.stores.database, "merger").counts)]
+    assert looked_for == [list(Terms(index.pipeline.stores.database, "merger").counts)]
+
+
+def test_a_month_of_hidden_documents_only_is_looked_at_nowhere(index: SearchIndex, monkeypatch):
+    (index.folder / "hidden").mkdir()
+    for month in (4, 5):
+        text = f"---\ndate: 2024-0{month}-20\ncategory: food\n---\n# 豆腐\n\n豆腐 {month}"
+        (index.folder / "hidden" / f"{month}.md").write_text(text, "utf-8")
+    folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
+    index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
+    index.write("june.md", "# 豆腐\n\n豆腐", "2024-06-15")
+    index.ingest()
+    visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
+    looked_at: list[str] = []
+
+    def noted(where: Any, name: str, months_of: Any) -> None:
+        read = getattr(where, name)
+
+        def reading(*arguments: Any) -> Any:
+            looked_at.extend(map(str, months_of(arguments)))
+            return read(*arguments)
+
+        monkeypatch.setattr(where, name, reading)
+
+    noted(queries, "best_by_words", lambda arguments: arguments[3])
+    noted(queries, "matching_documents", lambda arguments: arguments[3])
+    noted(live_candidates, "find", lambda arguments: arguments[8])
+    spring = {"from_date": date(2024, 4, 1), "to_date": date(2024, 5, 31)}
+    for mode in MODES:
+        for filters in (Filters(**spring), Filters(**spring, category="food")):
+            assert names(index, "豆腐", mode=mode, filters=filters, only_sources=visible) == []
+            assert looked_at == [], mode
+            assert len(names(index, "豆腐", mode=mode, filters=filters)) == 2
+            assert {"2024-04", "2024-05"} == set(looked_at), mode
+            looked_at.clear()
+        early = Filters(from_date=date(2024, 2, 1))
+        assert names(index, "豆腐", mode=mode, filters=early, only_sources=visible)[0] == "june.md"
+        assert set(looked_at) == {"2024-02", "2024-06"}, mode
+        looked_at.clear()
 
 
 def test_the_source_of_the_item_decides_who_may_see_a_chunk(index: SearchIndex):
     (index.folder / "hidden").mkdir()
     (index.folder / "hidden" / "plan.md").write_text(
-        "---\ndate: 2024-02-20\n---\n# Plan\n\nThe merger.\n", "utf-8"
+        "---\ndate: 2024-02-20\ncategory: plans\n---\n# Plan\n\nThe merger.\n", "utf-8"
     )
     folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
     index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
@@ -354,8 +392,15 @@ def test_the_source_of_the_item_decides_who_may_see_a_chunk(index: SearchIndex):
     visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
     index.execute("UPDATE document_chunks SET source = %s", visible[0])
     index.execute("UPDATE term_statistics SET source = %s WHERE term LIKE 'マージャー'", visible[0])
+    index.execute("UPDATE documents SET source = %s", visible[0])
     assert names(index, "merger", mode="fulltext", only_sources=visible) == []
-    assert names(index, "merger", mode="fulltext") == ["hr:plan.md"]
+    assert names(index, "merger", mode="fulltext", filters=Filters(category="plans"), only_sources=visible) == []
+    assert names(index, "merger", mode="fulltext", filters=Filters(category="plans")) == ["hr:plan.md"]
+    index.write(
+        "last.md", "# Plan\n\nAnother plan was a merger, which nobody wanted, of two of them.", "2024-02-20", "en"
+    )
+    index.ingest()
+    assert names(index, "merger", mode="fulltext", limit=1, only_sources=visible) == ["last.md"]
 
 
 def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(index: SearchIndex):
@@ -436,15 +481,22 @@ def test_a_full_text_search_takes_few_locks_whatever_the_number_of_months(
     index: SearchIndex, monkeypatch: pytest.MonkeyPatch
 ):
     database = index.pipeline.stores.database
-    schema.ensure_months(database, Month(2019, 1).until(Month(2024, 12)))
-    fulltext, taken = queries.fulltext, []
+    months = list(Month(2019, 1).until(Month(2024, 12)))
+    schema.ensure_months(database, months)
+    index.execute(
+        """INSERT INTO term_statistics (term, month, source, chunks)
+        SELECT t.term, other.month, t.source, 1 FROM term_statistics t, unnest(%s::date[]) AS other(month)
+        WHERE t.term = '豆腐' AND other.month <> t.month""",
+        [month.start.date() for month in months],
+    )
+    best_by_words, taken = queries.best_by_words, []
 
     def counted(connection: Connection, *arguments: Any) -> Any:
-        found = fulltext(connection, *arguments)
+        found = best_by_words(connection, *arguments)
         taken.append(value(connection, "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()"))
         return found
 
-    monkeypatch.setattr(queries, "fulltext", counted)
+    monkeypatch.setattr(queries, "best_by_words", counted)
     assert names(index, "豆腐", mode="fulltext") == ["recipe.md"]
     assert len(taken) == 3
     assert max(taken) < 800

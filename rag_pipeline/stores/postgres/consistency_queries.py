@@ -84,9 +84,10 @@ NOT_COMPLETED = (
     f"{CHUNKS_OF_MONTH} AND c.embedding_status IN {one_of(*TO_EMBED, EmbeddingStatus.FAILED)} AND {_ALL_IDS}"
 )
 _LEFT_PROCESSING = f"{CHUNKS_OF_MONTH} AND c.embedding_status = {EmbeddingStatus.PROCESSING.sql} AND {_NO_RUN}"
-WRONG_SOURCE = (
+CHUNK_OF_WRONG_SOURCE = (
     f"{CHUNKS_OF_MONTH} AND c.live AND i.document_id = c.document_id AND c.source IS DISTINCT FROM i.source"
 )
+DOCUMENT_OF_WRONG_SOURCE = f"{DOCUMENTS_OF_MONTH} AND i.document_id = d.id AND d.source IS DISTINCT FROM i.source"
 _WORDS = "CROSS JOIN LATERAL unnest(tsvector_to_array(coalesce(c.content_words, '')) || ARRAY['']) AS word(term)"
 """The words of a chunk, and the empty one that counts the chunk itself."""
 TERMS = f"""
@@ -109,7 +110,9 @@ _TERMS_OF_DOCUMENTS = f"""
 _A_DOCUMENT = "d.id AS document_id, d.source_id"
 _IDS = ", ".join(f"c.{column(kind)}" for kind in VECTOR_KINDS)
 _A_CHUNK = "c.id AS chunk_id, c.document_id, c.position"
-_WRONG_SOURCES = f"SELECT {_A_CHUNK}, c.source FROM document_chunks c, source_items i WHERE {WRONG_SOURCE}"
+_CHUNKS_OF_WRONG_SOURCE = (
+    f"SELECT {_A_CHUNK}, c.source FROM document_chunks c, source_items i WHERE {CHUNK_OF_WRONG_SOURCE}"
+)
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,11 @@ MISMATCHES = (
         "completed documents whose vectors are stored with an old position or language",
         f"SELECT {_A_DOCUMENT}, d.language FROM documents d WHERE {MOVED}",
         "position and language are rewritten in the collections, with the stored vectors",
+    ),
+    _costly(
+        "documents with another source than their item",
+        f"SELECT {_A_DOCUMENT}, d.source FROM documents d, source_items i WHERE {DOCUMENT_OF_WRONG_SOURCE}",
+        "they get the source of their item",
     ),
     Mismatch(
         "documents",
@@ -186,9 +194,9 @@ MISMATCHES = (
     Mismatch(
         "document_chunks",
         "live chunks with another source than their document",
-        _WRONG_SOURCES,
+        _CHUNKS_OF_WRONG_SOURCE,
         "they get the source of the document's item, and their words are recounted",
-        f"{_WRONG_SOURCES} AND c.document_id = ANY(%(documents)s)",
+        f"{_CHUNKS_OF_WRONG_SOURCE} AND c.document_id = ANY(%(documents)s)",
     ),
     Mismatch(
         "document_chunks",

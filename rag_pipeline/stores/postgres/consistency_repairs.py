@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from rag_pipeline.stores.postgres.consistency_queries import (
+    CHUNK_OF_WRONG_SOURCE,
+    DOCUMENT_OF_WRONG_SOURCE,
     MOVED,
     NOT_COMPLETED,
     NOTHING_FAILED,
@@ -18,7 +20,6 @@ from rag_pipeline.stores.postgres.consistency_queries import (
     WITHOUT_DOCUMENT,
     WITHOUT_IDS,
     WRONG_COUNT,
-    WRONG_SOURCE,
     of_month,
 )
 from rag_pipeline.stores.postgres.month_bounds import CHUNKS_OF_MONTH, DOCUMENTS_OF_MONTH
@@ -145,11 +146,22 @@ def restore_ids(connection: Connection, month: Month, built: Sequence[VectorKind
 
 
 def restore_sources(connection: Connection, month: Month) -> int:
-    """Give live chunks the source of their document's item; return the number of chunks. `recount_terms` follows."""
-    return connection.execute(
-        f"UPDATE document_chunks c SET source = i.source, updated_at = now() FROM source_items i WHERE {WRONG_SOURCE}",
+    """Give documents and live chunks the source of their item; return the number of rows. `recount_terms` follows."""
+    restored = connection.execute(
+        f"""
+        UPDATE documents d SET source = i.source, updated_at = now() FROM source_items i
+        WHERE {DOCUMENT_OF_WRONG_SOURCE}
+        """,
         of_month(month),
     ).rowcount
+    restored += connection.execute(
+        f"""
+        UPDATE document_chunks c SET source = i.source, updated_at = now() FROM source_items i
+        WHERE {CHUNK_OF_WRONG_SOURCE}
+        """,
+        of_month(month),
+    ).rowcount
+    return restored
 
 
 def recount_terms(connection: Connection, month: Month) -> int:

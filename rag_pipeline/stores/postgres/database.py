@@ -433,9 +433,11 @@ def named(connection: Connection, query: str, parameters: Parameters = ()) -> li
     return connection.cursor(row_factory=namedtuple_row).execute(query, parameters).fetchall()
 
 
-def values(connection: Connection, query: str, parameters: Parameters = ()) -> list[Any]:
-    """Return the only column of every row."""
-    return connection.cursor(row_factory=scalar_row).execute(query, parameters).fetchall()
+def values(
+    connection: Connection, query: str, parameters: Parameters = (), *, prepare: bool | None = None
+) -> list[Any]:
+    """Return the only column of every row; `prepare` as in `objects`."""
+    return connection.cursor(row_factory=scalar_row).execute(query, parameters, prepare=prepare).fetchall()
 
 
 def value(connection: Connection, query: str, parameters: Parameters = ()) -> Any:

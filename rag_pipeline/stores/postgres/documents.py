@@ -79,7 +79,7 @@ _MOST_SAMPLED_CHARS = 500_000
 _COLUMNS = [field.name for field in fields(DocumentRow)]
 
 _REPLACE = f"""ON CONFLICT (id, created_at) DO UPDATE SET
-    title = excluded.title, content = excluded.content, source_url = excluded.source_url,
+    source = excluded.source, title = excluded.title, content = excluded.content, source_url = excluded.source_url,
     author = excluded.author, language = excluded.language, category = excluded.category,
     tags = excluded.tags, char_count = excluded.char_count,
     processing_status = {ProcessingStatus.PROCESSING.sql}, indexing_status = {IndexingStatus.PENDING.sql},
@@ -102,10 +102,11 @@ def upsert(connection: Connection, rows: Sequence[DocumentRow]) -> None:
             copy.write_row(attrgetter(*_COLUMNS)(row))
     connection.execute(
         f"""
-        INSERT INTO documents AS d ({columns}, char_count, processing_status)
-        SELECT {columns}, length(content), {ProcessingStatus.PROCESSING.sql} FROM parsed
+        INSERT INTO documents AS d ({columns}, source, char_count, processing_status)
+        SELECT {", ".join(f"p.{column}" for column in _COLUMNS)}, i.source, length(p.content),
+            {ProcessingStatus.PROCESSING.sql}
         -- An item that was deleted since it was read has no key any more and needs no document.
-        WHERE EXISTS (SELECT FROM source_items i WHERE i.document_id = parsed.id)
+        FROM parsed p JOIN source_items i ON i.document_id = p.id
         {_REPLACE}
         """
     )
@@ -119,8 +120,8 @@ def copy_from(connection: Connection, schema: str, month: Month, documents: Sequ
     connection.execute(
         sql.SQL(
             """
-            INSERT INTO documents AS d ({columns}, char_count, processing_status)
-            SELECT {stored}, o.char_count, {processing} FROM {other} o
+            INSERT INTO documents AS d ({columns}, source, char_count, processing_status)
+            SELECT {stored}, i.source, o.char_count, {processing} FROM {other} o
             -- Locked, so that an item that is deleted now takes this document along.
             JOIN source_items i ON (i.source_type, i.source_id) = (o.source_type, o.source_id)
             WHERE o.id = ANY(%(documents)s) AND o.created_at >= %(start)s AND o.created_at < %(end)s

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-HEAD = "0013"
+HEAD = "0015"
 """The newest revision in `migrations/versions`; a test compares them."""
 VERSION_TABLE = "rag_schema_version"
 """Not Alembic's default, which Dagster uses if both share a database."""

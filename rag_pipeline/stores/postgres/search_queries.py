@@ -2,6 +2,9 @@
 
 Every query names the months that it needs, so that the planner prunes the partitions of all others: to plan a
 query over ten years of partitions takes longer than to run any of these.
+
+Whose documents an asker may not see are passed over in the indexes already, which know the source of each row, and
+their months are not among those named: else the time of a search would tell what hidden documents have.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from rag_pipeline.stores.postgres.database import dicts, named, objects, values
+from rag_pipeline.stores.postgres.database import named, objects, values
 from rag_pipeline.stores.postgres.document_chunks import CONTEXT
 from rag_pipeline.stores.vector_ids import column
 
@@ -52,26 +55,57 @@ _COLUMNS = f"""c.id, c.document_id, c.document_created_at, d.source_type, d.sour
 
 _OF_ITS_DOCUMENT = "d.id = c.document_id AND d.created_at = c.document_created_at"
 
-_MATCHES = """(%(language)s::bpchar IS NULL OR d.language = %(language)s::bpchar)
-    AND (%(source_type)s::text IS NULL OR d.source_type = %(source_type)s::text)
-    AND (%(category)s::text IS NULL OR d.category = %(category)s::text)
-    AND (%(author)s::text IS NULL OR d.author = %(author)s::text)
-    AND (%(tags)s::text[] IS NULL OR d.tags @> %(tags)s::text[])"""
-
-_OF_SOURCES = "(%(sources)s::uuid[] IS NULL OR {item}.source = ANY(%(sources)s::uuid[]))"
-_ITS_ITEM_IS_OF_SOURCES = """(%(sources)s::uuid[] IS NULL OR EXISTS (
-    SELECT FROM source_items i WHERE i.document_id = d.id AND i.source = ANY(%(sources)s::uuid[])))"""
-"""Of a document `d`."""
+# Of an item, which decides. The columns of documents and chunks are only read sooner, and `hydrate` comes after them.
+_OF_SOURCE = "{row}.source = ANY(%(sources)s::uuid[])"
+_OF_SOURCE_BY_GIN = "ARRAY[{row}.source] && %(sources)s::uuid[]"
+"""The same, as the indexes of words and tags know it."""
 
 
-def _conditions(filters: Filters, sources: Sequence[UUID] | None) -> dict[str, Any]:
-    """The parameters of `_MATCHES` and `_OF_SOURCES`."""
+def _all_of(*conditions: str) -> str:
+    return " AND ".join(filter(None, conditions)) or "true"
+
+
+def _not_by_index(condition: str) -> str:
+    """A condition that no index is asked for: which one the planner asks depends on what hidden documents have too."""
+    return f"CASE WHEN {condition} THEN true ELSE false END"
+
+
+_BY_INDEXES = {"enable_seqscan": "off", "random_page_cost": "1"}
+"""For an index that leaves rows out, however many are thought to remain: PostgreSQL counts the hidden ones among them."""
+_NAMING = {**_BY_INDEXES, "enable_indexscan": "off"}
+"""Nor one row after the other, whatever their source, until there are enough."""
+_RANKING = {**_BY_INDEXES, "enable_hashjoin": "off", "enable_mergejoin": "off"}
+"""Nor with a table of documents of all sources beside."""
+
+
+def _plan_with(connection: Connection, settings: Mapping[str, str]) -> None:
+    """Set how the rest of the transaction is planned."""
+    connection.execute(
+        "SELECT set_config(name, setting, true) FROM unnest(%s::text[], %s::text[]) AS s(name, setting)",
+        (list(settings), list(settings.values())),
+    )
+
+
+def _matches(filters: Filters) -> str:
+    """The conditions of the filters on a document `d`, dates left out; none if it is empty. Their parameters are `_values`."""
+    # Only what is asked for: for a condition that might not be there the planner cannot choose an index.
+    given = {
+        "d.language = %(language)s::bpchar": filters.language,
+        "d.source_type = %(source_type)s": filters.source_type,
+        "d.category = %(category)s": filters.category,
+        "d.author = %(author)s": filters.author,
+        "d.tags @> %(tags)s::text[]": filters.tags,
+    }
+    return " AND ".join(condition for condition, asked in given.items() if asked)
+
+
+def _values(filters: Filters, sources: Sequence[UUID] | None) -> dict[str, Any]:
     return {
         "language": filters.language,
         "source_type": filters.source_type,
         "category": filters.category,
         "author": filters.author,
-        "tags": list(filters.tags) or None,
+        "tags": list(filters.tags),
         "sources": None if sources is None else list(sources),
     }
 
@@ -93,16 +127,41 @@ def _between(column: str, filters: Filters) -> str:
     return both.format(column=column)
 
 
-def _dates(filters: Filters, first: Month | None = None, last: Month | None = None) -> dict[str, Any]:
-    """The parameters of `_between`, from the first to the last month."""
+def _dates(filters: Filters) -> dict[str, Any]:
+    """The parameters of `_between`."""
     return {
-        "since": max(filter(None, (filters.since, first.start if first else None)), default=None),
-        "until": min(filter(None, (filters.until, last.end if last else None)), default=None),
+        "since": filters.since,
+        "until": filters.until,
         "days_since": filters.of_days.since,
         "days_until": filters.of_days.until,
         "moments_since": filters.of_moments.since,
         "moments_until": filters.of_moments.until,
     }
+
+
+def _in_months(column: str, months: Sequence[Month]) -> str:
+    """The condition that a column lies in one of these months, which are in order; its parameters are `_months`."""
+    runs = range(len(_runs(months)))
+    return "(" + " OR ".join(f"{column} >= %(first{n})s AND {column} < %(end{n})s" for n in runs) + ")"
+
+
+def _months(months: Sequence[Month]) -> dict[str, Any]:
+    return {
+        name: moment
+        for n, (first, last) in enumerate(_runs(months))
+        for name, moment in ((f"first{n}", first.start), (f"end{n}", last.end))
+    }
+
+
+def _runs(months: Sequence[Month]) -> list[tuple[Month, Month]]:
+    """The first and the last of months that follow each other without a gap."""
+    runs: list[tuple[Month, Month]] = []
+    for month in months:
+        if runs and runs[-1][1].next() == month:
+            runs[-1] = runs[-1][0], month
+        else:
+            runs.append((month, month))
+    return runs
 
 
 def documents_of_sources(
@@ -113,7 +172,7 @@ def documents_of_sources(
         connection,
         f"""
         SELECT i.document_id FROM source_items i
-        WHERE i.source = ANY(%(sources)s) AND {_between("i.document_created_at", filters)} LIMIT %(limit)s
+        WHERE {_OF_SOURCE.format(row="i")} AND {_between("i.document_created_at", filters)} LIMIT %(limit)s
         """,
         {"sources": list(sources), **_dates(filters), "limit": limit},
     )
@@ -123,27 +182,26 @@ def matching_documents(
     connection: Connection,
     filters: Filters,
     sources: Sequence[UUID] | None,
-    first: Month,
-    last: Month,
+    months: Sequence[Month],
     limit: int,
 ) -> list[UUID]:
-    """Return documents from the first to the last month that match the filters and are of these sources: at most `limit`.
+    """Return documents of these months that match the filters and are of these sources (None: all): at most `limit`.
 
-    As in `fulltext`, ask for a few months at a time.
+    As in `best_by_words`, ask for a few months at a time. It is for `hydrate` to say whether they may be seen.
     """
+    conditions = [
+        _matches(filters),
+        _in_months("d.created_at", months),
+        _between("d.created_at", filters),
+    ]
+    if sources is not None:
+        _plan_with(connection, _NAMING)
+        conditions.append((_OF_SOURCE_BY_GIN if filters.tags else _OF_SOURCE).format(row="d"))
     return values(
         connection,
-        f"""
-        SELECT d.id FROM documents d
-        WHERE {_MATCHES} AND {_between("d.created_at", filters)}
-            AND {_ITS_ITEM_IS_OF_SOURCES}
-        LIMIT %(limit)s
-        """,
-        {
-            **_conditions(filters, sources),
-            **_dates(filters, first, last),
-            "limit": limit,
-        },
+        f"SELECT d.id FROM documents d WHERE {_all_of(*conditions)} LIMIT %(limit)s",
+        {**_values(filters, sources), **_dates(filters), **_months(months), "limit": limit},
+        prepare=False,
     )
 
 
@@ -160,19 +218,20 @@ def hydrate(
     """
     if not candidates:
         return {}
+    of_sources = "" if sources is None else _OF_SOURCE.format(row="i")
     # First the exact moments, from a table without partitions: Milvus holds only their seconds, and for a range
     # the planner would open every month between the first and the last.
     items = named(
         connection,
         f"""
         SELECT i.document_id, i.document_created_at FROM source_items i
-        WHERE i.document_id = ANY(%(documents)s) AND {_between("i.document_created_at", filters)}
-            AND {_OF_SOURCES.format(item="i")}
+        WHERE i.document_id = ANY(%(documents)s)
+            AND {_all_of(_between("i.document_created_at", filters), of_sources)}
         """,
         {
             "documents": list(set(candidates.values())),
             **_dates(filters),
-            **_conditions(filters, sources),
+            **_values(filters, sources),
         },
     )
     if not items:
@@ -183,69 +242,97 @@ def hydrate(
         FoundChunk,
         f"""
         SELECT {_COLUMNS} FROM document_chunks c JOIN documents d ON {_OF_ITS_DOCUMENT}
-        WHERE c.id = ANY(%(chunks)s) AND d.id = ANY(%(documents)s) AND c.live AND {_MATCHES}
+        WHERE c.id = ANY(%(chunks)s) AND d.id = ANY(%(documents)s) AND c.live AND {_not_by_index(_all_of(_matches(filters)))}
             AND c.document_created_at = ANY(%(moments)s) AND d.created_at = ANY(%(moments)s)
         """,
         {
             "chunks": [chunk for chunk, document in candidates.items() if document in documents],
             "documents": list(documents),
             "moments": list({item.document_created_at for item in items}),
-            **_conditions(filters, sources),
+            **_values(filters, sources),
         },
     )
     return {chunk.id: chunk for chunk in found}
 
 
-def fulltext(
+@dataclass(frozen=True)
+class RankedChunk:
+    """A chunk that contains words, and not looked up by `hydrate` yet."""
+
+    id: UUID
+    document_id: UUID
+    position: int
+    score: float
+
+    @property
+    def rank(self) -> tuple[float, UUID, int]:
+        """What sorts chunks, best first."""
+        return -self.score, self.document_id, self.position
+
+
+def best_by_words(
     connection: Connection,
     words: Mapping[str, float],
     filters: Filters,
+    months: Sequence[Month],
     limit: int,
-    first: Month,
-    last: Month,
     sources: Sequence[UUID] | None = None,
-) -> list[tuple[FoundChunk, float]]:
-    """Return the live chunks from the first to the last month that contain any of the words, each with its score.
+    documents: Sequence[UUID] | None = None,
+) -> list[RankedChunk]:
+    """Return the live chunks that contain any of the words and match the filters: the best `limit`.
 
-    Best first. Every index of every month is locked until the end of the transaction, and PostgreSQL's table of locks
-    is shared by all sessions: ask for a few months at a time, each in a transaction of its own.
+    Of these months, sources and documents (None: all). Whether they may be seen is for `hydrate` to say.
+
+    Every index of every month is locked until the end of the transaction, and PostgreSQL's table of locks is shared by
+    all sessions: ask for a few months at a time, each in a transaction of its own.
 
     `words` maps a word, as PostgreSQL writes it (`term_statistics.CountedWord.lexeme`), to its weight. The score is the sum over the
     words of weight × `ts_rank` (which grows with the word's occurrences and levels off), divided by
     1 + ln(1 + the number of different words in the chunk). `ts_rank` alone does not know which words are rare.
     """
-    if not words:
-        return []
     # A word consists of letters and digits, so quoting it makes it a single lexeme.
     lexemes = [f"'{word}'" for word in words]
-    parameters: dict[str, Any] = {
-        "any": " | ".join(lexemes),
-        "lexemes": lexemes,
-        "weights": list(words.values()),
-        **_conditions(filters, sources),
-        **_dates(filters, first, last),
-        "limit": limit,
-    }
-    rows = dicts(
+    conditions = [
+        "c.live AND c.content_words @@ %(any)s::tsquery",
+        _in_months("c.document_created_at", months),
+        _between("c.document_created_at", filters),
+    ]
+    of_document = "" if documents is not None else _matches(filters)
+    join = (
+        f"JOIN documents d ON {_OF_ITS_DOCUMENT} AND {_in_months('d.created_at', months)}" if of_document else ""
+    )
+    named = "" if documents is None else "c.document_id = ANY(%(documents)s)"
+    if sources is None:
+        conditions += [of_document, named]
+    else:
+        _plan_with(connection, _RANKING)
+        conditions += [_OF_SOURCE_BY_GIN.format(row="c"), *map(_not_by_index, filter(None, (of_document, named)))]
+    return objects(
         connection,
+        RankedChunk,
         f"""
-        SELECT {_COLUMNS}, ranked.score / (1 + ln(1 + length(c.content_words))) AS score
-        FROM document_chunks c JOIN documents d ON {_OF_ITS_DOCUMENT}
+        SELECT c.id, c.document_id, c.position, ranked.score / (1 + ln(1 + length(c.content_words))) AS score
+        FROM document_chunks c {join}
         CROSS JOIN LATERAL (
             SELECT sum(w.weight * ts_rank('{{1, 1, 1, 1}}', c.content_words, w.lexeme::tsquery)) AS score
             FROM unnest(%(lexemes)s::text[], %(weights)s::float8[]) AS w(lexeme, weight)
         ) ranked
-        WHERE c.live AND c.content_words @@ %(any)s::tsquery AND {_MATCHES}
-            AND {_between("c.document_created_at", filters)} AND {_between("d.created_at", filters)}
-            AND {_OF_SOURCES.format(item="c")}
-            -- The item decides; the chunk's own column is only read sooner.
-            AND {_ITS_ITEM_IS_OF_SOURCES}
+        WHERE {_all_of(*conditions)}
         ORDER BY score DESC, c.document_id, c.position LIMIT %(limit)s
         """,
-        parameters,
+        {
+            "any": " | ".join(lexemes),
+            "lexemes": lexemes,
+            "weights": list(words.values()),
+            **_values(filters, sources),
+            **_dates(filters),
+            **_months(months),
+            "documents": None if documents is None else list(documents),
+            "limit": limit,
+        },
+        # How many chunks contain the words decides how they are best found; a plan for any words took four times as long.
+        prepare=False,
     )
-    scores = [float(row.pop("score")) for row in rows]
-    return [(FoundChunk(**row), score) for row, score in zip(rows, scores, strict=True)]
 
 
 @dataclass(frozen=True)

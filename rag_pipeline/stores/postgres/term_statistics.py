@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from rag_pipeline.stores.postgres.database import named, value
+from rag_pipeline.months import Month
+from rag_pipeline.stores.postgres.database import named, value, values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +52,22 @@ def document_frequency(
     )
     counts = {row.word: CountedWord(row.lexeme, row.chunks) for row in rows}
     return counts.pop(ALL).chunks, counts
+
+
+def months_with(
+    connection: Connection, lexemes: Sequence[str] = (ALL,), sources: Sequence[UUID] | None = None
+) -> list[Month]:
+    """Return the months in which live chunks of these sources (None: all) contain one of these words, in order."""
+    of_sources = "" if sources is None else "AND t.source = ANY(%(sources)s)"
+    months = values(
+        connection,
+        f"""
+        SELECT DISTINCT to_char(t.month, 'YYYY-MM') FROM term_statistics t
+        WHERE t.term = ANY(%(lexemes)s) AND t.chunks > 0 {of_sources} ORDER BY 1
+        """,
+        {"lexemes": list(lexemes), "sources": None if sources is None else list(sources)},
+    )
+    return [Month.parse(month) for month in months]
 
 
 def has_table(database: Database) -> bool:
