@@ -207,7 +207,7 @@ def catalogue(damaged: DamagedIndex) -> list[tuple[Any, ...]]:
 def test_the_expected_schema_is_what_the_migrations_make(database: Database) -> None:
     expected = expected_schema(database)
     indexes = {index.name: index for index in expected.indexes}
-    assert indexes["idx_documents_tags"].definition == "gin (tags)"
+    assert indexes["idx_documents_tags"].definition == "gin (tags, (ARRAY[source]))"
     assert indexes["idx_sources_name_type"].unique
     assert {"japanese"} == set(expected.text_search_configurations)
     assert {"cleanup_document_vectors", "create_monthly_partition"} <= set(expected.functions)
