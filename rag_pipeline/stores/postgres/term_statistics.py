@@ -62,12 +62,12 @@ def months_with(
     months = values(
         connection,
         f"""
-        SELECT DISTINCT to_char(t.month, 'YYYY-MM') FROM term_statistics t
+        SELECT DISTINCT t.month FROM term_statistics t
         WHERE t.term = ANY(%(lexemes)s) AND t.chunks > 0 {of_sources} ORDER BY 1
         """,
         {"lexemes": list(lexemes), "sources": None if sources is None else list(sources)},
     )
-    return [Month.parse(month) for month in months]
+    return [Month(first.year, first.month) for first in months]
 
 
 def has_table(database: Database) -> bool:
