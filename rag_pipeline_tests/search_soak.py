@@ -2,7 +2,8 @@
 
 Documents switch versions, are deleted and come back, and the rights of one key are taken away and given back, while
 clients search over HTTP. Counts the answers that held a version which was gone when they were asked for, documents that
-the asker may not see, and answers that failed; all three have to be zero. Exits with 1 otherwise.
+the asker may not see, full-text searches that missed a document which was there all the time, and answers that failed;
+all have to be zero. Exits with 1 otherwise.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from rag_pipeline_tests.support.search_index import SearchIndex, new_index
 from rag_pipeline_tests.support.servers import temporary_folder, temporary_servers
 
 _POTS = 6
+_OF_ALL, _ALL = "豆腐 鍋", 50
+"""What every pot is found by, and at most so many chunks there are."""
 _VERSION = re.compile(r"鍋(\d+) 版(\d+)。")
 
 
@@ -28,6 +31,8 @@ _VERSION = re.compile(r"鍋(\d+) 版(\d+)。")
 class State:
     """What was committed, as far as a client can rely on it."""
 
+    versions: Counter[int] = field(default_factory=Counter)
+    """Pot → the version that was written last."""
     least: dict[int, int] = field(default_factory=dict)
     """Pot → the version that is live at least; absent while its document is deleted."""
     deleted: set[int] = field(default_factory=set)
@@ -44,13 +49,16 @@ def ask(service: Service, keys: dict[str, str], state: State, ended: threading.E
     chosen = random.Random(seed)
     while not ended.is_set():
         who = chosen.choice(list(keys))
-        query = chosen.choice(["豆腐 鍋", "鍋の版", "秘密の鍋", f"鍋{chosen.randrange(_POTS)}"])
+        query = chosen.choice([_OF_ALL, "鍋の版", "秘密の鍋", f"鍋{chosen.randrange(_POTS)}"])
         mode = chosen.choice(["hybrid", "dense", "sparse", "fulltext"])
         least, deleted = dict(state.least), set(state.deleted)
-        answer = service.search(keys[who], query, mode=mode, limit=chosen.choice([3, 10, 50]))
+        limit = chosen.choice([3, 10, _ALL])
+        filters = chosen.choice([{}, {"category": "煮物"}, {"tags": ["鍋", "冬"]}, {"from": "2024-01-01"}])
+        answer = service.search(keys[who], query, mode=mode, limit=limit, filters=filters)
         if answer.status_code != 200:
             state.faults.append(f"{answer.status_code}: {answer.text}")
             continue
+        stayed = least.keys() & dict(state.least).keys()
         body = answer.json()
         state.counts["cached" if body["cached"] else "searched"] += 1
         for hit in body["hits"]:
@@ -62,6 +70,9 @@ def ask(service: Service, keys: dict[str, str], state: State, ended: threading.E
                     state.faults.append(f"deleted: pot {pot}")
                 if version < least.get(pot, 0):
                     state.faults.append(f"gone: pot {pot} version {version} after {least[pot]}")
+                stayed.discard(pot)
+        if stayed and mode == "fulltext" and query == _OF_ALL and limit == _ALL:
+            state.faults.append(f"missed: pots {sorted(stayed)}, with {filters}")
 
 
 def look_at_rights(index: SearchIndex, service: Service, key: str, state: State, ended: threading.Event) -> None:
@@ -80,7 +91,6 @@ def look_at_rights(index: SearchIndex, service: Service, key: str, state: State,
 def change(index: SearchIndex, state: State, end: float) -> None:
     """Write new versions, delete documents and bring them back, until a moment."""
     chosen = random.Random(3)
-    versions = dict.fromkeys(range(_POTS), 0)
     while time.monotonic() < end:
         some = chosen.sample(range(_POTS), 2)
         for pot in some:
@@ -90,14 +100,17 @@ def change(index: SearchIndex, state: State, end: float) -> None:
                 state.counts["deleted"] += 1
             else:
                 state.deleted.discard(pot)
-                versions[pot] += 1
-                text = f"# 鍋{pot}\n\n豆腐 鍋{pot} 版{versions[pot]}。" + "出汁をとる。" * chosen.randrange(40)
-                index.write(f"pot{pot}.md", text, f"2024-{pot % 3 + 1:02d}-05")
+                state.versions[pot] += 1
+                text = f"# 鍋{pot}\n\n豆腐 鍋{pot} 版{state.versions[pot]}。" + "出汁をとる。" * chosen.randrange(
+                    40
+                )
+                front = f"2024-{pot % 3 + 1:02d}-05\ncategory: 煮物\ntags: [鍋, 冬, 豆腐]"
+                index.write(f"pot{pot}.md", text, front)
                 state.counts["written"] += 1
         index.ingest()
         for pot in some:
             if (index.docs / f"pot{pot}.md").exists():
-                state.least[pot] = versions[pot]
+                state.least[pot] = state.versions[pot]
             else:
                 state.deleted.add(pot)
 

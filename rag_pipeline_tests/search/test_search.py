@@ -414,6 +414,21 @@ def test_an_edit_is_found_once_it_is_complete_and_the_old_version_until_then(ind
     assert "大根" in search(index.pipeline, "大根と油揚げ").hits[0].content
 
 
+def test_a_document_that_changes_while_it_is_searched_for_is_found(index: SearchIndex, monkeypatch):
+    hydrate, changed = queries.hydrate, []
+
+    def hydrate_later(*arguments: Any) -> Any:
+        if not changed:
+            index.write("recipe.md", "# 味噌汁\n\n豆腐と大根を煮る。", "2024-02-15")
+            index.ingest()
+            changed.append(True)
+        return hydrate(*arguments)
+
+    monkeypatch.setattr(queries, "hydrate", hydrate_later)
+    assert names(index, "豆腐", mode="fulltext") == ["recipe.md"]
+    assert changed
+
+
 def test_a_deleted_document_is_not_found_even_while_milvus_holds_its_vectors(index: SearchIndex):
     index.delete("recipe.md")
     index.ingest(up_to="documents")

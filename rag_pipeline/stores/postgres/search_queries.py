@@ -255,6 +255,11 @@ def hydrate(
     return {chunk.id: chunk for chunk in found}
 
 
+def read_one_snapshot(connection: Connection) -> None:
+    """Have all queries of a transaction see what the first one sees. Call it before any."""
+    connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+
 @dataclass(frozen=True)
 class RankedChunk:
     """A chunk that contains words, and not looked up by `hydrate` yet."""
