@@ -17,7 +17,7 @@ from rag_pipeline.generations.lost import lost_months
 from rag_pipeline.generations.registry import collections_of, find, when_tables_are_free
 from rag_pipeline.stores.milvus.client import TIMEOUT_SECONDS
 from rag_pipeline.stores.milvus.collections import Collections
-from rag_pipeline.stores.postgres import documents, generation_tables, schema
+from rag_pipeline.stores.postgres import consistency_repairs, documents, generation_tables, schema
 from rag_pipeline.stores.postgres import generations as table
 from rag_pipeline.stores.postgres.advisory_locks import exchange_of_generations
 
@@ -59,6 +59,8 @@ def switch(
         # With the settings that every process will have: a login that is missing is found now.
         other.embedder.encode_query("to start", other.vectors)
         found = DataConsistencyChecker(other).check_consistency()
+        if not found.consistent and _restored_sources(other):
+            found = DataConsistencyChecker(other).check_consistency()
         if not found.consistent:
             listed = "; ".join(str(finding) for finding in found.errors[:_SHOWN])
             raise RagError(
@@ -71,6 +73,20 @@ def switch(
         _bring_up_to_date(pipeline, row)
         _exchange(pipeline, row)
     return row
+
+
+def _restored_sources(other: Pipeline) -> int:
+    """Give documents and chunks the sources of their items; return how many had others.
+
+    A build by a program that did not store them can have gone on while the schema was migrated.
+    """
+    restored = 0
+    for month in schema.existing_months(other.stores.database):
+        with other.month_lock(month), other.stores.database.connection() as connection:
+            if of_month := consistency_repairs.restore_sources(connection, month):
+                consistency_repairs.recount_terms(connection, month)
+            restored += of_month
+    return restored
 
 
 def _bring_up_to_date(pipeline: Pipeline, row: GenerationRow) -> None:

@@ -217,6 +217,16 @@ def test_an_incomplete_generation_does_not_go_live(
     assert index.states() == {1: "live", 2: "building"}
 
 
+def test_what_an_older_program_has_built_gets_its_sources_before_it_goes_live(index: GenerationIndex) -> None:
+    index.build(chunk_tokens=128)
+    index.rows("UPDATE public_generation_2.documents SET source = NULL RETURNING id")
+    index.rows("UPDATE public_generation_2.document_chunks SET source = gen_random_uuid() RETURNING id")
+    switch(index)
+    assert index.states() == {1: "previous", 2: "live"}
+    with index.opened() as pipeline:
+        assert DataConsistencyChecker(pipeline).check_consistency().consistent
+
+
 def test_an_inconsistent_generation_does_not_go_live(index: GenerationIndex) -> None:
     row = index.build()
     with milvus_client(index.endpoints.milvus_uri) as client:

@@ -116,6 +116,23 @@ def test_what_one_migration_has_locked_is_free_while_a_later_one_waits(database_
     database.close()
 
 
+def test_a_search_goes_on_while_the_indexes_that_it_reads_are_replaced(database_url: str) -> None:
+    """It locks chunks, then documents: no revision may hold one of them while it waits for the other."""
+    database = Database(database_url, min_size=1)
+    schema.migrate(database, "0014")
+    with psycopg.connect(database_url) as search, ThreadPoolExecutor(1) as pool:
+        search.execute("SET lock_timeout = 3000")
+        search.execute("SELECT FROM document_chunks")
+        migrating = pool.submit(schema.migrate, database)
+        try:
+            wait_for_blocked_session(database_url)
+            search.execute("SELECT FROM document_chunks JOIN documents ON true")
+        finally:
+            search.rollback()
+        assert migrating.result() is True
+    database.close()
+
+
 def test_all_tables_and_indexes_of_the_data_model(database: Database) -> None:
     with database.connection() as connection:
         tables = {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-HEAD = "0015"
+HEAD = "0016"
 """The newest revision in `migrations/versions`; a test compares them."""
 VERSION_TABLE = "rag_schema_version"
 """Not Alembic's default, which Dagster uses if both share a database."""
@@ -80,7 +80,7 @@ def migrate(database: Database, to: str = HEAD) -> bool:
             connection.commit()
             config.attributes["connection"] = connection
             command.upgrade(config, to)
-    except psycopg.errors.LockNotAvailable:
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
         raise BusyError(
             f"the schema cannot be migrated from {_version(database) or 'nothing'} to {to} while a backup or another "
             "long transaction holds one of its tables: nothing was lost, run again when that has ended"

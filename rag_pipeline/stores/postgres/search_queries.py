@@ -70,19 +70,22 @@ def _not_by_index(condition: str) -> str:
     return f"CASE WHEN {condition} THEN true ELSE false END"
 
 
-_BY_INDEXES = {"enable_seqscan": "off", "random_page_cost": "1"}
-"""For an index that leaves rows out, however many are thought to remain: PostgreSQL counts the hidden ones among them."""
-_NAMING = {**_BY_INDEXES, "enable_indexscan": "off"}
-"""Nor one row after the other, whatever their source, until there are enough."""
-_RANKING = {**_BY_INDEXES, "enable_hashjoin": "off", "enable_mergejoin": "off"}
-"""Nor with a table of documents of all sources beside."""
+_BY_INDEXES = {
+    "enable_seqscan": "off",
+    "enable_indexscan": "off",
+    "enable_indexonlyscan": "off",
+    "max_parallel_workers_per_gather": "0",
+    "random_page_cost": "0",
+}
+"""Has PostgreSQL ask the index that leaves out most, whatever that costs, and not read rows of all sources one after the
+other: it would where many rows have what is asked for, and counts hidden ones among them."""
 
 
-def _plan_with(connection: Connection, settings: Mapping[str, str]) -> None:
-    """Set how the rest of the transaction is planned."""
+def _plan_by_indexes(connection: Connection) -> None:
+    """Have the rest of the transaction planned so."""
     connection.execute(
         "SELECT set_config(name, setting, true) FROM unnest(%s::text[], %s::text[]) AS s(name, setting)",
-        (list(settings), list(settings.values())),
+        (list(_BY_INDEXES), list(_BY_INDEXES.values())),
     )
 
 
@@ -97,6 +100,21 @@ def _matches(filters: Filters) -> str:
         "d.tags @> %(tags)s::text[]": filters.tags,
     }
     return " AND ".join(condition for condition, asked in given.items() if asked)
+
+
+def _by_source(filters: Filters) -> str:
+    """The conditions on a document `d` that one index by source answers: it is of the sources, and one of its filters.
+
+    Of several indexes, another could be one of all sources.
+    """
+    if filters.tags:
+        return f"d.tags @> %(tags)s::text[] AND {_OF_SOURCE_BY_GIN.format(row='d')}"
+    of_source = _OF_SOURCE.format(row="d")
+    if filters.category is not None:
+        return f'{of_source} AND d.category COLLATE "C" = %(category)s'
+    if filters.author is not None:
+        return f"{of_source} AND d.author = %(author)s"
+    return of_source
 
 
 def _values(filters: Filters, sources: Sequence[UUID] | None) -> dict[str, Any]:
@@ -189,14 +207,12 @@ def matching_documents(
 
     As in `best_by_words`, ask for a few months at a time. It is for `hydrate` to say whether they may be seen.
     """
-    conditions = [
-        _matches(filters),
-        _in_months("d.created_at", months),
-        _between("d.created_at", filters),
-    ]
-    if sources is not None:
-        _plan_with(connection, _NAMING)
-        conditions.append((_OF_SOURCE_BY_GIN if filters.tags else _OF_SOURCE).format(row="d"))
+    conditions = [_in_months("d.created_at", months), _between("d.created_at", filters)]
+    if sources is None:
+        conditions.append(_matches(filters))
+    else:
+        _plan_by_indexes(connection)
+        conditions += [_by_source(filters), _not_by_index(_matches(filters))]
     return values(
         connection,
         f"SELECT d.id FROM documents d WHERE {_all_of(*conditions)} LIMIT %(limit)s",
@@ -302,16 +318,20 @@ def best_by_words(
         _in_months("c.document_created_at", months),
         _between("c.document_created_at", filters),
     ]
-    of_document = "" if documents is not None else _matches(filters)
-    join = (
-        f"JOIN documents d ON {_OF_ITS_DOCUMENT} AND {_in_months('d.created_at', months)}" if of_document else ""
-    )
-    named = "" if documents is None else "c.document_id = ANY(%(documents)s)"
+    join = ""
+    if documents is not None:
+        of_document = "c.document_id = ANY(%(documents)s)"
+    elif of_document := _matches(filters):
+        its_document = f"{_OF_ITS_DOCUMENT} AND {_in_months('d.created_at', months)}"
+        if sources is None:
+            join = f"JOIN documents d ON {its_document}"
+        else:  # A join could begin with documents of all sources.
+            of_document = f"(SELECT {of_document} FROM documents d WHERE {its_document})"
     if sources is None:
-        conditions += [of_document, named]
+        conditions.append(of_document)
     else:
-        _plan_with(connection, _RANKING)
-        conditions += [_OF_SOURCE_BY_GIN.format(row="c"), *map(_not_by_index, filter(None, (of_document, named)))]
+        _plan_by_indexes(connection)
+        conditions += [_OF_SOURCE_BY_GIN.format(row="c"), _not_by_index(of_document) if of_document else ""]
     return objects(
         connection,
         RankedChunk,

@@ -1,4 +1,4 @@
-"""The indexes that searches read know of which source a row is, so that they pass over what is hidden.
+"""The indexes of documents that searches read know of which source each is, so that they pass over what is hidden.
 
 Revision ID: 0015
 """
@@ -12,24 +12,24 @@ down_revision = "0014"
 branch_labels = None
 depends_on = None
 
+# Who locks rows to change them later waits too: half-way, both would wait for each other.
 SOURCES = """
-LOCK TABLE documents IN SHARE ROW EXCLUSIVE MODE;
+LOCK TABLE documents IN EXCLUSIVE MODE;
 UPDATE documents d SET source = i.source FROM source_items i WHERE i.document_id = d.id;
 """
 
-# Searches go on while these are built. GIN knows arrays and no single values.
+# Searches go on while these are built. GIN knows arrays and no single values. The collation is one that the index of
+# categories alone does not have, so that a query that names it cannot be answered by that one.
 INDEXES = """
-CREATE INDEX idx_documents_source_category ON documents (source, category) WHERE category IS NOT NULL;
+CREATE INDEX idx_documents_source_category ON documents (source, category COLLATE "C") WHERE category IS NOT NULL;
 CREATE INDEX idx_documents_source_author ON documents (source, author) WHERE author IS NOT NULL;
 CREATE INDEX idx_documents_tags_and_source ON documents USING GIN (tags, (ARRAY[source]));
-CREATE INDEX idx_chunks_fulltext_and_source ON document_chunks USING GIN (content_words, (ARRAY[source])) WHERE live;
 """
 
 # Of all generations after all of them have theirs: from here on searches of the live one wait.
 EXCHANGE = """
-DROP INDEX idx_documents_tags, idx_chunks_fulltext;
+DROP INDEX idx_documents_tags;
 ALTER INDEX idx_documents_tags_and_source RENAME TO idx_documents_tags;
-ALTER INDEX idx_chunks_fulltext_and_source RENAME TO idx_chunks_fulltext;
 """
 
 
