@@ -123,7 +123,8 @@ def find(
         if months is not None:
             # A real server rejects a partition that does not exist.
             existing = client.list_partitions(generation.search_alias, timeout=TIMEOUT_SECONDS)
-            partitions = [name for name in existing if Month.from_milvus_partition(name) in months]
+            wanted = frozenset(months)
+            partitions = [name for name in existing if Month.from_milvus_partition(name) in wanted]
             if not partitions:
                 return [[] for _ in vectors]
         is_dense = generation.kind == "dense"
