@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from rag_pipeline.accounts import api_keys, logins, profiles, users
+from rag_pipeline.local_servers.processes import wait_until
 from rag_pipeline.pipeline import Pipeline
 from rag_pipeline.search.results import ranks
 from rag_pipeline.service.page.page import local
@@ -825,11 +826,13 @@ def test_a_key_says_what_it_may_and_until_when(service: Service, browser: Browse
     browser.make_key("short", "search", expires="30")
     key = re.search(r"<code>(rag_\w{8}_[\w-]{43})</code>", browser.get("/keys").text)
     assert key is not None
-    assert service.hits(key[1], "休暇", filters={"source": "staff"}) == []
     listed = browser.get("/keys").text
     assert "100 requests a minute" in listed
     assert re.search(r"ends on \d{4}-\d\d-\d\d", listed)
     assert "never used" in listed
+    assert service.hits(key[1], "休暇", filters={"source": "staff"}) == []
+    # Uses are counted in batches, beside the requests: this one must not be counted after what is written below.
+    assert wait_until(lambda: "used once, last on" in browser.get("/keys").text, lambda: True, 60)
     with service.pipeline.stores.database.connection() as connection:
         connection.execute(
             "UPDATE api_keys SET expires_at = now(), usage_count = 1, last_used_at = '2024-02-01' WHERE name = 'short'"
