@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -86,15 +86,13 @@ def _expect_length(password: str) -> None:
         raise PasswordError("length")
 
 
-def _readings(folded: str) -> Iterator[str]:
-    """Yield a password as it is, without signs, and with them as the digits of their keys.
+def _readings(folded: str) -> set[str]:
+    """Return a password as it is, without signs, and with them as the digits of their keys.
 
     @ and $ stay, since they can be letters. Of a password of signs alone nothing is left.
     """
-    yield folded
-    for text in (folded, *(folded.translate(row) for row in _SHIFTED)):
-        if kept := re.sub(r"[^\w@$]|_", "", text):
-            yield kept
+    texts = (folded, *(folded.translate(row) for row in _SHIFTED))
+    return {folded, *filter(None, (re.sub(r"[^\w@$]|_", "", text) for text in texts))}
 
 
 def _guesses(text: str, email: str) -> float:

@@ -44,8 +44,8 @@ def live_candidates(
     """Return the candidates of each leg, and the rows of those that may be shown, by chunk."""
     with request.watch.stage("narrow"):
         months = request.months_with() if request.filters.has_dates else None
-        documents = None if months == [] else _documents(request, months, NAMED_DOCUMENTS)
-    if months == [] or documents == []:
+        documents = [] if months == [] else _documents(request, months, NAMED_DOCUMENTS)
+    if documents == []:
         return {kind: Candidates() for kind in legs}, {}
     with ThreadPoolExecutor(len(legs), thread_name_prefix="search") as pool:
         search = _Search(request, vectors, months, pool)

@@ -253,19 +253,29 @@ def test_what_is_hidden_is_not_even_a_candidate(library: SearchIndex, mode, monk
     assert candidates == visible
 
 
+def write_hidden(index: SearchIndex, name: str, text: str) -> None:
+    """Write a document of the source `hr`, beside those of `docs`."""
+    path = index.folder / "hidden" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, "utf-8")
+    folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
+    index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
+
+
+def only_docs(index: SearchIndex) -> list[UUID]:
+    """Return the sources that somebody may see from whom `hr` is hidden."""
+    return [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
+
+
 def test_the_order_of_hits_does_not_tell_which_words_are_in_hidden_documents(
     tmp_path: Path, server_endpoints: Endpoints
 ):
     with new_index(tmp_path, server_endpoints) as index:
         index.pipeline.prepare()
-        hidden = index.folder / "hidden"
-        hidden.mkdir()
-        folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
-        index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
         index.write("merger.md", "# One\n\nThe merger is discussed on Monday.", "2024-02-16", "en")
         index.write("layoffs.md", "# Two\n\nThe layoffs are discussed on Monday.", "2024-02-16", "en")
         index.ingest()
-        visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
+        visible = only_docs(index)
 
         def found(of: list[UUID] | None) -> dict[str, list[tuple[str, float]]]:
             return {
@@ -279,7 +289,7 @@ def test_the_order_of_hits_does_not_tell_which_words_are_in_hidden_documents(
         before = found(visible)
         for number in range(5):
             text = f"---\ndate: 2024-02-1{number}\n---\n# Plan {number}\n\nThe merger {number}.\n"
-            (hidden / f"{number}.md").write_text(text, "utf-8")
+            write_hidden(index, f"{number}.md", text)
         index.ingest()
         assert found(visible) == before
         for mode, hits in found(None).items():
@@ -318,14 +328,11 @@ def test_a_word_is_found_whatever_postgresql_makes_of_its_letters(index: SearchI
 
 
 def test_a_word_of_hidden_documents_only_is_looked_for_nowhere(index: SearchIndex, monkeypatch):
-    (index.folder / "hidden").mkdir()
     for number in range(5):
         text = f"---\ndate: 2024-0{number + 1}-20\n---\n# Plan\n\nThe merger, {number}.\n"
-        (index.folder / "hidden" / f"plan{number}.md").write_text(text, "utf-8")
-    folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
-    index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
+        write_hidden(index, f"plan{number}.md", text)
     index.ingest()
-    visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
+    visible = only_docs(index)
     looked_for: list[list[str]] = []
     best_by_words = queries.best_by_words
 
@@ -344,15 +351,12 @@ def test_a_word_of_hidden_documents_only_is_looked_for_nowhere(index: SearchInde
 
 
 def test_a_month_of_hidden_documents_only_is_looked_at_nowhere(index: SearchIndex, monkeypatch):
-    (index.folder / "hidden").mkdir()
     for month in (4, 5):
         text = f"---\ndate: 2024-0{month}-20\ncategory: food\n---\n# 豆腐\n\n豆腐 {month}"
-        (index.folder / "hidden" / f"{month}.md").write_text(text, "utf-8")
-    folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
-    index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
+        write_hidden(index, f"{month}.md", text)
     index.write("june.md", "# 豆腐\n\n豆腐", "2024-06-15")
     index.ingest()
-    visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
+    visible = only_docs(index)
     looked_at: list[str] = []
 
     def noted(where: Any, name: str, months_of: Any) -> None:
@@ -382,14 +386,9 @@ def test_a_month_of_hidden_documents_only_is_looked_at_nowhere(index: SearchInde
 
 
 def test_the_source_of_the_item_decides_who_may_see_a_chunk(index: SearchIndex):
-    (index.folder / "hidden").mkdir()
-    (index.folder / "hidden" / "plan.md").write_text(
-        "---\ndate: 2024-02-20\ncategory: plans\n---\n# Plan\n\nThe merger.\n", "utf-8"
-    )
-    folders = "{name: docs, type: filesystem, path: ./docs}, {name: hr, type: filesystem, path: ./hidden}"
-    index.sources.write_text(f"sources: [{folders}]\n", "utf-8")
+    write_hidden(index, "plan.md", "---\ndate: 2024-02-20\ncategory: plans\n---\n# Plan\n\nThe merger.\n")
     index.ingest()
-    visible = [index.execute("SELECT id FROM sources WHERE name = 'docs'")[0][0]]
+    visible = only_docs(index)
     index.execute("UPDATE document_chunks SET source = %s", visible[0])
     index.execute("UPDATE term_statistics SET source = %s WHERE term LIKE 'マージャー'", visible[0])
     index.execute("UPDATE documents SET source = %s", visible[0])

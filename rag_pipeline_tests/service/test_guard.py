@@ -6,9 +6,9 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -182,6 +182,32 @@ def hold_searches(
     return entered, go_on, embedded
 
 
+@contextmanager
+def one_held_search(
+    index: SearchIndex, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Service, str, Callable[[], None], list[str]]]:
+    """A service that searches one at a time and has a search in the embedder, until the function is called.
+
+    With a key, and what was embedded.
+    """
+    monkeypatch.setattr(searching, "Turns", lambda *_: Turns(at_once=1, waiting=5))
+    entered, go_on, embedded = hold_searches(index, monkeypatch)
+    with running(index.pipeline) as service:
+        key = new_key(index.pipeline, "a@example.com")
+        held = threading.Thread(target=service.search, args=(key, "豆腐"))
+        held.start()
+
+        def end() -> None:
+            go_on.set()
+            held.join()
+
+        try:
+            assert entered.wait(60)
+            yield service, key, end, embedded
+        finally:
+            end()
+
+
 def test_too_many_searches_at_once_are_sent_away_and_health_still_answers(index: SearchIndex, monkeypatch):
     monkeypatch.setattr(searching, "Turns", lambda *_: Turns(at_once=1, waiting=1))
     entered, go_on, _ = hold_searches(index, monkeypatch)
@@ -209,16 +235,8 @@ def test_too_many_searches_at_once_are_sent_away_and_health_still_answers(index:
 
 
 def test_searches_for_words_alone_do_not_wait_for_those_that_wait_for_milvus(index: SearchIndex, monkeypatch):
-    monkeypatch.setattr(searching, "Turns", lambda *_: Turns(at_once=1, waiting=5))
-    entered, go_on, _ = hold_searches(index, monkeypatch)
-    with running(index.pipeline) as service:
-        key = new_key(index.pipeline, "a@example.com")
-        held = threading.Thread(target=service.search, args=(key, "豆腐"))
-        held.start()
-        assert entered.wait(60)
+    with one_held_search(index, monkeypatch) as (service, key, _, _):
         assert service.search(key, "豆腐", mode="fulltext").status_code == 200
-        go_on.set()
-        held.join()
 
 
 def test_what_asks_no_store_does_not_wait_for_what_does(index: SearchIndex, monkeypatch):
@@ -556,13 +574,7 @@ def test_only_a_response_that_names_an_origin_allows_images_from_there():
 
 
 def test_a_search_that_nobody_waits_for_any_more_never_begins(index: SearchIndex, monkeypatch):
-    monkeypatch.setattr(searching, "Turns", lambda *_: Turns(at_once=1, waiting=5))
-    entered, go_on, embedded = hold_searches(index, monkeypatch)
-    with running(index.pipeline) as service:
-        key = new_key(index.pipeline, "a@example.com")
-        first = threading.Thread(target=service.search, args=(key, "豆腐"))
-        first.start()
-        assert entered.wait(60)
+    with one_held_search(index, monkeypatch) as (service, key, end, embedded):
         body = b'{"query": "nobody waits"}'
         head = f"POST /v1/search HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n"
         with socket.create_connection((service.client.base_url.host, service.client.base_url.port), 30) as leaver:
@@ -572,8 +584,7 @@ def test_a_search_that_nobody_waits_for_any_more_never_begins(index: SearchIndex
                 text = service.get(new_key_of_metrics(index), "/metrics").text
         while "rag_searches_waiting 0.0" not in text:
             text = service.get(new_key_of_metrics(index), "/metrics").text
-        go_on.set()
-        first.join()
+        end()
         assert service.search(key, "味噌").status_code == 200
         text = service.get(new_key_of_metrics(index), "/metrics").text
     assert embedded == ["豆腐", "味噌"]

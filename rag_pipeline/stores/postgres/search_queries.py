@@ -62,12 +62,13 @@ _OF_SOURCE_BY_GIN = "ARRAY[{row}.source] && %(sources)s::uuid[]"
 
 
 def _all_of(*conditions: str) -> str:
-    return " AND ".join(filter(None, conditions)) or "true"
+    """All of these conditions that are not empty; empty if there is none."""
+    return " AND ".join(filter(None, conditions))
 
 
 def _not_by_index(condition: str) -> str:
-    """A condition that no index is asked for: which one the planner asks depends on what hidden documents have too."""
-    return f"CASE WHEN {condition} THEN true ELSE false END"
+    """A condition, if it is not empty, that no index is asked for: which one depends on what hidden documents have too."""
+    return f"CASE WHEN {condition} THEN true ELSE false END" if condition else ""
 
 
 _BY_INDEXES = {
@@ -99,7 +100,7 @@ def _matches(filters: Filters) -> str:
         "d.author = %(author)s": filters.author,
         "d.tags @> %(tags)s::text[]": filters.tags,
     }
-    return " AND ".join(condition for condition, asked in given.items() if asked)
+    return _all_of(*(condition for condition, asked in given.items() if asked))
 
 
 def _by_source(filters: Filters) -> str:
@@ -258,7 +259,7 @@ def hydrate(
         FoundChunk,
         f"""
         SELECT {_COLUMNS} FROM document_chunks c JOIN documents d ON {_OF_ITS_DOCUMENT}
-        WHERE c.id = ANY(%(chunks)s) AND d.id = ANY(%(documents)s) AND c.live AND {_not_by_index(_all_of(_matches(filters)))}
+        WHERE c.id = ANY(%(chunks)s) AND d.id = ANY(%(documents)s) AND {_all_of("c.live", _not_by_index(_matches(filters)))}
             AND c.document_created_at = ANY(%(moments)s) AND d.created_at = ANY(%(moments)s)
         """,
         {
@@ -331,7 +332,7 @@ def best_by_words(
         conditions.append(of_document)
     else:
         _plan_by_indexes(connection)
-        conditions += [_OF_SOURCE_BY_GIN.format(row="c"), _not_by_index(of_document) if of_document else ""]
+        conditions += [_OF_SOURCE_BY_GIN.format(row="c"), _not_by_index(of_document)]
     return objects(
         connection,
         RankedChunk,

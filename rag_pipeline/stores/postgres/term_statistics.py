@@ -24,6 +24,11 @@ class CountedWord(NamedTuple):
     chunks: int
 
 
+def _of(sources: Sequence[UUID] | None) -> str:
+    """The condition that a row `t` is of one of the sources, if not all are meant."""
+    return "true" if sources is None else "t.source = ANY(%(sources)s)"
+
+
 def document_frequency(
     connection: Connection, words: Sequence[str], sources: Sequence[UUID] | None = None
 ) -> tuple[int, dict[str, CountedWord]]:
@@ -35,7 +40,6 @@ def document_frequency(
     The key of the table has the source before the month, so that rows of other sources are not read: neither the
     numbers nor the time tell whether those have a word.
     """
-    of_sources = "" if sources is None else "AND t.source = ANY(%(sources)s)"
     rows = named(
         connection,
         f"""
@@ -45,7 +49,7 @@ def document_frequency(
             FROM unnest(%(words)s::text[]) AS word
         )
         SELECT asked.word, asked.lexemes[1] AS lexeme, coalesce(sum(t.chunks), 0)::bigint AS chunks
-        FROM asked LEFT JOIN term_statistics t ON t.term = asked.lexemes[1] {of_sources}
+        FROM asked LEFT JOIN term_statistics t ON t.term = asked.lexemes[1] AND {_of(sources)}
         WHERE cardinality(asked.lexemes) = 1 GROUP BY asked.word, asked.lexemes[1]
         """,
         {"words": [*words, ALL], "sources": None if sources is None else list(sources)},
@@ -58,12 +62,11 @@ def months_with(
     connection: Connection, lexemes: Sequence[str] = (ALL,), sources: Sequence[UUID] | None = None
 ) -> list[Month]:
     """Return the months in which live chunks of these sources (None: all) contain one of these words, in order."""
-    of_sources = "" if sources is None else "AND t.source = ANY(%(sources)s)"
     months = values(
         connection,
         f"""
         SELECT DISTINCT t.month FROM term_statistics t
-        WHERE t.term = ANY(%(lexemes)s) AND t.chunks > 0 {of_sources} ORDER BY 1
+        WHERE t.term = ANY(%(lexemes)s) AND t.chunks > 0 AND {_of(sources)} ORDER BY 1
         """,
         {"lexemes": list(lexemes), "sources": None if sources is None else list(sources)},
     )
